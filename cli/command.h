@@ -1,0 +1,47 @@
+// cli/command.h - the subcommands, and what they share: choosing a model, a plan and an engine from flags.
+#pragma once
+
+#include "cli/options.h"
+#include "engine/engine.h"
+
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_WRONG_INPUT = 2 };
+
+// Each takes argv from its own name on and returns an exit status.
+int command_run(int argc, char **argv);
+int command_compare(int argc, char **argv);
+int command_profile(int argc, char **argv);
+int command_trace(int argc, char **argv);
+int command_sim(int argc, char **argv);
+int command_top(int argc, char **argv);
+int command_model(int argc, char **argv);
+int command_devices(int argc, char **argv);
+
+// Prints "clsa compare: <status_text()>" on stderr and returns the exit status that belongs to `error`.
+int command_fail(const char *command, int error);
+
+// A plan's knobs as flags: put PLAN_OPTIONS(variable) into a command's table of options.
+struct plan_flags {
+    const char *index_dtype, *weight_dtype, *kv_dtype;    // names, NULL: the preset's
+    struct plan_options options;
+};
+struct plan_flags plan_flags_default(void);
+int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVAL
+#define PLAN_OPTIONS(flags)                                                                                              \
+    {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Method (0 or none: the preset's value)"},                                    \
+    {"top-k", OPTION_INT, &(flags).options.top_k, 1, 1 << 24, "tokens", "budget of selected tokens"},                    \
+    {"block-tokens", OPTION_INT, &(flags).options.block_tokens, 1, 1 << 16, "tokens", "size of a selected unit"},        \
+    {"index-every", OPTION_INT, &(flags).options.index_every, 1, 256, "layers", "layers that share one index"},          \
+    {"index-heads", OPTION_INT, &(flags).options.index_heads, 1, 1024, "heads", "query heads of the indexer"},           \
+    {"index-dim", OPTION_INT, &(flags).options.index_dim, 1, 4096, "elements", "size of an index key"},                  \
+    {"index-dtype", OPTION_TEXT, &(flags).index_dtype, 0, 0, "f32|bf16|fp8", "type of cached index keys"},               \
+    {"kv-dtype", OPTION_TEXT, &(flags).kv_dtype, 0, 0, "f32|bf16", "type of cached keys and values"},                    \
+    {"weight-dtype", OPTION_TEXT, &(flags).weight_dtype, 0, 0, "f32|bf16", "type of random weights"},                    \
+    {"window", OPTION_INT, &(flags).options.window_tokens, 1, 1 << 24, "tokens", "window of YOCO's window layers"},      \
+    {"keep-local", OPTION_INT, &(flags).options.keep_local, 0, 1 << 20, "units", "newest units always selected"},        \
+    {"keep-sink", OPTION_INT, &(flags).options.keep_sink, 0, 1 << 20, "units", "first units always selected"},           \
+    {"page-tokens", OPTION_INT, &(flags).options.page_tokens, 1, 1 << 16, "tokens", "tokens per page of the KV cache"}
+
+// A model from --model: the name of a size ("demo-8m": random weights from `seed`, as that backbone) or a folder.
+// `method` decides the backbone of a named size. *file is owned by the caller.
+int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
+                       uint64_t seed);

@@ -1,0 +1,25 @@
+// cli/table.h - one table, two forms: aligned text for people, JSON for machines.
+//
+// Columns have a key (JSON, from the one vocabulary) and a title (text, with the unit). Cells are numbers or text; a
+// missing number prints as "-" and is null in JSON: unknown is not 0.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+struct table;
+
+struct table_column {
+    const char *key;        // "decode_tokens_per_s"
+    const char *title;      // "decode tok/s"
+    int32_t decimals;       // for numbers; -1: text, left-aligned
+};
+
+struct table *table_open(const char *name, const struct table_column *columns, int32_t n_columns);    // NULL: no memory
+void table_close(struct table *table);    // NULL-safe
+void table_row(struct table *table);                         // begins a row; its cells are unknown until set
+void table_number(struct table *table, const char *key, double value);    // NaN: unknown. An unknown key is our bug: assert
+void table_text(struct table *table, const char *key, const char *value);
+void table_print(const struct table *table, FILE *out);      // aligned text
+void table_print_json(const struct table *table, FILE *out); // {"name": [{key: value, ...}, ...]} and a newline

@@ -1,0 +1,46 @@
+// engine/cost.h - what one stage of one layer moves and computes, in closed form.
+//
+// The same formulas price a stage for the simulator, label a trace slice, and give a benchmark its floor. They count
+// what an ideal kernel must do: weights, cached keys and values, index keys and scores each read once and written once;
+// activations stay on the chip. No state, no allocation, no I/O. Formulas: the README's "Cost model", after the
+// complexity table of arXiv 2606.06467 and the layouts of engine/kv_cache.h.
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/plan.h"
+#include "engine/stage.h"
+
+struct stage_cost {
+    int64_t bytes;    // to and from memory
+    int64_t flops;    // a multiply-add counts as 2
+};
+
+// One sequence's share of a forward pass.
+struct work {
+    int32_t context_tokens;    // tokens already in the cache
+    int32_t new_tokens;        // rows of this pass: 1 in decode
+    int32_t logit_rows;        // rows that leave logits: 0 (a chunk before the last), 1, or new_tokens (every position)
+};
+
+// Cost of `stage` in layer `layer` for a pass over `work` [n_seqs]. Stages outside layers (embed, head, sample) take
+// layer -1. In YOCO the projection and the writing of the shared memory belong to plan_memory_layer(): its qkv and
+// kv_write hold both. A stage that this layer does not have costs {0, 0}. Returns 0; -EINVAL for a layer out of range.
+int stage_cost(struct stage_cost *out, const struct plan *plan, enum stage stage, int32_t layer,
+               const struct work *work, int32_t n_seqs);
+
+// Sum of all stages and layers: the floor of a step.
+struct stage_cost step_cost(const struct plan *plan, const struct work *work, int32_t n_seqs);
+
+// The three parts of the memory layer's cost that run at different times (see engine/forward.c): its own window
+// attention's projection, and the shared memory's. For other layers `memory` is {0, 0}.
+void qkv_cost_parts(struct stage_cost *own, struct stage_cost *memory, const struct plan *plan, int32_t layer,
+                    const struct work *work, int32_t n_seqs);
+
+// Memory. Bytes of weights; of cache per token of context (pages: keys, values, index keys, page bounds); and of cache
+// per sequence whatever its length (window rings).
+int64_t plan_weight_bytes(const struct plan *plan);
+int64_t plan_parameters(const struct plan *plan);
+int64_t plan_kv_bytes_per_token(const struct plan *plan);
+int64_t plan_kv_bytes_per_sequence(const struct plan *plan);

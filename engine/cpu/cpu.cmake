@@ -1,0 +1,1 @@
+# Filled by the CPU backend: one source compiled once per instruction set.

@@ -1,0 +1,73 @@
+// engine/engine.h - a running model: requests in, tokens out, one step at a time.
+//
+// One engine runs one plan on one backend. It is driven by one thread: nothing here locks. Requests are batched by
+// engine/scheduler.h; each step is one forward pass (engine/forward.c), told to the observer stage by stage.
+#pragma once
+
+#include "engine/model_file.h"
+#include "engine/observer.h"
+
+struct engine;
+
+struct engine_options {
+    const struct plan *plan;         // copied
+    struct model_file *model;        // borrowed until close
+    const char *backend;             // NULL: "cpu"
+    int32_t threads;                 // 0: all that the process may use
+    int32_t device;
+    int32_t max_seqs;                // 0: 1
+    int32_t max_context;             // tokens of one sequence, prompt and output. 0: 8192
+    int32_t max_step_tokens;         // rows of one step: the prefill chunk. 0: 512
+    int32_t cache_tokens;            // tokens in pages for all sequences. 0: max_seqs * max_context
+    bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
+    const struct observer *observer; // borrowed until close; NULL: none
+};
+
+struct engine_request {
+    const int32_t *prompt;           // [n_prompt], copied
+    int32_t n_prompt;
+    int32_t max_output_tokens;
+    bool stop_at_end;                // finish at TOKEN_END
+    float temperature, top_p;        // 0 and 0: greedy
+    uint64_t seed;
+    const int32_t *forced;           // [max_output_tokens], copied: these follow whatever was drawn (agreement is measured
+                                     // on one and the same text). NULL: the drawn tokens follow
+};
+
+// A token came out of a step. logits [vocab] are in host memory until the next step; NULL unless engine_keep_logits.
+struct engine_output {
+    int64_t request;
+    int32_t token;                   // as drawn, also when another was forced
+    int32_t index;                   // 0 for the first token of the answer
+    bool finished;
+    const float *logits;
+};
+
+struct engine_stats {
+    int64_t steps, prompt_tokens, output_tokens;
+    int64_t kv_bytes_used, kv_bytes_allocated, weight_bytes;
+    int32_t running, waiting;
+};
+
+// *out is NULL on failure. A model that does not fit is -ENOMEM with the sizes that would.
+int engine_open(struct engine **out, const struct engine_options *options);
+void engine_close(struct engine *engine);    // NULL-safe
+
+int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id);
+
+// Runs one step. Returns the number of outputs in *outputs (borrowed until the next call), 0 if the step drew none (a
+// chunk of a prompt), -ENODATA if there was nothing to do, or another negative errno: the engine is then only good for
+// closing.
+int engine_step(struct engine *engine, const struct engine_output **outputs);
+
+// Copies logits to the host after each step; with every_position, engine_logits has all rows of the last step.
+void engine_keep_logits(struct engine *engine, bool keep);
+const float *engine_logits(const struct engine *engine, int32_t *n_rows);    // [n_rows][vocab]
+
+// Selections of the last step, for metrics and tests: units of (row of the last step's logit rows or, with
+// every_position, any row; set) for the indexer that `layer` follows. Returns the count, or 0 if the plan selects nothing.
+int32_t engine_selection(const struct engine *engine, int32_t layer, int32_t row, int32_t set, const int32_t **units);
+
+struct engine_stats engine_stats(const struct engine *engine);
+void engine_source(const struct engine *engine, struct sample_source *out);    // describes this engine; id 0
+const struct plan *engine_plan(const struct engine *engine);

@@ -1,0 +1,22 @@
+// engine/kv_cache.h - the memory of the KV cache: pages, window rings, index keys and page bounds of every layer.
+//
+// Layout is the method's choice: token-major ([token][K: all heads | V: all heads]) where tokens are selected or all are
+// read, per KV head ([head][K | V][token]) where blocks are. Layers that read another's keys have no memory of their own.
+#pragma once
+
+#include "engine/backend.h"
+
+struct kv_cache;
+
+// n_pages pages for the global layers and max_seqs window rings. Memory is the backend's. -ENOMEM says what was asked
+// for and what would fit is the caller's to say.
+int kv_cache_open(struct kv_cache **out, const struct backend *backend, struct backend_context *context,
+                  const struct plan *plan, int32_t n_pages, int32_t max_seqs);
+void kv_cache_close(struct kv_cache *cache);    // NULL-safe
+
+struct kv_view kv_cache_ring(const struct kv_cache *cache, int32_t layer);       // of a window layer
+struct kv_view kv_cache_pages(const struct kv_cache *cache, int32_t kv_from);    // own K and V, or the shared memory's
+struct index_view kv_cache_index(const struct kv_cache *cache, int32_t layer);   // of a layer that runs an indexer
+struct bound_view kv_cache_bounds(const struct kv_cache *cache, int32_t layer);  // data == NULL unless PAGE_BOUND
+
+int64_t kv_cache_bytes(const struct kv_cache *cache);    // allocated

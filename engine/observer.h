@@ -1,0 +1,35 @@
+// engine/observer.h - what the engine tells of itself while it runs: nothing about traces, CUPTI or screens.
+//
+// Calls come from the thread that runs the engine, nested as request > step > layer > stage, begin and end in pairs.
+// No clock is read here: the observer takes the time that it wants. A NULL observer costs one comparison per stage.
+#pragma once
+
+#include "engine/sample.h"
+
+struct plan;
+
+struct observed_step {
+    int64_t step;
+    enum phase phase;
+    int32_t n_seqs, n_tokens, context_tokens;    // longest context, new rows included
+};
+
+struct observed_stage {
+    enum stage stage;
+    int32_t layer;
+    int32_t n_seqs, n_tokens, context_tokens;
+    int64_t bytes, flops;
+};
+
+struct observer {
+    void *user;
+    void (*step_begin)(void *user, const struct observed_step *step);
+    void (*step_end)(void *user, const struct observed_step *step);
+    void (*layer_begin)(void *user, int32_t layer);
+    void (*layer_end)(void *user, int32_t layer);
+    void (*stage_begin)(void *user, const struct observed_stage *stage);
+    void (*stage_end)(void *user, const struct observed_stage *stage);
+    // A request changed its state; the source and the time are the collector's to fill.
+    void (*request)(void *user, const struct request_sample *request);
+    void (*counter)(void *user, enum counter counter, double value);
+};

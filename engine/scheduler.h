@@ -1,0 +1,43 @@
+// engine/scheduler.h - what runs in the next step: admission, chunked prefill and decode in one batch.
+//
+// Pure decisions over counts of tokens and pages: no tensors, no clock. The engine carries them out, the simulator runs
+// this very code. Policy: first come, first served; sequences that decode go first, one row each; what is left of the
+// token budget prefills the oldest prompts in chunks; a request is admitted when a slot and the pages of its prompt are
+// free; when pages run out, the youngest running sequence is preempted and later recomputed from its tokens so far.
+#pragma once
+
+#include "engine/kv_pages.h"
+
+struct scheduler;
+
+struct scheduler_options {
+    int32_t max_seqs;           // sequences that run at once
+    int32_t max_step_tokens;    // rows per step: the budget for decode rows and prefill chunks
+};
+
+struct scheduled {              // one sequence's part of a step
+    int64_t request;
+    int32_t slot;
+    int32_t context_tokens;     // already in the cache
+    int32_t new_tokens;         // to process now
+    bool wants_logits;          // the last of its rows completes the prompt or decodes: a token follows
+};
+
+int scheduler_open(struct scheduler **out, const struct scheduler_options *options, struct kv_pages *pages);
+void scheduler_close(struct scheduler *scheduler);    // NULL-safe
+
+// A request waits from here on. -EINVAL if prompt + output can never fit into the pages that exist.
+int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens);
+
+// Plans the next step: fills `out` [max_seqs], grows the page tables, and returns the number of sequences in it; 0 when
+// nothing waits or runs. Preempted requests are named in `preempted` [max_seqs]; their pages and slots are gone.
+int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64_t *preempted, int32_t *n_preempted);
+
+// Tells what the step did: every sequence of `done` [n] has its rows in the cache and, if it wanted logits, one token
+// more. `ended` [n] marks sequences that stop now (end of text); those at their limit stop by themselves. Requests that
+// finished are named in `finished` [max_seqs]; their pages and slots are free.
+void scheduler_complete(struct scheduler *scheduler, const struct scheduled *done, const bool *ended, int32_t n,
+                        int64_t *finished, int32_t *n_finished);
+
+int32_t scheduler_running(const struct scheduler *scheduler);
+int32_t scheduler_waiting(const struct scheduler *scheduler);

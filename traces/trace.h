@@ -1,0 +1,44 @@
+// traces/trace.h - samples as Perfetto traces, and back.
+//
+// A .pftrace is the interchange format: ui.perfetto.dev opens it, and everything that a summary or a calibration needs
+// is in it as annotations. Schema: traces/trace.proto, a documented subset of Perfetto's with upstream's field numbers.
+// Every field of a sample survives writer -> reader. Clock: CLOCK_BOOTTIME.
+#pragma once
+
+#include <stddef.h>
+
+#include "engine/sample.h"
+
+// Writer: a sink that streams packets. What was flushed is a readable trace, whatever happens next.
+struct trace_writer;
+
+struct trace_writer_options {
+    const char *path;            // written as path + ".part" and renamed by close; NULL with `descriptor`
+    bool in_place;               // write to path itself, so that a live trace can be read to its last flush
+    const char *command;         // kept in the trace as metadata; may be NULL
+    int32_t flush_interval_ms;   // 0: 500
+};
+
+int trace_writer_open(struct trace_writer **out, const struct trace_writer_options *options);
+struct sample_sink trace_writer_sink(struct trace_writer *writer);
+int trace_writer_flush(struct trace_writer *writer);
+int64_t trace_writer_bytes(const struct trace_writer *writer);
+
+// Completes and renames the file, frees the writer. Returns the first failure since open (-ENOSPC: the disk was full);
+// on failure a renamed path never exists half-written. NULL-safe.
+int trace_writer_close(struct trace_writer *writer);
+
+// Reader: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte offset and what is
+// wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with `truncated` set in stats.
+struct trace_stats {
+    int64_t packets, bytes, stage_samples, step_samples, request_samples, counter_samples, unknown_packets;
+    int64_t begin_ns, end_ns;
+    bool truncated;
+    char command[256];
+};
+int trace_read(const char *path, const struct sample_sink *sink, struct trace_stats *stats);    // either may be NULL
+
+// Checker: our own invariants (nesting, sequence ids and flags, interned ids resolvable, clocks known, durations not
+// negative, flows with both ends, steps that add up). Calls `report` per finding; returns their number or a negative
+// errno.
+int trace_check(const char *path, void (*report)(void *user, const char *finding), void *user);
