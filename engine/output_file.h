@@ -1,0 +1,23 @@
+// engine/output_file.h - files that appear whole or not at all.
+//
+// Bytes go to a file of another name beside the final one, which commit syncs and renames. Killed at any moment, the
+// final path holds what it held before. Used by every writer of files.
+#pragma once
+
+#include <stdint.h>
+#include <stdio.h>
+
+struct output_file {
+    FILE *stream;          // write here; NULL when not open
+    char *path, *part;     // owned
+};
+
+// Opens `path`.part-PID for writing. A folder that is missing, read-only or a directory in the file's place is a
+// negative errno with the path in the text.
+int output_file_open(struct output_file *file, const char *path);
+
+// Flushes, syncs and renames. On any failure since open (a full disk) the part is removed and the errno returned.
+int output_file_commit(struct output_file *file);
+
+// Removes the part. Harmless when not open or already committed.
+void output_file_abandon(struct output_file *file);
