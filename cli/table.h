@@ -23,3 +23,4 @@ void table_number(struct table *table, const char *key, double value);    // NaN
 void table_text(struct table *table, const char *key, const char *value);
 void table_print(const struct table *table, FILE *out);      // aligned text
 void table_print_json(const struct table *table, FILE *out); // {"name": [{key: value, ...}, ...]} and a newline
+void tables_print_json(const struct table *const *tables, int32_t n, FILE *out);    // the same, one object for all

@@ -1,0 +1,69 @@
+// cli/command.c - what the subcommands share.
+#include "cli/command.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "engine/status.h"
+
+int command_fail(const char *command, int error)
+{
+    fprintf(stderr, "clsa %s: %s\n", command, status_text());
+    return error == -EINVAL ? EXIT_WRONG_INPUT : EXIT_FAILED;
+}
+
+struct plan_flags plan_flags_default(void)
+{
+    return (struct plan_flags){.options = plan_options_default()};
+}
+
+static int resolve(int32_t *out, const char *flag, const char *name, bool fp8_allowed)
+{
+    if (!name) {
+        return 0;
+    }
+    enum dtype dtype;
+    int error = dtype_from_name(&dtype, name);
+    if (error) {
+        return status_prefix(error, "--%s: ", flag);
+    }
+    if (dtype == DTYPE_FP8 && !fp8_allowed) {
+        return status_fail(-EINVAL, "--%s %s: expected f32 or bf16", flag, name);
+    }
+    *out = (int32_t)dtype;
+    return 0;
+}
+
+int plan_flags_resolve(struct plan_flags *flags)
+{
+    int error = resolve(&flags->options.index_dtype, "index-dtype", flags->index_dtype, true);
+    error = error ? error : resolve(&flags->options.weight_dtype, "weight-dtype", flags->weight_dtype, false);
+    return error ? error : resolve(&flags->options.kv_dtype, "kv-dtype", flags->kv_dtype, false);
+}
+
+int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
+                       uint64_t seed)
+{
+    *file = NULL;
+    const struct model_shape *known = plan_find_model(model);
+    struct stat info;
+    if (!known || stat(model, &info) == 0) {    // a folder of a size's name is meant as the folder
+        if (known == NULL && stat(model, &info) != 0) {
+            char names[256] = "";
+            for (int32_t i = 0; i < plan_model_count(); i++) {
+                strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
+            }
+            return status_fail(-EINVAL, "--model %s: neither a folder nor a known size (%s)", model, names);
+        }
+        return model_file_open(file, model);
+    }
+    const struct method_info *info_of = plan_find_method(method);
+    struct model_shape shape = *known;
+    if (info_of) {
+        shape.backbone = info_of->backbone;
+    }
+    enum dtype weight_dtype = flags->options.weight_dtype < 0 ? DTYPE_BF16 : (enum dtype)flags->options.weight_dtype;
+    return model_file_random(file, &shape, weight_dtype, seed);
+}

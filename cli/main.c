@@ -1,0 +1,49 @@
+// cli/main.c - main(): finds the subcommand.
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} commands[] = {
+    {"run", command_run, "generate from a prompt; prints text, tokens/s and the stage table"},
+    {"compare", command_compare, "the same work under several methods: measured, floor, predicted, agreement"},
+    {"profile", command_profile, "run and collect, write FILE.pftrace for ui.perfetto.dev"},
+    {"trace", command_trace, "info | summary | check FILE.pftrace"},
+    {"sim", command_sim, "what a model and a method should take on a device"},
+    {"top", command_top, "the dashboard: live, --replay FILE, --snapshot VIEW"},
+    {"model", command_model, "init | info | check"},
+    {"devices", command_devices, "what is here and what is known"},
+};
+
+static void usage(FILE *out)
+{
+    fputs("usage: clsa COMMAND [options]\n\n"
+          "See where the time of sparse attention goes, and plan with it.\n\n", out);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
+    }
+    fputs("\nclsa COMMAND --help lists a command's options. Exit status: 0 done, 1 failed, 2 wrong input.\n", out);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return EXIT_WRONG_INPUT;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        usage(stdout);
+        return EXIT_DONE;
+    }
+    fprintf(stderr, "clsa: %s: no such command; clsa --help lists them\n", argv[1]);
+    return EXIT_WRONG_INPUT;
+}
