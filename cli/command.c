@@ -47,17 +47,17 @@ int command_model_open(struct model_file **file, const char *model, const char *
                        uint64_t seed)
 {
     *file = NULL;
-    const struct model_shape *known = plan_find_model(model);
     struct stat info;
-    if (!known || stat(model, &info) == 0) {    // a folder of a size's name is meant as the folder
-        if (known == NULL && stat(model, &info) != 0) {
-            char names[256] = "";
-            for (int32_t i = 0; i < plan_model_count(); i++) {
-                strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
-            }
-            return status_fail(-EINVAL, "--model %s: neither a folder nor a known size (%s)", model, names);
-        }
+    if (stat(model, &info) == 0) {
         return model_file_open(file, model);
+    }
+    const struct model_shape *known = plan_find_model(model);
+    if (!known) {
+        char names[256] = "";
+        for (int32_t i = 0; i < plan_model_count(); i++) {
+            strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
+        }
+        return status_fail(-EINVAL, "--model %s: neither a folder nor a known size (%s)", model, names);
     }
     const struct method_info *info_of = plan_find_method(method);
     struct model_shape shape = *known;
