@@ -1,0 +1,46 @@
+// traces/summary.h - where the time of a stream of samples went: statistics per source, phase and stage.
+//
+// A sink, so that a running engine and a trace file are summarised by the same code. Medians and 95th percentiles are
+// exact: every duration is kept (8 bytes a sample), rows are made on demand. For every (source, phase) the rows add up:
+// sum of total_ns of its stages + gaps_ns - overlap_ns = total_ns of its steps. Stages whose step never came (a run that
+// was cut) are left out of all rows and counted. No I/O, no clock.
+#pragma once
+
+#include "engine/sample.h"
+
+struct trace_summary;
+
+struct summary_stage {
+    int32_t source;             // as in the samples
+    enum phase phase;           // of the step that the stage ran in
+    enum stage stage;
+    int64_t count;              // samples: layers times steps
+    int64_t total_ns, median_ns, p95_ns;    // median and percentile of single samples
+    int64_t bytes, flops;       // summed; over total_ns: the achieved rates
+};
+
+struct summary_step {
+    int32_t source;
+    enum phase phase;
+    int64_t count;
+    int64_t total_ns, median_ns, p95_ns;
+    int64_t gaps_ns;            // inside a step, in no stage
+    int64_t overlap_ns;         // counted more than once because stages ran at the same time, or outside their step
+    int64_t n_tokens;           // rows, summed over steps
+};
+
+int trace_summary_open(struct trace_summary **out);    // *out is NULL on failure
+void trace_summary_close(struct trace_summary *summary);    // NULL-safe
+struct sample_sink trace_summary_sink(struct trace_summary *summary);
+
+// Makes the rows of all that came so far. Returns the first failure since open (-ENOMEM) instead of part of the truth.
+int trace_summary_update(struct trace_summary *summary);
+
+// Rows as of the last update, valid until the next; sorted by source in order of announcement, then phase, then stage.
+const struct summary_stage *trace_summary_stages(const struct trace_summary *summary, int32_t *n);
+const struct summary_step *trace_summary_steps(const struct trace_summary *summary, int32_t *n);
+
+// Sources in order of announcement; one announced again under the same id replaces the old description.
+const struct sample_source *trace_summary_sources(const struct trace_summary *summary, int32_t *n);
+
+int64_t trace_summary_orphans(const struct trace_summary *summary);    // stage samples without their step
