@@ -3,10 +3,13 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/measure.h"
 #include "engine/status.h"
+#include "engine/tokenizer.h"
 
 int command_fail(const char *command, int error)
 {
@@ -66,4 +69,38 @@ int command_model_open(struct model_file **file, const char *model, const char *
     }
     enum dtype weight_dtype = flags->options.weight_dtype < 0 ? DTYPE_BF16 : (enum dtype)flags->options.weight_dtype;
     return model_file_random(file, &shape, weight_dtype, seed);
+}
+
+void command_method_names(char *names, size_t bytes)
+{
+    size_t length = 0;
+    names[0] = 0;
+    for (int32_t i = 0; i < plan_method_count() && length < bytes; i++) {
+        length += (size_t)snprintf(names + length, bytes - length, "%s%s", i ? ", " : "", plan_method(i)->name);
+    }
+}
+
+int command_prompt(int32_t **tokens, int32_t *n_tokens, int32_t *context_tokens, const char *file, const char *text)
+{
+    *tokens = NULL;
+    if (!file == !text) {
+        return status_fail(-EINVAL, "give the prompt as --prompt FILE or as --text TEXT");
+    }
+    if (file) {
+        int error = measure_read_prompt(tokens, n_tokens, file);
+        if (error) {
+            return error;
+        }
+    } else {
+        size_t length = strlen(text);
+        *tokens = malloc((length + 1) * sizeof **tokens);
+        if (!*tokens) {
+            return status_fail(-ENOMEM, "out of memory for the prompt");
+        }
+        *n_tokens = tokenizer_encode(*tokens, text, length);
+    }
+    if (*context_tokens == 0) {
+        *context_tokens = *n_tokens;
+    }
+    return 0;
 }

@@ -45,3 +45,10 @@ int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVA
 // `method` decides the backbone of a named size. *file is owned by the caller.
 int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
                        uint64_t seed);
+
+// The methods' names, comma-separated, for error texts.
+void command_method_names(char *names, size_t bytes);
+
+// A prompt as tokens, from a file or from text given on the command line; neither or both is -EINVAL.
+// *context_tokens 0: becomes the whole text's length. *tokens is owned by the caller.
+int command_prompt(int32_t **tokens, int32_t *n_tokens, int32_t *context_tokens, const char *file, const char *text);

@@ -1,4 +1,5 @@
 // cli/main.c - main(): finds the subcommand.
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +32,7 @@ static void usage(FILE *out)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN);    // a file that may not grow is an error of write(), like a full disk
     if (argc < 2) {
         usage(stderr);
         return EXIT_WRONG_INPUT;

@@ -14,7 +14,7 @@ struct cell {
 
 struct table {
     const char *name;
-    const struct table_column *columns;    // borrowed: callers keep theirs static
+    struct table_column *columns;          // owned; their keys and titles are borrowed
     int32_t n_columns, n_rows;
     struct cell *cells;                    // [n_rows][n_columns]
 };
@@ -22,9 +22,14 @@ struct table {
 struct table *table_open(const char *name, const struct table_column *columns, int32_t n_columns)
 {
     struct table *table = calloc(1, sizeof *table);
-    if (table) {
-        *table = (struct table){.name = name, .columns = columns, .n_columns = n_columns};
+    struct table_column *copy = malloc((size_t)n_columns * sizeof *copy);
+    if (!table || !copy) {
+        free(table);
+        free(copy);
+        return NULL;
     }
+    memcpy(copy, columns, (size_t)n_columns * sizeof *copy);
+    *table = (struct table){.name = name, .columns = copy, .n_columns = n_columns};
     return table;
 }
 
@@ -37,6 +42,7 @@ void table_close(struct table *table)
         free(table->cells[i].text);
     }
     free(table->cells);
+    free(table->columns);
     free(table);
 }
 

@@ -1,0 +1,365 @@
+// cli/command_compare.c - the same work under several methods: measured, floor, predicted, agreement with the dense form.
+//
+// Every method processes the same text. The dense form of a backbone runs first; its greedy answer is then forced on the
+// methods that approximate it, so that agreement counts equal draws on one and the same text. Floors and predictions
+// come from the cost model and the machine's measured rates.
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/measure.h"
+#include "cli/stages.h"
+#include "cli/table.h"
+#include "engine/cost.h"
+#include "engine/status.h"
+#include "engine/tokenizer.h"
+#include "sim/predict.h"
+#include "traces/summary.h"
+#include "traces/trace.h"
+
+enum { MAX_METHODS = 32 };
+
+struct compare {
+    // From the command line.
+    const char *models, *methods, *prompt, *text, *device, *sim_device, *trace;
+    int32_t context, output, batch, chunk, threads;
+    int64_t seed;
+    bool json;
+    struct plan_flags flags;
+    // Of the run.
+    struct model_file *files[2];    // by backbone
+    int32_t *tokens, n_tokens;
+    struct trace_writer *writer;
+    struct device rates;            // what floors and predictions are made from
+    bool rates_known;
+    int32_t n_methods;
+    struct entry {
+        const struct method_info *method;
+        struct plan plan;
+        struct measurement measured;
+        double agreement;           // NaN: unknown
+        bool done;
+    } entries[MAX_METHODS];
+};
+
+static int choose_methods(struct compare *compare)
+{
+    char list[512];
+    if (snprintf(list, sizeof list, "%s", compare->methods) >= (int)sizeof list) {
+        return status_fail(-EINVAL, "--methods: longer than %zu characters", sizeof list);
+    }
+    bool all = strcmp(list, "all") == 0;
+    if (all) {
+        for (int32_t i = 0; i < plan_method_count() && i < MAX_METHODS; i++) {
+            compare->entries[compare->n_methods++].method = plan_method(i);
+        }
+        return 0;
+    }
+    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
+        const struct method_info *method = plan_find_method(name);
+        if (!method) {
+            char names[256];
+            command_method_names(names, sizeof names);
+            return status_fail(-EINVAL, "--methods: %s is not a method (%s)", name, names);
+        }
+        if (compare->n_methods == MAX_METHODS) {
+            return status_fail(-EINVAL, "--methods: more than %d", MAX_METHODS);
+        }
+        compare->entries[compare->n_methods++].method = method;
+    }
+    return compare->n_methods ? 0 : status_fail(-EINVAL, "--methods: none named");
+}
+
+// Opens one model per backbone that the methods need: a named size serves both, folders one each.
+static int open_models(struct compare *compare)
+{
+    char list[2048];
+    if (snprintf(list, sizeof list, "%s", compare->models) >= (int)sizeof list) {
+        return status_fail(-EINVAL, "--model: longer than %zu characters", sizeof list);
+    }
+    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
+        if (plan_find_model(name)) {
+            for (int32_t b = 0; b < BACKBONE_COUNT; b++) {
+                const char *any = b == BACKBONE_YOCO ? "yoco" : "dense";
+                int error = compare->files[b] ? 0 : command_model_open(&compare->files[b], name, any, &compare->flags,
+                                                                       (uint64_t)compare->seed);
+                if (error) {
+                    return error;
+                }
+            }
+            continue;
+        }
+        struct model_file *file;
+        int error = command_model_open(&file, name, NULL, &compare->flags, 0);
+        if (error) {
+            return error;
+        }
+        enum backbone backbone = model_file_config(file)->native.shape.backbone;
+        model_file_close(compare->files[backbone]);
+        compare->files[backbone] = file;
+    }
+    return 0;
+}
+
+static int build_plans(struct compare *compare)
+{
+    for (int32_t i = 0; i < compare->n_methods; i++) {
+        struct entry *entry = &compare->entries[i];
+        struct model_file *file = compare->files[entry->method->backbone];
+        if (!file) {
+            return status_fail(-EINVAL, "--methods: %s needs a model with the %s backbone; --model %s has none",
+                               entry->method->name, entry->method->backbone == BACKBONE_YOCO ? "yoco" : "transformer",
+                               compare->models);
+        }
+        int error = plan_build(&entry->plan, &model_file_config(file)->native.shape, entry->method->name, &compare->flags.options);
+        if (error) {
+            return status_prefix(error, "%s: ", entry->method->name);
+        }
+        entry->agreement = NAN;
+    }
+    return 0;
+}
+
+static const struct entry *dense_entry(const struct compare *compare, const struct entry *of)
+{
+    for (int32_t i = 0; i < compare->n_methods; i++) {
+        const struct entry *entry = &compare->entries[i];
+        if (entry->done && strcmp(entry->method->name, of->method->dense_form) == 0) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static int run_entry(struct compare *compare, struct entry *entry, struct trace_summary *summary)
+{
+    const struct entry *dense = dense_entry(compare, entry);
+    struct sample_sink sinks[2] = {trace_summary_sink(summary)};
+    int32_t n_sinks = 1;
+    if (compare->writer) {
+        sinks[n_sinks++] = trace_writer_sink(compare->writer);
+    }
+    struct measure_options options = {
+        .plan = &entry->plan, .model = compare->files[entry->method->backbone], .device = compare->device,
+        .threads = compare->threads, .batch = compare->batch, .chunk_tokens = compare->chunk, .text = compare->tokens,
+        .n_text = compare->n_tokens, .context_tokens = compare->context, .output_tokens = compare->output,
+        .forced = dense ? dense->measured.tokens : NULL, .sinks = sinks, .n_sinks = n_sinks,
+    };
+    int error = measure(&entry->measured, &options);
+    if (error) {
+        return status_prefix(error, "%s: ", entry->method->name);
+    }
+    entry->done = true;
+    if (dense && entry->measured.n_tokens > 0) {
+        int32_t equal = 0;
+        for (int32_t t = 0; t < entry->measured.n_tokens; t++) {
+            equal += entry->measured.tokens[t] == dense->measured.tokens[t];
+        }
+        entry->agreement = (double)equal / entry->measured.n_tokens;
+    } else if (strcmp(entry->method->name, entry->method->dense_form) == 0) {
+        entry->agreement = 1;
+    }
+    return 0;
+}
+
+// Dense forms first: the others are held against them.
+static int run_all(struct compare *compare, struct trace_summary *summary)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < compare->n_methods; i++) {
+            struct entry *entry = &compare->entries[i];
+            bool is_dense = strcmp(entry->method->name, entry->method->dense_form) == 0;
+            if (is_dense == (pass == 0)) {
+                int error = run_entry(compare, entry, summary);
+                if (error) {
+                    return error;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+static const struct table_column columns[] = {
+    {"method", "method", -1},
+    {"prefill_s", "prefill s", 3},
+    {"prefill_predicted_s", "predicted s", 3},
+    {"decode_step_ms", "step ms", 3},
+    {"decode_step_predicted_ms", "predicted ms", 3},
+    {"decode_step_error_percent", "error %", 0},
+    {"decode_step_floor_ms", "floor ms", 3},
+    {"floor_percent", "% of floor", 0},
+    {"decode_tokens_per_s", "decode tok/s", 1},
+    {"speedup", "vs dense", 2},
+    {"kv_mib", "KV MiB", 2},
+    {"agreement_percent", "agreement %", 1},
+};
+
+// What decode should take half-way through the answer, and prefill in chunks, one sequence after the other.
+static void predict_entry(const struct compare *compare, const struct entry *entry, struct table *table)
+{
+    struct work work[1024];
+    int32_t batch = compare->batch < 1024 ? compare->batch : 1024;
+    for (int32_t i = 0; i < batch; i++) {
+        work[i] = (struct work){compare->context + compare->output / 2, 1, 1};
+    }
+    struct step_prediction step, floor;
+    struct request_prediction request;
+    struct device ideal = compare->rates;
+    ideal.launch_s.value = 0;
+    if (predict_step(&step, &compare->rates, &entry->plan, work, batch) ||
+        predict_step(&floor, &ideal, &entry->plan, work, batch) ||
+        predict_request(&request, &compare->rates, &entry->plan, compare->batch, compare->context, compare->output,
+                        compare->chunk)) {
+        return;
+    }
+    double measured_s = entry->measured.decode_step_s;
+    table_number(table, "prefill_predicted_s", request.prefill_s * compare->batch);
+    table_number(table, "decode_step_predicted_ms", step.seconds * 1e3);
+    table_number(table, "decode_step_floor_ms", floor.seconds * 1e3);
+    if (measured_s > 0) {
+        table_number(table, "decode_step_error_percent", 100 * (step.seconds / measured_s - 1));
+        table_number(table, "floor_percent", 100 * floor.seconds / measured_s);
+    }
+}
+
+static struct table *make_table(const struct compare *compare)
+{
+    struct table *table = table_open("compare", columns, sizeof columns / sizeof columns[0]);
+    if (!table) {
+        return NULL;
+    }
+    double dense_s = 0;
+    for (int32_t i = 0; i < compare->n_methods; i++) {
+        if (strcmp(compare->entries[i].method->name, "dense") == 0) {
+            dense_s = compare->entries[i].measured.decode_step_s;
+        }
+    }
+    for (int32_t i = 0; i < compare->n_methods; i++) {
+        const struct entry *entry = &compare->entries[i];
+        const struct measurement *measured = &entry->measured;
+        table_row(table);
+        table_text(table, "method", entry->method->name);
+        table_number(table, "prefill_s", measured->prefill_s);
+        if (measured->decode_step_s > 0) {
+            table_number(table, "decode_step_ms", measured->decode_step_s * 1e3);
+            table_number(table, "decode_tokens_per_s", (double)measured->decode_tokens / measured->decode_s);
+            table_number(table, "speedup", dense_s > 0 ? dense_s / measured->decode_step_s : NAN);
+        }
+        table_number(table, "kv_mib", (double)measured->kv_bytes / 1048576);
+        table_number(table, "agreement_percent", 100 * entry->agreement);
+        if (compare->rates_known) {
+            predict_entry(compare, entry, table);
+        }
+    }
+    return table;
+}
+
+static int print_all(const struct compare *compare, struct trace_summary *summary)
+{
+    int error = trace_summary_update(summary);
+    if (error) {
+        return error;
+    }
+    const char *names[MAX_METHODS];
+    int32_t sources[MAX_METHODS];
+    for (int32_t i = 0; i < compare->n_methods; i++) {
+        names[i] = compare->entries[i].method->name;
+        sources[i] = compare->entries[i].measured.source.id;
+    }
+    struct table *tables[3] = {
+        make_table(compare),
+        stages_by_method("decode_stages_us", summary, PHASE_DECODE, names, sources, compare->n_methods),
+        stages_by_method("prefill_stages_ms", summary, PHASE_PREFILL, names, sources, compare->n_methods),
+    };
+    if (!tables[0] || !tables[1] || !tables[2]) {
+        error = status_fail(-ENOMEM, "out of memory for the tables");
+    } else if (compare->json) {
+        tables_print_json((const struct table *const *)tables, 3, stdout);
+    } else {
+        const struct sample_source *source = &compare->entries[0].measured.source;
+        printf("%s on %s (%s): context %d, output %d, batch %d\n\n", source->model, source->device, source->backend,
+               compare->context, compare->output, compare->batch);
+        table_print(tables[0], stdout);
+        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: floor + launches; agreement: equal\n"
+               "greedy tokens with the dense form of the same weights (dense | yoco), on its text\n");
+        printf("\ndecode, us per step (mean)\n");
+        table_print(tables[1], stdout);
+        printf("\nprefill, ms in all\n");
+        table_print(tables[2], stdout);
+    }
+    for (int i = 0; i < 3; i++) {
+        table_close(tables[i]);
+    }
+    return error;
+}
+
+static int prepare(struct compare *compare)
+{
+    int error = plan_flags_resolve(&compare->flags);
+    error = error ? error : choose_methods(compare);
+    error = error ? error : open_models(compare);
+    error = error ? error : build_plans(compare);
+    error = error ? error : command_prompt(&compare->tokens, &compare->n_tokens, &compare->context, compare->prompt, compare->text);
+    if (error) {
+        return error;
+    }
+    if (strncmp(compare->device, "cuda", 4) != 0 || compare->sim_device) {
+        error = device_find(&compare->rates, compare->sim_device ? compare->sim_device : "host", compare->threads);
+        compare->rates_known = !error;
+    }
+    if (!error && compare->trace) {
+        struct trace_writer_options options = {.path = compare->trace, .command = "clsa compare"};
+        error = trace_writer_open(&compare->writer, &options);
+    }
+    return error;
+}
+
+int command_compare(int argc, char **argv)
+{
+    struct compare compare = {
+        .models = "demo-8m", .methods = "all", .device = "cpu", .output = 64, .batch = 1, .chunk = 512, .seed = 1,
+        .flags = plan_flags_default(),
+    };
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &compare.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights) or one folder per backbone"},
+        {"methods", OPTION_TEXT, &compare.methods, 0, 0, "M,M,...|all", "methods to compare"},
+        {"prompt", OPTION_TEXT, &compare.prompt, 0, 0, "FILE", "text to process"},
+        {"text", OPTION_TEXT, &compare.text, 0, 0, "TEXT", "text to process, given here; repeated up to --context"},
+        {"context", OPTION_INT, &compare.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
+        {"output", OPTION_INT, &compare.output, 1, 1 << 24, "tokens", "tokens to decode"},
+        {"batch", OPTION_INT, &compare.batch, 1, 1024, "sequences", "sequences decoded together"},
+        {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
+        {"device", OPTION_TEXT, &compare.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
+        {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},
+        {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},
+        {"trace", OPTION_TEXT, &compare.trace, 0, 0, "FILE", "also write a Perfetto trace of all methods"},
+        {"json", OPTION_FLAG, &compare.json, 0, 0, NULL, "print JSON"},
+        PLAN_OPTIONS(compare.flags),
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"compare", "The same work under several methods.", NULL, 0, 0, options};
+    int32_t n_positional;
+    struct trace_summary *summary = NULL;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return EXIT_DONE;
+    }
+    error = error ? error : prepare(&compare);
+    error = error ? error : trace_summary_open(&summary);
+    error = error ? error : run_all(&compare, summary);
+    // The writer is closed also after a failure: what was recorded until then is a whole trace.
+    int close_error = trace_writer_close(compare.writer);
+    error = error ? error : close_error;
+    error = error ? error : print_all(&compare, summary);
+    trace_summary_close(summary);
+    for (int32_t i = 0; i < compare.n_methods; i++) {
+        measurement_free(&compare.entries[i].measured);
+    }
+    model_file_close(compare.files[0]);
+    model_file_close(compare.files[1]);
+    free(compare.tokens);
+    return error ? command_fail("compare", error) : EXIT_DONE;
+}

@@ -1,0 +1,122 @@
+// cli/command_profile.c - run, collect, write a Perfetto trace.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/measure.h"
+#include "cli/stages.h"
+#include "engine/status.h"
+#include "traces/summary.h"
+#include "traces/trace.h"
+
+struct profile {
+    const char *model, *methods, *prompt, *text, *device, *out;
+    int32_t context, output, batch, chunk, threads;
+    int64_t seed;
+    bool json;
+    struct plan_flags flags;
+    int32_t *tokens, n_tokens;
+    struct trace_writer *writer;
+    struct trace_summary *summary;
+};
+
+static int profile_method(struct profile *profile, const char *method)
+{
+    struct model_file *file;
+    struct plan plan;
+    struct measurement measured = {0};
+    int error = command_model_open(&file, profile->model, method, &profile->flags, (uint64_t)profile->seed);
+    if (error) {
+        return error;
+    }
+    error = plan_build(&plan, &model_file_config(file)->native.shape, method, &profile->flags.options);
+    if (!error) {
+        struct sample_sink sinks[] = {trace_writer_sink(profile->writer), trace_summary_sink(profile->summary)};
+        struct measure_options options = {
+            .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads, .batch = profile->batch,
+            .chunk_tokens = profile->chunk, .text = profile->tokens, .n_text = profile->n_tokens,
+            .context_tokens = profile->context, .output_tokens = profile->output, .sinks = sinks, .n_sinks = 2,
+        };
+        error = measure(&measured, &options);
+    }
+    measurement_free(&measured);
+    model_file_close(file);
+    return error;
+}
+
+static int profile_all(struct profile *profile)
+{
+    char list[512];
+    if (snprintf(list, sizeof list, "%s", profile->methods) >= (int)sizeof list) {
+        return status_fail(-EINVAL, "--method: longer than %zu characters", sizeof list);
+    }
+    int error = 0;
+    char *rest = NULL;
+    for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
+        error = profile_method(profile, name);
+    }
+    return error;
+}
+
+static int run(struct profile *profile)
+{
+    int error = plan_flags_resolve(&profile->flags);
+    error = error ? error : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt, profile->text);
+    error = error ? error : trace_summary_open(&profile->summary);
+    struct trace_writer_options options = {.path = profile->out, .command = "clsa profile"};
+    error = error ? error : trace_writer_open(&profile->writer, &options);
+    error = error ? error : profile_all(profile);
+    int close_error = trace_writer_close(profile->writer);
+    error = error ? error : close_error;
+    error = error ? error : trace_summary_update(profile->summary);
+    if (error) {
+        return error;
+    }
+    struct table *table = stages_of_all("summary", profile->summary);
+    if (!table) {
+        return status_fail(-ENOMEM, "out of memory for the table");
+    }
+    if (profile->json) {
+        table_print_json(table, stdout);
+    } else {
+        table_print(table, stdout);
+        fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->out, profile->out);
+    }
+    table_close(table);
+    return 0;
+}
+
+int command_profile(int argc, char **argv)
+{
+    struct profile profile = {
+        .model = "demo-8m", .methods = "clsa", .device = "cpu", .out = "clsa.pftrace", .output = 64, .batch = 1,
+        .chunk = 512, .seed = 1, .flags = plan_flags_default(),
+    };
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &profile.model, 0, 0, "NAME|FOLDER", "a size (random weights) or a model folder"},
+        {"method", OPTION_TEXT, &profile.methods, 0, 0, "M[,M...]", "methods, profiled one after the other"},
+        {"prompt", OPTION_TEXT, &profile.prompt, 0, 0, "FILE", "text to process"},
+        {"text", OPTION_TEXT, &profile.text, 0, 0, "TEXT", "text to process, given here; repeated up to --context"},
+        {"context", OPTION_INT, &profile.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
+        {"output", OPTION_INT, &profile.output, 1, 1 << 24, "tokens", "tokens to decode"},
+        {"batch", OPTION_INT, &profile.batch, 1, 1024, "sequences", "sequences decoded together"},
+        {"chunk", OPTION_INT, &profile.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
+        {"device", OPTION_TEXT, &profile.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
+        {"threads", OPTION_INT, &profile.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"seed", OPTION_LONG, &profile.seed, 0, 9e18, "N", "of random weights"},
+        {"out", OPTION_TEXT, &profile.out, 0, 0, "FILE", "the trace to write"},
+        {"json", OPTION_FLAG, &profile.json, 0, 0, NULL, "print JSON"},
+        PLAN_OPTIONS(profile.flags),
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"profile", "Run, collect, and write a Perfetto trace.", NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return EXIT_DONE;
+    }
+    error = error ? error : run(&profile);
+    trace_summary_close(profile.summary);
+    free(profile.tokens);
+    return error ? command_fail("profile", error) : EXIT_DONE;
+}

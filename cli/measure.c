@@ -1,0 +1,239 @@
+// cli/measure.c - runs a batch to its end and reduces its steps to a few figures.
+#include "cli/measure.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/progress.h"
+#include "cupti/collector.h"
+#include "engine/status.h"
+#include "engine/tokenizer.h"
+
+int measure_read_prompt(int32_t **tokens, int32_t *n, const char *path)
+{
+    *tokens = NULL;
+    struct stat info;
+    if (stat(path, &info) != 0) {
+        return status_fail(-EINVAL, "%s: cannot read the prompt: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode) || info.st_size == 0 || info.st_size > INT32_MAX / 8) {
+        return status_fail(-EINVAL, "%s: the prompt must be a file of 1 byte to 256 MiB of text", path);
+    }
+    FILE *stream = fopen(path, "rbe");
+    char *text = malloc((size_t)info.st_size);
+    *tokens = malloc(((size_t)info.st_size + 1) * sizeof **tokens);
+    int error = 0;
+    if (!stream) {
+        error = status_fail(-EINVAL, "%s: cannot read the prompt: %s", path, strerror(errno));
+    } else if (!text || !*tokens) {
+        error = status_fail(-ENOMEM, "%s: out of memory", path);
+    } else if (fread(text, 1, (size_t)info.st_size, stream) != (size_t)info.st_size) {
+        error = status_fail(-EIO, "%s: the file shrank while it was read", path);
+    } else {
+        *n = tokenizer_encode(*tokens, text, (size_t)info.st_size);
+    }
+    if (stream) {
+        fclose(stream);
+    }
+    free(text);
+    if (error) {
+        free(*tokens);
+        *tokens = NULL;
+    }
+    return error;
+}
+
+int measure_device(char *backend, size_t bytes, int32_t *number, const char *device)
+{
+    const char *colon = strchr(device, ':');
+    size_t length = colon ? (size_t)(colon - device) : strlen(device);
+    *number = 0;
+    if (length >= bytes) {
+        return status_fail(-EINVAL, "--device %s: expected cpu, reference, cuda or cuda:N", device);
+    }
+    memcpy(backend, device, length);
+    backend[length] = 0;
+    if (colon) {
+        char *end;
+        long value = strtol(colon + 1, &end, 10);
+        if (end == colon + 1 || *end || value < 0 || value > 1023) {
+            return status_fail(-EINVAL, "--device %s: expected a number from 0 behind the colon", device);
+        }
+        *number = (int32_t)value;
+    }
+    return 0;
+}
+
+// Step durations, kept apart by phase.
+struct steps {
+    double *decode_s;    // [n], durations of pure decode steps
+    int64_t n, capacity, decode_tokens;
+    double prefill_s;
+    bool out_of_memory;
+};
+
+static void on_step(void *user, const struct step_sample *sample)
+{
+    struct steps *steps = user;
+    double seconds = (double)sample->duration_ns * 1e-9;
+    if (sample->phase != PHASE_DECODE) {
+        steps->prefill_s += seconds;
+        return;
+    }
+    if (steps->n == steps->capacity) {
+        int64_t capacity = steps->capacity ? 2 * steps->capacity : 256;
+        double *grown = realloc(steps->decode_s, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            steps->out_of_memory = true;
+            return;
+        }
+        steps->decode_s = grown;
+        steps->capacity = capacity;
+    }
+    steps->decode_s[steps->n++] = seconds;
+    steps->decode_tokens += sample->n_tokens;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static void reduce(struct measurement *out, struct steps *steps)
+{
+    out->prefill_s = steps->prefill_s;
+    out->decode_steps = steps->n;
+    out->decode_tokens = steps->decode_tokens;
+    for (int64_t i = 0; i < steps->n; i++) {
+        out->decode_s += steps->decode_s[i];
+    }
+    if (steps->n > 0) {
+        qsort(steps->decode_s, (size_t)steps->n, sizeof *steps->decode_s, compare_doubles);
+        out->decode_step_s = steps->decode_s[steps->n / 2];
+    }
+}
+
+static int submit_all(struct engine *engine, const struct measure_options *options, int64_t *first)
+{
+    int32_t n = options->context_tokens;
+    int32_t *prompt = malloc((size_t)n * sizeof *prompt);
+    if (!prompt) {
+        return status_fail(-ENOMEM, "out of memory for a prompt of %d tokens", n);
+    }
+    int error = 0;
+    for (int32_t i = 0; i < options->batch && !error; i++) {
+        int64_t begin = (int64_t)i * options->n_text / options->batch;
+        for (int32_t t = 0; t < n; t++) {
+            prompt[t] = options->text[(begin + t) % options->n_text];
+        }
+        struct engine_request request = {
+            .prompt = prompt, .n_prompt = n, .max_output_tokens = options->output_tokens,
+            .temperature = (float)options->temperature, .top_p = (float)options->top_p, .seed = options->seed,
+            .forced = i == 0 ? options->forced : NULL,
+        };
+        int64_t id;
+        error = engine_submit(engine, &request, &id);
+        if (i == 0) {
+            *first = id;
+        }
+    }
+    free(prompt);
+    return error;
+}
+
+static int run_to_end(struct engine *engine, const struct measure_options *options, int64_t first,
+                      struct measurement *out)
+{
+    char label[96];
+    snprintf(label, sizeof label, "%s on %s", options->plan->method, options->device);
+    struct progress progress;
+    progress_begin(&progress, label, (int64_t)options->batch * (options->context_tokens + options->output_tokens));
+    int error = 0;
+    for (;;) {
+        const struct engine_output *outputs;
+        int n = engine_step(engine, &outputs);
+        if (n < 0) {
+            error = n == -ENODATA ? 0 : n;
+            break;
+        }
+        struct engine_stats stats = engine_stats(engine);
+        out->kv_bytes = stats.kv_bytes_used > out->kv_bytes ? stats.kv_bytes_used : out->kv_bytes;
+        for (int i = 0; i < n; i++) {
+            if (outputs[i].request == first) {
+                out->tokens[out->n_tokens++] = outputs[i].token;
+                if (options->token) {
+                    options->token(options->token_user, outputs[i].token);
+                }
+            }
+        }
+        if (!options->token) {    // a bar between the words of an answer would spoil it
+            progress_update(&progress, stats.prompt_tokens + stats.output_tokens);
+        }
+    }
+    progress_end(&progress);
+    return error;
+}
+
+int measure(struct measurement *out, const struct measure_options *options)
+{
+    *out = (struct measurement){0};
+    struct steps steps = {0};
+    struct collector *collector = NULL;
+    struct engine *engine = NULL;
+    struct sample_fanout fanout = {.n = options->n_sinks + 1};
+    fanout.sinks[0] = (struct sample_sink){.user = &steps, .step = on_step};
+    for (int32_t i = 0; i < options->n_sinks; i++) {
+        fanout.sinks[i + 1] = options->sinks[i];
+    }
+    struct sample_sink sink = sample_fanout_sink(&fanout);
+    char backend[32];
+    int32_t number;
+    int64_t first = 0;
+    int error = measure_device(backend, sizeof backend, &number, options->device);
+    error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    if (error) {
+        goto done;
+    }
+    struct engine_options engine_options = {
+        .plan = options->plan, .model = options->model, .backend = backend, .threads = options->threads,
+        .device = number, .max_seqs = options->batch, .max_context = options->context_tokens + options->output_tokens,
+        .max_step_tokens = options->chunk_tokens, .observer = collector_observer(collector),
+    };
+    error = engine_open(&engine, &engine_options);
+    if (error) {
+        goto done;
+    }
+    engine_source(engine, &out->source);
+    out->source.id = collector_set_source(collector, &out->source);
+    out->tokens = calloc((size_t)options->output_tokens, sizeof *out->tokens);
+    if (!out->tokens) {
+        error = status_fail(-ENOMEM, "out of memory for %d output tokens", options->output_tokens);
+        goto done;
+    }
+    error = submit_all(engine, options, &first);
+    error = error ? error : run_to_end(engine, options, first, out);
+    out->weight_bytes = engine_stats(engine).weight_bytes;
+done:
+    engine_close(engine);
+    collector_close(collector);
+    if (!error && steps.out_of_memory) {
+        error = status_fail(-ENOMEM, "out of memory for step durations");
+    }
+    reduce(out, &steps);
+    free(steps.decode_s);
+    if (error) {
+        measurement_free(out);
+    }
+    return error;
+}
+
+void measurement_free(struct measurement *measurement)
+{
+    free(measurement->tokens);
+    *measurement = (struct measurement){0};
+}

@@ -1,0 +1,227 @@
+// tests/test_cli.c - the program as its users meet it: exit statuses, one clear line for wrong input, nothing half-written.
+#include <dirent.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+
+static char folder[] = "/tmp/clsa-cli-XXXXXX";
+static char output[1 << 20];    // of the last command: stdout, then stderr
+
+static void read_into(const char *path, char *buffer, size_t bytes)
+{
+    FILE *stream = fopen(path, "r");
+    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
+    buffer[n] = 0;
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+static char errors[1 << 16];
+
+// Runs the program with these arguments (a shell line) and returns its exit status; -1 if a signal ended it.
+static int clsa(const char *arguments)
+{
+    char line[4096], path[256];
+    snprintf(line, sizeof line, "%s %s >%s/stdout 2>%s/stderr </dev/null", getenv("CLSA_BINARY"), arguments, folder, folder);
+    int status = system(line);
+    snprintf(path, sizeof path, "%s/stdout", folder);
+    read_into(path, output, sizeof output);
+    snprintf(path, sizeof path, "%s/stderr", folder);
+    read_into(path, errors, sizeof errors);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int lines(const char *text)
+{
+    int n = 0;
+    for (; *text; text++) {
+        n += *text == '\n';
+    }
+    return n;
+}
+
+// Wrong input: that exit status, one line, and every one of `words` (separated by '|') in it.
+static void expect_error(int status, const char *arguments, const char *words)
+{
+    int got = clsa(arguments);
+    CHECK_MESSAGE(got == status, "clsa %s: exit %d, expected %d: %s", arguments, got, status, errors);
+    CHECK_MESSAGE(lines(errors) == 1, "clsa %s: %d lines on stderr, expected one: %s", arguments, lines(errors), errors);
+    char copy[512];
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
+        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
+    }
+}
+
+__attribute__((format(printf, 3, 4))) static const char *format(char *buffer, size_t bytes, const char *text, ...)
+{
+    va_list arguments;
+    va_start(arguments, text);
+    vsnprintf(buffer, bytes, text, arguments);
+    va_end(arguments);
+    return buffer;
+}
+
+static void write_file(const char *path, const char *text, size_t length)
+{
+    FILE *stream = fopen(path, "wb");
+    CHECK(stream && fwrite(text, 1, length, stream) == length);
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+static int files_in(const char *path)
+{
+    DIR *directory = opendir(path);
+    int n = 0;
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        n += entry->d_name[0] != '.';
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    return n;
+}
+
+static void wrong_flags(void)
+{
+    expect_error(2, "nonsense", "nonsense|no such command");
+    expect_error(2, "run --no-such-flag", "--no-such-flag|no such option");
+    expect_error(2, "run --top-k 0", "--top-k 0|from 1");
+    expect_error(2, "run --top-k -5", "--top-k -5|whole number");
+    expect_error(2, "run --output 1.5", "--output 1.5");
+    expect_error(2, "run --context", "--context|needs a value");
+    expect_error(2, "run --model tiny --method clsaa --text x", "clsaa");
+    expect_error(2, "run --model gigantic --text x", "gigantic|demo-8m");
+    expect_error(2, "run --model tiny --text x --device abacus", "abacus");
+    expect_error(2, "run --model tiny --method block --top-k 13 --block-tokens 4 --text x", "13");
+    expect_error(2, "run --model tiny --text x --kv-dtype fp8", "fp8");
+    expect_error(2, "sim --model tiny --device no-such-device", "no-such-device");
+    expect_error(2, "sim --model tiny --device H100 --batch -1", "--batch");
+    expect_error(2, "top", "terminal|--snapshot");
+}
+
+static void wrong_files(void)
+{
+    char line[1024], path[512];
+    expect_error(2, "run --model tiny --prompt /no/such/file", "/no/such/file");
+    expect_error(2, format(line, sizeof line, "run --model tiny --prompt %s", folder), folder);
+    expect_error(2, format(line, sizeof line, "run --model %s --text x", folder), "config.json");
+    expect_error(2, "trace info /no/such/trace.pftrace", "/no/such/trace.pftrace");
+    expect_error(2, format(line, sizeof line, "trace info %s", folder), folder);
+    write_file(format(path, sizeof path, "%s/noise.pftrace", folder), "this is not a trace", 19);
+    expect_error(2, format(line, sizeof line, "trace check %s", path), "noise.pftrace");
+    expect_error(2, format(line, sizeof line, "top --replay %s --snapshot overview", path), "noise.pftrace");
+    write_file(format(path, sizeof path, "%s/config.json", folder), "{\"hidden_size\": -4", 18);
+    expect_error(2, format(line, sizeof line, "sim --model %s --device H100", path), "config.json");
+    unlink(path);
+}
+
+static void models(void)
+{
+    char line[1024], path[512], copy[512];
+    CHECK(clsa(format(line, sizeof line, "model init --preset tiny --methods clsa --out %s/model", folder)) == 0);
+    CHECK(clsa(format(line, sizeof line, "run --model %s/model --method clsa --text hello --output 4", folder)) == 0);
+    expect_error(2, format(line, sizeof line, "run --model %s/model --method dense --text x", folder), "dense");
+    expect_error(2, format(line, sizeof line, "model init --preset tiny --methods clsa --out %s/model", folder), "model");
+    // Cut and corrupted weights.
+    format(path, sizeof path, "%s/model/model.safetensors", folder);
+    format(copy, sizeof copy, "cp %s %s/whole", path, folder);
+    CHECK(system(copy) == 0);
+    struct stat info;
+    CHECK(stat(path, &info) == 0 && truncate(path, info.st_size / 2) == 0);
+    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "model.safetensors");
+    write_file(path, "\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10);
+    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "model.safetensors");
+    format(copy, sizeof copy, "mv %s/whole %s", folder, path);
+    CHECK(system(copy) == 0);
+    CHECK(clsa(format(line, sizeof line, "model check %s/model", folder)) == 0);
+    // Sizes that overflow.
+    format(path, sizeof path, "%s/model/config.json", folder);
+    char config[8192], absurd[9000];
+    read_into(path, config, sizeof config);
+    char *size = strstr(config, "\"hidden_size\"");
+    CHECK(size != NULL);
+    if (size) {
+        *size = 0;
+        int length = snprintf(absurd, sizeof absurd, "%s\"hidden_size\": 9223372036854775807%s", config, strpbrk(size + 1, ",}"));
+        write_file(path, absurd, (size_t)length);
+        expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "config.json|hidden_size");
+    }
+}
+
+static void outputs(void)
+{
+    char line[1024], path[512];
+    const char *work = "profile --model tiny --method clsa --text hello --output 8";
+    CHECK(clsa(format(line, sizeof line, "%s --out %s/a.pftrace", work, folder)) == 0);
+    CHECK(clsa(format(line, sizeof line, "trace check %s/a.pftrace", folder)) == 0);
+    CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
+    CHECK(output[0] == '{' && strstr(output, "\"attention\""));
+    // Cut in the middle: what is whole is told, the cut is an error.
+    struct stat info;
+    format(path, sizeof path, "%s/a.pftrace", folder);
+    CHECK(stat(path, &info) == 0 && truncate(path, info.st_size / 2 + 1) == 0);
+    expect_error(2, format(line, sizeof line, "trace check %s", path), "a.pftrace");
+    // Places that cannot be written.
+    format(path, sizeof path, "%s/out", folder);
+    CHECK(mkdir(path, 0755) == 0);
+    expect_error(1, format(line, sizeof line, "%s --out %s", work, path), "out|directory");
+    expect_error(1, format(line, sizeof line, "%s --out %s/none/a.pftrace", work, path), "a.pftrace");
+    expect_error(1, format(line, sizeof line, "%s --out /proc/a.pftrace", work), "/proc/a.pftrace");
+    // A disk that is full: the kernel's limit on file size stands in for it.
+    struct rlimit before, limit = {4096, 4096};
+    getrlimit(RLIMIT_FSIZE, &before);
+    limit.rlim_max = before.rlim_max;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    int status = clsa(format(line, sizeof line, "profile --model tiny --method clsa --text hello --output 64 --out %s/b.pftrace", path));
+    setrlimit(RLIMIT_FSIZE, &before);
+    CHECK_MESSAGE(status == 1, "full disk: exit %d: %s", status, errors);
+    CHECK_MESSAGE(strstr(errors, "b.pftrace") != NULL, "full disk: %s", errors);
+    CHECK_MESSAGE(files_in(path) == 0, "full disk: %d files left behind", files_in(path));
+}
+
+static void good_runs(void)
+{
+    char line[1024];
+    CHECK(clsa("--help") == 0 && strstr(output, "compare"));
+    CHECK(clsa("compare --help") == 0 && strstr(output, "--context"));
+    CHECK(clsa("run --model tiny --method clsa --text hello --output 4 --json") == 0 && output[0] == '{');
+    CHECK(clsa("compare --model tiny --text hello --context 64 --output 4 --json") == 0 && strstr(output, "\"quest\""));
+    CHECK(clsa("sim --model paper-4b --method clsa,dense --device H100 --context 128K --batch 8 --json") == 0);
+    CHECK(clsa("devices --json") == 0 && output[0] == '{');
+    CHECK(clsa("model info tiny --json") == 0 && output[0] == '{');
+    // The same seed, the same words; another backend, the same words.
+    CHECK(clsa("run --model tiny --method clsa --text hello --output 16 --temperature 0.8 --seed 7 --json") == 0);
+    char *first = strdup(strstr(output, "\"text\"") ? strstr(output, "\"text\"") : "");
+    CHECK(clsa("run --model tiny --method clsa --text hello --output 16 --temperature 0.8 --seed 7 --json") == 0);
+    char *second = strstr(output, "\"text\"");
+    CHECK(first[0] && second && strncmp(first, second, strcspn(first, "\n")) == 0);
+    free(first);
+    CHECK(clsa(format(line, sizeof line, "profile --model tiny --method clsa,dense --text hello --output 8 --out %s/p.pftrace", folder)) == 0);
+    CHECK(clsa(format(line, sizeof line, "top --replay %s/p.pftrace --snapshot stages --rows 24 --cols 80 --ascii", folder)) == 0);
+    CHECK_MESSAGE(strstr(output, "attention") != NULL, "snapshot: %s", output);
+}
+
+int main(void)
+{
+    check_begin();
+    if (!getenv("CLSA_BINARY")) {
+        return check_skip("CLSA_BINARY does not name the program");
+    }
+    CHECK(mkdtemp(folder) != NULL);
+    wrong_flags();
+    wrong_files();
+    models();
+    outputs();
+    good_runs();
+    char line[64];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
