@@ -19,3 +19,11 @@ foreach(source ${TEST_SOURCES})
     set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900
         ENVIRONMENT "CLSA_BINARY=$<TARGET_FILE:clsa>")
 endforeach()
+
+# Tests whose threads ThreadSanitizer should watch.
+set(THREADED test_thread_pool test_backend_cpu test_tui_feed)
+foreach(name ${THREADED})
+    if(TARGET ${name})
+        set_tests_properties(${name} PROPERTIES LABELS threaded)
+    endif()
+endforeach()
