@@ -1,16 +1,26 @@
 // sim/device.h - what a device can do at most: rates, capacity, links, launch cost, price; each figure with its source.
+//
+// Figures come from the shipped table (sim/devices.json), from a file of the same form, or, for this machine ("host"),
+// from measuring it. An unknown figure is 0 and stays unknown: nothing is guessed. Rates are what the source calls the
+// peak; what share of it a stage reaches is not said here.
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "engine/dtype.h"
 
 enum { DEVICE_NAME_BYTES = 64, DEVICE_SOURCE_BYTES = 160, DEVICE_CURVE_POINTS = 8 };
 
-// How a figure came about; printed beside every number that depends on it.
+// How a figure came about; printed beside every number that depends on it. Published figures are DATASHEET; a constant
+// carried over from elsewhere, or an estimate, is EXTRAPOLATED.
 enum provenance { PROVENANCE_DATASHEET, PROVENANCE_MEASURED, PROVENANCE_INTERPOLATED, PROVENANCE_EXTRAPOLATED };
 const char *provenance_name(enum provenance provenance);
+
+// The one that says less about what will be measured: a peak that nobody reaches (DATASHEET) says least, then
+// EXTRAPOLATED, INTERPOLATED, MEASURED.
+enum provenance provenance_weaker(enum provenance a, enum provenance b);
 
 struct device_figure {
     double value;               // 0: unknown
@@ -22,7 +32,7 @@ struct device {
     char name[DEVICE_NAME_BYTES];
     struct device_figure bytes_per_s;                 // reading memory
     // Caches, where measured: reading a working set of at most curve_bytes[i] reaches curve_bytes_per_s[i]; beyond the
-    // last: bytes_per_s. Ascending; n_curve may be 0.
+    // last: bytes_per_s. Sizes ascend, rates do not; n_curve may be 0.
     int32_t n_curve;
     double curve_bytes[DEVICE_CURVE_POINTS], curve_bytes_per_s[DEVICE_CURVE_POINTS];
     struct device_figure flops_per_s[DTYPE_COUNT];    // dense multiply-adds, counted as 2
@@ -35,10 +45,18 @@ struct device {
 
 // The shipped table (sim/devices.json, compiled in) or a file of the same form. Owned by the caller, free with free().
 int device_table_load(struct device **out, int32_t *n, const char *path);    // path NULL: the shipped table
-// By name, case-insensitive ("H100", "h100-sxm"); "host" is measured on the spot. -EINVAL lists the names.
+// The same from text [length]; `where` names it in errors. -EINVAL with the device, the key and what was expected.
+int device_table_parse(struct device **out, int32_t *n, const char *text, size_t length, const char *where);
+// One of table [n] by name, case-insensitive: whole ("h100-sxm"), or up to a '-' where only one begins so ("H100").
+// -EINVAL lists the names.
+int device_table_find(struct device *out, const struct device *table, int32_t n, const char *name);
+// The same in the shipped table; "host" is measured on the spot.
 int device_find(struct device *out, const char *name, int32_t threads);
-// This machine: read bandwidth over working sets from cache to memory, multiply-add rate per dtype. About a second.
+// This machine: read bandwidth over working sets from cache to memory, multiply-add rate per dtype. About a second, once
+// per process and number of threads. threads 0: all that the process may use.
 int device_measure_host(struct device *out, int32_t threads);
+// What the measurement ran on: "AMD EPYC 9575F, avx512_bf16".
+void device_describe_host(char *out, size_t bytes);
 
 // Bandwidth for a working set of that size.
 double device_bandwidth(const struct device *device, double working_set_bytes);
