@@ -136,8 +136,8 @@ struct op_qkv {
     const struct matrix *norm;         // RMSNorm before the projections
     const struct matrix *q, *k, *v;    // absent ones are skipped (cross layers have no k, v; the memory has no q)
     const struct matrix *q_norm, *k_norm;    // per head, before RoPE; absent: none
-    float rope_theta;
-    const int32_t *position;           // [n]
+    float rope_theta;                  // base of the rotation of pairs (i, i + head_dim/2); 0: no rotation
+    const int32_t *position;           // [n] the batch's all.position or last.position
     int32_t n;
     void *normed;                      // out [n][hidden] x after the norm; may be NULL
     void *q_out;                       // out [n][n_heads*head_dim]
@@ -173,7 +173,8 @@ struct op_index_project {
 };
 
 // Scores of a run of rows. Unit u of row r and set s: scores[((r - first)*sets + s)*stride + u], written for all units
-// that begin at or before the row's position; the rest is left untouched.
+// that begin at or before the row's position; the rest is left untouched. Of a unit only tokens up to the row's position
+// count. PAGE_BOUND: the row's own unit scores plus infinity, because its bounds may hold later tokens of the same step.
 struct op_index_score {
     const struct rows *rows;
     int32_t first, n;                  // rows [first, first + n)
@@ -186,7 +187,7 @@ struct op_index_score {
 };
 
 // Exact and deterministic: the budget's highest scores (all units if fewer), the lower unit among equals; forced local
-// and sink units count inside the budget. A NaN score is -EDOM with the position in the text.
+// and sink units count inside the budget. -0 equals 0. A NaN score is -EDOM with the position in the text.
 struct op_index_select {
     const struct rows *rows;
     int32_t first, n;
@@ -195,7 +196,7 @@ struct op_index_select {
     struct selection out;              // indexed by row, not from `first`
 };
 
-struct op_attention {
+struct op_attention {                  // a row that selects no key: out is 0, lse minus infinity
     const struct rows *rows;
     const void *q;                     // [rows.n][n_heads*head_dim]
     struct kv_view view;
