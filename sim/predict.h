@@ -1,42 +1,54 @@
 // sim/predict.h - what a stage, a step, a request should take on a device: roofline over the engine's own cost model.
 //
-// time(stage) = max(bytes / bandwidth, flops / rate) + launch. Pure functions: the same inputs give the same bits.
+// time(stage of a layer) = max(bytes / bandwidth, flops / rate) + launch; stages follow each other. The bandwidth is that
+// of the step's whole working set, the rate that of the operands' type: the weights' for projections, the cache's for
+// attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine would
+// convert. Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations in
+// memory, and what share of its peaks a kernel reaches.
 #pragma once
 
 #include "engine/cost.h"
 #include "sim/device.h"
 
 enum bound { BOUND_BANDWIDTH, BOUND_COMPUTE, BOUND_LATENCY };
-const char *bound_name(enum bound bound);
+const char *bound_name(enum bound bound);    // "bandwidth", "compute", "latency"
 
 struct stage_prediction {
     double seconds;
-    enum bound bound;
+    enum bound bound;               // of a sum: under which most of its seconds pass
     struct stage_cost cost;
 };
 
 struct step_prediction {
     double seconds;
-    struct stage_prediction stages[STAGE_COUNT];    // summed over layers
+    struct stage_prediction stages[STAGE_COUNT];    // summed over layers; add up to `seconds`
     enum provenance provenance;                     // the weakest of the figures used
 };
 
+// `layer` is -1 for stages outside layers. A stage without cost takes no time. -EINVAL for a plan or a layer that is
+// none, or a device without a rate for f32 where f32 is multiplied.
 int predict_stage(struct stage_prediction *out, const struct device *device, const struct plan *plan, enum stage stage,
                   int32_t layer, const struct work *work, int32_t n_seqs);
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
 
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
-// output_tokens decoded together.
+// output_tokens decoded together. The first output token comes from the prompt's last step, so that there are
+// output_tokens - 1 decode steps; without any, decode figures are 0.
 struct request_prediction {
-    double prefill_s;              // of one sequence's prompt
+    struct step_prediction prefill;              // of one sequence's prompt, its chunks added up
+    struct step_prediction first_decode;         // of the batch, at the prompt's length
+    double prefill_s;                            // prefill.seconds
+    double ttft_s;                               // mean over the batch: prompts one after the other, decode after the last
     double first_decode_step_s, last_decode_step_s;
-    double decode_s;               // all output tokens but the first
-    double end_to_end_s;
-    double decode_tokens_per_s;    // of the whole batch, mean over the output
-    double throughput_tokens_per_s;    // output tokens over end to end, prompts one after the other
-    int64_t weight_bytes, kv_bytes, total_bytes;
-    int64_t max_seqs;              // how many such sequences memory holds; 0: not even one
+    double decode_s;                             // all output tokens but the first; within 0.1% of the sum over steps
+    double end_to_end_s;                         // n_seqs prompts, then decode
+    double decode_tokens_per_s;                  // of the whole batch, mean over the output
+    double throughput_tokens_per_s;              // output tokens over end to end, prompts one after the other
+    int64_t weight_bytes;
+    int64_t kv_bytes_per_seq;                    // at the end, in whole pages
+    int64_t kv_bytes, total_bytes;               // of n_seqs sequences; with the weights
+    int64_t max_seqs;                            // how many such sequences memory holds; 0: not even one; -1: unknown
     enum provenance provenance;
 };
 int predict_request(struct request_prediction *out, const struct device *device, const struct plan *plan,

@@ -1,0 +1,284 @@
+// sim/predict.c - roofline over engine/cost.h.
+//
+// A step is priced stage by stage and layer by layer. The sum over the steps of a growing context is taken exactly where
+// it bends and by straight lines where it does not: step time is piecewise linear in the context but for small stairs.
+#include "sim/predict.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "engine/status.h"
+
+enum { BOUND_COUNT = BOUND_LATENCY + 1 };
+
+const char *bound_name(enum bound bound)
+{
+    static const char *const names[] = {"bandwidth", "compute", "latency"};
+    return names[bound];
+}
+
+// The type whose multiply-adds the stage is made of.
+static enum dtype stage_dtype(const struct plan *plan, enum stage stage)
+{
+    switch (stage) {
+    case STAGE_QKV:
+    case STAGE_INDEX_PROJECT:
+    case STAGE_OUTPUT:
+    case STAGE_FFN:
+    case STAGE_HEAD: return plan->weight_dtype;
+    case STAGE_INDEX_SCORE:
+        // Page bounds are scored against attention keys, not index keys.
+        return plan->index.score == INDEX_PAGE_BOUND ? plan->kv_dtype : plan->index.key_dtype;
+    default: return plan->kv_dtype;
+    }
+}
+
+// The rate for a type: its own or the next wider one's. NULL if there is none.
+static const struct device_figure *rate_of(const struct device *device, enum dtype dtype)
+{
+    for (int wider = (int)dtype; wider >= DTYPE_F32; wider--) {
+        if (device->flops_per_s[wider].value > 0) {
+            return &device->flops_per_s[wider];
+        }
+    }
+    return NULL;
+}
+
+// One stage of one layer whose cost is known.
+static int price(struct stage_prediction *out, enum provenance *provenance, const struct device *device,
+                 const struct plan *plan, enum stage stage, const struct stage_cost *cost, double bandwidth)
+{
+    *out = (struct stage_prediction){.cost = *cost};
+    if (cost->bytes == 0 && cost->flops == 0) {
+        return 0;
+    }
+    double bytes_s = (double)cost->bytes / bandwidth, flops_s = 0;
+    *provenance = provenance_weaker(*provenance, device->bytes_per_s.provenance);
+    if (cost->flops > 0) {
+        enum dtype dtype = stage_dtype(plan, stage);
+        const struct device_figure *rate = rate_of(device, dtype);
+        if (!rate) {
+            return status_fail(-EINVAL, "device %s: no rate is known for %s, which %s multiplies in; name one in a file of devices",
+                               device->name, dtype_name(dtype), stage_name(stage));
+        }
+        flops_s = (double)cost->flops / rate->value;
+        *provenance = provenance_weaker(*provenance, rate->provenance);
+    }
+    double roof_s = bytes_s > flops_s ? bytes_s : flops_s, launch_s = device->launch_s.value;
+    if (launch_s > 0) {
+        *provenance = provenance_weaker(*provenance, device->launch_s.provenance);
+    }
+    out->seconds = roof_s + launch_s;
+    out->bound = launch_s >= roof_s ? BOUND_LATENCY : flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
+    return 0;
+}
+
+static int check_device(const struct device *device)
+{
+    if (!(device->bytes_per_s.value > 0)) {
+        return status_fail(-EINVAL, "device %s: its memory bandwidth is unknown", device->name);
+    }
+    return 0;
+}
+
+int predict_stage(struct stage_prediction *out, const struct device *device, const struct plan *plan, enum stage stage,
+                  int32_t layer, const struct work *work, int32_t n_seqs)
+{
+    struct stage_cost cost;
+    enum provenance provenance = PROVENANCE_MEASURED;
+    int error = check_device(device);
+    error = error ? error : stage_cost(&cost, plan, stage, layer, work, n_seqs);
+    if (error) {
+        return error;
+    }
+    double bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
+    return price(out, &provenance, device, plan, stage, &cost, bandwidth);
+}
+
+static bool outside_layers(enum stage stage)
+{
+    return stage == STAGE_EMBED || stage >= STAGE_HEAD;
+}
+
+// Adds what one stage takes. `under` [BOUND_COUNT] are the seconds of the sum so far under each bound.
+static void add(struct stage_prediction *sum, double *under, const struct stage_prediction *one)
+{
+    sum->seconds += one->seconds;
+    sum->cost.bytes += one->cost.bytes;
+    sum->cost.flops += one->cost.flops;
+    under[one->bound] += one->seconds;
+    for (int b = 0; b < BOUND_COUNT; b++) {
+        sum->bound = under[b] > under[sum->bound] ? (enum bound)b : sum->bound;
+    }
+}
+
+int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
+                 const struct work *work, int32_t n_seqs)
+{
+    struct step_prediction step = {.provenance = PROVENANCE_MEASURED};
+    double bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
+    int error = check_device(device);
+    for (int s = 0; !error && s < STAGE_COUNT; s++) {
+        enum stage stage = (enum stage)s;
+        double under[BOUND_COUNT] = {0};
+        int32_t first = outside_layers(stage) ? -1 : 0, end = outside_layers(stage) ? 0 : plan->shape.n_layers;
+        for (int32_t layer = first; !error && layer < end; layer++) {
+            struct stage_cost cost;
+            struct stage_prediction one;
+            error = stage_cost(&cost, plan, stage, layer, work, n_seqs);
+            error = error ? error : price(&one, &step.provenance, device, plan, stage, &cost, bandwidth);
+            if (!error) {
+                add(&step.stages[s], under, &one);
+            }
+        }
+        step.seconds += step.stages[s].seconds;
+    }
+    if (!error) {
+        *out = step;
+    }
+    return error;
+}
+
+// One sequence's prompt, chunk after chunk; only the last leaves logits.
+static int predict_prefill(struct step_prediction *out, const struct device *device, const struct plan *plan,
+                           int32_t context_tokens, int32_t chunk_tokens)
+{
+    struct step_prediction sum = {.provenance = PROVENANCE_MEASURED};
+    double under[STAGE_COUNT][BOUND_COUNT] = {{0}};
+    int32_t chunk = chunk_tokens > 0 && chunk_tokens < context_tokens ? chunk_tokens : context_tokens;
+    for (int32_t done = 0; done < context_tokens;) {
+        int32_t rows = chunk < context_tokens - done ? chunk : context_tokens - done;
+        struct work work = {.context_tokens = done, .new_tokens = rows, .logit_rows = done + rows == context_tokens};
+        struct step_prediction step;
+        int error = predict_step(&step, device, plan, &work, 1);
+        if (error) {
+            return error;
+        }
+        sum.seconds += step.seconds;
+        sum.provenance = provenance_weaker(sum.provenance, step.provenance);
+        for (int s = 0; s < STAGE_COUNT; s++) {
+            add(&sum.stages[s], under[s], &step.stages[s]);
+        }
+        done += rows;
+    }
+    *out = sum;
+    return 0;
+}
+
+// The decode steps of one batch. Once the first could be priced all can: only sizes change.
+struct decode {
+    const struct device *device;
+    const struct plan *plan;
+    struct work *work;    // [n_seqs]
+    int32_t n_seqs;
+};
+
+static int decode_step(struct step_prediction *out, const struct decode *decode, int32_t context_tokens)
+{
+    for (int32_t i = 0; i < decode->n_seqs; i++) {
+        decode->work[i] = (struct work){.context_tokens = context_tokens, .new_tokens = 1, .logit_rows = 1};
+    }
+    return predict_step(out, decode->device, decode->plan, decode->work, decode->n_seqs);
+}
+
+static double decode_step_s(const struct decode *decode, int32_t context_tokens)
+{
+    struct step_prediction step;
+    return decode_step(&step, decode, context_tokens) ? NAN : step.seconds;
+}
+
+// Sum of the steps at contexts [low, high], whose ends take low_s and high_s: a straight line if three points between
+// lie on it, else the sum of two halves.
+static double sum_steps(const struct decode *decode, int32_t low, int32_t high, double low_s, double high_s)
+{
+    static const double places[] = {0.23, 0.52, 0.81};    // off the halves and quarters where stairs of units could hide
+    static const double tolerance = 1e-4;                 // a tenth of the error that is promised
+    int32_t n = high - low;
+    if (n <= 1) {
+        return n ? low_s + high_s : low_s;
+    }
+    bool straight = n >= 16;
+    for (int i = 0; straight && i < 3; i++) {
+        int32_t at = low + (int32_t)(places[i] * n);
+        double line = low_s + (high_s - low_s) * (double)(at - low) / n;
+        straight = fabs(decode_step_s(decode, at) - line) <= tolerance * line;
+    }
+    if (straight) {
+        return 0.5 * (low_s + high_s) * (double)(n + 1);
+    }
+    int32_t middle = low + n / 2;
+    double middle_s = decode_step_s(decode, middle);
+    double next_s = middle + 1 == high ? high_s : decode_step_s(decode, middle + 1);
+    return sum_steps(decode, low, middle, low_s, middle_s) + sum_steps(decode, middle + 1, high, next_s, high_s);
+}
+
+// Decode steps at contexts context_tokens .. context_tokens + output_tokens - 2.
+static int predict_decode(struct request_prediction *out, const struct device *device, const struct plan *plan,
+                          int32_t n_seqs, int32_t context_tokens, int32_t output_tokens)
+{
+    struct decode decode = {device, plan, calloc((size_t)n_seqs, sizeof(struct work)), n_seqs};
+    if (!decode.work) {
+        return status_fail(-ENOMEM, "no memory for a batch of %d", n_seqs);
+    }
+    int error = decode_step(&out->first_decode, &decode, context_tokens);
+    if (!error && output_tokens > 1) {
+        int32_t last = context_tokens + output_tokens - 2;
+        out->first_decode_step_s = out->first_decode.seconds;
+        out->last_decode_step_s = decode_step_s(&decode, last);
+        out->decode_s = sum_steps(&decode, context_tokens, last, out->first_decode_step_s, out->last_decode_step_s);
+    }
+    free(decode.work);
+    return error;
+}
+
+static int predict_memory(struct request_prediction *out, const struct device *device, const struct plan *plan,
+                          int32_t n_seqs, int32_t context_tokens, int32_t output_tokens)
+{
+    int64_t tokens = (int64_t)context_tokens + output_tokens, page = plan->page_tokens;
+    tokens = (tokens + page - 1) / page * page;
+    out->weight_bytes = plan_weight_bytes(plan);
+    if (__builtin_mul_overflow(tokens, plan_kv_bytes_per_token(plan), &out->kv_bytes_per_seq) ||
+        __builtin_add_overflow(out->kv_bytes_per_seq, plan_kv_bytes_per_sequence(plan), &out->kv_bytes_per_seq) ||
+        __builtin_mul_overflow(out->kv_bytes_per_seq, n_seqs, &out->kv_bytes) ||
+        __builtin_add_overflow(out->kv_bytes, out->weight_bytes, &out->total_bytes)) {
+        return status_fail(-EINVAL, "%d sequences of %lld tokens: more bytes of cache than can be counted", n_seqs,
+                           (long long)tokens);
+    }
+    if (!(device->memory_bytes.value > 0)) {
+        out->max_seqs = -1;
+    } else {
+        double left = device->memory_bytes.value - (double)out->weight_bytes;
+        out->max_seqs = left > 0 && out->kv_bytes_per_seq > 0 ? (int64_t)(left / (double)out->kv_bytes_per_seq) : 0;
+    }
+    return 0;
+}
+
+int predict_request(struct request_prediction *out, const struct device *device, const struct plan *plan,
+                    int32_t n_seqs, int32_t context_tokens, int32_t output_tokens, int32_t chunk_tokens)
+{
+    if (n_seqs < 1 || context_tokens < 1 || output_tokens < 1 || chunk_tokens < 0 ||
+        (int64_t)context_tokens + output_tokens > INT32_MAX) {
+        return status_fail(-EINVAL, "%d sequences of %d + %d tokens in chunks of %d: expected at least one sequence, prompt "
+                           "token and output token, and at most %d tokens together", n_seqs, context_tokens, output_tokens,
+                           chunk_tokens, INT32_MAX);
+    }
+    struct request_prediction request = {0};
+    int error = plan_check(plan);
+    error = error ? error : predict_memory(&request, device, plan, n_seqs, context_tokens, output_tokens);
+    error = error ? error : predict_prefill(&request.prefill, device, plan, context_tokens, chunk_tokens);
+    error = error ? error : predict_decode(&request, device, plan, n_seqs, context_tokens, output_tokens);
+    if (error) {
+        return error;
+    }
+    request.prefill_s = request.prefill.seconds;
+    request.ttft_s = request.prefill_s * 0.5 * (n_seqs + 1.0);
+    request.end_to_end_s = request.prefill_s * n_seqs + request.decode_s;
+    if (request.decode_s > 0) {
+        request.decode_tokens_per_s = (output_tokens - 1.0) * n_seqs / request.decode_s;
+    }
+    request.throughput_tokens_per_s = (double)output_tokens * n_seqs / request.end_to_end_s;
+    request.provenance = provenance_weaker(request.prefill.provenance, request.first_decode.provenance);
+    *out = request;
+    return 0;
+}
