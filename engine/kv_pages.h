@@ -20,6 +20,7 @@ void kv_pages_close_seq(struct kv_pages *pages, int32_t slot);
 // Grows the sequence to `tokens`. -ENOMEM if pages are short: then nothing changed, and kv_pages_needed says how many.
 int kv_pages_grow(struct kv_pages *pages, int32_t slot, int32_t tokens);
 int32_t kv_pages_needed(const struct kv_pages *pages, int32_t slot, int32_t tokens);    // more pages than it has now
+int32_t kv_pages_for(const struct kv_pages *pages, int32_t tokens);    // pages that hold so many tokens
 
 // Lets an empty sequence `to` begin with the first `tokens` (rounded down to whole pages) of `from`. Returns the tokens
 // shared.

@@ -1,0 +1,244 @@
+// engine/scheduler.c - the policy.
+//
+// Requests stand in one order, that of submission: first those that run, then those that wait. Admission takes the
+// first that waits, preemption returns the last that runs to the head of the queue, so the order never changes and the
+// oldest request always gets on. A preempted request keeps its count of tokens drawn: they join its prompt.
+#include "engine/scheduler.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine/status.h"
+
+struct request {
+    struct request *next;       // in the queue
+    int64_t id;
+    int32_t known_tokens;       // prompt and tokens drawn so far: all that can be put into the cache
+    int32_t cached_tokens;      // of those, in the cache; always less than known_tokens while it runs
+    int32_t open_tokens;        // still to draw
+    int32_t prompt_tokens;      // known_tokens at admission: until they are cached, this is prefill
+    int32_t slot;
+};
+
+struct scheduler {
+    struct scheduler_options options;
+    struct kv_pages *pages;         // borrowed
+    struct request **running;       // [max_seqs] oldest first; owned
+    int32_t n_running, n_waiting;
+    struct request *first, *last;   // waiting; owned
+};
+
+int scheduler_open(struct scheduler **out, const struct scheduler_options *options, struct kv_pages *pages)
+{
+    *out = NULL;
+    if (options->max_seqs < 1 || options->max_step_tokens < 1) {
+        return status_fail(-EINVAL, "%d sequences and %d tokens per step: expected at least one of each",
+                           options->max_seqs, options->max_step_tokens);
+    }
+    struct scheduler *scheduler = calloc(1, sizeof *scheduler);
+    struct request **running = calloc((size_t)options->max_seqs, sizeof *running);
+    if (!scheduler || !running) {
+        free(scheduler);
+        free(running);
+        return status_fail(-ENOMEM, "no memory for a schedule of %d sequences", options->max_seqs);
+    }
+    *scheduler = (struct scheduler){.options = *options, .pages = pages, .running = running};
+    *out = scheduler;
+    return 0;
+}
+
+void scheduler_close(struct scheduler *scheduler)
+{
+    if (!scheduler) {
+        return;
+    }
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        kv_pages_close_seq(scheduler->pages, scheduler->running[i]->slot);
+        free(scheduler->running[i]);
+    }
+    while (scheduler->first) {
+        struct request *next = scheduler->first->next;
+        free(scheduler->first);
+        scheduler->first = next;
+    }
+    free(scheduler->running);
+    free(scheduler);
+}
+
+int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens)
+{
+    if (prompt_tokens < 1 || max_output_tokens < 1) {
+        return status_fail(-EINVAL, "a request of %d prompt tokens and %d output tokens: expected at least one of each",
+                           prompt_tokens, max_output_tokens);
+    }
+    int64_t tokens = (int64_t)prompt_tokens + max_output_tokens - 1;    // the last token drawn is never cached
+    int32_t n_pages = kv_pages_free(scheduler->pages) + kv_pages_used(scheduler->pages);
+    if (tokens > INT32_MAX || kv_pages_for(scheduler->pages, (int32_t)tokens) > n_pages) {
+        return status_fail(-EINVAL, "a request of %d prompt and %d output tokens can never fit into %d pages of the KV "
+                           "cache", prompt_tokens, max_output_tokens, n_pages);
+    }
+    struct request *waiting = calloc(1, sizeof *waiting);
+    if (!waiting) {
+        return status_fail(-ENOMEM, "no memory for another request");
+    }
+    *waiting = (struct request){
+        .id = request, .known_tokens = prompt_tokens, .open_tokens = max_output_tokens, .slot = -1};
+    if (scheduler->last) {
+        scheduler->last->next = waiting;
+    } else {
+        scheduler->first = waiting;
+    }
+    scheduler->last = waiting;
+    scheduler->n_waiting++;
+    return 0;
+}
+
+// Returns the youngest running request to the head of the queue. It will be recomputed from its tokens so far.
+static int64_t preempt_youngest(struct scheduler *scheduler)
+{
+    struct request *youngest = scheduler->running[--scheduler->n_running];
+    kv_pages_close_seq(scheduler->pages, youngest->slot);
+    youngest->slot = -1;
+    youngest->cached_tokens = 0;
+    youngest->next = scheduler->first;
+    scheduler->first = youngest;
+    scheduler->last = scheduler->last ? scheduler->last : youngest;
+    scheduler->n_waiting++;
+    return youngest->id;
+}
+
+// Starts the request at the head of the queue if a slot and the pages of all its tokens are free.
+static struct request *admit(struct scheduler *scheduler)
+{
+    struct request *next = scheduler->first;
+    if (!next || scheduler->n_running == scheduler->options.max_seqs ||
+        kv_pages_for(scheduler->pages, next->known_tokens) > kv_pages_free(scheduler->pages) ||
+        kv_pages_open_seq(scheduler->pages, &next->slot) != 0) {
+        return NULL;
+    }
+    int error = kv_pages_grow(scheduler->pages, next->slot, next->known_tokens);
+    assert(!error);    // the pages were counted above
+    (void)error;
+    scheduler->first = next->next;
+    scheduler->last = scheduler->first ? scheduler->last : NULL;
+    scheduler->n_waiting--;
+    next->next = NULL;
+    next->prompt_tokens = next->known_tokens;
+    scheduler->running[scheduler->n_running++] = next;
+    return next;
+}
+
+static bool decodes(const struct request *request)
+{
+    return request->cached_tokens >= request->prompt_tokens;
+}
+
+static void plan_rows(struct scheduled *out, const struct request *request, int32_t max_tokens)
+{
+    int32_t left = request->known_tokens - request->cached_tokens;
+    int32_t tokens = left < max_tokens ? left : max_tokens;
+    *out = (struct scheduled){
+        .request = request->id,
+        .slot = request->slot,
+        .context_tokens = request->cached_tokens,
+        .new_tokens = tokens,
+        .wants_logits = tokens == left,
+    };
+}
+
+int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64_t *preempted, int32_t *n_preempted)
+{
+    int32_t n = 0, tokens_left = scheduler->options.max_step_tokens;
+    *n_preempted = 0;
+    // Pass 1: sequences that decode, oldest first. Who lacks a page takes it from the youngest, which may be itself.
+    for (int32_t i = 0; i < scheduler->n_running && tokens_left > 0; i++) {
+        struct request *request = scheduler->running[i];
+        if (!decodes(request)) {
+            continue;
+        }
+        while (i < scheduler->n_running && kv_pages_needed(scheduler->pages, request->slot, request->known_tokens) >
+                                               kv_pages_free(scheduler->pages)) {
+            preempted[(*n_preempted)++] = preempt_youngest(scheduler);
+        }
+        if (i < scheduler->n_running) {
+            int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens);
+            assert(!error);
+            (void)error;
+            plan_rows(&out[n++], request, 1);
+            tokens_left--;
+        }
+    }
+    // Pass 2: prompts that run, oldest first; their pages are theirs since admission.
+    for (int32_t i = 0; i < scheduler->n_running && tokens_left > 0; i++) {
+        if (!decodes(scheduler->running[i])) {
+            plan_rows(&out[n], scheduler->running[i], tokens_left);
+            tokens_left -= out[n++].new_tokens;
+        }
+    }
+    // Pass 3: new prompts; not in a step that had to preempt, where the first in the queue has just lost its place.
+    while (tokens_left > 0 && *n_preempted == 0) {
+        const struct request *request = admit(scheduler);
+        if (!request) {
+            break;
+        }
+        plan_rows(&out[n], request, tokens_left);
+        tokens_left -= out[n++].new_tokens;
+    }
+    return n;
+}
+
+// Steps name requests in the order in which they run, save that decoding ones come first: the search begins where the
+// last one ended.
+static struct request *find_running(const struct scheduler *scheduler, int64_t id, int32_t *from)
+{
+    for (int32_t k = 0; k < scheduler->n_running; k++) {
+        int32_t i = (*from + k) % scheduler->n_running;
+        if (scheduler->running[i]->id == id) {
+            *from = i + 1;
+            return scheduler->running[i];
+        }
+    }
+    return NULL;
+}
+
+void scheduler_complete(struct scheduler *scheduler, const struct scheduled *done, const bool *ended, int32_t n,
+                        int64_t *finished, int32_t *n_finished)
+{
+    int32_t from = 0;
+    for (int32_t i = 0; i < n; i++) {
+        struct request *request = find_running(scheduler, done[i].request, &from);
+        assert(request && request->cached_tokens == done[i].context_tokens);
+        request->cached_tokens += done[i].new_tokens;
+        if (done[i].wants_logits) {
+            request->known_tokens++;
+            request->open_tokens--;
+        }
+        if (ended[i]) {
+            request->open_tokens = 0;
+        }
+    }
+    *n_finished = 0;
+    int32_t kept = 0;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        struct request *request = scheduler->running[i];
+        if (request->open_tokens > 0) {
+            scheduler->running[kept++] = request;
+            continue;
+        }
+        finished[(*n_finished)++] = request->id;
+        kv_pages_close_seq(scheduler->pages, request->slot);
+        free(request);
+    }
+    scheduler->n_running = kept;
+}
+
+int32_t scheduler_running(const struct scheduler *scheduler)
+{
+    return scheduler->n_running;
+}
+
+int32_t scheduler_waiting(const struct scheduler *scheduler)
+{
+    return scheduler->n_waiting;
+}
