@@ -4,8 +4,8 @@
 #include "tests/check.h"
 
 // The pure part of the engine: no tensors, no clock; every room may use it.
-static const char *const pure[] = {"plan", "stage", "cost", "sample", "observer", "scheduler", "kv_pages", "dtype",
-                                   "status", "output_file", "model_config", NULL};
+static const char *const pure[] = {"plan", "plan_check", "stage", "cost", "sample", "observer", "scheduler", "kv_pages",
+                                   "dtype", "status", "output_file", "model_config", NULL};
 
 static const struct {
     const char *room;
