@@ -315,7 +315,7 @@ int device_table_load(struct device **out, int32_t *n, const char *path)
     *out = NULL;
     *n = 0;
     char *text;
-    size_t length;
+    size_t length = 0;
     int error = read_whole(&text, &length, path);
     if (!error) {
         error = device_table_parse(out, n, text, length, path);
