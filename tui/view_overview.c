@@ -1,0 +1,208 @@
+// tui/view_overview.c - one method now: its figures, its recent steps, and where a step's time goes.
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tui/views.h"
+
+static const struct pen text_pen = {ROLE_TEXT, 0}, dim_pen = {ROLE_DIM, 0};
+
+struct figure {
+    const char *name;
+    char value[FORMAT_BYTES];
+};
+
+enum { N_FIGURES = 10 };
+
+// In the order of their importance: a low panel shows the first ones.
+static void figures(struct figure *out, const struct state *state, int32_t method, bool known,
+                    const struct phase_summary *phase)
+{
+    static const char *const names[N_FIGURES] = {"decode tok/s", "step", "% of floor", "first token", "context", "KV bytes",
+                                                 "batch", "queue", "prefill tok/s", "requests"};
+    struct method_summary told;
+    struct phase_summary decode, prefill;
+    for (int i = 0; i < N_FIGURES; i++) {
+        out[i] = (struct figure){.name = names[i], .value = "-"};
+    }
+    if (method < 0) {
+        return;
+    }
+    state_method(state, method, &told);
+    state_phase(state, method, PHASE_DECODE, &decode);
+    state_phase(state, method, PHASE_PREFILL, &prefill);
+    format_number(out[0].value, decode.tokens_per_s);
+    if (known) {
+        format_time_ns(out[1].value, phase->median_ns);
+        format_percent(out[2].value, phase->floor_part);
+        format_whole(out[4].value, phase->context_tokens);
+    }
+    format_time_ns(out[3].value, told.ttft_s * 1e9);
+    format_bytes(out[5].value, told.kv_bytes);
+    format_whole(out[6].value, isfinite(told.batch) ? told.batch : known ? (double)phase->n_seqs : NAN);
+    format_whole(out[7].value, told.queue);
+    format_number(out[8].value, prefill.tokens_per_s);
+    if (told.submitted > 0) {
+        snprintf(out[9].value, FORMAT_BYTES, "%lld of %lld", (long long)told.finished, (long long)told.submitted);
+    }
+}
+
+static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method, bool known,
+                     const struct phase_summary *phase)
+{
+    char title[SOURCE_NAME_BYTES] = "waiting for samples";
+    if (method >= 0) {
+        state_label(state, method, title, sizeof title);
+    }
+    struct rect inside = layout_inside(layout, layout->now);
+    if (layout->framed) {
+        cells_frame(cells, layout->now, title);
+    }
+    struct figure all[N_FIGURES];
+    figures(all, state, method, known, phase);
+    bool alone = layout->stack.rows == 0;    // then the bar stands here
+    int32_t rows = inside.rows - (alone && known && inside.rows > 2 ? 1 : 0);
+    int32_t columns = inside.cols >= 64 ? 3 : inside.cols >= 48 ? 2 : 1;
+    columns = alone ? columns : 1;
+    int32_t width = (inside.cols - 3 * (columns - 1)) / columns;
+    for (int32_t i = 0; i < N_FIGURES && i < rows * columns; i++) {
+        int32_t row = i / columns, col = i % columns * (width + 3);
+        cells_text(cells, inside, row, col, dim_pen, all[i].name);
+        struct pen pen = {i == 0 ? ROLE_GOOD : ROLE_TEXT, i < 2 ? ATTRIBUTE_BOLD : 0};
+        cells_text_right(cells, inside, row, col + width, pen, all[i].value);
+    }
+    if (rows < inside.rows) {
+        view_stack(cells, inside, rows, inside.cols, phase);
+    }
+}
+
+static void draw_history(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
+                         enum phase phase)
+{
+    double durations[STATE_STEPS], top = 0, least = INFINITY;
+    struct rect inside = layout_inside(layout, layout->history);
+    enum { AXIS_COLS = 9 };
+    struct rect plot = {inside.row, inside.col + AXIS_COLS, inside.rows, inside.cols - AXIS_COLS};
+    int32_t n = plot.cols < STATE_STEPS ? plot.cols : STATE_STEPS;
+    n = method >= 0 ? state_history(state, method, phase, durations, n) : 0;
+    for (int32_t i = 0; i < n; i++) {
+        top = durations[i] > top ? durations[i] : top;
+        least = durations[i] < least ? durations[i] : least;
+    }
+    char title[96] = "Step time", text[FORMAT_BYTES];
+    if (n > 0) {
+        format_time_ns(text, least);
+        snprintf(title, sizeof title, "Last %d %s steps, shortest %s", n, phase_name(phase), text);
+    }
+    if (layout->framed) {
+        cells_frame(cells, layout->history, title);
+    }
+    if (n == 0 || plot.cols < 8) {
+        return;
+    }
+    format_time_ns(text, top);
+    cells_text_right(cells, inside, 0, AXIS_COLS - 1, dim_pen, text);
+    if (inside.rows > 4) {
+        format_time_ns(text, top / 2);
+        cells_text_right(cells, inside, inside.rows / 2, AXIS_COLS - 1, dim_pen, text);
+    }
+    cells_text_right(cells, inside, inside.rows - 1, AXIS_COLS - 1, dim_pen, "0");
+    cells_plot(cells, plot, durations, n, top, (struct pen){ROLE_ACCENT, 0});
+}
+
+// The parts of a step beside their keys, in as many columns as it takes for all to be seen.
+static void draw_legend(struct cells *cells, struct rect clip, const struct phase_summary *phase)
+{
+    enum { SHORT_COLS = 25, LONG_COLS = 35 };    // "w window_attention 12.3%", and "  1.23 ms" behind it
+    int32_t parts[STAGE_COUNT + 2], n = 0;
+    for (int32_t stage = 0; stage < STAGE_COUNT; stage++) {
+        if (phase->stages[stage].window_calls > 0) {
+            parts[n++] = stage;
+        }
+    }
+    parts[n++] = STAGE_COUNT;
+    int32_t columns = clip.cols / LONG_COLS > 0 ? clip.cols / LONG_COLS : 1;
+    if (columns * clip.rows < n && clip.cols / SHORT_COLS > columns) {
+        columns = clip.cols / SHORT_COLS;
+    }
+    int32_t rows = (n + columns - 1) / columns, width = clip.cols / columns;
+    rows = rows < clip.rows ? rows : clip.rows;
+    for (int32_t i = 0; i < n && i < rows * columns; i++) {
+        int32_t stage = parts[i], row = i % rows, col = i / rows * width;
+        char text[FORMAT_BYTES];
+        double mean_ns = stage < STAGE_COUNT ? phase->stages[stage].mean_ns : phase->gaps_ns;
+        view_stage_key(cells, clip, row, col, stage);
+        cells_text(cells, clip, row, col + 2, text_pen, stage < STAGE_COUNT ? stage_name((enum stage)stage) : "gaps");
+        format_percent(text, mean_ns / phase->mean_ns);
+        cells_text_right(cells, clip, row, col + 24, text_pen, text);
+        if (width >= LONG_COLS) {
+            format_time_ns(text, mean_ns);
+            cells_text_right(cells, clip, row, col + 34, dim_pen, text);
+        }
+    }
+}
+
+static void draw_stack(struct cells *cells, const struct layout *layout, bool known, enum phase phase,
+                       const struct phase_summary *summary)
+{
+    struct rect inside = layout_inside(layout, layout->stack);
+    char title[96] = "Where a step goes", text[FORMAT_BYTES];
+    if (known) {
+        format_time_ns(text, summary->mean_ns);
+        snprintf(title, sizeof title, "Where a %s step goes: %s, mean of %d", phase_name(phase), text, summary->window_steps);
+    }
+    if (layout->framed) {
+        cells_frame(cells, layout->stack, title);
+    }
+    if (!known) {
+        return;
+    }
+    int32_t bar_rows = inside.rows >= 12 ? 2 : 1, skip = bar_rows + (inside.rows >= 9 ? 1 : 0);
+    for (int32_t row = 0; row < bar_rows; row++) {
+        view_stack(cells, inside, row, inside.cols, summary);
+    }
+    if (inside.rows > skip) {
+        draw_legend(cells, (struct rect){inside.row + skip, inside.col, inside.rows - skip, inside.cols}, summary);
+    }
+}
+
+void view_overview(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui)
+{
+    struct phase_summary summary;
+    enum phase phase;
+    int32_t method = ui_method(ui, state);
+    bool known = view_phase(state, ui, method, &phase, &summary);
+    draw_now(cells, layout, state, method, known, &summary);
+    if (layout->history.rows > 0) {
+        draw_history(cells, layout, state, method, phase);
+    }
+    if (layout->stack.rows > 0) {
+        draw_stack(cells, layout, known, phase, &summary);
+    }
+}
+
+void note_overview(char *note, const struct state *state, const struct ui *ui)
+{
+    struct phase_summary summary, base;
+    enum phase phase;
+    int32_t method = ui_method(ui, state), baseline = ui_baseline(ui, state);
+    if (!view_phase(state, ui, method, &phase, &summary)) {
+        snprintf(note, NOTE_BYTES, "No step yet.");
+        return;
+    }
+    char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], rate[FORMAT_BYTES], ratio[FORMAT_BYTES], share[FORMAT_BYTES];
+    state_label(state, method, label, sizeof label);
+    format_number(rate, summary.tokens_per_s);
+    int length = snprintf(note, NOTE_BYTES, "%s: %s %s tokens/s", label, rate, phase_name(phase));
+    if (baseline != method && state_phase(state, baseline, phase, &base) && length < NOTE_BYTES) {
+        state_label(state, baseline, other, sizeof other);
+        format_ratio(ratio, summary.tokens_per_s / base.tokens_per_s);
+        length += snprintf(note + length, (size_t)(NOTE_BYTES - length), ", %s %s", ratio, other);
+    }
+    int32_t greatest = view_greatest(&summary);
+    if (greatest < STAGE_COUNT && length < NOTE_BYTES) {
+        format_percent(share, summary.stages[greatest].share);
+        snprintf(note + length, (size_t)(NOTE_BYTES - length), ". Most of a step: %s, %s.", stage_name((enum stage)greatest),
+                 share);
+    }
+}
