@@ -1,0 +1,88 @@
+// traces/trace_internal.h - what the writer, the reader and the checker share: the words of a trace, and packets.
+//
+// Private to this room. The schema and what stands where: traces/trace.proto.
+#pragma once
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "trace.pb-c.h"
+#include "traces/id_map.h"
+#include "traces/trace_file.h"
+
+// Annotations by number; iid = number + 1, so those of stages are the shortest on the wire.
+enum trace_annotation {
+    ANNOTATION_STEP, ANNOTATION_LAYER, ANNOTATION_N_SEQS, ANNOTATION_N_TOKENS, ANNOTATION_CONTEXT_TOKENS,
+    ANNOTATION_BYTES, ANNOTATION_FLOPS,
+    ANNOTATION_REQUEST, ANNOTATION_PROMPT_TOKENS, ANNOTATION_OUTPUT_TOKENS,
+    ANNOTATION_SOURCE, ANNOTATION_DEVICE, ANNOTATION_BACKEND, ANNOTATION_MODEL, ANNOTATION_METHOD, ANNOTATION_N_LAYERS,
+    ANNOTATION_TOP_K, ANNOTATION_UNIT_TOKENS, ANNOTATION_INDEX_SETS, ANNOTATION_WINDOW_TOKENS, ANNOTATION_PAGE_TOKENS,
+    ANNOTATION_WEIGHT_DTYPE, ANNOTATION_KV_DTYPE, ANNOTATION_INDEX_DTYPE, ANNOTATION_THREADS, ANNOTATION_GRAPH,
+    ANNOTATION_COUNT
+};
+const char *trace_annotation_name(enum trace_annotation annotation);
+
+// Categories; iid = number + 1. The first PHASE_COUNT are the phases: a stage's category.
+enum trace_category { CATEGORY_STEP = PHASE_COUNT, CATEGORY_REQUEST, CATEGORY_SOURCE, CATEGORY_COUNT };
+const char *trace_category_name(int32_t category);
+
+// Names of events; iid = number + 1. First the stages, then the phases, then these.
+enum trace_name { NAME_PHASE = STAGE_COUNT, NAME_SOURCE = STAGE_COUNT + PHASE_COUNT, NAME_QUEUE, NAME_FINISHED, NAME_COUNT };
+const char *trace_name_text(int32_t name);
+
+enum { TRACE_CLOCK_MONOTONIC = 3, TRACE_CLOCK_REALTIME = 1, TRACE_CLOCK_BOOTTIME = 6 };
+
+// Packets of a trace, with the names of their sequences.
+
+enum trace_intern { INTERN_CATEGORY, INTERN_NAME, INTERN_ANNOTATION, INTERN_COUNT };
+
+struct trace_interned {
+    char *text;             // owned
+    int32_t annotation;     // for names of annotations: enum trace_annotation, -1: not one of ours
+};
+
+struct trace_sequence {
+    uint32_t id;
+    bool cleared;                        // a packet has begun its names
+    int64_t packets;
+    struct id_map names[INTERN_COUNT];   // iid -> index into `interned`
+    struct trace_interned *interned;     // [n_interned], owned
+    int64_t n_interned, capacity;
+    uint64_t default_track;              // 0: none
+    uint32_t default_clock;
+};
+
+// NULL: not interned on that sequence.
+const struct trace_interned *trace_interned(const struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid);
+
+struct trace_packet {
+    const Perfetto__Protos__TracePacket *packet;    // valid during the call; NULL: a piece that is no packet, or too large
+    const struct trace_sequence *sequence;          // NULL: the packet names none
+    int64_t offset;                                 // of its first byte in the file
+};
+
+struct trace_decoding {
+    const char *name;       // of the file, for messages
+    FILE *stream;
+    int64_t size;           // bytes in it
+    int (*packet)(void *user, const struct trace_packet *packet);    // an error ends the decoding
+    void *user;
+    int64_t packets, offset;    // out: packets seen, bytes consumed
+    bool truncated;             // out: the last packet is not whole
+};
+
+// Reads packet by packet. -EINVAL: not a trace, broken at the named byte, or truncated.
+int trace_decode(struct trace_decoding *decoding);
+
+// An event's annotations, its names and its track, resolved.
+struct trace_event {
+    int32_t type;                             // Perfetto__Protos__TrackEvent__Type
+    uint64_t track;                           // 0: none
+    int64_t time_ns;
+    const char *name, *category;              // "" if none
+    int64_t unresolved;                       // names by iids that the sequence does not know
+    uint32_t present;                         // bit per annotation
+    int64_t number[ANNOTATION_COUNT];         // 0 where absent
+    const char *text[ANNOTATION_COUNT];       // "" where absent
+};
+void trace_event_resolve(struct trace_event *out, const struct trace_packet *packet);
