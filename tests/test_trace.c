@@ -1,0 +1,318 @@
+// tests/test_trace.c - what goes into a trace comes out of it; what is no trace is said to be none.
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/status.h"
+#include "tests/check.h"
+#include "tests/trace_stream.h"
+#include "traces/trace.h"
+
+static char folder[64], path[128], other[128];
+
+static struct trace_writer *open_writer(const char *where, bool in_place)
+{
+    struct trace_writer_options options = {.path = where, .in_place = in_place, .command = "clsa profile --seed 7"};
+    struct trace_writer *writer;
+    int error = trace_writer_open(&writer, &options);
+    CHECK_MESSAGE(error == 0, "open %s: %s", where, status_text());
+    return writer;
+}
+
+static char *slurp(const char *where, size_t *n)
+{
+    FILE *stream = fopen(where, "rb");
+    *n = 0;
+    CHECK_MESSAGE(stream != NULL, "%s: cannot read", where);
+    if (!stream) {
+        return calloc(1, 1);
+    }
+    fseek(stream, 0, SEEK_END);
+    long size = ftell(stream);
+    rewind(stream);
+    char *bytes = malloc((size_t)size + 1);
+    *n = fread(bytes, 1, (size_t)size, stream);
+    fclose(stream);
+    return bytes;
+}
+
+static void spill(const char *where, const char *bytes, size_t n)
+{
+    FILE *stream = fopen(where, "wb");
+    CHECK(stream && fwrite(bytes, 1, n, stream) == n && fclose(stream) == 0);
+}
+
+// The offset behind the first two packets, which hold the clocks at opening time.
+static size_t behind_preamble(const char *bytes)
+{
+    size_t at = 0;
+    for (int packet = 0; packet < 2; packet++) {
+        size_t size = 0;
+        at++;
+        for (int shift = 0;; shift += 7) {
+            unsigned char byte = (unsigned char)bytes[at++];
+            size |= (size_t)(byte & 0x7f) << shift;
+            if (byte < 0x80) {
+                break;
+            }
+        }
+        at += size;
+    }
+    return at;
+}
+
+static void test_round_trip(enum stream_kind kind, int64_t n, bool in_place)
+{
+    uint64_t seed = check_random();
+    struct stream_log sent = {0}, got = {0};
+    struct sample_sink log = stream_log_sink(&sent);
+    stream_random(&log, kind, n, seed);
+    struct trace_writer *writer = open_writer(path, in_place);
+    struct sample_sink sink = trace_writer_sink(writer);
+    stream_random(&sink, kind, n, seed);    // the same stream again
+    CHECK(trace_writer_flush(writer) == 0);
+    int64_t bytes = trace_writer_bytes(writer);
+    CHECK_MESSAGE(trace_writer_close(writer) == 0, "close: %s", status_text());
+
+    struct trace_stats stats;
+    log = stream_log_sink(&got);
+    int error = trace_read(path, &log, &stats);
+    CHECK_MESSAGE(error == 0, "read: %s", status_text());
+    CHECK_MESSAGE(sent.n == got.n && memcmp(sent.text, got.text, sent.n) == 0, "the stream of %lld samples came back changed",
+                  (long long)sent.samples);
+    CHECK(stats.unknown_packets == 0 && !stats.truncated && stats.bytes == bytes);
+    CHECK(strcmp(stats.command, "clsa profile --seed 7") == 0);
+
+    // Written again from what was read: the same bytes.
+    writer = open_writer(other, false);
+    sink = trace_writer_sink(writer);
+    CHECK(trace_read(path, &sink, NULL) == 0 && trace_writer_close(writer) == 0);
+    size_t n_first, n_second;
+    char *first = slurp(path, &n_first), *second = slurp(other, &n_second);
+    CHECK(n_first == (size_t)bytes && n_first == n_second);
+    size_t at = behind_preamble(first);
+    CHECK(n_first == n_second && memcmp(first + at, second + at, n_first - at) == 0);
+    free(first);
+    free(second);
+    free(sent.text);
+    free(got.text);
+}
+
+// Any cut: all whole packets, then one clear error. A cut between packets cannot be seen and is none.
+static void test_truncated(void)
+{
+    struct trace_writer *writer = open_writer(path, false);
+    struct sample_sink sink = trace_writer_sink(writer);
+    stream_random(&sink, STREAM_SANE, 100, check_random());
+    CHECK(trace_writer_close(writer) == 0);
+    size_t n;
+    char *bytes = slurp(path, &n);
+    int64_t packets = 0, samples = 0;
+    int32_t whole = 0;
+    for (size_t cut = 1; cut < n; cut++) {
+        struct trace_stats stats;
+        spill(other, bytes, cut);
+        int error = trace_read(other, NULL, &stats);
+        int64_t now = stats.stage_samples + stats.step_samples + stats.request_samples + stats.counter_samples;
+        CHECK(error == 0 ? !stats.truncated : (error == -EINVAL && stats.truncated && strstr(status_text(), "byte ")));
+        CHECK(stats.packets >= packets && stats.packets <= packets + 1 && now >= samples);
+        packets = stats.packets;
+        samples = now;
+        whole += error == 0;
+    }
+    CHECK_MESSAGE(whole == packets && samples > 0, "%d whole of %lld packets", whole, (long long)packets);
+    free(bytes);
+}
+
+// Damage anywhere: an error with the place or a trace that says something else, never more.
+static void test_damaged(int32_t rounds)
+{
+    struct trace_writer *writer = open_writer(path, false);
+    struct sample_sink sink = trace_writer_sink(writer);
+    stream_random(&sink, STREAM_WILD, 300, check_random());
+    CHECK(trace_writer_close(writer) == 0);
+    size_t n;
+    char *bytes = slurp(path, &n), *damaged = malloc(n);
+    int32_t found = 0;
+    for (int32_t i = 0; i < rounds; i++) {
+        memcpy(damaged, bytes, n);
+        for (int32_t hits = check_range(1, 4); hits > 0; hits--) {
+            damaged[check_random() % n] = (char)check_random();
+        }
+        spill(other, damaged, n);
+        struct stream_log log = {0};
+        struct sample_sink logged = stream_log_sink(&log);
+        int error = trace_read(other, &logged, NULL);
+        CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), other)), "error %d: %s", error, status_text());
+        found += error != 0;
+        free(log.text);
+    }
+    CHECK(found > 0);
+    free(bytes);
+    free(damaged);
+}
+
+static void expect_bad(const char *where, const char *word)
+{
+    struct trace_stats stats;
+    int error = trace_read(where, NULL, &stats);
+    CHECK_MESSAGE(error == -EINVAL && strstr(status_text(), where) && strstr(status_text(), word),
+                  "%s: got %d '%s', expected '%s'", where, error, status_text(), word);
+}
+
+static void test_bad_input(void)
+{
+    expect_bad(folder, "folder");
+    unlink(other);
+    expect_bad(other, "No such file");
+    spill(other, "", 0);
+    expect_bad(other, "empty");
+    spill(other, "[{\"ph\": \"X\"}]", 13);
+    expect_bad(other, "not a Perfetto trace");
+    spill(other, "\x1f\x8b\x08\x00", 4);
+    expect_bad(other, "gunzip");
+    spill(other, "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 10);
+    expect_bad(other, "middle of a packet");
+    spill(other, "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 12);
+    expect_bad(other, "not a Perfetto trace");
+    spill(other, "\x0a\x02\x5a\x05", 4);    // an event longer than its packet
+    expect_bad(other, "damaged");
+    expect_bad("/dev/null", "no regular file");
+}
+
+// Fields and packets of other producers are passed over and counted.
+static void test_foreign(void)
+{
+    // A packet with field 2000 only; a packet of field 37 (a profile); field 3 of the Trace message; an event on no track.
+    static const char foreign[] = "\x0a\x04\x82\x7d\x01\x00" "\x0a\x03\xaa\x02\x00" "\x1a\x02hi" "\x0a\x06\x50\x01\x5a\x02\x48\x01";
+    struct trace_writer *writer = open_writer(path, false);
+    struct sample_sink sink = trace_writer_sink(writer);
+    stream_random(&sink, STREAM_SANE, 50, check_random());
+    CHECK(trace_writer_close(writer) == 0);
+    size_t n;
+    char *bytes = slurp(path, &n), *both = malloc(n + sizeof foreign);
+    memcpy(both, bytes, n);
+    memcpy(both + n, foreign, sizeof foreign - 1);
+    spill(other, both, n + sizeof foreign - 1);
+    struct trace_stats plain, mixed;
+    CHECK(trace_read(path, NULL, &plain) == 0);
+    int error = trace_read(other, NULL, &mixed);
+    CHECK_MESSAGE(error == 0, "foreign packets: %s", status_text());
+    CHECK(mixed.unknown_packets == 4 && mixed.packets == plain.packets + 4 && mixed.stage_samples == plain.stage_samples);
+    free(bytes);
+    free(both);
+}
+
+static void send_much(struct trace_writer *writer)
+{
+    struct sample_sink sink = trace_writer_sink(writer);
+    stream_random(&sink, STREAM_SANE, 40000, check_random());
+}
+
+// A file that may not grow fails like a full disk.
+static void test_full_disk(void)
+{
+    struct rlimit before, small = {.rlim_cur = 100000};
+    getrlimit(RLIMIT_FSIZE, &before);
+    small.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    unlink(path);
+    struct trace_writer *writer = open_writer(path, false);
+    struct trace_writer *live = open_writer(other, true);
+    struct sample_sink sink = trace_writer_sink(live);
+    stream_random(&sink, STREAM_SANE, 200, check_random());
+    CHECK(trace_writer_flush(live) == 0);
+    int64_t flushed = trace_writer_bytes(live);
+    setrlimit(RLIMIT_FSIZE, &small);
+    send_much(writer);
+    int error = trace_writer_close(writer);
+    CHECK_MESSAGE(error == -EFBIG && strstr(status_text(), path), "close on a full disk: %d %s", error, status_text());
+    send_much(live);
+    CHECK(trace_writer_close(live) == -EFBIG);
+    setrlimit(RLIMIT_FSIZE, &before);
+    struct stat info;
+    CHECK_MESSAGE(stat(path, &info) != 0 && errno == ENOENT, "%s was left behind", path);
+    char part[192];
+    snprintf(part, sizeof part, "%s.part-%ld", path, (long)getpid());
+    CHECK_MESSAGE(stat(part, &info) != 0, "%s was left behind", part);
+    struct trace_stats stats;
+    error = trace_read(other, NULL, &stats);
+    CHECK_MESSAGE(error == 0 && stats.bytes >= flushed, "the live trace after a full disk: %s", status_text());
+    CHECK(trace_writer_open(&live, &(struct trace_writer_options){.path = "/dev/full", .in_place = true}) == -ENOSPC);
+}
+
+static void test_writer_failures(void)
+{
+    struct trace_writer *writer;
+    char nowhere[160];
+    snprintf(nowhere, sizeof nowhere, "%s/missing/t.pftrace", folder);
+    CHECK(trace_writer_open(&writer, &(struct trace_writer_options){.path = nowhere}) == -ENOENT && !writer);
+    CHECK(trace_writer_open(&writer, &(struct trace_writer_options){.path = nowhere, .in_place = true}) == -ENOENT);
+    CHECK(trace_writer_open(&writer, &(struct trace_writer_options){.path = folder}) == -EISDIR);
+    CHECK(trace_writer_close(NULL) == 0);
+    // A sample of a source that was never announced is remembered until close, and nothing appears.
+    unlink(path);
+    writer = open_writer(path, false);
+    struct sample_sink sink = trace_writer_sink(writer);
+    struct counter_sample counter = {.source = 3, .time_ns = 5};
+    sink.counter(sink.user, &counter);
+    CHECK(trace_writer_close(writer) == -EINVAL && strstr(status_text(), "source 3") && access(path, F_OK) != 0);
+    // No sample at all is a trace all the same, and so are sources without samples.
+    struct trace_stats stats;
+    struct stream_log log = {0};
+    struct sample_sink logged = stream_log_sink(&log);
+    struct sample_source source = {.id = 12, .method = "clsa"};
+    writer = open_writer(path, false);
+    sink = trace_writer_sink(writer);
+    sink.source(sink.user, &source);
+    CHECK(trace_writer_close(writer) == 0 && trace_read(path, &logged, &stats) == 0 && log.samples == 1);
+    free(log.text);
+}
+
+// A live trace can be read while it is written, up to its last flush.
+static void test_live(void)
+{
+    struct trace_writer *writer = open_writer(other, true);
+    struct sample_sink sink = trace_writer_sink(writer);
+    int64_t seen = 0;
+    for (int i = 0; i < 5; i++) {
+        struct trace_stats stats;
+        stream_random(&sink, STREAM_SANE, 60, check_random());
+        CHECK(trace_writer_flush(writer) == 0);
+        int error = trace_read(other, NULL, &stats);
+        CHECK_MESSAGE(error == 0 && stats.step_samples > seen && stats.bytes == trace_writer_bytes(writer), "live: %s",
+                      status_text());
+        seen = stats.step_samples;
+    }
+    CHECK(trace_writer_close(writer) == 0);
+}
+
+int main(void)
+{
+    check_begin();
+    snprintf(folder, sizeof folder, "/tmp/test_trace_XXXXXX");
+    if (!mkdtemp(folder)) {
+        return check_skip("no folder under /tmp can be made");
+    }
+    snprintf(path, sizeof path, "%s/t.pftrace", folder);
+    snprintf(other, sizeof other, "%s/u.pftrace", folder);
+    for (int32_t i = 0; i < 30; i++) {
+        test_round_trip(STREAM_WILD, check_range(1, 400), i % 2);
+        test_round_trip(STREAM_SANE, check_range(1, 400), i % 2);
+    }
+    test_round_trip(STREAM_WILD, 20000, false);
+    test_truncated();
+    test_damaged(300);
+    test_bad_input();
+    test_foreign();
+    test_full_disk();
+    test_writer_failures();
+    test_live();
+    unlink(path);
+    unlink(other);
+    CHECK(rmdir(folder) == 0);
+    return check_end();
+}
