@@ -1,0 +1,400 @@
+// cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline.
+//
+// The model is a named size, one of our folders, or any config.json that engine/model_config.h reads: more can be priced
+// than run. One row per method and device; with --stages the breakdown of each. Nothing here runs a model.
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "cli/command.h"
+#include "cli/table.h"
+#include "engine/model_config.h"
+#include "engine/status.h"
+#include "sim/predict.h"
+
+enum { MAX_PLANS = 32, MAX_DEVICES = 64, MAX_CONFIG_BYTES = 1 << 24, CELL_BYTES = 256 };
+enum { MAX_CHUNKS = 1 << 16 };    // each is priced: this many take a second
+
+struct sim {
+    // From the command line.
+    const char *model, *methods, *device_names, *devices_file;
+    int32_t batch, context, output, chunk, threads;
+    bool json, stages;
+    struct plan_flags flags;
+    // What it names.
+    struct model_config config;     // of a file; a named size fills config.native.shape only
+    bool from_file;
+    int32_t n_plans, n_devices;
+    struct plan plans[MAX_PLANS];
+    struct device devices[MAX_DEVICES];
+};
+
+static const struct table_column request_columns[] = {
+    {"method", "method", -1},
+    {"device", "device", -1},
+    {"prefill_s", "prefill s", 3},
+    {"ttft_s", "TTFT s", 3},
+    {"first_decode_step_ms", "first ms", 3},
+    {"last_decode_step_ms", "last ms", 3},
+    {"tpot_ms", "TPOT ms", 3},
+    {"decode_tokens_per_s", "decode tok/s", 1},
+    {"end_to_end_s", "end to end s", 2},
+    {"throughput_tokens_per_s", "all tok/s", 1},
+    {"weight_gb", "weights GB", 3},
+    {"kv_gb_per_sequence", "KV GB/seq", 4},
+    {"max_sequences", "max seqs", 0},
+    {"bound_by", "mostly", -1},
+    {"provenance", "figures", -1},
+    {"verdict", "memory", -1},
+};
+
+static const struct table_column stage_columns[] = {
+    {"method", "method", -1}, {"device", "device", -1}, {"phase", "phase", -1}, {"stage", "stage", -1},
+    {"ms", "ms", 4},          {"percent", "%", 1},      {"gb", "GB", 4},        {"gflop", "Gflop", 2},
+    {"bound", "bound", -1},   {"provenance", "figures", -1},
+};
+
+// Cuts `list` at its commas, in place. Returns the number of names, or -EINVAL.
+static int split(char **names, int32_t max, char *list, const char *flag)
+{
+    int32_t n = 0;
+    for (char *rest = list, *name; (name = strsep(&rest, ",")) != NULL;) {
+        if (!*name || n == max) {
+            return status_fail(-EINVAL, "--%s: expected 1 to %d names with commas between them", flag, max);
+        }
+        names[n++] = name;
+    }
+    return n;
+}
+
+// The text of a config.json, to be freed by the caller.
+static int read_config(char **out, size_t *length, const char *path)
+{
+    *out = NULL;
+    struct stat info;
+    FILE *stream = fopen(path, "rbe");
+    if (!stream) {
+        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "--model %s: %s", path, strerror(errno));
+    }
+    int error = 0;
+    if (fstat(fileno(stream), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_CONFIG_BYTES) {
+        error = status_fail(-EINVAL, "--model %s: expected a config.json of at most %d bytes", path, MAX_CONFIG_BYTES);
+    } else if (!(*out = malloc((size_t)info.st_size + 1))) {
+        error = status_fail(-ENOMEM, "--model %s: no memory for %lld bytes", path, (long long)info.st_size);
+    } else {
+        *length = fread(*out, 1, (size_t)info.st_size, stream);
+    }
+    fclose(stream);
+    return error;
+}
+
+static int open_config(struct sim *sim)
+{
+    const struct model_shape *known = plan_find_model(sim->model);
+    struct stat info;
+    if (known) {
+        sim->config.native.shape = *known;
+        return 0;
+    }
+    if (stat(sim->model, &info) != 0) {
+        char names[256] = "";
+        for (int32_t i = 0; i < plan_model_count(); i++) {
+            strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
+        }
+        return status_fail(-EINVAL, "--model %s: neither a known size (%s) nor a folder or config.json", sim->model, names);
+    }
+    char path[4096], *text;
+    size_t length = 0;
+    snprintf(path, sizeof path, "%s%s", sim->model, S_ISDIR(info.st_mode) ? "/config.json" : "");
+    int error = read_config(&text, &length, path);
+    if (!error) {
+        error = model_config_parse(&sim->config, text, length, path);
+        free(text);
+    }
+    sim->from_file = true;
+    return error;
+}
+
+// The model as its config declares it. Of the flags only the types of weights and cache apply: the rest belongs to methods.
+static int add_native(struct sim *sim)
+{
+    struct plan_options knobs = sim->flags.options, none = plan_options_default();
+    if (!sim->from_file) {
+        return status_fail(-EINVAL, "--method native: %s is a size without a method of its own; name a config.json or a method",
+                           sim->model);
+    }
+    knobs.weight_dtype = none.weight_dtype;
+    knobs.kv_dtype = none.kv_dtype;
+    if (memcmp(&knobs, &none, sizeof knobs) != 0 && strcmp(sim->methods, "native") == 0) {
+        return status_fail(-EINVAL, "--method native: takes its index and window from the config; of the flags under "
+                           "\"Method\" only --weight-dtype and --kv-dtype apply");
+    }
+    struct plan *plan = &sim->plans[sim->n_plans++];
+    *plan = sim->config.native;
+    if (sim->flags.options.weight_dtype >= 0) {
+        plan->weight_dtype = (enum dtype)sim->flags.options.weight_dtype;
+    }
+    if (sim->flags.options.kv_dtype >= 0) {
+        plan->kv_dtype = (enum dtype)sim->flags.options.kv_dtype;
+    }
+    return 0;
+}
+
+static int add_method(struct sim *sim, const char *name)
+{
+    if (strcmp(name, "native") == 0) {
+        return add_native(sim);
+    }
+    int error = plan_build(&sim->plans[sim->n_plans], &sim->config.native.shape, name, &sim->flags.options);
+    if (error) {
+        return status_prefix(error, "--method %s: ", name);
+    }
+    sim->n_plans++;
+    return 0;
+}
+
+// All presets that this model's sizes allow; why one is left out goes to stderr.
+static int add_all(struct sim *sim)
+{
+    int error = sim->from_file ? add_native(sim) : 0;
+    for (int32_t i = 0; !error && i < plan_method_count() && sim->n_plans < MAX_PLANS; i++) {
+        if (add_method(sim, plan_method(i)->name)) {
+            fprintf(stderr, "clsa sim: left out: %s\n", status_text());
+        }
+    }
+    return error || sim->n_plans ? error : -EINVAL;
+}
+
+static int choose_plans(struct sim *sim)
+{
+    if (!sim->methods) {
+        sim->methods = sim->from_file && !sim->config.runnable ? "native" : "all";
+    }
+    if (strcmp(sim->methods, "all") == 0) {
+        return add_all(sim);
+    }
+    char *list = strdup(sim->methods), *names[MAX_PLANS];
+    if (!list) {
+        return status_fail(-ENOMEM, "no memory");
+    }
+    int n = split(names, MAX_PLANS, list, "method"), error = n < 0 ? n : 0;
+    for (int32_t i = 0; !error && i < n; i++) {
+        error = add_method(sim, names[i]);
+    }
+    free(list);
+    return error;
+}
+
+static int choose_devices(struct sim *sim)
+{
+    struct device *table = NULL;
+    int32_t n_table;
+    char *list = strdup(sim->device_names), *names[MAX_DEVICES];
+    if (!list) {
+        return status_fail(-ENOMEM, "no memory");
+    }
+    int n = split(names, MAX_DEVICES, list, "device"), error = n < 0 ? n : 0;
+    error = error ? error : device_table_load(&table, &n_table, sim->devices_file);
+    for (int32_t i = 0; !error && i < n; i++) {
+        struct device *device = &sim->devices[sim->n_devices++];
+        if (strcasecmp(names[i], "host") == 0) {
+            error = device_measure_host(device, sim->threads);
+        } else {
+            error = device_table_find(device, table, n_table, names[i]);
+            error = error ? status_prefix(error, "--device ") : 0;
+        }
+    }
+    free(table);
+    free(list);
+    return error;
+}
+
+// Does the batch fit, and if not, what does?
+static void verdict(char *out, size_t bytes, const struct sim *sim, const struct plan *plan, const struct device *device,
+                    const struct request_prediction *request)
+{
+    double memory = device->memory_bytes.value, weights = (double)request->weight_bytes;
+    if (request->max_seqs < 0) {
+        snprintf(out, bytes, "capacity unknown; needs %.4g GB", 1e-9 * (double)request->total_bytes);
+    } else if (request->max_seqs >= sim->batch) {
+        snprintf(out, bytes, "fits: %.4g of %.4g GB", 1e-9 * (double)request->total_bytes, 1e-9 * memory);
+    } else if (weights > memory) {
+        snprintf(out, bytes, "does not fit: weights %.4g GB alone exceed %.4g GB", 1e-9 * weights, 1e-9 * memory);
+    } else {
+        double per_seq = 1e-9 * (double)request->kv_bytes_per_seq;
+        int n = snprintf(out, bytes, "does not fit: weights %.4g GB + KV %.4g GB per sequence, %.4g GB in all; ",
+                         1e-9 * weights, per_seq, 1e-9 * memory);
+        if (n < 0 || (size_t)n >= bytes) {
+            return;
+        }
+        if (request->max_seqs > 0) {
+            snprintf(out + n, bytes - (size_t)n, "%lld sequences fit", (long long)request->max_seqs);
+            return;
+        }
+        double left = memory - weights - (double)plan_kv_bytes_per_sequence(plan);
+        double tokens = floor(left / (double)plan_kv_bytes_per_token(plan) / plan->page_tokens) * plan->page_tokens;
+        snprintf(out + n, bytes - (size_t)n, "one sequence of %.0f tokens fits", tokens > 0 ? tokens : 0);
+    }
+}
+
+// The stage that takes most of a step: "attention 71%, bandwidth".
+static void dominant(char *out, size_t bytes, const struct step_prediction *step)
+{
+    int most = 0;
+    for (int s = 1; s < STAGE_COUNT; s++) {
+        most = step->stages[s].seconds > step->stages[most].seconds ? s : most;
+    }
+    snprintf(out, bytes, "%s %.0f%%, %s", stage_name((enum stage)most), 100 * step->stages[most].seconds / step->seconds,
+             bound_name(step->stages[most].bound));
+}
+
+static void add_request(struct table *table, const struct sim *sim, const struct plan *plan, const struct device *device,
+                        const struct request_prediction *request)
+{
+    char cell[CELL_BYTES];
+    bool decodes = sim->output > 1;
+    table_row(table);
+    table_text(table, "method", plan->method);
+    table_text(table, "device", device->name);
+    table_number(table, "prefill_s", request->prefill_s);
+    table_number(table, "ttft_s", request->ttft_s);
+    if (decodes) {
+        table_number(table, "first_decode_step_ms", 1e3 * request->first_decode_step_s);
+        table_number(table, "last_decode_step_ms", 1e3 * request->last_decode_step_s);
+        table_number(table, "tpot_ms", 1e3 * request->decode_s / (sim->output - 1));
+        table_number(table, "decode_tokens_per_s", request->decode_tokens_per_s);
+    }
+    table_number(table, "end_to_end_s", request->end_to_end_s);
+    table_number(table, "throughput_tokens_per_s", request->throughput_tokens_per_s);
+    table_number(table, "weight_gb", 1e-9 * (double)request->weight_bytes);
+    table_number(table, "kv_gb_per_sequence", 1e-9 * (double)request->kv_bytes_per_seq);
+    if (request->max_seqs >= 0) {
+        table_number(table, "max_sequences", (double)request->max_seqs);
+    }
+    dominant(cell, sizeof cell, decodes ? &request->first_decode : &request->prefill);
+    table_text(table, "bound_by", cell);
+    table_text(table, "provenance", provenance_name(request->provenance));
+    verdict(cell, sizeof cell, sim, plan, device, request);
+    table_text(table, "verdict", cell);
+}
+
+static void add_stages(struct table *table, const struct plan *plan, const struct device *device, enum phase phase,
+                       const struct step_prediction *step)
+{
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        const struct stage_prediction *stage = &step->stages[s];
+        if (!(stage->seconds > 0)) {
+            continue;
+        }
+        table_row(table);
+        table_text(table, "method", plan->method);
+        table_text(table, "device", device->name);
+        table_text(table, "phase", phase_name(phase));
+        table_text(table, "stage", stage_name((enum stage)s));
+        table_number(table, "ms", 1e3 * stage->seconds);
+        table_number(table, "percent", 100 * stage->seconds / step->seconds);
+        table_number(table, "gb", 1e-9 * (double)stage->cost.bytes);
+        table_number(table, "gflop", 1e-9 * (double)stage->cost.flops);
+        table_text(table, "bound", bound_name(stage->bound));
+        table_text(table, "provenance", provenance_name(step->provenance));
+    }
+}
+
+static int predict_all(struct sim *sim, struct table *requests, struct table *stages)
+{
+    for (int32_t p = 0; p < sim->n_plans; p++) {
+        for (int32_t d = 0; d < sim->n_devices; d++) {
+            const struct plan *plan = &sim->plans[p];
+            const struct device *device = &sim->devices[d];
+            struct request_prediction request;
+            int error = predict_request(&request, device, plan, sim->batch, sim->context, sim->output, sim->chunk);
+            if (error) {
+                return status_prefix(error, "%s on %s: ", plan->method, device->name);
+            }
+            add_request(requests, sim, plan, device, &request);
+            add_stages(stages, plan, device, PHASE_PREFILL, &request.prefill);
+            if (sim->output > 1) {
+                add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
+            }
+        }
+    }
+    return 0;
+}
+
+static void print_tables(const struct sim *sim, const struct table *requests, const struct table *stages)
+{
+    const struct table *both[] = {requests, stages};
+    if (sim->json) {
+        tables_print_json(both, sim->stages ? 2 : 1, stdout);
+        return;
+    }
+    const struct model_shape *shape = &sim->config.native.shape;
+    printf("%s: %d x (%d prompt + %d output tokens), roofline\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
+           sim->context, sim->output);
+    table_print(requests, stdout);
+    if (sim->stages) {
+        printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
+        table_print(stages, stdout);
+    }
+    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT = (end to end - prefill of all) / (output - 1).\n"
+           "A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is faster,\n"
+           "most are slower. \"figures\" is how the weakest rate in the row came about; clsa devices --sources lists them.\n");
+}
+
+static int run(struct sim *sim)
+{
+    if (sim->chunk > 0 && sim->context / sim->chunk > MAX_CHUNKS) {
+        return status_fail(-EINVAL, "--chunk %d: a prompt of %d would take more than %d steps; expected at least %d, or 0",
+                           sim->chunk, sim->context, MAX_CHUNKS, sim->context / MAX_CHUNKS + 1);
+    }
+    int error = plan_flags_resolve(&sim->flags);
+    error = error ? error : open_config(sim);
+    error = error ? error : choose_plans(sim);
+    error = error ? error : choose_devices(sim);
+    if (error) {
+        return error;
+    }
+    struct table *requests = table_open("sim", request_columns, sizeof request_columns / sizeof request_columns[0]);
+    struct table *stages = table_open("stages", stage_columns, sizeof stage_columns / sizeof stage_columns[0]);
+    error = requests && stages ? predict_all(sim, requests, stages) : status_fail(-ENOMEM, "no memory for a table");
+    if (!error) {
+        print_tables(sim, requests, stages);
+    }
+    table_close(requests);
+    table_close(stages);
+    return error;
+}
+
+int command_sim(int argc, char **argv)
+{
+    // Static: plans and devices are half a megabyte, and a process runs one command.
+    static struct sim sim;
+    sim = (struct sim){.model = "paper-4b", .device_names = "host", .batch = 1, .context = 8192, .output = 256, .chunk = 8192,
+                       .flags = plan_flags_default()};
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
+        {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]|native|all", "native: as the config declares it, and its default"},
+        {"device", OPTION_TEXT, &sim.device_names, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
+        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
+        {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together"},
+        {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
+        {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each"},
+        {"chunk", OPTION_INT, &sim.chunk, 0, 1 << 24, "tokens", "rows of one prefill step; 0: the whole prompt"},
+        {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
+        {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
+        {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
+        PLAN_OPTIONS(sim.flags),
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"sim", "Predicts what a model and a method take on a device: a roofline over the cost model.",
+                                         NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 0) {
+        error = run(&sim);
+    }
+    return error > 0 || error == 0 ? EXIT_DONE : command_fail("sim", error);
+}
