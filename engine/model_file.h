@@ -23,11 +23,14 @@ int model_file_open(struct model_file **out, const char *folder);
 void model_file_close(struct model_file *file);    // NULL-safe
 
 // Random weights in memory, a pure function of (shape, dtype, seed, tensor name): what `model init` writes and this
-// builds are the same bits, and two methods see the same backbone. Tensors are made when first asked for. Norms are ones;
-// matrices normal with deviation 1/sqrt(inputs), which keeps activations near 1.
+// builds are the same bits, and two methods see the same backbone. Tensors are made when first asked for. Norms are
+// ones, their biases zeros; matrices normal with deviation 1/sqrt(inputs), which keeps activations near 1.
 int model_file_random(struct model_file **out, const struct model_shape *shape, enum dtype weight_dtype, uint64_t seed);
 
 const struct model_config *model_file_config(const struct model_file *file);    // borrowed until close
+
+// Reads and parses the config.json at `path`, or in the folder of that name: any family that model_config.h knows.
+int model_file_load_config(struct model_config *out, const char *path);
 
 // Fills `out` with the tensors that the plan needs. out->layers is owned by the model file and valid until close.
 // -EINVAL if the plan's backbone or sizes are not the model's, or an indexer is missing: the text names the tensor, the
@@ -43,7 +46,19 @@ struct model_file_tensor {
 int32_t model_file_tensor_count(const struct model_file *file);
 const struct model_file_tensor *model_file_tensor(const struct model_file *file, int32_t index);
 
-// Writes a random model with the indexers that `plans` [n_plans] need. `folder` must not exist or be empty; it appears
-// whole or not at all. max_shard_bytes > 0 splits it into shards.
+// What to write: a random model with the indexers that `plans` [n_plans] need.
+struct model_file_random_options {
+    const struct model_shape *shape;
+    enum dtype weight_dtype;
+    uint64_t seed;
+    const struct plan *const *plans;
+    int32_t n_plans;
+    int64_t max_shard_bytes;    // > 0: split into shards of at most this, or of one tensor
+    void (*progress)(void *user, int64_t done_bytes, int64_t total_bytes);    // now and then; may be NULL
+    void *user;
+};
+
+// `folder` must not exist or be empty; it appears whole or not at all.
+int model_file_write(const char *folder, const struct model_file_random_options *options);
 int model_file_write_random(const char *folder, const struct model_shape *shape, enum dtype weight_dtype, uint64_t seed,
                             const struct plan *const *plans, int32_t n_plans, int64_t max_shard_bytes);
