@@ -396,5 +396,5 @@ int command_sim(int argc, char **argv)
     if (error == 0) {
         error = run(&sim);
     }
-    return error > 0 || error == 0 ? EXIT_DONE : command_fail("sim", error);
+    return error >= 0 ? EXIT_DONE : command_fail("sim", error);
 }

@@ -544,7 +544,8 @@ int device_measure_host(struct device *out, int32_t threads)
         error = run_team(team);
         if (!error) {
             measured.threads = team->n;
-            set_figure(&measured.memory_bytes, team, memory_limit_bytes(), "what the system grants");
+            measured.memory_bytes = (struct device_figure){memory_limit_bytes(), PROVENANCE_MEASURED,
+                                                           "physical memory, or the control group's limit"};
             cached = measured;
             cached_threads = team->n;
         }

@@ -1,0 +1,246 @@
+// tests/test_sim_cli.c - clsa sim and clsa devices as their users meet them: foreign models, verdicts, wrong input.
+#include <jansson.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+
+static char folder[] = "/tmp/clsa-sim-XXXXXX";
+static char output[1 << 20], errors[1 << 16];
+
+static void read_into(const char *name, char *buffer, size_t bytes)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "r");
+    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
+    buffer[n] = 0;
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+static void write_file(const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "w");
+    CHECK(stream && fputs(text, stream) >= 0 && fclose(stream) == 0);
+}
+
+// Runs the program in the folder, so that files there go by their names. Returns its exit status.
+static int clsa(const char *arguments)
+{
+    char line[4096];
+    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
+    int status = system(line);
+    read_into("stdout", output, sizeof output);
+    read_into("stderr", errors, sizeof errors);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
+static void expect_refused(const char *arguments, const char *words)
+{
+    int status = clsa(arguments);
+    const char *newline = strchr(errors, '\n');
+    CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
+    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments, errors, output);
+    char copy[256];
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
+        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
+    }
+}
+
+// The rows of one table of a --json run; the caller releases *root.
+static json_t *json_rows(json_t **root, const char *arguments, const char *table)
+{
+    int status = clsa(arguments);
+    CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", arguments, status, errors);
+    json_error_t error;
+    *root = json_loads(output, JSON_REJECT_DUPLICATES, &error);
+    json_t *rows = json_object_get(*root, table);
+    CHECK_MESSAGE(json_is_array(rows), "clsa %s: no table \"%s\" in: %.200s", arguments, table, output);
+    return rows;
+}
+
+static double number(const json_t *row, const char *key)
+{
+    const json_t *value = json_object_get(row, key);
+    CHECK_MESSAGE(json_is_number(value), "no number \"%s\"", key);
+    return json_number_value(value);
+}
+
+static const char *string(const json_t *row, const char *key)
+{
+    const char *value = json_string_value(json_object_get(row, key));
+    CHECK_MESSAGE(value != NULL, "no text \"%s\"", key);
+    return value ? value : "";
+}
+
+static void presets(void)
+{
+    json_t *root, *rows = json_rows(&root, "sim --model paper-4b --method dense,clsa --device H100,b200 --context 128K --batch 8 "
+                                           "--output 100 --stages --json", "sim");
+    CHECK(json_array_size(rows) == 4);
+    double dense = number(json_array_get(rows, 0), "first_decode_step_ms");
+    double clsa_ms = number(json_array_get(rows, 2), "first_decode_step_ms");
+    CHECK_MESSAGE(dense > 20 && dense < 24 && clsa_ms > 1.8 && clsa_ms < 2.6, "dense %g ms, clsa %g ms", dense, clsa_ms);
+    CHECK(number(json_array_get(rows, 1), "prefill_s") < number(json_array_get(rows, 0), "prefill_s"));
+    CHECK(strcmp(string(json_array_get(rows, 0), "device"), "H100-SXM") == 0);
+    CHECK(strcmp(string(json_array_get(rows, 0), "provenance"), "datasheet") == 0);
+    CHECK(strncmp(string(json_array_get(rows, 0), "bound_by"), "attention ", 10) == 0);
+    double ms = 0;
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(root, "stages"), i, row) {
+        if (strcmp(string(row, "method"), "dense") == 0 && strcmp(string(row, "device"), "H100-SXM") == 0 &&
+            strcmp(string(row, "phase"), "decode") == 0) {
+            ms += number(row, "ms");
+        }
+    }
+    CHECK_MESSAGE(fabs(ms - dense) < 1e-6 * dense, "stages add up to %g ms, the step is %g ms", ms, dense);
+    json_decref(root);
+}
+
+static void verdicts(void)
+{
+    json_t *root, *rows = json_rows(&root, "sim --method dense --device H100 --context 128K --batch 32 --json", "sim");
+    const char *verdict = string(json_array_get(rows, 0), "verdict");
+    CHECK_MESSAGE(strstr(verdict, "does not fit: weights 6.12") && strstr(verdict, "9 sequences fit"), "%s", verdict);
+    CHECK(number(json_array_get(rows, 0), "max_sequences") == 9);
+    json_decref(root);
+    rows = json_rows(&root, "sim --method dense --device H100 --context 2M --output 1 --json", "sim");
+    verdict = string(json_array_get(rows, 0), "verdict");
+    CHECK_MESSAGE(strstr(verdict, "does not fit") && strstr(verdict, "one sequence of 12"), "%s", verdict);
+    CHECK(json_is_null(json_object_get(json_array_get(rows, 0), "tpot_ms")));    // one token: no decode step
+    json_decref(root);
+    rows = json_rows(&root, "sim --method clsa --device H100 --context 128K --batch 32 --json", "sim");
+    CHECK(strncmp(string(json_array_get(rows, 0), "verdict"), "fits: ", 6) == 0);
+    json_decref(root);
+}
+
+static const char llama[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 4096,"
+    " \"intermediate_size\": 14336, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8,"
+    " \"vocab_size\": 128256, \"rope_theta\": 500000.0, \"rms_norm_eps\": 1e-05, \"tie_word_embeddings\": false,"
+    " \"torch_dtype\": \"bfloat16\"}";
+
+static const char deepseek[] =
+    "{\"architectures\": [\"DeepseekV32ForCausalLM\"], \"model_type\": \"deepseek_v32\", \"hidden_size\": 7168,"
+    " \"intermediate_size\": 18432, \"moe_intermediate_size\": 2048, \"num_hidden_layers\": 61, \"num_attention_heads\": 128,"
+    " \"num_key_value_heads\": 128, \"q_lora_rank\": 1536, \"kv_lora_rank\": 512, \"qk_nope_head_dim\": 128,"
+    " \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"n_routed_experts\": 256, \"n_shared_experts\": 1,"
+    " \"num_experts_per_tok\": 8, \"first_k_dense_replace\": 3, \"index_n_heads\": 64, \"index_head_dim\": 128,"
+    " \"index_topk\": 2048, \"vocab_size\": 129280, \"rope_theta\": 10000.0, \"rms_norm_eps\": 1e-06,"
+    " \"tie_word_embeddings\": false, \"torch_dtype\": \"bfloat16\"}";
+
+static void foreign_models(void)
+{
+    write_file("llama.json", llama);
+    write_file("deepseek.json", deepseek);
+    json_t *root, *rows = json_rows(&root, "sim --model llama.json --device H100 --context 8K --output 100 --json", "sim");
+    const json_t *row = json_array_get(rows, 0);
+    // 8.03 billion parameters of two bytes; 32 layers x 2 x 8 heads x 128 x 2 bytes of cache per token.
+    CHECK(json_array_size(rows) == 1 && strcmp(string(row, "method"), "native") == 0);
+    CHECK_MESSAGE(fabs(number(row, "weight_gb") / 16.06 - 1) < 0.01, "%g GB", number(row, "weight_gb"));
+    CHECK_MESSAGE(fabs(number(row, "kv_gb_per_sequence") / (131072e-9 * (8192 + 128)) - 1) < 0.01, "%g GB",
+                  number(row, "kv_gb_per_sequence"));
+    CHECK(number(row, "first_decode_step_ms") > 1e3 * 15e9 / 3.35e12);
+    json_decref(root);
+
+    rows = json_rows(&root, "sim --model deepseek.json --device B300 --method native --context 64K --batch 4 --stages --json", "sim");
+    row = json_array_get(rows, 0);
+    CHECK_MESSAGE(fabs(number(row, "weight_gb") / 1342 - 1) < 0.03, "%g GB", number(row, "weight_gb"));
+    CHECK(number(row, "max_sequences") == 0 && strstr(string(row, "verdict"), "weights") && strstr(string(row, "verdict"), "alone"));
+    bool scores = false;
+    size_t i;
+    json_t *stage;
+    json_array_foreach(json_object_get(root, "stages"), i, stage) {
+        scores = scores || strcmp(string(stage, "stage"), "index_score") == 0;
+    }
+    CHECK_MESSAGE(scores, "the indexer of DeepSeek-V3.2 is not priced");
+    json_decref(root);
+
+    CHECK(clsa("sim --model llama.json --method native,dense,clsa --device H100") == 0 && strstr(output, "TTFT"));
+    CHECK(clsa("sim --model deepseek.json --method all --device MI300X --context 1K") == 0 && strstr(output, "native"));
+}
+
+static void wrong_input(void)
+{
+    expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
+    expect_refused("sim --device H100,", "--device|names");
+    expect_refused("sim --device H100 --batch -1", "--batch -1|from 1");
+    expect_refused("sim --device H100 --context 0", "--context 0");
+    expect_refused("sim --device H100 --output 0", "--output 0");
+    expect_refused("sim --device H100 --top-k 0", "--top-k 0");
+    expect_refused("sim --device H100 --method magic", "--method|magic|clsa");
+    expect_refused("sim --device H100 --method native", "native|paper-4b");
+    expect_refused("sim --device H100 --model no-such-file", "no-such-file|paper-4b");
+    expect_refused("sim --device H100 --model llama.json --method native --top-k 64", "native|config");
+    expect_refused("sim --device H100 --context 16M --chunk 1", "--chunk 1|steps");
+    expect_refused("sim --device H100 --model .", "config.json");
+    write_file("broken.json", "{\"hidden_size\": -4}");
+    expect_refused("sim --device H100 --model broken.json", "broken.json");
+    write_file("devices.json", "{\"devices\": [{\"name\": \"mine\", \"bytes_per_s\": 3}]}");
+    expect_refused("sim --devices devices.json --device mine", "devices.json|mine|bytes_per_s");
+    expect_refused("sim --devices absent.json --device mine", "absent.json");
+    expect_refused("devices --threads -3", "--threads -3");
+    expect_refused("devices --devices devices.json", "mine");
+}
+
+static void own_devices(void)
+{
+    write_file("devices.json", "{\"devices\": [{\"name\": \"mine\", \"bytes_per_s\": {\"value\": 1e12, \"provenance\": \"measured\","
+                               " \"source\": \"a stream\"}, \"flops_per_s\": {\"bf16\": {\"value\": 1e14, \"provenance\": \"measured\","
+                               " \"source\": \"a product\"}}}]}");
+    json_t *root, *rows = json_rows(&root, "sim --devices devices.json --device MINE --method clsa --json", "sim");
+    const json_t *row = json_array_get(rows, 0);
+    CHECK(strcmp(string(row, "provenance"), "measured") == 0);
+    CHECK(json_is_null(json_object_get(row, "max_sequences")) && strstr(string(row, "verdict"), "unknown"));
+    json_decref(root);
+    expect_refused("sim --devices devices.json --device mine --method clsa --weight-dtype f32", "mine|f32");
+}
+
+static void devices(void)
+{
+    json_t *root, *rows = json_rows(&root, "devices --sources --json", "devices");
+    size_t i;
+    json_t *row;
+    bool h100 = false, cuda = false;
+    json_array_foreach(rows, i, row) {
+        h100 = h100 || (strcmp(string(row, "device"), "H100-SXM") == 0 && number(row, "gb_per_s") == 3350);
+    }
+    json_array_foreach(json_object_get(root, "sources"), i, row) {
+        CHECK(string(row, "source")[0] && string(row, "provenance")[0] && number(row, "value") > 0);
+    }
+    json_array_foreach(json_object_get(root, "backends"), i, row) {
+        bool yes = strcmp(string(row, "available"), "yes") == 0;
+        CHECK_MESSAGE(yes || string(row, "why")[0], "%s: unavailable without a reason", string(row, "backend"));
+        CHECK(yes || strcmp(string(row, "backend"), "cuda") == 0);
+        cuda = cuda || strcmp(string(row, "backend"), "cuda") == 0;
+    }
+    CHECK(h100 && cuda && json_array_size(json_object_get(root, "host")) > 5);
+    json_decref(root);
+    CHECK(clsa("devices --threads 1") == 0 && strstr(output, "read, memory") && strstr(output, "MI300X"));
+}
+
+int main(void)
+{
+    check_begin();
+    if (!getenv("CLSA_BINARY")) {
+        return check_skip("CLSA_BINARY does not name the program");
+    }
+    CHECK(mkdtemp(folder) != NULL);
+    presets();
+    verdicts();
+    foreign_models();
+    wrong_input();
+    own_devices();
+    devices();
+    char line[256];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
