@@ -9,21 +9,18 @@
 const int32_t ui_refresh_hz[UI_REFRESHES] = {1, 2, 5, 10, 20, 30};
 enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
 
-const struct key_help ui_keys[] = {
-    {"q, F10, Ctrl-C", "quit", false},
-    {"?, h, F1", "this list; any key closes it", false},
-    {"Tab, Shift-Tab", "next, previous view", false},
-    {"1 2 3", "Overview, Compare, Stages", false},
-    {"p, space", "pause and go on", false},
-    {"s", "one step, while paused", false},
-    {"m", "next method; behind the last: all in turn", false},
-    {"b", "next baseline of speed-ups", false},
-    {"f", "phase: decode or prefill", false},
-    {"< >", "sort by the column to the left, right", false},
-    {"r", "reverse the order", false},
-    {"j k, arrows, pages", "scroll", false},
+const struct ui_key_help ui_keys[] = {
+    {"q, F10", "quit", false},
+    {"?, h, F1", "these keys; any closes", false},
+    {"Tab, 1 2 3", "views", false},
+    {"p, s", "pause; then one step", false},
+    {"m", "next method, then all", false},
+    {"b", "next baseline", false},
+    {"f", "decode or prefill", false},
+    {"< > r", "sort, reverse", false},
+    {"j k, arrows", "scroll", false},
     {"+ -", "redraw more, less often", false},
-    {"] [", "double, halve the selected tokens k", true},
+    {"] [", "double, halve top k", true},
     {"} {", "double, halve the batch", true},
 };
 const int32_t ui_n_keys = (int32_t)(sizeof ui_keys / sizeof ui_keys[0]);

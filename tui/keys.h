@@ -53,11 +53,11 @@ int32_t ui_baseline(const struct ui *ui, const struct state *state);
 struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key);
 
 // What --help and the help overlay list.
-struct key_help {
+struct ui_key_help {
     const char *keys, *does;
     bool live_only;
 };
-extern const struct key_help ui_keys[];
+extern const struct ui_key_help ui_keys[];
 extern const int32_t ui_n_keys;
 
 const char *view_name(enum view view);                       // "overview"

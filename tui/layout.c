@@ -6,7 +6,7 @@ enum {
     NOW_ROWS = 12,         // ten figures and a border
     STACK_ROWS = 9,        // a bar, its legend in two or three columns, a border
     WIDE_COLS = 72,        // from here on two panels stand side by side
-    HELP_COLS = 60
+    HELP_COLS = 44
 };
 
 static int32_t least(int32_t a, int32_t b)

@@ -110,34 +110,48 @@ static void draw_history(struct cells *cells, const struct layout *layout, const
     cells_plot(cells, plot, durations, n, top, (struct pen){ROLE_ACCENT, 0});
 }
 
-// The parts of a step beside their keys, in as many columns as it takes for all to be seen.
+enum { SHORT_COLS = 25, LONG_COLS = 35, BAR_COLS = 12 };    // "w window_attention 12.3%", "  1.23 ms" behind it, a bar
+
+static void put_part(struct cells *cells, struct rect clip, int32_t row, int32_t col, int32_t width, int32_t stage,
+                     const struct phase_summary *phase)
+{
+    char text[FORMAT_BYTES];
+    double mean_ns = stage < STAGE_COUNT ? phase->stages[stage].mean_ns : phase->gaps_ns;
+    view_stage_key(cells, clip, row, col, stage);
+    cells_text(cells, clip, row, col + 2, text_pen, stage < STAGE_COUNT ? stage_name((enum stage)stage) : "gaps");
+    format_percent(text, mean_ns / phase->mean_ns);
+    cells_text_right(cells, clip, row, col + 24, text_pen, text);
+    if (width >= LONG_COLS) {
+        format_time_ns(text, mean_ns);
+        cells_text_right(cells, clip, row, col + 34, dim_pen, text);
+    }
+}
+
+// The parts of a step beside their keys: one below the other with bars where there is room, else in as many columns as
+// it takes for all to be seen.
 static void draw_legend(struct cells *cells, struct rect clip, const struct phase_summary *phase)
 {
-    enum { SHORT_COLS = 25, LONG_COLS = 35 };    // "w window_attention 12.3%", and "  1.23 ms" behind it
-    int32_t parts[STAGE_COUNT + 2], n = 0;
+    int32_t parts[STAGE_COUNT + 1], n = 0, greatest = view_greatest(phase);
     for (int32_t stage = 0; stage < STAGE_COUNT; stage++) {
         if (phase->stages[stage].window_calls > 0) {
             parts[n++] = stage;
         }
     }
     parts[n++] = STAGE_COUNT;
-    int32_t columns = clip.cols / LONG_COLS > 0 ? clip.cols / LONG_COLS : 1;
+    bool bars = clip.rows >= n && clip.cols >= LONG_COLS + BAR_COLS && greatest < STAGE_COUNT;
+    int32_t columns = bars || clip.cols < LONG_COLS ? 1 : clip.cols / LONG_COLS;
     if (columns * clip.rows < n && clip.cols / SHORT_COLS > columns) {
         columns = clip.cols / SHORT_COLS;
     }
     int32_t rows = (n + columns - 1) / columns, width = clip.cols / columns;
     rows = rows < clip.rows ? rows : clip.rows;
     for (int32_t i = 0; i < n && i < rows * columns; i++) {
-        int32_t stage = parts[i], row = i % rows, col = i / rows * width;
-        char text[FORMAT_BYTES];
-        double mean_ns = stage < STAGE_COUNT ? phase->stages[stage].mean_ns : phase->gaps_ns;
-        view_stage_key(cells, clip, row, col, stage);
-        cells_text(cells, clip, row, col + 2, text_pen, stage < STAGE_COUNT ? stage_name((enum stage)stage) : "gaps");
-        format_percent(text, mean_ns / phase->mean_ns);
-        cells_text_right(cells, clip, row, col + 24, text_pen, text);
-        if (width >= LONG_COLS) {
-            format_time_ns(text, mean_ns);
-            cells_text_right(cells, clip, row, col + 34, dim_pen, text);
+        put_part(cells, clip, i % rows, i / rows * width, width, parts[i], phase);
+        if (bars) {
+            double mean_ns = parts[i] < STAGE_COUNT ? phase->stages[parts[i]].mean_ns : phase->gaps_ns;
+            struct pen pen = {parts[i] < STAGE_COUNT ? (enum role)(ROLE_STAGE + parts[i]) : ROLE_GAP, 0};
+            cells_bar(cells, clip, i, LONG_COLS + 1, clip.cols - LONG_COLS - 1,
+                      mean_ns / phase->stages[greatest].mean_ns, pen);
         }
     }
 }

@@ -159,7 +159,7 @@ void view_stages(struct cells *cells, const struct layout *layout, const struct 
     char title[SOURCE_NAME_BYTES + 64] = "Stages", label[SOURCE_NAME_BYTES];
     if (method >= 0) {
         state_label(state, method, label, sizeof label);
-        snprintf(title, sizeof title, "Stages of %s", label);
+        snprintf(title, sizeof title, "Stages of %s; median and P95 of one layer", label);
     }
     if (most > 0) {
         size_t length = strlen(title);

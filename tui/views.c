@@ -182,13 +182,26 @@ static void draw_footer(struct cells *cells, const struct layout *layout, const 
     }
 }
 
+static int32_t help_rows(const struct ui *ui)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < ui_n_keys; i++) {
+        n += !ui_keys[i].live_only || ui->live;
+    }
+    return n;
+}
+
 static void draw_help(struct cells *cells, const struct layout *layout, const struct ui *ui)
 {
     struct rect rect = layout->help;
-    cells_fill(cells, rect, ' ', text_pen);
-    cells_frame(cells, rect, "Keys");
     struct rect inside = {rect.row + 1, rect.col + 2, rect.rows - 2, rect.cols - 4};
-    int32_t keys_cols = inside.cols >= 44 ? 20 : 12, row = 0;
+    int32_t keys_cols = 13, row = 0;
+    cells_fill(cells, rect, ' ', text_pen);
+    if (inside.rows >= help_rows(ui)) {
+        cells_frame(cells, rect, "Keys");
+    } else {
+        inside = rect;    // a key is worth more than a border
+    }
     for (int32_t i = 0; i < ui_n_keys; i++) {
         if (!ui_keys[i].live_only || ui->live) {
             cells_text_fit(cells, inside, row, 0, keys_cols - 1, (struct pen){ROLE_ACCENT, ATTRIBUTE_BOLD}, ui_keys[i].keys);
@@ -204,15 +217,6 @@ static void draw_note(struct cells *cells, const struct layout *layout, const st
     char note[NOTE_BYTES] = "";
     notes[ui->view](note, state, ui);
     cells_text_fit(cells, layout->note, 0, 1, layout->note.cols - 2, (struct pen){ROLE_TEXT, ATTRIBUTE_BOLD}, note);
-}
-
-static int32_t help_rows(const struct ui *ui)
-{
-    int32_t n = 0;
-    for (int32_t i = 0; i < ui_n_keys; i++) {
-        n += !ui_keys[i].live_only || ui->live;
-    }
-    return n;
 }
 
 void view_draw(struct cells *cells, const struct state *state, struct ui *ui)

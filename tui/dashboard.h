@@ -1,0 +1,30 @@
+// tui/dashboard.h - the dashboard: a stream of samples in, a screen out, until the user quits.
+//
+// Runs in the caller's thread. It asks the stream for what has come at most as often as it redraws, and redraws only
+// when something changed. Where the samples come from (a running engine, a file) is the stream's business.
+#pragma once
+
+#include <stddef.h>
+
+#include "tui/keys.h"
+
+struct dashboard_stream {
+    void *user;
+    // Hands over what is there by now; returns the number of samples, or a negative errno that ends the dashboard.
+    int64_t (*pump)(void *user, int64_t now_ns, const struct sample_sink *to);
+    void (*command)(void *user, const struct request_to_owner *request, const struct sample_sink *to);
+    int64_t (*dropped)(void *user);                        // samples lost on the way; may be NULL
+    void (*origin)(void *user, char *text, size_t bytes);  // "live", "replay 42%"
+};
+
+struct dashboard_options {
+    const struct device *device;    // for floors and predictions; NULL: unknown
+    enum view view;                 // to begin with
+    bool live, ascii, no_color;
+};
+
+// 0 when the user quits, by key or signal; -EINVAL if there is no terminal to draw on.
+int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options);
+
+// One view of a state as text, to be freed by the caller.
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols, bool ascii);

@@ -1,0 +1,229 @@
+// tui/draw.c - ncursesw: cells out, keys in.
+//
+// The sequences that restore a terminal are fetched when it is opened, so that a handler of a fatal signal needs only
+// write() and tcsetattr(), which are safe there.
+#include "tui/draw.h"
+
+#include <errno.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define NCURSES_WIDECHAR 1
+#include <curses.h>
+#include <term.h>
+
+#include "engine/status.h"
+#include "tui/keys.h"
+
+static const int quit_signals[] = {SIGINT, SIGTERM, SIGHUP};
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+enum { N_QUIT = 3, N_FATAL = 5 };
+
+static struct {
+    volatile sig_atomic_t open, interrupted;
+    SCREEN *screen;
+    bool ascii, color, at_exit;
+    struct sigaction old_quit[N_QUIT], old_fatal[N_FATAL];
+    struct termios before;
+    char restore[128];
+    size_t restore_bytes;
+} terminal;
+
+// Colours of the 256-colour palette, and of the 8 that every colour terminal has.
+static const struct { short many, few; } palette[ROLE_COUNT] = {
+    [ROLE_TEXT] = {-1, -1}, [ROLE_DIM] = {246, -1}, [ROLE_TITLE] = {-1, -1}, [ROLE_BORDER] = {240, -1},
+    [ROLE_GOOD] = {114, COLOR_GREEN}, [ROLE_WARN] = {221, COLOR_YELLOW}, [ROLE_BAD] = {203, COLOR_RED},
+    [ROLE_ACCENT] = {75, COLOR_CYAN},
+    [ROLE_STAGE + STAGE_EMBED] = {250, COLOR_WHITE}, [ROLE_STAGE + STAGE_QKV] = {75, COLOR_BLUE},
+    [ROLE_STAGE + STAGE_WINDOW_ATTENTION] = {44, COLOR_CYAN}, [ROLE_STAGE + STAGE_KV_WRITE] = {109, COLOR_WHITE},
+    [ROLE_STAGE + STAGE_INDEX_PROJECT] = {186, COLOR_YELLOW}, [ROLE_STAGE + STAGE_INDEX_SCORE] = {221, COLOR_YELLOW},
+    [ROLE_STAGE + STAGE_INDEX_SELECT] = {208, COLOR_MAGENTA}, [ROLE_STAGE + STAGE_GATHER] = {137, COLOR_WHITE},
+    [ROLE_STAGE + STAGE_ATTENTION] = {204, COLOR_RED}, [ROLE_STAGE + STAGE_OUTPUT] = {141, COLOR_MAGENTA},
+    [ROLE_STAGE + STAGE_FFN] = {78, COLOR_GREEN}, [ROLE_STAGE + STAGE_HEAD] = {180, COLOR_CYAN},
+    [ROLE_STAGE + STAGE_SAMPLE] = {253, COLOR_WHITE}, [ROLE_STAGE + STAGE_COMMUNICATE] = {167, COLOR_RED},
+    [ROLE_STAGE + STAGE_HOST] = {66, COLOR_BLUE}, [ROLE_GAP] = {242, COLOR_WHITE},
+};
+
+static void on_quit(int signal_number)
+{
+    (void)signal_number;
+    terminal.interrupted = 1;
+}
+
+static void on_fatal(int signal_number)
+{
+    if (terminal.open) {
+        terminal.open = 0;
+        ssize_t written = write(STDOUT_FILENO, terminal.restore, terminal.restore_bytes);
+        (void)written;    // nothing could be done about it here
+        tcsetattr(STDIN_FILENO, TCSANOW, &terminal.before);
+    }
+    for (int i = 0; i < N_FATAL; i++) {
+        if (fatal_signals[i] == signal_number) {
+            sigaction(signal_number, &terminal.old_fatal[i], NULL);
+        }
+    }
+    raise(signal_number);    // delivered to whoever had it before, once this handler returns
+}
+
+static void add_sequence(const char *capability)
+{
+    const char *sequence = tigetstr((NCURSES_CONST char *)capability);
+    if (sequence && sequence != (const char *)-1 && terminal.restore_bytes + strlen(sequence) <= sizeof terminal.restore) {
+        memcpy(terminal.restore + terminal.restore_bytes, sequence, strlen(sequence));
+        terminal.restore_bytes += strlen(sequence);
+    }
+}
+
+static void catch_signals(void)
+{
+    struct sigaction quit = {.sa_handler = on_quit}, fatal = {.sa_handler = on_fatal};    // no SA_RESTART: waits end
+    terminal.interrupted = 0;
+    for (int i = 0; i < N_QUIT; i++) {
+        sigaction(quit_signals[i], &quit, &terminal.old_quit[i]);
+    }
+    for (int i = 0; i < N_FATAL; i++) {
+        sigaction(fatal_signals[i], &fatal, &terminal.old_fatal[i]);
+    }
+}
+
+static void set_colors(bool wanted)
+{
+    const char *no_color = getenv("NO_COLOR");
+    terminal.color = wanted && !(no_color && *no_color) && has_colors() && start_color() == OK;
+    if (!terminal.color) {
+        return;
+    }
+    use_default_colors();
+    for (short role = 0; role < ROLE_COUNT; role++) {
+        init_pair((short)(role + 1), COLORS >= 256 ? palette[role].many : palette[role].few, -1);
+    }
+}
+
+int draw_open(const struct draw_options *options)
+{
+    setlocale(LC_CTYPE, "");
+    const char *name = getenv("TERM");
+    int reason;
+    if (setupterm(NULL, STDOUT_FILENO, &reason) != OK) {
+        return status_fail(-EINVAL, "TERM=%s: this terminal is not known here; try TERM=xterm-256color or --snapshot overview",
+                           name ? name : "");
+    }
+    const char *address = tigetstr("cup");
+    if (!address || address == (const char *)-1) {
+        return status_fail(-EINVAL, "TERM=%s: this terminal cannot place its cursor; use --snapshot overview", name);
+    }
+    if (tcgetattr(STDIN_FILENO, &terminal.before) != 0) {
+        return status_fail(-EINVAL, "standard input is no terminal; use --snapshot overview");
+    }
+    terminal.screen = newterm(NULL, stdout, stdin);
+    if (!terminal.screen) {
+        return status_fail(-EIO, "the terminal cannot be set up (TERM=%s)", name);
+    }
+    terminal.restore_bytes = 0;
+    add_sequence("sgr0");
+    add_sequence("cnorm");
+    add_sequence("rmkx");
+    add_sequence("rmcup");
+    cbreak();
+    noecho();
+    nonl();
+    keypad(stdscr, true);
+    nodelay(stdscr, true);
+    curs_set(0);
+    set_escdelay(25);    // ms: a lone Escape is told from a key's sequence at once
+    set_colors(!options->no_color);
+    terminal.ascii = options->ascii || strcmp(nl_langinfo(CODESET), "UTF-8") != 0;
+    catch_signals();
+    terminal.open = 1;
+    if (!terminal.at_exit) {
+        terminal.at_exit = atexit(draw_close) == 0;
+    }
+    return 0;
+}
+
+void draw_close(void)
+{
+    if (!terminal.open) {
+        return;
+    }
+    terminal.open = 0;
+    endwin();
+    delscreen(terminal.screen);
+    terminal.screen = NULL;
+    for (int i = 0; i < N_QUIT; i++) {
+        sigaction(quit_signals[i], &terminal.old_quit[i], NULL);
+    }
+    for (int i = 0; i < N_FATAL; i++) {
+        sigaction(fatal_signals[i], &terminal.old_fatal[i], NULL);
+    }
+}
+
+bool draw_color(void)
+{
+    return terminal.color;
+}
+
+void draw_size(int32_t *rows, int32_t *cols)
+{
+    *rows = (int32_t)getmaxy(stdscr);
+    *cols = (int32_t)getmaxx(stdscr);
+}
+
+void draw_cells(const struct cells *cells)
+{
+    for (int32_t row = 0; row < cells->rows; row++) {
+        for (int32_t col = 0; col < cells->cols; col++) {
+            const struct cell *cell = &cells->cell[(int64_t)row * cells->cols + col];
+            wchar_t text[2] = {(wchar_t)(terminal.ascii ? cells_ascii(cell->glyph) : cell->glyph), 0};
+            attr_t attributes = (cell->attributes & ATTRIBUTE_BOLD ? A_BOLD : A_NORMAL) |
+                                (cell->attributes & ATTRIBUTE_REVERSE ? A_REVERSE : A_NORMAL) |
+                                (cell->attributes & ATTRIBUTE_UNDERLINE ? A_UNDERLINE : A_NORMAL);
+            cchar_t character;
+            if (setcchar(&character, text, attributes, terminal.color ? (short)(cell->role + 1) : 0, NULL) == OK) {
+                mvadd_wch(row, col, &character);
+            }
+        }
+    }
+    refresh();
+}
+
+static int32_t translate(int key)
+{
+    switch (key) {
+    case KEY_UP: return KEY_ARROW_UP;
+    case KEY_DOWN: return KEY_ARROW_DOWN;
+    case KEY_BTAB: return KEY_BACK_TAB;
+    case KEY_NPAGE: return KEY_PAGE_FORWARD;
+    case KEY_PPAGE: return KEY_PAGE_BACK;
+    case KEY_F(10): return KEY_QUIT;
+    case KEY_F(1): return KEY_HELP_ME;
+    default: return key > 0 && key < 127 ? key : KEY_NONE;    // a resize has done its work inside getch
+    }
+}
+
+int32_t draw_key(int32_t timeout_ms)
+{
+    int key = getch();    // first what curses holds back already
+    if (key == ERR && timeout_ms > 0) {
+        struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+        if (poll(&input, 1, timeout_ms) > 0 && (input.revents & (POLLHUP | POLLERR | POLLNVAL)) &&
+            !(input.revents & POLLIN)) {
+            terminal.interrupted = 1;    // the terminal is gone: waiting for it would spin
+            return KEY_NONE;
+        }
+        key = getch();
+    }
+    return translate(key);
+}
+
+bool draw_interrupted(void)
+{
+    return terminal.interrupted != 0;
+}
