@@ -1,0 +1,331 @@
+// engine/engine.c - an engine's life, and the requests that it takes. engine_step.c runs them.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine_state.h"
+#include "engine/status.h"
+
+// Beyond any machine, and low enough that products of them with a checked plan's sizes stay within 64 bits.
+enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Life
+
+static int check_option(const char *name, int64_t value, int64_t low, int64_t high)
+{
+    return value >= low && value <= high ? 0 : status_fail(-EINVAL, "%s is %lld: expected %lld to %lld", name,
+                                                           (long long)value, (long long)low, (long long)high);
+}
+
+// Replaces zeros by defaults and checks the rest.
+static int complete_options(struct engine_options *o, const struct plan *plan)
+{
+    o->backend = o->backend ? o->backend : "cpu";
+    o->max_seqs = o->max_seqs ? o->max_seqs : 1;
+    o->max_context = o->max_context ? o->max_context : DEFAULT_CONTEXT;
+    o->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : DEFAULT_STEP_TOKENS;
+    int error = check_option("threads", o->threads, 0, 1 << 16);
+    error = error ? error : check_option("max_seqs", o->max_seqs, 1, MAX_SEQS);
+    error = error ? error : check_option("max_context", o->max_context, 1, MAX_CONTEXT);
+    error = error ? error : check_option("max_step_tokens", o->max_step_tokens, 1, MAX_STEP_TOKENS);
+    error = error ? error : check_option("cache_tokens", o->cache_tokens, 0, INT32_MAX - plan->page_tokens);
+    if (error) {
+        return error;
+    }
+    int64_t sequence_pages = (o->max_context - 1) / plan->page_tokens + 1;
+    if (o->cache_tokens == 0 && sequence_pages * o->max_seqs * plan->page_tokens > INT32_MAX) {
+        return status_fail(-EINVAL, "%d sequences of %d tokens: expected at most %d tokens in all; lower one of them or "
+                           "give the cache its own size", o->max_seqs, o->max_context, INT32_MAX);
+    }
+    if (o->cache_tokens == 0) {
+        o->cache_tokens = (int32_t)(sequence_pages * o->max_seqs * plan->page_tokens);
+    }
+    return 0;
+}
+
+static int load_matrix(struct engine *engine, struct matrix *out, const struct matrix *host)
+{
+    *out = *host;
+    return host->data ? engine->backend->weight_load(engine->context, out, host) : 0;
+}
+
+static int load_layer(struct engine *engine, struct layer_weights *out, const struct layer_weights *host)
+{
+    struct matrix *to[] = {&out->attention_norm, &out->q, &out->k, &out->v, &out->output, &out->q_norm, &out->k_norm,
+                           &out->ffn_norm, &out->gate, &out->up, &out->down, &out->index.q, &out->index.k,
+                           &out->index.gate, &out->index.k_norm, &out->index.k_norm_bias};
+    const struct matrix *from[] = {&host->attention_norm, &host->q, &host->k, &host->v, &host->output, &host->q_norm,
+                                   &host->k_norm, &host->ffn_norm, &host->gate, &host->up, &host->down, &host->index.q,
+                                   &host->index.k, &host->index.gate, &host->index.k_norm, &host->index.k_norm_bias};
+    int error = 0;
+    for (size_t i = 0; i < sizeof to / sizeof *to && !error; i++) {
+        error = load_matrix(engine, to[i], from[i]);
+    }
+    return error;
+}
+
+static int load_weights(struct engine *engine)
+{
+    struct model_weights host, *out = &engine->weights;
+    int error = model_file_weights(engine->options.model, &engine->plan, &host);
+    if (error) {
+        return error;
+    }
+    out->layers = calloc((size_t)engine->plan.shape.n_layers, sizeof *out->layers);
+    if (!out->layers) {
+        return status_fail(-ENOMEM, "no memory to name the weights of %d layers", engine->plan.shape.n_layers);
+    }
+    for (int32_t l = 0; l < engine->plan.shape.n_layers && !error; l++) {
+        error = load_layer(engine, &out->layers[l], &host.layers[l]);
+    }
+    error = error ? error : load_matrix(engine, &out->embedding, &host.embedding);
+    error = error ? error : load_matrix(engine, &out->memory_norm, &host.memory_norm);
+    error = error ? error : load_matrix(engine, &out->memory_k, &host.memory_k);
+    error = error ? error : load_matrix(engine, &out->memory_v, &host.memory_v);
+    error = error ? error : load_matrix(engine, &out->final_norm, &host.final_norm);
+    error = error ? error : load_matrix(engine, &out->head, &host.head);
+    return error ? status_prefix(error, "weights: ") : 0;
+}
+
+// Opens the cache; where memory is short, tries how much would fit and says so.
+static int open_cache(struct engine *engine, int32_t n_pages)
+{
+    const struct plan *plan = &engine->plan;
+    int32_t max_seqs = engine->options.max_seqs;
+    int error = kv_cache_open(&engine->cache, engine->backend, engine->context, plan, n_pages, max_seqs);
+    if (error != -ENOMEM) {
+        return error;
+    }
+    int32_t fitting = n_pages / 2;
+    struct kv_cache *smaller = NULL;
+    while (fitting > 0 && kv_cache_open(&smaller, engine->backend, engine->context, plan, fitting, max_seqs) != 0) {
+        fitting /= 2;
+    }
+    kv_cache_close(smaller);
+    double bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens * n_pages +
+                   (double)plan_kv_bytes_per_sequence(plan) * max_seqs;
+    return status_fail(-ENOMEM, "no memory for a cache of %lld tokens and %d sequences (%.0f MiB): %lld tokens would fit; "
+                       "lower the context, the sequences or the cache size", (long long)n_pages * plan->page_tokens,
+                       max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
+}
+
+static int open_step(struct engine *engine)
+{
+    const struct engine_options *o = &engine->options;
+    size_t seqs = (size_t)o->max_seqs, last = (size_t)engine->max_logit_rows;
+    int32_t max_pages = (o->max_context - 1) / engine->plan.page_tokens + 1;
+    engine->scheduled = calloc(seqs, sizeof *engine->scheduled);
+    engine->last_row = calloc(seqs, sizeof *engine->last_row);
+    engine->sampling = calloc(last, sizeof *engine->sampling);
+    engine->drawn = calloc(last, sizeof *engine->drawn);
+    engine->ended = calloc(seqs, sizeof *engine->ended);
+    engine->preempted = calloc(seqs, sizeof *engine->preempted);
+    engine->finished = calloc(seqs, sizeof *engine->finished);
+    engine->outputs = calloc(seqs, sizeof *engine->outputs);
+    engine->units = calloc((size_t)plan_budget_units(&engine->plan) + 1, sizeof *engine->units);
+    if (!engine->scheduled || !engine->last_row || !engine->sampling || !engine->drawn || !engine->ended ||
+        !engine->preempted || !engine->finished || !engine->outputs || !engine->units) {
+        return status_fail(-ENOMEM, "no memory for steps of %d sequences", o->max_seqs);
+    }
+    return step_batch_open(&engine->batch, o->max_seqs, o->max_step_tokens, max_pages);
+}
+
+static int open_parts(struct engine *engine)
+{
+    struct engine_options *o = &engine->options;
+    int error = backend_find(&engine->backend, o->backend);
+    struct backend_options backend_options = {.plan = &engine->plan,
+                                              .threads = o->threads,
+                                              .device = o->device,
+                                              .max_rows = o->max_step_tokens,
+                                              .max_seqs = o->max_seqs,
+                                              .max_context = o->max_context};
+    error = error ? error : engine->backend->open(&engine->context, &backend_options);
+    error = error ? error : load_weights(engine);
+    if (error) {
+        return error;
+    }
+    int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
+    struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
+    error = kv_pages_open(&engine->pages, n_pages, engine->plan.page_tokens, o->max_seqs);
+    error = error ? error : scheduler_open(&engine->scheduler, &scheduler_options, engine->pages);
+    error = error ? error : open_cache(engine, n_pages);
+    error = error ? error : open_step(engine);
+    if (error) {
+        return error;
+    }
+    struct forward_options forward_options = {.backend = engine->backend,
+                                              .context = engine->context,
+                                              .plan = &engine->plan,
+                                              .weights = &engine->weights,
+                                              .cache = engine->cache,
+                                              .observer = o->observer,
+                                              .max_rows = o->max_step_tokens,
+                                              .max_logit_rows = engine->max_logit_rows,
+                                              .max_context = o->max_context};
+    return forward_open(&engine->forward, &forward_options);
+}
+
+int engine_open(struct engine **out, const struct engine_options *options)
+{
+    *out = NULL;
+    int error = plan_check_runnable(options->plan);
+    if (error) {
+        return error;
+    }
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) {
+        return status_fail(-ENOMEM, "no memory for an engine");
+    }
+    engine->plan = *options->plan;
+    engine->options = *options;
+    engine->options.plan = &engine->plan;
+    error = complete_options(&engine->options, &engine->plan);
+    if (!error) {
+        int32_t rows = engine->options.max_step_tokens, seqs = engine->options.max_seqs;
+        engine->max_logit_rows = options->every_position || rows < seqs ? rows : seqs;
+        error = open_parts(engine);
+    }
+    if (error) {
+        engine_close(engine);
+        return error;
+    }
+    *out = engine;
+    return 0;
+}
+
+void engine_free_request(struct request *request)
+{
+    if (request) {
+        free(request->tokens);
+        free(request->forced);
+        free(request);
+    }
+}
+
+void engine_close(struct engine *engine)
+{
+    if (!engine) {
+        return;
+    }
+    forward_close(engine->forward);
+    kv_cache_close(engine->cache);
+    scheduler_close(engine->scheduler);
+    kv_pages_close(engine->pages);
+    if (engine->backend) {
+        engine->backend->close(engine->context);
+    }
+    for (int64_t id = 0; id < engine->n_requests; id++) {
+        engine_free_request(engine->requests[id]);
+    }
+    step_batch_close(&engine->batch);
+    free(engine->requests);
+    free(engine->weights.layers);
+    free(engine->scheduled);
+    free(engine->last_row);
+    free(engine->sampling);
+    free(engine->drawn);
+    free(engine->ended);
+    free(engine->preempted);
+    free(engine->finished);
+    free(engine->outputs);
+    free(engine->units);
+    free(engine->logits);
+    free(engine);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Requests
+
+static int check_tokens(const char *what, const int32_t *tokens, int32_t n, int32_t vocab)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= vocab) {
+            return status_fail(-EINVAL, "%s token %d is %d: expected 0 to %d, the model's vocabulary", what, i, tokens[i],
+                               vocab - 1);
+        }
+    }
+    return 0;
+}
+
+static int check_request(const struct engine *engine, const struct engine_request *request)
+{
+    int32_t vocab = engine->plan.shape.vocab, max_context = engine->options.max_context;
+    int error = check_option("prompt tokens", request->n_prompt, 1, max_context);
+    error = error ? error : check_option("output tokens", request->max_output_tokens, 1, INT32_MAX);
+    if (!error && (int64_t)request->n_prompt + request->max_output_tokens > max_context) {
+        error = status_fail(-EINVAL, "a prompt of %d tokens and %d of output: expected at most %d together, the engine's "
+                            "context", request->n_prompt, request->max_output_tokens, max_context);
+    }
+    if (!error && !(request->temperature >= 0 && request->temperature <= 1e6f)) {
+        error = status_fail(-EINVAL, "temperature is %g: expected 0 to 1e6", (double)request->temperature);
+    }
+    if (!error && !(request->top_p >= 0 && request->top_p <= 1)) {
+        error = status_fail(-EINVAL, "top-p is %g: expected more than 0, up to 1", (double)request->top_p);
+    }
+    error = error ? error : check_tokens("prompt", request->prompt, request->n_prompt, vocab);
+    if (!error && request->forced) {
+        error = check_tokens("forced", request->forced, request->max_output_tokens, vocab);
+    }
+    return error;
+}
+
+static struct request *copy_request(const struct engine_request *from, int64_t id)
+{
+    struct request *request = calloc(1, sizeof *request);
+    if (!request) {
+        return NULL;
+    }
+    size_t n_prompt = (size_t)from->n_prompt, n_output = (size_t)from->max_output_tokens;
+    request->id = id;
+    request->n_prompt = from->n_prompt;
+    request->max_output = from->max_output_tokens;
+    request->stop_at_end = from->stop_at_end;
+    request->sampling = (struct sampling){.temperature = from->temperature,
+                                          .top_p = from->top_p > 0 ? from->top_p : 1.0f,
+                                          .seed = from->seed,
+                                          .request = id};
+    request->tokens = calloc(n_prompt + n_output, sizeof *request->tokens);
+    request->forced = from->forced ? calloc(n_output, sizeof *request->forced) : NULL;
+    if (!request->tokens || (from->forced && !request->forced)) {
+        engine_free_request(request);
+        return NULL;
+    }
+    memcpy(request->tokens, from->prompt, n_prompt * sizeof *request->tokens);
+    if (from->forced) {
+        memcpy(request->forced, from->forced, n_output * sizeof *request->forced);
+    }
+    return request;
+}
+
+int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id)
+{
+    int error = check_request(engine, request);
+    if (error) {
+        return error;
+    }
+    if (engine->n_requests == engine->requests_capacity) {
+        int64_t capacity = engine->requests_capacity ? 2 * engine->requests_capacity : 16;
+        struct request **grown = realloc(engine->requests, (size_t)capacity * sizeof(struct request *));
+        if (!grown) {
+            return status_fail(-ENOMEM, "no memory for %lld requests", (long long)capacity);
+        }
+        engine->requests = grown;
+        engine->requests_capacity = capacity;
+    }
+    struct request *copy = copy_request(request, engine->n_requests);
+    if (!copy) {
+        return status_fail(-ENOMEM, "no memory for a request of %d tokens", request->n_prompt);
+    }
+    error = scheduler_submit(engine->scheduler, copy->id, copy->n_prompt, copy->max_output);
+    if (error) {
+        engine_free_request(copy);
+        return error;
+    }
+    *id = copy->id;
+    engine->requests[engine->n_requests++] = copy;
+    engine_tell_request(engine, copy, REQUEST_SUBMITTED, -1);
+    return 0;
+}

@@ -1,0 +1,399 @@
+// engine/forward.c - the forward pass, top to bottom.
+//
+// forward_run at the end of this file is the whole model: embed, the layers, the head, the draw. Before it, one function
+// per stage tells the observer, calls the backend's operator and tells the observer again. Nothing is allocated during
+// a step.
+#include <assert.h>
+
+#include "engine/forward_state.h"
+#include "engine/status.h"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Observation
+
+// Opens a stage over `rows`, of which [first, first + n) run now: its cost is shared out by rows, without loss.
+static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum part part, const struct rows *rows,
+                       int32_t first, int32_t n)
+{
+    const struct observer *observer = f->options.observer;
+    f->stage = (struct observed_stage){.stage = stage, .layer = layer, .n_tokens = n};
+    if (!observer) {
+        return;
+    }
+    for (int32_t r = first; r < first + n; r++) {
+        f->stage.n_seqs += r == first || rows->seq[r] != rows->seq[r - 1];
+        if (rows->position[r] >= f->stage.context_tokens) {
+            f->stage.context_tokens = rows->position[r] + 1;
+        }
+    }
+    if (rows->n > 0) {
+        struct stage_cost cost = *forward_cost(f, layer, stage, part);
+        f->stage.bytes = cost.bytes * (first + n) / rows->n - cost.bytes * first / rows->n;
+        f->stage.flops = cost.flops * (first + n) / rows->n - cost.flops * first / rows->n;
+    }
+    if (observer->stage_begin) {
+        observer->stage_begin(observer->user, &f->stage);
+    }
+}
+
+static void enter(struct forward *f, enum stage stage, int32_t layer, enum part part, const struct rows *rows)
+{
+    enter_tile(f, stage, layer, part, rows, 0, rows->n);
+}
+
+// Closes the stage; a failure gets the layer's number.
+static int leave(struct forward *f, int error)
+{
+    const struct observer *observer = f->options.observer;
+    if (observer && observer->stage_end) {
+        observer->stage_end(observer->user, &f->stage);
+    }
+    return error && f->stage.layer >= 0 ? status_prefix(error, "layer %d: ", f->stage.layer) : error;
+}
+
+static void layer_begin(const struct forward *f, int32_t layer)
+{
+    if (f->options.observer && f->options.observer->layer_begin) {
+        f->options.observer->layer_begin(f->options.observer->user, layer);
+    }
+}
+
+static void layer_end(const struct forward *f, int32_t layer)
+{
+    if (f->options.observer && f->options.observer->layer_end) {
+        f->options.observer->layer_end(f->options.observer->user, layer);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Stages
+
+static int embed(struct forward *f)
+{
+    enter(f, STAGE_EMBED, -1, PART_LAYER, f->rows);
+    return leave(f, f->options.backend->embed(f->options.context, f->batch, &f->options.weights->embedding, f->x));
+}
+
+// From here on only the rows that leave logits run.
+static int keep_last_rows(struct forward *f)
+{
+    const struct backend *backend = f->options.backend;
+    const struct model_shape *shape = &f->options.plan->shape;
+    int error = 0;
+    f->rows = &f->batch->last;
+    if (f->batch->last.n < f->batch->all.n) {
+        error = backend->take_rows(f->options.context, f->batch, f->x_last, f->x_all, (int64_t)shape->hidden * 4);
+        f->x = f->x_last;
+        if (!error && f->options.plan->index.query_from == HIDDEN_SHARED_MEMORY) {
+            error = backend->take_rows(f->options.context, f->batch, f->memory_last, f->memory_all,
+                                       (int64_t)shape->hidden * backend->activation_bytes);
+            f->memory = f->memory_last;
+        }
+    }
+    return error;
+}
+
+static int project_layer(struct forward *f, int32_t layer)
+{
+    const struct plan *plan = f->options.plan;
+    const struct layer_weights *weights = &f->options.weights->layers[layer];
+    bool window = plan->layers[layer].attention == ATTENTION_WINDOW, own = plan_has_own_kv(plan, layer);
+    bool yoco = plan->shape.backbone == BACKBONE_YOCO, first_cross = layer == plan_first_cross_layer(plan);
+    enter(f, STAGE_QKV, layer, PART_LAYER, first_cross ? &f->batch->last : f->rows);
+    int error = first_cross ? keep_last_rows(f) : 0;
+    struct op_qkv op = {
+        .x = f->x,
+        .norm = &weights->attention_norm,
+        .q = &weights->q,
+        .k = own ? &weights->k : NULL,
+        .v = own ? &weights->v : NULL,
+        .q_norm = &weights->q_norm,
+        .k_norm = &weights->k_norm,
+        .rope_theta = window ? plan->shape.rope_theta_window : yoco ? 0 : plan->shape.rope_theta_global,
+        .position = f->rows->position,
+        .n = f->rows->n,
+        .normed = f->normed,
+        .q_out = f->q,
+        .k_out = f->k,
+        .v_out = f->v,
+    };
+    return leave(f, error ? error : f->options.backend->qkv(f->options.context, f->batch, &op));
+}
+
+// Window attention, and only then the ring: it would overwrite keys that this step's first rows still see.
+static int attend_window(struct forward *f, int32_t layer)
+{
+    struct kv_view ring = kv_cache_ring(f->options.cache, layer);
+    struct op_window_attention attend = {.q = f->q, .k = f->k, .v = f->v, .ring = ring, .out = f->attended};
+    struct op_kv_write write = {.k = f->k, .v = f->v, .view = ring};
+    enter(f, STAGE_WINDOW_ATTENTION, layer, PART_LAYER, f->rows);
+    int error = leave(f, f->options.backend->window_attention(f->options.context, f->batch, &attend));
+    if (error) {
+        return error;
+    }
+    enter(f, STAGE_KV_WRITE, layer, PART_LAYER, f->rows);
+    return leave(f, f->options.backend->kv_write(f->options.context, f->batch, &write));
+}
+
+// The shared memory: a norm of its own over the self-decoder's output, keys and values without position.
+static int project_memory(struct forward *f, int32_t layer)
+{
+    const struct backend *backend = f->options.backend;
+    const struct model_weights *weights = f->options.weights;
+    struct op_qkv project = {
+        .x = f->x,
+        .norm = &weights->memory_norm,
+        .k = &weights->memory_k,
+        .v = &weights->memory_v,
+        .position = f->rows->position,
+        .n = f->rows->n,
+        .normed = f->memory_all,
+        .k_out = f->k,
+        .v_out = f->v,
+    };
+    struct op_kv_write write = {.k = f->k, .v = f->v, .view = kv_cache_pages(f->options.cache, layer)};
+    enter(f, STAGE_QKV, layer, PART_MEMORY, f->rows);
+    int error = leave(f, backend->qkv(f->options.context, f->batch, &project));
+    if (error) {
+        return error;
+    }
+    enter(f, STAGE_KV_WRITE, layer, PART_MEMORY, f->rows);
+    return leave(f, backend->kv_write(f->options.context, f->batch, &write));
+}
+
+static int project_index(struct forward *f, int32_t layer, const void *hidden, enum part part, bool query, bool key)
+{
+    bool gated = f->options.plan->index.score == INDEX_GATED_RELU;
+    struct op_index_project op = {
+        .hidden = hidden,
+        .weights = &f->options.weights->layers[layer].index,
+        .position = f->rows->position,
+        .n = f->rows->n,
+        .q = query ? f->index_q : NULL,
+        .gate = query && gated ? f->index_gate : NULL,
+        .k = key ? f->index_k : NULL,
+    };
+    enter(f, STAGE_INDEX_PROJECT, layer, part, f->rows);
+    return leave(f, f->options.backend->index_project(f->options.context, f->batch, &op));
+}
+
+// The index keys that layers above the memory make of it, for all rows, before most of them leave.
+static int index_memory(struct forward *f)
+{
+    const struct plan *plan = f->options.plan;
+    int error = 0;
+    for (int32_t l = plan_first_cross_layer(plan); l < plan->shape.n_layers && !error; l++) {
+        if (!plan_runs_indexer(plan, l)) {
+            continue;
+        }
+        layer_begin(f, l);
+        error = project_index(f, l, f->memory_all, PART_MEMORY, false, true);
+        if (!error) {
+            struct op_index_write write = {.k = f->index_k, .view = kv_cache_index(f->options.cache, l)};
+            enter(f, STAGE_KV_WRITE, l, PART_MEMORY, f->rows);
+            error = leave(f, f->options.backend->index_write(f->options.context, f->batch, &write));
+        }
+        layer_end(f, l);
+    }
+    return error;
+}
+
+// A layer's own keys and values, and its index keys or page bounds.
+static int write_cache(struct forward *f, int32_t layer)
+{
+    const struct plan *plan = f->options.plan;
+    const struct backend *backend = f->options.backend;
+    bool index_keys = plan_runs_indexer(plan, layer) && plan->index.score != INDEX_PAGE_BOUND;
+    int error = 0;
+    enter(f, STAGE_KV_WRITE, layer, PART_LAYER, f->rows);
+    if (plan_has_own_kv(plan, layer)) {
+        struct op_kv_write op = {.k = f->k,
+                                 .v = f->v,
+                                 .view = kv_cache_pages(f->options.cache, layer),
+                                 .bounds = kv_cache_bounds(f->options.cache, layer)};
+        error = backend->kv_write(f->options.context, f->batch, &op);
+    }
+    if (!error && index_keys) {
+        struct op_index_write op = {.k = f->index_k, .view = kv_cache_index(f->options.cache, layer)};
+        error = backend->index_write(f->options.context, f->batch, &op);
+    }
+    return leave(f, error);
+}
+
+// Scores and selection, a tile of rows at a time.
+static int select_units(struct forward *f, int32_t layer)
+{
+    const struct plan *plan = f->options.plan;
+    const struct backend *backend = f->options.backend;
+    bool bounds = plan->index.score == INDEX_PAGE_BOUND;
+    int32_t longest = 1;
+    for (int32_t r = 0; r < f->rows->n; r++) {
+        longest = f->rows->position[r] + 1 > longest ? f->rows->position[r] + 1 : longest;
+    }
+    int32_t stride = (forward_units(plan, longest) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
+    int64_t fitting = f->score_capacity / ((int64_t)plan->index.sets * stride);
+    int32_t tile = fitting < f->rows->n ? (int32_t)fitting : f->rows->n;
+    for (int32_t first = 0; first < f->rows->n; first += tile) {
+        int32_t n = f->rows->n - first < tile ? f->rows->n - first : tile;
+        struct op_index_score score = {
+            .rows = f->rows,
+            .first = first,
+            .n = n,
+            .q = bounds ? f->q : f->index_q,
+            .gate = plan->index.score == INDEX_GATED_RELU ? f->index_gate : NULL,
+            .keys = kv_cache_index(f->options.cache, layer),
+            .bounds = kv_cache_bounds(f->options.cache, layer),
+            .scores = f->scores,
+            .stride = stride,
+        };
+        struct op_index_select select = {.rows = f->rows, .first = first, .n = n, .scores = f->scores, .stride = stride,
+                                         .out = f->selections[layer]};
+        enter_tile(f, STAGE_INDEX_SCORE, layer, PART_LAYER, f->rows, first, n);
+        int error = leave(f, backend->index_score(f->options.context, f->batch, &score));
+        if (!error) {
+            enter_tile(f, STAGE_INDEX_SELECT, layer, PART_LAYER, f->rows, first, n);
+            error = leave(f, backend->index_select(f->options.context, f->batch, &select));
+        }
+        if (error) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+static int attend_global(struct forward *f, int32_t layer)
+{
+    const struct plan *plan = f->options.plan;
+    const struct layer_plan *self = &plan->layers[layer];
+    bool indexer = plan_runs_indexer(plan, layer), cross = layer >= plan_first_cross_layer(plan);
+    bool index_keys = indexer && plan->index.score != INDEX_PAGE_BOUND;
+    int error = 0;
+    if (index_keys) {
+        bool from_memory = plan->index.query_from == HIDDEN_SHARED_MEMORY;
+        error = project_index(f, layer, from_memory ? f->memory : f->normed, PART_LAYER, true, !cross);
+    }
+    if (!error && (plan_has_own_kv(plan, layer) || (index_keys && !cross))) {
+        error = write_cache(f, layer);
+    }
+    if (!error && indexer) {
+        error = select_units(f, layer);
+    }
+    if (error) {
+        return error;
+    }
+    struct op_attention op = {
+        .rows = f->rows,
+        .q = f->q,
+        .view = kv_cache_pages(f->options.cache, self->kv_from),
+        .selection = self->attention == ATTENTION_SELECTED ? &f->selections[self->index_from] : NULL,
+        .out = f->attended,
+    };
+    enter(f, STAGE_ATTENTION, layer, PART_LAYER, f->rows);
+    return leave(f, f->options.backend->attention(f->options.context, f->batch, &op));
+}
+
+static int mix_and_feed(struct forward *f, int32_t layer)
+{
+    const struct backend *backend = f->options.backend;
+    const struct layer_weights *w = &f->options.weights->layers[layer];
+    struct op_output output = {.attention = f->attended, .weight = &w->output, .n = f->rows->n, .x = f->x};
+    struct op_ffn ffn = {.norm = &w->ffn_norm, .gate = &w->gate, .up = &w->up, .down = &w->down, .n = f->rows->n,
+                         .x = f->x};
+    enter(f, STAGE_OUTPUT, layer, PART_LAYER, f->rows);
+    int error = leave(f, backend->output(f->options.context, f->batch, &output));
+    if (error) {
+        return error;
+    }
+    enter(f, STAGE_FFN, layer, PART_LAYER, f->rows);
+    return leave(f, backend->ffn(f->options.context, f->batch, &ffn));
+}
+
+static int head(struct forward *f)
+{
+    enter(f, STAGE_HEAD, -1, PART_LAYER, &f->batch->last);
+    int error = f->rows == &f->batch->last ? 0 : keep_last_rows(f);
+    struct op_head op = {.x = f->x,
+                         .norm = &f->options.weights->final_norm,
+                         .weight = &f->options.weights->head,
+                         .n = f->rows->n,
+                         .logits = f->logits};
+    return leave(f, error ? error : f->options.backend->head(f->options.context, f->batch, &op));
+}
+
+static int sample(struct forward *f, const struct sampling *sampling, int32_t *token)
+{
+    struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};
+    enter(f, STAGE_SAMPLE, -1, PART_LAYER, f->rows);
+    return leave(f, f->options.backend->sample(f->options.context, f->batch, &op));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The pass
+
+static int run_layer(struct forward *f, int32_t layer)
+{
+    const struct plan *plan = f->options.plan;
+    bool window = plan->layers[layer].attention == ATTENTION_WINDOW;
+    layer_begin(f, layer);
+    int error = project_layer(f, layer);
+    error = error ? error : window ? attend_window(f, layer) : attend_global(f, layer);
+    error = error ? error : mix_and_feed(f, layer);
+    if (!error && layer == plan_memory_layer(plan)) {
+        error = project_memory(f, layer);
+    }
+    layer_end(f, layer);
+    return error;
+}
+
+int forward_begin(struct forward *f, const struct batch *batch, const struct work *work)
+{
+    assert(batch->all.n <= f->options.max_rows && batch->last.n <= f->options.max_logit_rows);
+    f->batch = batch;
+    f->work = work;
+    f->rows = &batch->all;
+    f->x = f->x_all;
+    f->memory = f->memory_all;
+    int error = f->options.observer ? forward_price(f) : 0;
+    return error ? error : f->options.backend->begin_step(f->options.context, batch);
+}
+
+int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
+{
+    const struct plan *plan = f->options.plan;
+    int32_t n_layers = plan->shape.n_layers, first_cross = plan_first_cross_layer(plan);
+    int error = embed(f);
+    for (int32_t l = 0; l < first_cross && !error; l++) {
+        error = run_layer(f, l);
+    }
+    error = error ? error : index_memory(f);
+    if (error || f->batch->last.n == 0) {
+        return error;    // a chunk before a prompt's last: its rows are in the caches, and nothing follows from them yet
+    }
+    for (int32_t l = first_cross; l < n_layers && !error; l++) {
+        error = run_layer(f, l);
+    }
+    error = error ? error : head(f);
+    return error ? error : sample(f, sampling, token);
+}
+
+int forward_end(struct forward *f)
+{
+    int error = f->options.backend->end_step(f->options.context);
+    f->work = NULL;
+    return error;
+}
+
+const float *forward_logits(const struct forward *f)
+{
+    return f->logits;
+}
+
+const struct selection *forward_selection(const struct forward *f, int32_t index_from)
+{
+    return index_from >= 0 && f->selections[index_from].unit ? &f->selections[index_from] : NULL;
+}
+
+bool forward_selects_last(const struct forward *f, int32_t index_from)
+{
+    return index_from >= plan_first_cross_layer(f->options.plan);
+}

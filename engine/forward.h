@@ -1,0 +1,42 @@
+// engine/forward.h - one forward pass over a batch, from tokens to drawn tokens, on any backend under any plan.
+//
+// Owns the activations. Knows no requests and no clock: engine/engine.c decides what is in a batch, the observer is told
+// of every stage. In YOCO only the rows that leave logits run the layers above the shared memory; a batch whose `last`
+// is all rows runs every row through every layer.
+#pragma once
+
+#include "engine/cost.h"
+#include "engine/kv_cache.h"
+#include "engine/observer.h"
+
+struct forward;
+
+struct forward_options {
+    const struct backend *backend;            // all pointers borrowed until close
+    struct backend_context *context;
+    const struct plan *plan;
+    const struct model_weights *weights;      // as weight_load made them
+    const struct kv_cache *cache;
+    const struct observer *observer;          // NULL: none
+    int32_t max_rows, max_logit_rows, max_context;
+};
+
+// -EINVAL for a plan that the engine cannot run, -ENOMEM with what was asked for. *out is NULL on failure.
+int forward_open(struct forward **out, const struct forward_options *options);
+void forward_close(struct forward *forward);    // NULL-safe
+
+// Host work before a pass: hands the batch to the backend, and prices its stages if there is an observer. work [n_seqs]
+// describes the same batch. Both are borrowed until forward_end.
+int forward_begin(struct forward *forward, const struct batch *batch, const struct work *work);
+
+// The pass. sampling and token [last.n] are host memory; tokens are there after forward_end. A failure names the layer.
+int forward_run(struct forward *forward, const struct sampling *sampling, int32_t *token);
+int forward_end(struct forward *forward);
+
+// Of the last pass, in memory of the backend: [last.n][vocab]; and what the indexer of layer `index_from` selected, one
+// row per row that ran that layer. NULL if that layer runs none.
+const float *forward_logits(const struct forward *forward);
+const struct selection *forward_selection(const struct forward *forward, int32_t index_from);
+
+// Whether the rows of that selection are `last` (true) or `all` of the batch.
+bool forward_selects_last(const struct forward *forward, int32_t index_from);

@@ -1,0 +1,53 @@
+// engine/forward_state.h - what forward.c and forward_open.c share. Not a public header.
+#pragma once
+
+#include "engine/forward.h"
+
+// Scores are made and consumed in tiles of rows, so that a long prompt does not need rows times context of memory.
+enum { SCORE_TILE_BYTES = 64 << 20, SCORE_ALIGNMENT = 16 };    // in floats: rows of scores begin at 64 bytes
+
+// A stage's cost is split where the stage runs twice: once for the layer itself, once for the memory that is shared by
+// the layers above (its keys and values, and the index keys made of it), which every row still writes.
+enum part { PART_LAYER, PART_MEMORY, PART_COUNT };
+
+struct forward {
+    struct forward_options options;
+    // Memory of the backend, owned.
+    void *x_all;                   // f32 [max_rows][hidden] the residual stream
+    void *x_last;                  // f32 [max_logit_rows][hidden] that of the rows that leave logits
+    void *normed;                  // [max_rows][hidden]
+    void *memory_all;              // [max_rows][hidden] the shared memory's own hidden state
+    void *memory_last;             // [max_logit_rows][hidden]
+    void *q;                       // [max_rows][n_heads*head_dim]
+    void *k, *v;                   // [max_rows][n_kv_heads*head_dim] in kv_dtype
+    void *attended;                // [max_rows][n_heads*head_dim]
+    void *index_q;                 // [max_rows][index heads*dim]
+    void *index_gate;              // f32 [max_rows][index heads]
+    void *index_k;                 // [max_rows][index dim]
+    void *scores;                  // f32 [score_capacity] of one tile
+    void *logits;                  // f32 [max_logit_rows][vocab]
+    struct selection *selections;  // [n_layers] host memory; units and counts in the backend's, only where an indexer runs
+    int64_t score_capacity;
+    // The pass in progress.
+    const struct batch *batch;
+    const struct work *work;
+    struct stage_cost *costs;      // [1 + n_layers][STAGE_COUNT][PART_COUNT]; the first for what is outside layers
+    struct observed_stage stage;   // the one that runs
+    const struct rows *rows;       // those that still run: &batch->all, then &batch->last
+    float *x;                      // theirs
+    void *memory;
+};
+
+static inline struct stage_cost *forward_cost(const struct forward *f, int32_t layer, enum stage stage, enum part part)
+{
+    return &f->costs[((int64_t)(layer + 1) * STAGE_COUNT + stage) * PART_COUNT + part];
+}
+
+// Units that `tokens` tokens fill, the last one perhaps in part; 0 if the plan selects nothing.
+static inline int32_t forward_units(const struct plan *plan, int32_t tokens)
+{
+    return plan->index.budget_tokens ? (tokens - 1) / plan->index.unit_tokens + 1 : 0;
+}
+
+// Computes the cost of every stage of the batch that forward_begin was given. -ENOMEM.
+int forward_price(struct forward *forward);
