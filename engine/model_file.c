@@ -28,8 +28,7 @@ struct mapping {
 struct entry {
     struct model_file_tensor tensor;
     char *name;                       // owned
-    void *owned;                      // data of a random model
-    const void *data;
+    void *owned;                      // tensor.data of a random model
 };
 
 struct model_file {
@@ -152,7 +151,7 @@ static int add_tensors(struct model_file *file, const struct safetensors *table,
             return status_fail(-ENOMEM, "%s: out of memory for its %d tensors", path, table->n_tensors);
         }
         entry->tensor.file = mapping->name;
-        entry->data = (const char *)mapping->data + table->data_offset + tensor->begin;
+        entry->tensor.data = (const char *)mapping->data + table->data_offset + tensor->begin;
     }
     return 0;
 }
@@ -343,7 +342,7 @@ static int fill_entry(struct model_file *file, struct entry *entry, const struct
     }
     model_random_fill(entry->owned, tensor, entry->tensor.dtype, file->seed, 0,
                       (int64_t)tensor->n_rows * tensor->n_cols);
-    entry->data = entry->owned;
+    entry->tensor.data = entry->owned;
     return 0;
 }
 
@@ -357,11 +356,11 @@ static int give_tensor(void *user, const struct model_tensor *tensor)
         return refuse(request, tensor, entry);
     }
     int error = fits ? 0 : draw_tensor(file, tensor, &entry);
-    if (!error && !entry->data) {
+    if (!error && !entry->tensor.data) {
         error = fill_entry(file, entry, tensor);
     }
     if (!error) {
-        *tensor->slot = (struct matrix){entry->data, entry->tensor.dtype, tensor->n_rows, tensor->n_cols};
+        *tensor->slot = (struct matrix){entry->tensor.data, entry->tensor.dtype, tensor->n_rows, tensor->n_cols};
     }
     return error;
 }

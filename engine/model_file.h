@@ -38,10 +38,11 @@ int model_file_load_config(struct model_config *out, const char *path);
 int model_file_weights(struct model_file *file, const struct plan *plan, struct model_weights *out);
 
 struct model_file_tensor {
-    const char *name, *file;    // borrowed until close
+    const char *name, *file;    // borrowed until close; file is "" in a random model
     enum dtype dtype;
     int32_t n_rows, n_cols;
     int64_t bytes;
+    const void *data;           // [n_rows][n_cols] borrowed until close
 };
 int32_t model_file_tensor_count(const struct model_file *file);
 const struct model_file_tensor *model_file_tensor(const struct model_file *file, int32_t index);
