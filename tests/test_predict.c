@@ -80,10 +80,10 @@ static void anchors(void)
         CHECK(request.prefill.stages[STAGE_FFN].bound == BOUND_COMPUTE);
         CHECK(request.first_decode_step_s == 0 && request.decode_s == 0 && request.decode_tokens_per_s == 0);
     }
-    // 128K of dense cache are 8.59 GB: eight sequences beside the weights of an 80 GB card.
+    // 128K of dense cache are 8.59 GB: eight sequences beside the weights of an 80 GB card. Pages are whole.
     struct plan plan = preset("paper-4b", "dense");
     struct request_prediction request;
-    CHECK(predict_request(&request, &device, &plan, 1, 131072 - 64, 64, 8192) == 0);
+    CHECK(predict_request(&request, &device, &plan, 1, 131072 - 64, 1, 8192) == 0);
     CHECK(request.kv_bytes_per_seq == 131072 * 65536LL && request.max_seqs == 8);
 }
 
