@@ -118,6 +118,13 @@ static void on_stage(void *user, const struct stage_sample *sample)
     summary->pending[summary->n_pending++] = *sample;
 }
 
+// A damaged file can say any size: sums stop at the ends of their range.
+static int64_t plus(int64_t a, int64_t b)
+{
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? (a < 0 ? INT64_MIN : INT64_MAX) : sum;
+}
+
 static int bag_add(struct bag *bag, int64_t duration_ns)
 {
     if (bag->n == bag->capacity) {
@@ -130,7 +137,7 @@ static int bag_add(struct bag *bag, int64_t duration_ns)
         bag->capacity = capacity;
     }
     bag->durations_ns[bag->n++] = duration_ns;
-    bag->total_ns += duration_ns;
+    bag->total_ns = plus(bag->total_ns, duration_ns);
     return 0;
 }
 
@@ -176,14 +183,14 @@ static void on_step(void *user, const struct step_sample *step)
         const struct stage_sample *sample = &summary->pending[i];
         struct bag *bag = &bags->stages[step->phase][sample->stage];
         error = bag_add(bag, sample->duration_ns);
-        bag->bytes += sample->bytes;
-        bag->flops += sample->flops;
-        sum_ns += sample->duration_ns;
+        bag->bytes = plus(bag->bytes, sample->bytes);
+        bag->flops = plus(bag->flops, sample->flops);
+        sum_ns = plus(sum_ns, sample->duration_ns);
     }
     int64_t covered = n > 0 ? covered_ns(summary->pending, n, step) : 0;
-    bags->gaps_ns[step->phase] += step->duration_ns - covered;
-    bags->overlap_ns[step->phase] += sum_ns - covered;
-    bags->n_tokens[step->phase] += step->n_tokens;
+    bags->gaps_ns[step->phase] = plus(bags->gaps_ns[step->phase], step->duration_ns - covered);
+    bags->overlap_ns[step->phase] = plus(bags->overlap_ns[step->phase], sum_ns - covered);
+    bags->n_tokens[step->phase] = plus(bags->n_tokens[step->phase], step->n_tokens);
     summary->error = error;
 }
 
