@@ -191,6 +191,7 @@ void stream_random(const struct sample_sink *sink, enum stream_kind kind, int64_
         if (n_sources == 0 || chance(4.0 / (double)n)) {
             struct sample_source source;
             random_source(&source, n_sources++ * 7 - 3);
+            source.n_layers = kind == STREAM_SANE ? 32 : source.n_layers;
             sink->source(sink->user, &source);
             step = 0;
         }
