@@ -162,7 +162,7 @@ static int64_t sane_step(const struct sample_sink *sink, int32_t source, int64_t
     }
     request.state = REQUEST_RUNNING;
     request.step = step;
-    request.time_ns = begin_ns + 1;
+    request.time_ns = begin_ns;
     sink->request(sink->user, &request);
     request.state = REQUEST_FIRST_TOKEN;
     request.output_tokens = 1;
