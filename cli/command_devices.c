@@ -23,20 +23,14 @@ static const struct table_column backend_columns[] = {
 };
 
 static const struct table_column device_columns[] = {
-    {"device", "device", -1},
-    {"gb_per_s", "GB/s", 0},
-    {"f32_tflops", "f32 Tflop/s", 1},
-    {"bf16_tflops", "bf16", 1},
-    {"fp8_tflops", "fp8", 1},
-    {"memory_gb", "GB", 1},
-    {"link_gb_per_s", "link GB/s", 0},
-    {"launch_us", "launch us", 1},
-    {"price_per_hour", "$/h", 2},
+    {"device", "device", -1},          {"gb_per_s", "GB/s", 0},       {"f32_tflops", "f32 Tflop/s", 1},
+    {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1},
+    {"link_gb_per_s", "link GB/s", 0}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
     {"provenance", "rates", -1},
 };
 
 static const struct table_column source_columns[] = {
-    {"device", "device", -1}, {"figure", "figure", -1}, {"value", "value", 6},
+    {"device", "device", -1}, {"figure", "figure", -1},        {"value", "value", 6},
     {"unit", "unit", -1},     {"provenance", "figure is", -1}, {"source", "source", -1},
 };
 
@@ -159,7 +153,8 @@ static void print_tables(struct table *const *tables, const struct devices *opti
         }
         table_print(tables[i], stdout);
     }
-    printf("\nRates of this machine are the best of short passes with all threads at once; those of other devices are their\n"
+    printf("\nRates of this machine are the best of short passes with all threads at once; those of other devices are "
+           "their\n"
            "peaks for dense matrices. Unknown figures stay unknown (-). --sources says where each figure is from.\n");
 }
 
@@ -204,8 +199,8 @@ int command_devices(int argc, char **argv)
         {"json", OPTION_FLAG, &devices.json, 0, 0, NULL, "print JSON"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
-    const struct command_spec command = {"devices", "What is here (measured in about a second) and what is known.", NULL, 0, 0,
-                                         options};
+    const struct command_spec command = {
+        "devices", "What is here (measured in about a second) and what is known.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     if (error == 0) {

@@ -25,7 +25,7 @@ struct sim {
     bool json, stages;
     struct plan_flags flags;
     // What it names.
-    struct model_config config;     // of a file; a named size fills config.native.shape only
+    struct model_config config;    // of a file; a named size fills config.native.shape only
     bool from_file;
     int32_t n_plans, n_devices;
     struct plan plans[MAX_PLANS];
@@ -52,8 +52,8 @@ static const struct table_column request_columns[] = {
 };
 
 static const struct table_column stage_columns[] = {
-    {"method", "method", -1}, {"device", "device", -1}, {"phase", "phase", -1}, {"stage", "stage", -1},
-    {"ms", "ms", 4},          {"percent", "%", 1},      {"gb", "GB", 4},        {"gflop", "Gflop", 2},
+    {"method", "method", -1}, {"device", "device", -1},      {"phase", "phase", -1}, {"stage", "stage", -1},
+    {"ms", "ms", 4},          {"percent", "%", 1},           {"gb", "GB", 4},        {"gflop", "Gflop", 2},
     {"bound", "bound", -1},   {"provenance", "figures", -1},
 };
 
@@ -104,7 +104,8 @@ static int open_config(struct sim *sim)
         for (int32_t i = 0; i < plan_model_count(); i++) {
             strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
         }
-        return status_fail(-EINVAL, "--model %s: neither a known size (%s) nor a folder or config.json", sim->model, names);
+        return status_fail(-EINVAL, "--model %s: neither a known size (%s) nor a folder or config.json", sim->model,
+                           names);
     }
     char path[4096], *text;
     size_t length = 0;
@@ -123,14 +124,15 @@ static int add_native(struct sim *sim)
 {
     struct plan_options knobs = sim->flags.options, none = plan_options_default();
     if (!sim->from_file) {
-        return status_fail(-EINVAL, "--method native: %s is a size without a method of its own; name a config.json or a method",
+        return status_fail(-EINVAL,
+                           "--method native: %s is a size without a method of its own; name a config.json or a method",
                            sim->model);
     }
     knobs.weight_dtype = none.weight_dtype;
     knobs.kv_dtype = none.kv_dtype;
     if (memcmp(&knobs, &none, sizeof knobs) != 0 && strcmp(sim->methods, "native") == 0) {
         return status_fail(-EINVAL, "--method native: takes its index and window from the config; of the flags under "
-                           "\"Method\" only --weight-dtype and --kv-dtype apply");
+                                    "\"Method\" only --weight-dtype and --kv-dtype apply");
     }
     struct plan *plan = &sim->plans[sim->n_plans++];
     *plan = sim->config.native;
@@ -213,8 +215,8 @@ static int choose_devices(struct sim *sim)
 }
 
 // Does the batch fit, and if not, what does?
-static void verdict(char *out, size_t bytes, const struct sim *sim, const struct plan *plan, const struct device *device,
-                    const struct request_prediction *request)
+static void verdict(char *out, size_t bytes, const struct sim *sim, const struct plan *plan,
+                    const struct device *device, const struct request_prediction *request)
 {
     double memory = device->memory_bytes.value, weights = (double)request->weight_bytes;
     if (request->max_seqs < 0) {
@@ -247,12 +249,12 @@ static void dominant(char *out, size_t bytes, const struct step_prediction *step
     for (int s = 1; s < STAGE_COUNT; s++) {
         most = step->stages[s].seconds > step->stages[most].seconds ? s : most;
     }
-    snprintf(out, bytes, "%s %.0f%%, %s", stage_name((enum stage)most), 100 * step->stages[most].seconds / step->seconds,
-             bound_name(step->stages[most].bound));
+    snprintf(out, bytes, "%s %.0f%%, %s", stage_name((enum stage)most),
+             100 * step->stages[most].seconds / step->seconds, bound_name(step->stages[most].bound));
 }
 
-static void add_request(struct table *table, const struct sim *sim, const struct plan *plan, const struct device *device,
-                        const struct request_prediction *request)
+static void add_request(struct table *table, const struct sim *sim, const struct plan *plan,
+                        const struct device *device, const struct request_prediction *request)
 {
     char cell[CELL_BYTES];
     bool decodes = sim->output > 1;
@@ -332,22 +334,23 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
         return;
     }
     const struct model_shape *shape = &sim->config.native.shape;
-    printf("%s: %d x (%d prompt + %d output tokens), roofline\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
-           sim->context, sim->output);
+    printf("%s: %d x (%d prompt + %d output tokens), roofline\n\n", shape->name[0] ? shape->name : sim->model,
+           sim->batch, sim->context, sim->output);
     table_print(requests, stdout);
     if (sim->stages) {
         printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
         table_print(stages, stdout);
     }
-    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT = (end to end - prefill of all) / (output - 1).\n"
-           "A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is faster,\n"
-           "most are slower. \"figures\" is how the weakest rate in the row came about; clsa devices --sources lists them.\n");
+    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n"
+           "A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
+           "faster, most are slower. \"figures\": how the weakest rate in the row came about (clsa devices --sources).\n");
 }
 
 static int run(struct sim *sim)
 {
     if (sim->chunk > 0 && sim->context / sim->chunk > MAX_CHUNKS) {
-        return status_fail(-EINVAL, "--chunk %d: a prompt of %d would take more than %d steps; expected at least %d, or 0",
+        return status_fail(-EINVAL,
+                           "--chunk %d: a prompt of %d would take more than %d steps; expected at least %d, or 0",
                            sim->chunk, sim->context, MAX_CHUNKS, sim->context / MAX_CHUNKS + 1);
     }
     int error = plan_flags_resolve(&sim->flags);
@@ -372,13 +375,21 @@ int command_sim(int argc, char **argv)
 {
     // Static: plans and devices are half a megabyte, and a process runs one command.
     static struct sim sim;
-    sim = (struct sim){.model = "paper-4b", .device_names = "host", .batch = 1, .context = 8192, .output = 256, .chunk = 8192,
+    sim = (struct sim){.model = "paper-4b",
+                       .device_names = "host",
+                       .batch = 1,
+                       .context = 8192,
+                       .output = 256,
+                       .chunk = 8192,
                        .flags = plan_flags_default()};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
-        {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]|native|all", "native: as the config declares it, and its default"},
-        {"device", OPTION_TEXT, &sim.device_names, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
-        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
+        {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]|native|all",
+         "native: as the config declares it, and its default"},
+        {"device", OPTION_TEXT, &sim.device_names, 0, 0, "NAME[,NAME...]",
+         "host is measured; clsa devices lists the others"},
+        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
+         "a table of your own, in the form of sim/devices.json"},
         {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
         {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each"},
@@ -389,8 +400,9 @@ int command_sim(int argc, char **argv)
         PLAN_OPTIONS(sim.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
-    const struct command_spec command = {"sim", "Predicts what a model and a method take on a device: a roofline over the cost model.",
-                                         NULL, 0, 0, options};
+    const struct command_spec command = {
+        "sim",  "Predicts what a model and a method take on a device: a roofline over the cost model.", NULL, 0, 0,
+        options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     if (error == 0) {

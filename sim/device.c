@@ -30,8 +30,10 @@ const char *provenance_name(enum provenance provenance)
 
 enum provenance provenance_weaker(enum provenance a, enum provenance b)
 {
-    static const int strength[] = {
-        [PROVENANCE_DATASHEET] = 0, [PROVENANCE_EXTRAPOLATED] = 1, [PROVENANCE_INTERPOLATED] = 2, [PROVENANCE_MEASURED] = 3};
+    static const int strength[] = {[PROVENANCE_DATASHEET] = 0,
+                                   [PROVENANCE_EXTRAPOLATED] = 1,
+                                   [PROVENANCE_INTERPOLATED] = 2,
+                                   [PROVENANCE_MEASURED] = 3};
     return strength[a] <= strength[b] ? a : b;
 }
 
@@ -71,7 +73,8 @@ static int check_keys(const struct place *place, json_t *object, const char *con
     }
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         bool known = false;
         for (int i = 0; keys[i]; i++) {
             known = known || strcmp(key, keys[i]) == 0;
@@ -213,7 +216,8 @@ static int parse_figures(struct device *out, struct place *place, json_t *object
 
 static int parse_device(struct device *out, const char *where, json_t *object, size_t index)
 {
-    static const char *const keys[] = {"name", "bytes_per_s", "flops_per_s", "curve", "memory_bytes", "link_bytes_per_s",
+    static const char *const keys[] = {"name",     "bytes_per_s",    "flops_per_s",
+                                       "curve",    "memory_bytes",   "link_bytes_per_s",
                                        "launch_s", "price_per_hour", NULL};
     char number[24];
     snprintf(number, sizeof number, "%zu", index);

@@ -15,158 +15,19 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "engine/status.h"
 #include "sim/device.h"
+#include "sim/host_kernels.h"
 
 enum {
     MAX_THREADS = 1024,
-    PASS_BYTES = 32 << 20,         // a thread reads at least this much per timed pass: far above the cost of starting it
-    FMA_ROUNDS = 1 << 16,          // a pass of 12 or 16 chains lasts some hundred microseconds
+    PASS_BYTES = 32 << 20,    // a thread reads at least this much per timed pass: far above the cost of starting it
+    FMA_ROUNDS = 1 << 16,     // a pass of 12 or 16 chains lasts some hundred microseconds
     LAUNCH_ROUNDS = 64,
 };
 static const double BANDWIDTH_S = 0.08, MEMORY_S = 0.25, FMA_S = 0.08, LAUNCH_S = 0.02;    // time spent on each figure
 static const size_t LEAST_MEMORY_BYTES = (size_t)256 << 20;
-
-// Reads [n] bytes at data, a multiple of 512 and aligned to 64; the result depends on all of them.
-static uint64_t read_portable(const void *data, size_t n)
-{
-    const uint64_t *word = data;
-    uint64_t sum[8] = {0};
-    for (size_t i = 0; i < n / 8; i += 8) {
-        for (size_t j = 0; j < 8; j++) {
-            sum[j] ^= word[i + j];
-        }
-    }
-    return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
-}
-
-// Multiply-adds of `rounds` rounds; returns how many floating-point operations that was.
-static double fma_portable(int rounds, volatile float *sink)
-{
-    float a[8] = {0, 1, 2, 3, 4, 5, 6, 7}, x = *sink, y = *sink;
-    for (int i = 0; i < rounds; i++) {
-        for (int j = 0; j < 8; j++) {
-            a[j] = a[j] * x + y;
-        }
-    }
-    for (int j = 0; j < 8; j++) {
-        *sink += a[j];
-    }
-    return 2.0 * 8 * rounds;
-}
-
-#if defined(__x86_64__)
-// One line per chain: the compiler must keep each in a register of its own. Each begins with another value, for equal
-// chains would be computed once.
-#define CHAINS_12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-#define CHAINS_16(DO) CHAINS_12(DO) DO(12) DO(13) DO(14) DO(15)
-
-__attribute__((target("avx2"))) static uint64_t read_avx2(const void *data, size_t n)
-{
-    const __m256i *vector = data;
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    for (size_t i = 0; i < n / 32; i += 4) {
-        a = _mm256_xor_si256(a, _mm256_load_si256(vector + i));
-        b = _mm256_xor_si256(b, _mm256_load_si256(vector + i + 1));
-        c = _mm256_xor_si256(c, _mm256_load_si256(vector + i + 2));
-        d = _mm256_xor_si256(d, _mm256_load_si256(vector + i + 3));
-    }
-    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
-    return (uint64_t)_mm256_extract_epi64(a, 0) ^ (uint64_t)_mm256_extract_epi64(a, 3);
-}
-
-__attribute__((target("avx512f"))) static uint64_t read_avx512(const void *data, size_t n)
-{
-    const __m512i *vector = data;
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
-    for (size_t i = 0; i < n / 64; i += 4) {
-        a = _mm512_xor_si512(a, _mm512_load_si512(vector + i));
-        b = _mm512_xor_si512(b, _mm512_load_si512(vector + i + 1));
-        c = _mm512_xor_si512(c, _mm512_load_si512(vector + i + 2));
-        d = _mm512_xor_si512(d, _mm512_load_si512(vector + i + 3));
-    }
-    a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
-    return (uint64_t)_mm512_reduce_add_epi64(a);
-}
-
-__attribute__((target("avx2,fma"))) static double fma_avx2(int rounds, volatile float *sink)
-{
-    const __m256 x = _mm256_set1_ps(*sink), y = x;
-#define BEGIN(i) __m256 a##i = _mm256_set1_ps((float)i);
-#define STEP(i) a##i = _mm256_fmadd_ps(a##i, x, y);
-#define END(i) *sink += _mm256_cvtss_f32(a##i);
-    CHAINS_12(BEGIN)
-    for (int i = 0; i < rounds; i++) {
-        CHAINS_12(STEP)
-    }
-    CHAINS_12(END)
-#undef BEGIN
-#undef STEP
-#undef END
-    return 2.0 * 8 * 12 * rounds;
-}
-
-__attribute__((target("avx512f"))) static double fma_avx512(int rounds, volatile float *sink)
-{
-    const __m512 x = _mm512_set1_ps(*sink), y = x;
-#define BEGIN(i) __m512 a##i = _mm512_set1_ps((float)i);
-#define STEP(i) a##i = _mm512_fmadd_ps(a##i, x, y);
-#define END(i) *sink += _mm512_cvtss_f32(a##i);
-    CHAINS_16(BEGIN)
-    for (int i = 0; i < rounds; i++) {
-        CHAINS_16(STEP)
-    }
-    CHAINS_16(END)
-#undef BEGIN
-#undef STEP
-#undef END
-    return 2.0 * 16 * 16 * rounds;
-}
-
-// Pairs of bf16 products are added to one f32: 32 multiply-adds per instruction.
-__attribute__((target("avx512f,avx512bf16"))) static double fma_bf16(int rounds, volatile float *sink)
-{
-    const __m512bh x = (__m512bh)_mm512_castps_si512(_mm512_set1_ps(*sink));
-#define BEGIN(i) __m512 a##i = _mm512_set1_ps((float)i);
-#define STEP(i) a##i = _mm512_dpbf16_ps(a##i, x, x);
-#define END(i) *sink += _mm512_cvtss_f32(a##i);
-    CHAINS_16(BEGIN)
-    for (int i = 0; i < rounds; i++) {
-        CHAINS_16(STEP)
-    }
-    CHAINS_16(END)
-#undef BEGIN
-#undef STEP
-#undef END
-    return 2.0 * 32 * 16 * rounds;
-}
-#endif
-
-// What this processor has.
-struct kernels {
-    const char *isa;
-    uint64_t (*read)(const void *data, size_t n);
-    double (*fma_f32)(int rounds, volatile float *sink);
-    double (*fma_bf16)(int rounds, volatile float *sink);    // NULL: none, bf16 is widened to f32
-};
-
-static struct kernels choose_kernels(void)
-{
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) {
-        bool bf16 = __builtin_cpu_supports("avx512bf16");
-        return (struct kernels){bf16 ? "avx512_bf16" : "avx512", read_avx512, fma_avx512, bf16 ? fma_bf16 : NULL};
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return (struct kernels){"avx2", read_avx2, fma_avx2, NULL};
-    }
-#endif
-    return (struct kernels){"portable", read_portable, fma_portable, NULL};
-}
 
 static double now_s(void)
 {
@@ -177,19 +38,19 @@ static double now_s(void)
 
 // What all threads share. Thread 0 takes the time and decides whether another pass follows; the others obey.
 struct team {
-    struct kernels kernels;
+    struct host_kernels kernels;
     int32_t n;
     size_t cpus[MAX_THREADS];
-    pthread_mutex_t gate;              // held until all threads exist, so that none waits for one that never comes
+    pthread_mutex_t gate;    // held until all threads exist, so that none waits for one that never comes
     bool abandoned;
     pthread_barrier_t barrier;
-    atomic_int arrived, meeting;       // of fork_join
-    struct member *members;            // [n]
-    unsigned char *memory;             // [n * share_bytes]
-    size_t share_bytes;                // each thread's part
-    bool again;                        // written by thread 0 between two barriers
-    struct device *out;                // written by thread 0
-    size_t sizes[DEVICE_CURVE_POINTS]; // [n_sizes] working sets in caches, ascending
+    atomic_int arrived, meeting;          // of fork_join
+    struct member *members;               // [n]
+    unsigned char *memory;                // [n * share_bytes]
+    size_t share_bytes;                   // each thread's part
+    bool again;                           // written by thread 0 between two barriers
+    struct device *out;                   // written by thread 0
+    size_t sizes[DEVICE_CURVE_POINTS];    // [n_sizes] working sets in caches, ascending
     int32_t n_sizes;
 };
 
@@ -197,8 +58,8 @@ struct member {
     struct team *team;
     int32_t index;
     pthread_t thread;
-    double from_s, to_s;               // of the present pass
-    uint64_t read;                     // results that nobody needs, so that the work is done
+    double from_s, to_s;    // of the present pass
+    uint64_t read;          // results that nobody needs, so that the work is done
     volatile float sink;
 };
 
@@ -215,7 +76,8 @@ static double pass_s(const struct team *team)
 
 // Runs `work` in all threads at once, again and again for `budget_s`. Returns the seconds of the best pass in thread 0,
 // nothing of use elsewhere.
-static double best_pass(struct member *member, double budget_s, void (*work)(struct member *, const void *), const void *arg)
+static double best_pass(struct member *member, double budget_s, void (*work)(struct member *, const void *),
+                        const void *arg)
 {
     struct team *team = member->team;
     double best = 1e30, begin = now_s();
@@ -305,7 +167,8 @@ static void set_figure(struct device_figure *figure, const struct team *team, do
     device_describe_host(host, sizeof host);
     figure->value = value;
     figure->provenance = PROVENANCE_MEASURED;
-    snprintf(figure->source, sizeof figure->source, "%s: %d threads of %s", how, team->n, host);
+    snprintf(figure->source, sizeof figure->source, "%s: %d thread%s of %s", how, team->n, team->n == 1 ? "" : "s",
+             host);
 }
 
 static void measure_all(struct member *member)
@@ -522,7 +385,7 @@ void device_describe_host(char *out, size_t bytes)
     if (stream) {
         fclose(stream);
     }
-    snprintf(out, bytes, "%s, %s", name, choose_kernels().isa);
+    snprintf(out, bytes, "%s, %s", name, host_kernels_choose().isa);
 }
 
 int device_measure_host(struct device *out, int32_t threads)
@@ -538,7 +401,7 @@ int device_measure_host(struct device *out, int32_t threads)
     pthread_mutex_lock(&lock);
     int error = list_cpus(team, threads);
     if (!error && cached_threads != team->n) {
-        team->kernels = choose_kernels();
+        team->kernels = host_kernels_choose();
         team->out = &measured;
         choose_sizes(team);
         error = run_team(team);

@@ -59,8 +59,9 @@ static int price(struct stage_prediction *out, enum provenance *provenance, cons
         enum dtype dtype = stage_dtype(plan, stage);
         const struct device_figure *rate = rate_of(device, dtype);
         if (!rate) {
-            return status_fail(-EINVAL, "device %s: no rate is known for %s, which %s multiplies in; name one in a file of devices",
-                               device->name, dtype_name(dtype), stage_name(stage));
+            return status_fail(
+                -EINVAL, "device %s: no rate is known for %s, which %s multiplies in; name one in a file of devices",
+                device->name, dtype_name(dtype), stage_name(stage));
         }
         flops_s = (double)cost->flops / rate->value;
         *provenance = provenance_weaker(*provenance, rate->provenance);
@@ -192,8 +193,9 @@ static double decode_step_s(const struct decode *decode, int32_t context_tokens)
 // lie on it, else the sum of two halves.
 static double sum_steps(const struct decode *decode, int32_t low, int32_t high, double low_s, double high_s)
 {
-    static const double places[] = {0.23, 0.52, 0.81};    // off the halves and quarters where stairs of units could hide
-    static const double tolerance = 1e-4;                 // a tenth of the error that is promised
+    static const double places[] = {0.23, 0.52,
+                                    0.81};    // off the halves and quarters where stairs of units could hide
+    static const double tolerance = 1e-4;     // a tenth of the error that is promised
     int32_t n = high - low;
     if (n <= 1) {
         return n ? low_s + high_s : low_s;
@@ -259,9 +261,10 @@ int predict_request(struct request_prediction *out, const struct device *device,
 {
     if (n_seqs < 1 || context_tokens < 1 || output_tokens < 1 || chunk_tokens < 0 ||
         (int64_t)context_tokens + output_tokens > INT32_MAX) {
-        return status_fail(-EINVAL, "%d sequences of %d + %d tokens in chunks of %d: expected at least one sequence, prompt "
-                           "token and output token, and at most %d tokens together", n_seqs, context_tokens, output_tokens,
-                           chunk_tokens, INT32_MAX);
+        return status_fail(-EINVAL,
+                           "%d sequences of %d + %d tokens in chunks of %d: expected at least one sequence, prompt "
+                           "token and output token, and at most %d tokens together",
+                           n_seqs, context_tokens, output_tokens, chunk_tokens, INT32_MAX);
     }
     struct request_prediction request = {0};
     int error = plan_check(plan);

@@ -62,8 +62,8 @@ static void anchors(void)
     } steps[] = {{"clsa", 1, 1.74}, {"clsa", 8, 2.01}, {"clsa", 32, 2.92}, {"dense", 8, 23.6}};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
         double ms = decode_ms(steps[i].method, steps[i].n_seqs, 131072);
-        CHECK_MESSAGE(fabs(ms - steps[i].ms) <= 0.01 * steps[i].ms, "%s, batch %d: %.3f ms, expected %.2f", steps[i].method,
-                      steps[i].n_seqs, ms, steps[i].ms);
+        CHECK_MESSAGE(fabs(ms - steps[i].ms) <= 0.01 * steps[i].ms, "%s, batch %d: %.3f ms, expected %.2f",
+                      steps[i].method, steps[i].n_seqs, ms, steps[i].ms);
     }
     struct device device = bandwidth_only(3.15e12);
     device.flops_per_s[DTYPE_BF16].value = 670e12;
@@ -91,8 +91,10 @@ static void anchors(void)
 static void brute_force(void)
 {
     struct device device = random_device();
-    struct plan plan = preset(check_range(0, 1) ? "tiny" : "demo-8m", plan_method(check_range(0, plan_method_count() - 1))->name);
-    int32_t n_seqs = check_range(1, 5), context = check_range(1, 700), output = check_range(1, 900), chunk = check_range(0, 300);
+    struct plan plan =
+        preset(check_range(0, 1) ? "tiny" : "demo-8m", plan_method(check_range(0, plan_method_count() - 1))->name);
+    int32_t n_seqs = check_range(1, 5), context = check_range(1, 700), output = check_range(1, 900),
+            chunk = check_range(0, 300);
     struct request_prediction request;
     memset(&request, 0x5a, sizeof request);
     CHECK(predict_request(&request, &device, &plan, n_seqs, context, output, chunk) == 0);
@@ -106,7 +108,8 @@ static void brute_force(void)
         CHECK(predict_step(&step, &device, &plan, &work, 1) == 0);
         prefill_s += step.seconds;
     }
-    CHECK_MESSAGE(fabs(request.prefill_s - prefill_s) <= 1e-12 * prefill_s, "prefill %g, expected %g", request.prefill_s, prefill_s);
+    CHECK_MESSAGE(fabs(request.prefill_s - prefill_s) <= 1e-12 * prefill_s, "prefill %g, expected %g",
+                  request.prefill_s, prefill_s);
 
     double decode_s = 0, last_s = 0;
     for (int32_t t = 0; t < output - 1; t++) {
@@ -147,7 +150,8 @@ static void stages_add_up(void)
     int64_t bytes = 0, flops = 0;
     for (int s = 0; s < STAGE_COUNT; s++) {
         double expected = 0;
-        enum dtype dtype = s == STAGE_INDEX_SCORE && plan.index.score != INDEX_PAGE_BOUND ? plan.index.key_dtype : DTYPE_BF16;
+        enum dtype dtype =
+            s == STAGE_INDEX_SCORE && plan.index.score != INDEX_PAGE_BOUND ? plan.index.key_dtype : DTYPE_BF16;
         for (int32_t layer = -1; layer < plan.shape.n_layers; layer++) {
             bool outside = s == STAGE_EMBED || s >= STAGE_HEAD;
             struct stage_prediction one;
@@ -155,12 +159,13 @@ static void stages_add_up(void)
                 continue;
             }
             CHECK(predict_stage(&one, &device, &plan, (enum stage)s, layer, work, n_seqs) == 0);
-            expected += roof(&device, (double)one.cost.bytes, (double)one.cost.flops, device.flops_per_s[dtype].value, bandwidth);
+            expected += roof(&device, (double)one.cost.bytes, (double)one.cost.flops, device.flops_per_s[dtype].value,
+                             bandwidth);
             bytes += one.cost.bytes;
             flops += one.cost.flops;
         }
-        CHECK_MESSAGE(fabs(step.stages[s].seconds - expected) <= 1e-12 * expected, "%s, %s: %g s, expected %g", plan.method,
-                      stage_name((enum stage)s), step.stages[s].seconds, expected);
+        CHECK_MESSAGE(fabs(step.stages[s].seconds - expected) <= 1e-12 * expected, "%s, %s: %g s, expected %g",
+                      plan.method, stage_name((enum stage)s), step.stages[s].seconds, expected);
         seconds += expected;
     }
     CHECK(fabs(step.seconds - seconds) <= 1e-12 * seconds && bytes == total.bytes && flops == total.flops);
@@ -182,16 +187,19 @@ static void monotone(void)
     CHECK(predict_request(&slow, &slower, &plan, n, context, output, 512) == 0);
     const double slack = 1 + 2e-4;    // of the straight lines
     CHECK(base.decode_s <= more.decode_s * slack && base.decode_s <= longer.decode_s * slack);
-    CHECK(base.prefill_s <= longer.prefill_s && base.prefill_s < slow.prefill_s && base.decode_s < slow.decode_s * slack);
+    CHECK(base.prefill_s <= longer.prefill_s && base.prefill_s < slow.prefill_s &&
+          base.decode_s < slow.decode_s * slack);
     if (device.n_curve == 0) {
         CHECK(more.decode_tokens_per_s * slack >= base.decode_tokens_per_s);
     }
     CHECK(base.first_decode_step_s <= base.last_decode_step_s);
     CHECK(base.kv_bytes < more.kv_bytes && base.kv_bytes < longer.kv_bytes && base.max_seqs >= longer.max_seqs);
     CHECK(base.total_bytes == base.weight_bytes + base.kv_bytes && base.kv_bytes == n * base.kv_bytes_per_seq);
-    CHECK((double)base.weight_bytes + (double)base.max_seqs * (double)base.kv_bytes_per_seq <= device.memory_bytes.value ||
+    CHECK((double)base.weight_bytes + (double)base.max_seqs * (double)base.kv_bytes_per_seq <=
+              device.memory_bytes.value ||
           base.max_seqs == 0);
-    CHECK((double)base.weight_bytes + ((double)base.max_seqs + 1) * (double)base.kv_bytes_per_seq > device.memory_bytes.value);
+    CHECK((double)base.weight_bytes + ((double)base.max_seqs + 1) * (double)base.kv_bytes_per_seq >
+          device.memory_bytes.value);
     struct request_prediction again;
     CHECK(predict_request(&again, &device, &plan, n, context, output, 512) == 0);
     CHECK(memcmp(&again.decode_s, &base.decode_s, sizeof base.decode_s) == 0);
@@ -210,7 +218,8 @@ static void rates_and_refusals(void)
     CHECK(predict_stage(&without, &device, &plan, STAGE_INDEX_SCORE, 0, &work, 1) == 0);
     CHECK(fabs(with.seconds / without.seconds - 2) < 1e-9);
     device.launch_s.value = 1;
-    CHECK(predict_stage(&without, &device, &plan, STAGE_INDEX_SELECT, 0, &work, 1) == 0 && without.bound == BOUND_LATENCY);
+    CHECK(predict_stage(&without, &device, &plan, STAGE_INDEX_SELECT, 0, &work, 1) == 0 &&
+          without.bound == BOUND_LATENCY);
 
     plan.weight_dtype = DTYPE_F32;
     device.flops_per_s[DTYPE_F32].value = 0;
@@ -237,7 +246,8 @@ static void rates_and_refusals(void)
     plan = preset("tiny", "dense");
     CHECK(predict_request(&request, &device, &plan, 1, 10, 10, 0) == 0 && request.provenance == PROVENANCE_MEASURED);
     device.launch_s = (struct device_figure){.value = 1e-6, .provenance = PROVENANCE_EXTRAPOLATED};
-    CHECK(predict_request(&request, &device, &plan, 1, 10, 10, 0) == 0 && request.provenance == PROVENANCE_EXTRAPOLATED);
+    CHECK(predict_request(&request, &device, &plan, 1, 10, 10, 0) == 0 &&
+          request.provenance == PROVENANCE_EXTRAPOLATED);
 }
 
 int main(void)

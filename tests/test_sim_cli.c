@@ -45,7 +45,8 @@ static void expect_refused(const char *arguments, const char *words)
     int status = clsa(arguments);
     const char *newline = strchr(errors, '\n');
     CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
-    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments, errors, output);
+    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments,
+                  errors, output);
     char copy[256];
     snprintf(copy, sizeof copy, "%s", words);
     for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
@@ -81,12 +82,16 @@ static const char *string(const json_t *row, const char *key)
 
 static void presets(void)
 {
-    json_t *root, *rows = json_rows(&root, "sim --model paper-4b --method dense,clsa --device H100,b200 --context 128K --batch 8 "
-                                           "--output 100 --stages --json", "sim");
+    json_t *root,
+        *rows = json_rows(&root,
+                          "sim --model paper-4b --method dense,clsa --device H100,b200 --context 128K --batch 8 "
+                          "--output 100 --stages --json",
+                          "sim");
     CHECK(json_array_size(rows) == 4);
     double dense = number(json_array_get(rows, 0), "first_decode_step_ms");
     double clsa_ms = number(json_array_get(rows, 2), "first_decode_step_ms");
-    CHECK_MESSAGE(dense > 20 && dense < 24 && clsa_ms > 1.8 && clsa_ms < 2.6, "dense %g ms, clsa %g ms", dense, clsa_ms);
+    CHECK_MESSAGE(dense > 20 && dense < 24 && clsa_ms > 1.8 && clsa_ms < 2.6, "dense %g ms, clsa %g ms", dense,
+                  clsa_ms);
     CHECK(number(json_array_get(rows, 1), "prefill_s") < number(json_array_get(rows, 0), "prefill_s"));
     CHECK(strcmp(string(json_array_get(rows, 0), "device"), "H100-SXM") == 0);
     CHECK(strcmp(string(json_array_get(rows, 0), "provenance"), "datasheet") == 0);
@@ -94,7 +99,8 @@ static void presets(void)
     double ms = 0;
     size_t i;
     json_t *row;
-    json_array_foreach(json_object_get(root, "stages"), i, row) {
+    json_array_foreach(json_object_get(root, "stages"), i, row)
+    {
         if (strcmp(string(row, "method"), "dense") == 0 && strcmp(string(row, "device"), "H100-SXM") == 0 &&
             strcmp(string(row, "phase"), "decode") == 0) {
             ms += number(row, "ms");
@@ -129,7 +135,8 @@ static const char llama[] =
 
 static const char deepseek[] =
     "{\"architectures\": [\"DeepseekV32ForCausalLM\"], \"model_type\": \"deepseek_v32\", \"hidden_size\": 7168,"
-    " \"intermediate_size\": 18432, \"moe_intermediate_size\": 2048, \"num_hidden_layers\": 61, \"num_attention_heads\": 128,"
+    " \"intermediate_size\": 18432, \"moe_intermediate_size\": 2048, \"num_hidden_layers\": 61, "
+    "\"num_attention_heads\": 128,"
     " \"num_key_value_heads\": 128, \"q_lora_rank\": 1536, \"kv_lora_rank\": 512, \"qk_nope_head_dim\": 128,"
     " \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, \"n_routed_experts\": 256, \"n_shared_experts\": 1,"
     " \"num_experts_per_tok\": 8, \"first_k_dense_replace\": 3, \"index_n_heads\": 64, \"index_head_dim\": 128,"
@@ -140,7 +147,8 @@ static void foreign_models(void)
 {
     write_file("llama.json", llama);
     write_file("deepseek.json", deepseek);
-    json_t *root, *rows = json_rows(&root, "sim --model llama.json --device H100 --context 8K --output 100 --json", "sim");
+    json_t *root,
+        *rows = json_rows(&root, "sim --model llama.json --device H100 --context 8K --output 100 --json", "sim");
     const json_t *row = json_array_get(rows, 0);
     // 8.03 billion parameters of two bytes; 32 layers x 2 x 8 heads x 128 x 2 bytes of cache per token.
     CHECK(json_array_size(rows) == 1 && strcmp(string(row, "method"), "native") == 0);
@@ -150,14 +158,18 @@ static void foreign_models(void)
     CHECK(number(row, "first_decode_step_ms") > 1e3 * 15e9 / 3.35e12);
     json_decref(root);
 
-    rows = json_rows(&root, "sim --model deepseek.json --device B300 --method native --context 64K --batch 4 --stages --json", "sim");
+    rows = json_rows(&root,
+                     "sim --model deepseek.json --device B300 --method native --context 64K --batch 4 --stages --json",
+                     "sim");
     row = json_array_get(rows, 0);
     CHECK_MESSAGE(fabs(number(row, "weight_gb") / 1342 - 1) < 0.03, "%g GB", number(row, "weight_gb"));
-    CHECK(number(row, "max_sequences") == 0 && strstr(string(row, "verdict"), "weights") && strstr(string(row, "verdict"), "alone"));
+    CHECK(number(row, "max_sequences") == 0 && strstr(string(row, "verdict"), "weights") &&
+          strstr(string(row, "verdict"), "alone"));
     bool scores = false;
     size_t i;
     json_t *stage;
-    json_array_foreach(json_object_get(root, "stages"), i, stage) {
+    json_array_foreach(json_object_get(root, "stages"), i, stage)
+    {
         scores = scores || strcmp(string(stage, "stage"), "index_score") == 0;
     }
     CHECK_MESSAGE(scores, "the indexer of DeepSeek-V3.2 is not priced");
@@ -192,9 +204,10 @@ static void wrong_input(void)
 
 static void own_devices(void)
 {
-    write_file("devices.json", "{\"devices\": [{\"name\": \"mine\", \"bytes_per_s\": {\"value\": 1e12, \"provenance\": \"measured\","
-                               " \"source\": \"a stream\"}, \"flops_per_s\": {\"bf16\": {\"value\": 1e14, \"provenance\": \"measured\","
-                               " \"source\": \"a product\"}}}]}");
+    write_file("devices.json",
+               "{\"devices\": [{\"name\": \"mine\", \"bytes_per_s\": {\"value\": 1e12, \"provenance\": \"measured\","
+               " \"source\": \"a stream\"}, \"flops_per_s\": {\"bf16\": {\"value\": 1e14, \"provenance\": \"measured\","
+               " \"source\": \"a product\"}}}]}");
     json_t *root, *rows = json_rows(&root, "sim --devices devices.json --device MINE --method clsa --json", "sim");
     const json_t *row = json_array_get(rows, 0);
     CHECK(strcmp(string(row, "provenance"), "measured") == 0);
@@ -209,13 +222,16 @@ static void devices(void)
     size_t i;
     json_t *row;
     bool h100 = false, cuda = false;
-    json_array_foreach(rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         h100 = h100 || (strcmp(string(row, "device"), "H100-SXM") == 0 && number(row, "gb_per_s") == 3350);
     }
-    json_array_foreach(json_object_get(root, "sources"), i, row) {
+    json_array_foreach(json_object_get(root, "sources"), i, row)
+    {
         CHECK(string(row, "source")[0] && string(row, "provenance")[0] && number(row, "value") > 0);
     }
-    json_array_foreach(json_object_get(root, "backends"), i, row) {
+    json_array_foreach(json_object_get(root, "backends"), i, row)
+    {
         bool yes = strcmp(string(row, "available"), "yes") == 0;
         CHECK_MESSAGE(yes || string(row, "why")[0], "%s: unavailable without a reason", string(row, "backend"));
         CHECK(yes || strcmp(string(row, "backend"), "cuda") == 0);
