@@ -131,6 +131,11 @@ bool replay_cut(const struct replay *replay)
     return replay->cut;
 }
 
+const struct sample_source *replay_first_source(const struct replay *replay)
+{
+    return replay->n_sources > 0 ? &replay->sources[0] : NULL;
+}
+
 static const struct event *hand_on(struct replay *replay, const struct sample_sink *to)
 {
     const struct event *event = &replay->events[replay->next++];

@@ -12,6 +12,7 @@ struct replay;
 int replay_open(struct replay **out, const char *path, double speed);
 void replay_close(struct replay *replay);    // NULL-safe
 bool replay_cut(const struct replay *replay);
+const struct sample_source *replay_first_source(const struct replay *replay);    // NULL: none; borrowed until close
 
 // Hands on what became due between the last call and now, at most `max` samples; returns their number.
 int64_t replay_advance(struct replay *replay, int64_t now_ns, int64_t max, const struct sample_sink *to);

@@ -1,0 +1,283 @@
+// cli/command_top.c - the dashboard: over a live engine, over a trace, or one view as text.
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cli/measure.h"
+#include "cli/top_live.h"
+#include "engine/status.h"
+#include "engine/tokenizer.h"
+#include "tui/dashboard.h"
+#include "tui/feed.h"
+#include "tui/replay.h"
+
+enum {
+    FEED_EVENTS = 1 << 17,          // 0.6 s of 200 thousand stages a second: far more than a frame
+    REPLAY_EVENTS = 200000,         // handed over per frame, so that --speed max leaves the keys alive
+    SNAPSHOT_ROWS = 40, SNAPSHOT_COLS = 120
+};
+
+struct top {
+    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *speed, *snapshot;
+    int32_t context, output, batch, chunk, threads, rows, cols;
+    int64_t seed;
+    bool ascii, no_color;
+    struct plan_flags flags;
+    enum view view;
+    double replay_speed;            // 0: everything at once
+    struct device rates;
+    bool rates_known;
+    struct feed *feed;
+    struct live *live;
+    struct replay *replay;
+    int32_t *tokens, n_tokens;
+};
+
+// Repeated up to --context where no prompt is given.
+static const char *const default_text = "A sparse attention layer reads few of the keys that it could read, and must first "
+                                        "find out which ones are worth it. ";
+
+static int64_t pump_live(void *user, int64_t now_ns, const struct sample_sink *to)
+{
+    struct top *top = user;
+    (void)now_ns;
+    int64_t n = feed_drain(top->feed, to);
+    int error = live_error(top->live);
+    return error ? error : n;
+}
+
+static void command_live(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+{
+    struct top *top = user;
+    (void)to;
+    live_command(top->live, request);
+}
+
+static int64_t dropped_live(void *user)
+{
+    return feed_dropped(((struct top *)user)->feed);
+}
+
+static void origin_live(void *user, char *text, size_t bytes)
+{
+    (void)user;
+    snprintf(text, bytes, "live");
+}
+
+static int64_t pump_replay(void *user, int64_t now_ns, const struct sample_sink *to)
+{
+    return replay_advance(((struct top *)user)->replay, now_ns, REPLAY_EVENTS, to);
+}
+
+static void command_replay(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+{
+    struct replay *replay = ((struct top *)user)->replay;
+    if (request->command == COMMAND_PAUSE || request->command == COMMAND_RESUME) {
+        replay_pause(replay, request->command == COMMAND_PAUSE);
+    } else if (request->command == COMMAND_STEP) {
+        replay_step(replay, to);
+    }
+}
+
+static void origin_replay(void *user, char *text, size_t bytes)
+{
+    const struct replay *replay = ((struct top *)user)->replay;
+    double part = replay_part(replay);
+    const char *cut = replay_cut(replay) ? " (cut)" : "";
+    if (part < 1) {
+        snprintf(text, bytes, "replay%s %.0f%%", cut, 100 * part);
+    } else {
+        snprintf(text, bytes, "replay%s ended", cut);
+    }
+}
+
+// Whether a device's description ("AMD EPYC 9575F, 2 threads") names this machine's processor.
+static bool is_this_machine(const char *device)
+{
+    char line[256], name[128];
+    bool same = false;
+    FILE *stream = fopen("/proc/cpuinfo", "re");
+    while (stream && fgets(line, sizeof line, stream)) {
+        if (sscanf(line, "model name : %127[^\n]", name) == 1) {
+            same = strncmp(device, name, strlen(name)) == 0;
+            break;
+        }
+    }
+    if (stream) {
+        fclose(stream);
+    }
+    return same;
+}
+
+// Rates for floors: of the device asked for, else of this machine if that is where the samples come from.
+static int find_rates(struct top *top)
+{
+    const char *name = top->sim_device;
+    int32_t threads = top->threads;
+    if (!name && top->replay) {
+        const struct sample_source *source = replay_first_source(top->replay);
+        name = source && is_this_machine(source->device) ? "host" : NULL;
+        threads = source ? source->threads : 0;
+    } else if (!name && strncmp(top->device, "cuda", 4) != 0) {
+        name = "host";
+    }
+    if (!name) {
+        return 0;
+    }
+    if (strcmp(name, "host") == 0) {
+        fprintf(stderr, "clsa top: measuring this machine's rates\n");
+    }
+    int error = device_find(&top->rates, name, threads);
+    top->rates_known = !error;
+    return error;
+}
+
+static int open_live(struct top *top, const struct sample_sink *sink)
+{
+    const char *text = top->prompt || top->text ? top->text : default_text;
+    struct live_options options = {
+        .model = top->model, .methods = top->methods, .device = top->device, .output_tokens = top->output,
+        .batch = top->batch, .chunk_tokens = top->chunk, .threads = top->threads, .seed = (uint64_t)top->seed,
+        .flags = top->flags,
+    };
+    if (!top->prompt && !top->text && top->context == 0) {
+        top->context = 2048;
+    }
+    int error = command_prompt(&top->tokens, &top->n_tokens, &top->context, top->prompt, text);
+    if (error) {
+        return error;
+    }
+    options.text = top->tokens;
+    options.n_text = top->n_tokens;
+    options.context_tokens = top->context;
+    return live_open(&top->live, &options, sink);
+}
+
+static void screen_size(const struct top *top, int32_t *rows, int32_t *cols)
+{
+    struct winsize size;
+    bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0;
+    *rows = top->rows > 0 ? top->rows : known ? size.ws_row - 1 : SNAPSHOT_ROWS;    // a line for the prompt that follows
+    *cols = top->cols > 0 ? top->cols : known ? size.ws_col : SNAPSHOT_COLS;
+}
+
+// One view as text, when the trace is over or every method has done a batch.
+static int print_snapshot(struct top *top)
+{
+    struct state *state = NULL;
+    struct ui ui = ui_default();
+    char *text = NULL;
+    int error = find_rates(top);
+    error = error ? error : state_open(&state, top->rates_known ? &top->rates : NULL);
+    if (error) {
+        return error;
+    }
+    struct sample_sink sink = state_sink(state);
+    if (top->replay) {
+        replay_all(top->replay, &sink);
+        origin_replay(top, ui.origin, sizeof ui.origin);
+    } else {
+        error = open_live(top, &sink);
+        error = error ? error : live_run_once(top->live);
+        origin_live(top, ui.origin, sizeof ui.origin);
+        live_close(top->live);    // before the state that its samples go to
+        top->live = NULL;
+    }
+    if (!error) {
+        int32_t rows, cols;
+        screen_size(top, &rows, &cols);
+        ui.view = top->view;
+        error = dashboard_snapshot(&text, state, &ui, rows, cols, top->ascii);
+    }
+    if (!error) {
+        fputs(text, stdout);
+    }
+    free(text);
+    state_close(state);
+    return error;
+}
+
+static int run_dashboard(struct top *top)
+{
+    struct dashboard_options options = {.view = top->view, .ascii = top->ascii, .no_color = top->no_color};
+    struct dashboard_stream stream = {.user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
+    if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
+        return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview|compare|stages");
+    }
+    int error = find_rates(top);
+    if (!error && !top->replay) {
+        stream = (struct dashboard_stream){.user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live,
+                                           .origin = origin_live};
+        options.live = true;
+        error = feed_open(&top->feed, FEED_EVENTS);
+        struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
+        error = error ? error : open_live(top, &sink);
+        error = error ? error : live_start(top->live);
+    }
+    options.device = top->rates_known ? &top->rates : NULL;
+    return error ? error : dashboard_run(&stream, &options);
+}
+
+static int check_flags(struct top *top)
+{
+    char *end;
+    int error = top->snapshot ? view_from_name(&top->view, top->snapshot) : 0;
+    if (error) {
+        return status_prefix(error, "--snapshot ");
+    }
+    top->replay_speed = strcmp(top->speed, "max") == 0 ? 0 : strtod(top->speed, &end);
+    if (strcmp(top->speed, "max") != 0 && (end == top->speed || *end || !(top->replay_speed >= 1e-6) ||
+                                           !(top->replay_speed <= 1e6))) {
+        return status_fail(-EINVAL, "--speed %s: expected max, or a number from 1e-6 to 1e6", top->speed);
+    }
+    return top->replay_path ? replay_open(&top->replay, top->replay_path, top->replay_speed) : 0;
+}
+
+int command_top(int argc, char **argv)
+{
+    struct top top = {
+        .model = "demo-8m", .methods = "clsa,yoco,token,dense", .device = "cpu", .output = 64, .batch = 1, .chunk = 512,
+        .seed = 1, .speed = "1", .flags = plan_flags_default(),
+    };
+    const struct option_spec options[] = {
+        {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What is shown"},
+        {"replay", OPTION_TEXT, &top.replay_path, 0, 0, "FILE", "a trace instead of a live engine"},
+        {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
+        {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print overview, compare or stages as text and end"},
+        {"rows", OPTION_INT, &top.rows, 1, 1000, "rows", "of the snapshot (default: the terminal's, else 40)"},
+        {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
+        {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
+        {"no-color", OPTION_FLAG, &top.no_color, 0, 0, NULL, "no colours; so does NO_COLOR in the environment"},
+        {"sim-device", OPTION_TEXT, &top.sim_device, 0, 0, "NAME", "device whose rates make floors (default: this machine)"},
+        {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "The live engine"},
+        {"model", OPTION_TEXT, &top.model, 0, 0, "NAME|FOLDER", "a size (random weights) or a model folder"},
+        {"method", OPTION_TEXT, &top.methods, 0, 0, "NAMES", "attention methods, with commas; they take turns"},
+        {"prompt", OPTION_TEXT, &top.prompt, 0, 0, "FILE", "text to continue (default: a sentence, repeated)"},
+        {"text", OPTION_TEXT, &top.text, 0, 0, "TEXT", "text to continue, given here"},
+        {"context", OPTION_INT, &top.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text, or 2048)"},
+        {"output", OPTION_INT, &top.output, 1, 1 << 24, "tokens", "tokens to generate per request"},
+        {"batch", OPTION_INT, &top.batch, 1, 1024, "sequences", "requests at once"},
+        {"chunk", OPTION_INT, &top.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
+        {"device", OPTION_TEXT, &top.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
+        {"threads", OPTION_INT, &top.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"seed", OPTION_LONG, &top.seed, 0, 9e18, "N", "of random weights"},
+        PLAN_OPTIONS(top.flags),
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"top", "The dashboard: q quits, ? lists the keys.", NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return EXIT_DONE;
+    }
+    error = error ? error : check_flags(&top);
+    error = error ? error : top.snapshot ? print_snapshot(&top) : run_dashboard(&top);
+    live_close(top.live);
+    feed_close(top.feed);
+    replay_close(top.replay);
+    free(top.tokens);
+    return error ? command_fail("top", error) : EXIT_DONE;
+}

@@ -1,0 +1,330 @@
+// cli/top_live.c - the engine's thread, and the orders that it is given.
+#include "cli/top_live.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/measure.h"
+#include "cupti/collector.h"
+#include "engine/status.h"
+
+enum { MAX_METHODS = 16, MAX_BATCH = 1024, MAX_TOP_K = 1 << 24 };
+
+// What the screen's thread asks for; the engine's looks at it between steps.
+struct orders {
+    bool stop, paused;
+    int32_t steps;                 // to take in spite of the pause
+    int32_t only;                  // index of the method to run; -1: all in turn
+    int32_t batch, top_k;          // top_k 0: each method's own
+    int64_t change;                // counts changes that end the current batch
+};
+
+struct live {
+    struct live_options options;
+    struct sample_sink sink;
+    char names[MAX_METHODS][PLAN_NAME_BYTES];
+    struct plan plans[MAX_METHODS];
+    int32_t n_methods, unit_tokens;    // unit_tokens: the greatest of all; k stays a multiple of it
+    struct model_file *files[BACKBONE_COUNT];    // owned; NULL where no method needs that backbone
+    struct collector *collector;
+    int32_t *prompt;               // [context_tokens], owned
+    // The engine of the current batch.
+    struct engine *engine;
+    int32_t engine_method, engine_batch;
+    // Shared with the screen's thread, under the mutex.
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    pthread_t thread;
+    bool started;
+    struct orders orders;
+    int error;
+    char error_text[1024];
+};
+
+static int parse_methods(struct live *live)
+{
+    const char *rest = live->options.methods;
+    while (*rest) {
+        size_t length = strcspn(rest, ",");
+        if (live->n_methods == MAX_METHODS) {
+            return status_fail(-EINVAL, "--method %s: more than %d", live->options.methods, MAX_METHODS);
+        }
+        char *name = live->names[live->n_methods++];
+        snprintf(name, PLAN_NAME_BYTES, "%.*s", (int)(length < PLAN_NAME_BYTES ? length : PLAN_NAME_BYTES - 1), rest);
+        if (!plan_find_method(name)) {
+            char known[256];
+            command_method_names(known, sizeof known);
+            return status_fail(-EINVAL, "--method %s: expected some of %s, with commas between", name, known);
+        }
+        rest += length + (rest[length] == ',');
+    }
+    return live->n_methods > 0 ? 0 : status_fail(-EINVAL, "--method: expected at least one name");
+}
+
+// The plan of a method with the current k. The file of its backbone is opened when first needed.
+static int build_plan(struct live *live, int32_t method, int32_t top_k)
+{
+    enum backbone backbone = plan_find_method(live->names[method])->backbone;
+    struct model_file **file = &live->files[backbone];
+    struct plan_options options = live->options.flags.options;
+    options.top_k = top_k > 0 ? top_k : options.top_k;
+    int error = 0;
+    if (!*file) {
+        error = command_model_open(file, live->options.model, live->names[method], &live->options.flags, live->options.seed);
+    }
+    return error ? error : plan_build(&live->plans[method], &model_file_config(*file)->native.shape, live->names[method],
+                                      &options);
+}
+
+int live_open(struct live **out, const struct live_options *options, const struct sample_sink *sink)
+{
+    *out = NULL;
+    struct live *live = calloc(1, sizeof *live);
+    int32_t *prompt = malloc((size_t)options->context_tokens * sizeof *prompt);
+    if (!live || !prompt) {
+        free(live);
+        free(prompt);
+        return status_fail(-ENOMEM, "out of memory for a prompt of %d tokens", options->context_tokens);
+    }
+    live->options = *options;
+    live->sink = *sink;
+    live->prompt = prompt;
+    live->orders = (struct orders){.only = -1, .batch = options->batch};
+    pthread_mutex_init(&live->mutex, NULL);
+    pthread_cond_init(&live->changed, NULL);
+    for (int32_t i = 0; i < options->context_tokens; i++) {
+        prompt[i] = options->text[i % options->n_text];
+    }
+    int error = plan_flags_resolve(&live->options.flags);
+    error = error ? error : parse_methods(live);
+    for (int32_t i = 0; i < live->n_methods && !error; i++) {
+        error = build_plan(live, i, 0);
+        int32_t unit = live->plans[i].index.unit_tokens;
+        live->unit_tokens = unit > live->unit_tokens ? unit : live->unit_tokens;
+    }
+    error = error ? error : collector_open(&live->collector, COLLECTOR_CPU_CLOCK, &live->sink);
+    if (error) {
+        live_close(live);
+        return error;
+    }
+    *out = live;
+    return 0;
+}
+
+static void close_engine(struct live *live)
+{
+    engine_close(live->engine);
+    live->engine = NULL;
+}
+
+void live_close(struct live *live)
+{
+    if (!live) {
+        return;
+    }
+    if (live->started) {
+        pthread_mutex_lock(&live->mutex);
+        live->orders.stop = true;
+        pthread_cond_broadcast(&live->changed);
+        pthread_mutex_unlock(&live->mutex);
+        pthread_join(live->thread, NULL);
+    }
+    close_engine(live);
+    collector_close(live->collector);
+    for (int32_t i = 0; i < BACKBONE_COUNT; i++) {
+        model_file_close(live->files[i]);
+    }
+    pthread_cond_destroy(&live->changed);
+    pthread_mutex_destroy(&live->mutex);
+    free(live->prompt);
+    free(live);
+}
+
+// The engine for a method under these orders: the one at hand, or a new one.
+static int open_engine(struct live *live, int32_t method, const struct orders *orders)
+{
+    const struct live_options *options = &live->options;
+    char backend[32];
+    int32_t number;
+    if (live->engine && live->engine_method == method && live->engine_batch == orders->batch) {
+        return 0;
+    }
+    close_engine(live);
+    int error = measure_device(backend, sizeof backend, &number, options->device);
+    struct engine_options engine_options = {
+        .plan = &live->plans[method],
+        .model = live->files[plan_find_method(live->names[method])->backbone],
+        .backend = backend, .threads = options->threads, .device = number, .max_seqs = orders->batch,
+        .max_context = options->context_tokens + options->output_tokens, .max_step_tokens = options->chunk_tokens,
+        .observer = collector_observer(live->collector),
+    };
+    error = error ? error : engine_open(&live->engine, &engine_options);
+    live->engine_method = method;
+    live->engine_batch = orders->batch;
+    return error;
+}
+
+// Announces the engine and gives it a batch of requests.
+static int submit(struct live *live, int32_t batch)
+{
+    struct sample_source source;
+    engine_source(live->engine, &source);
+    collector_set_source(live->collector, &source);
+    struct engine_request request = {.prompt = live->prompt, .n_prompt = live->options.context_tokens,
+                                     .max_output_tokens = live->options.output_tokens, .seed = live->options.seed};
+    int error = 0;
+    for (int32_t i = 0; i < batch && !error; i++) {
+        int64_t id;
+        error = engine_submit(live->engine, &request, &id);
+    }
+    return error;
+}
+
+int live_run_once(struct live *live)
+{
+    int error = 0;
+    for (int32_t method = 0; method < live->n_methods && !error; method++) {
+        const struct engine_output *outputs;
+        error = open_engine(live, method, &live->orders);
+        error = error ? error : submit(live, live->orders.batch);
+        while (!error) {
+            int n = engine_step(live->engine, &outputs);
+            error = n < 0 ? n : 0;
+        }
+        error = error == -ENODATA ? 0 : error;
+    }
+    close_engine(live);
+    return error;
+}
+
+// Waits out a pause. Returns false if the current batch is to end: stop, or orders that changed since.
+static bool may_step(struct live *live, int64_t change)
+{
+    pthread_mutex_lock(&live->mutex);
+    struct orders *orders = &live->orders;
+    while (orders->paused && orders->steps == 0 && !orders->stop && orders->change == change) {
+        pthread_cond_wait(&live->changed, &live->mutex);
+    }
+    bool go_on = !orders->stop && orders->change == change;
+    if (go_on && orders->paused) {
+        orders->steps--;
+    }
+    pthread_mutex_unlock(&live->mutex);
+    return go_on;
+}
+
+static int run_batch(struct live *live, int32_t method, const struct orders *orders)
+{
+    const struct engine_output *outputs;
+    int error = build_plan(live, method, orders->top_k);
+    error = error ? error : open_engine(live, method, orders);
+    error = error ? error : submit(live, orders->batch);
+    while (!error && may_step(live, orders->change)) {
+        int n = engine_step(live->engine, &outputs);
+        error = n < 0 ? n : 0;
+    }
+    if (error == -ENODATA) {
+        return 0;
+    }
+    close_engine(live);    // failed, or with requests that nobody wants any more
+    return error;
+}
+
+static void *work(void *user)
+{
+    struct live *live = user;
+    int32_t method = 0, last_top_k = 0;
+    for (;;) {
+        pthread_mutex_lock(&live->mutex);
+        struct orders orders = live->orders;
+        pthread_mutex_unlock(&live->mutex);
+        if (orders.stop) {
+            return NULL;
+        }
+        method = orders.only >= 0 ? orders.only : method;
+        if (orders.top_k != last_top_k) {
+            close_engine(live);
+            last_top_k = orders.top_k;
+        }
+        int error = run_batch(live, method, &orders);
+        if (error) {
+            pthread_mutex_lock(&live->mutex);
+            live->error = error;
+            snprintf(live->error_text, sizeof live->error_text, "%s", status_text());
+            pthread_mutex_unlock(&live->mutex);
+            return NULL;
+        }
+        method = (method + 1) % live->n_methods;
+    }
+}
+
+int live_start(struct live *live)
+{
+    int error = pthread_create(&live->thread, NULL, work, live);
+    if (error) {
+        return status_fail(-error, "the engine's thread cannot be started: %s", strerror(error));
+    }
+    live->started = true;
+    return 0;
+}
+
+// k doubles from the model's own; a method that selects nothing does not mind.
+static void change_top_k(struct live *live, bool up)
+{
+    int32_t top_k = live->orders.top_k;
+    for (int32_t i = 0; i < live->n_methods && top_k == 0; i++) {
+        const struct plan_options *options = &live->options.flags.options;
+        top_k = options->top_k > 0 ? options->top_k : model_file_config(live->files[plan_find_method(live->names[i])->backbone])
+                                                          ->native.shape.top_k;
+    }
+    int32_t unit = live->unit_tokens > 0 ? live->unit_tokens : 1;
+    int32_t changed = up ? top_k * 2 : top_k / 2;
+    if (changed >= unit && changed % unit == 0 && changed <= live->options.context_tokens * 2 && changed <= MAX_TOP_K) {
+        live->orders.top_k = changed;
+        live->orders.change++;
+    }
+}
+
+void live_command(struct live *live, const struct request_to_owner *request)
+{
+    struct orders *orders = &live->orders;
+    pthread_mutex_lock(&live->mutex);
+    switch (request->command) {
+    case COMMAND_PAUSE: orders->paused = true; break;
+    case COMMAND_RESUME: orders->paused = false; orders->steps = 0; break;
+    case COMMAND_STEP: orders->steps++; break;
+    case COMMAND_METHOD:
+        orders->only = -1;
+        for (int32_t i = 0; i < live->n_methods; i++) {
+            if (strcmp(live->names[i], request->method) == 0) {
+                orders->only = i;
+                orders->change++;
+            }
+        }
+        break;
+    case COMMAND_K_UP: change_top_k(live, true); break;
+    case COMMAND_K_DOWN: change_top_k(live, false); break;
+    case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN: {
+        int32_t batch = request->command == COMMAND_BATCH_UP ? orders->batch * 2 : orders->batch / 2;
+        if (batch >= 1 && batch <= MAX_BATCH) {
+            orders->batch = batch;
+            orders->change++;
+        }
+        break;
+    }
+    case COMMAND_NONE: break;
+    }
+    pthread_cond_broadcast(&live->changed);
+    pthread_mutex_unlock(&live->mutex);
+}
+
+int live_error(struct live *live)
+{
+    pthread_mutex_lock(&live->mutex);
+    int error = live->error ? status_fail(live->error, "%s", live->error_text) : 0;
+    pthread_mutex_unlock(&live->mutex);
+    return error;
+}

@@ -1,0 +1,34 @@
+// cli/top_live.h - an engine that works for the dashboard: batches of one prompt, the methods in turn, until told to stop.
+//
+// The engine runs in a thread of its own and hears commands between its steps. Nothing that the screen does makes it
+// wait, except a pause that the user asked for.
+#pragma once
+
+#include "cli/command.h"
+#include "engine/sample.h"
+#include "tui/keys.h"
+
+struct live;
+
+struct live_options {
+    const char *model, *methods;     // methods: names with commas
+    const char *device;              // "cpu", "reference", "cuda:1"
+    const int32_t *text;             // [n_text] tokens, borrowed until close; repeated up to context_tokens
+    int32_t n_text, context_tokens, output_tokens;
+    int32_t batch, chunk_tokens, threads;
+    uint64_t seed;
+    struct plan_flags flags;
+};
+
+// Checks everything that can be wrong, opens the models and builds the plans. `sink` sees all samples.
+int live_open(struct live **out, const struct live_options *options, const struct sample_sink *sink);
+void live_close(struct live *live);    // stops the thread if it runs; NULL-safe
+
+// One batch of every method, in the caller's thread.
+int live_run_once(struct live *live);
+
+int live_start(struct live *live);
+void live_command(struct live *live, const struct request_to_owner *request);
+
+// 0 while the engine works; the errno that it failed with, its text then is this thread's.
+int live_error(struct live *live);
