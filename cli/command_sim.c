@@ -1,7 +1,7 @@
 // cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline.
 //
-// The model is a named size, one of our folders, or any config.json that engine/model_config.h reads: more can be priced
-// than run. One row per method and device; with --stages the breakdown of each. Nothing here runs a model.
+// The model is a named size, one of our folders, or any config.json that engine/model_config.h reads: more can be
+// priced than run. One row per method and device; with --stages the breakdown of each. Nothing here runs a model.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -119,7 +119,8 @@ static int open_config(struct sim *sim)
     return error;
 }
 
-// The model as its config declares it. Of the flags only the types of weights and cache apply: the rest belongs to methods.
+// The model as its config declares it. Of the flags only the types of weights and cache apply: the rest belongs to
+// methods.
 static int add_native(struct sim *sim)
 {
     struct plan_options knobs = sim->flags.options, none = plan_options_default();
@@ -343,7 +344,7 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
     }
     printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n"
            "A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
-           "faster, most are slower. \"figures\": how the weakest rate in the row came about (clsa devices --sources).\n");
+           "faster, most are slower. \"figures\": how the row's weakest rate came about (clsa devices --sources).\n");
 }
 
 static int run(struct sim *sim)

@@ -1,8 +1,8 @@
 // sim/device.c - the table of devices: parsing, validation, look-up.
 //
 // The form is one object {"devices": [...]}; each figure is {"value", "provenance", "source"}. Validation is strict:
-// an unknown key, a missing source, a rate that is no positive number or a name that occurs twice is an error that names
-// the file, the device and the key. The table is parsed whole or not at all.
+// an unknown key, a missing source, a rate that is no positive number or a name that occurs twice is an error that
+// names the file, the device and the key. The table is parsed whole or not at all.
 #include "sim/device.h"
 
 #include <errno.h>

@@ -52,8 +52,8 @@ int device_table_parse(struct device **out, int32_t *n, const char *text, size_t
 int device_table_find(struct device *out, const struct device *table, int32_t n, const char *name);
 // The same in the shipped table; "host" is measured on the spot.
 int device_find(struct device *out, const char *name, int32_t threads);
-// This machine: read bandwidth over working sets from cache to memory, multiply-add rate per dtype. About a second, once
-// per process and number of threads. threads 0: all that the process may use.
+// This machine: read bandwidth over working sets from cache to memory, multiply-add rate per dtype. About a second,
+// once per process and number of threads. threads 0: all that the process may use.
 int device_measure_host(struct device *out, int32_t threads);
 // What the measurement ran on: "AMD EPYC 9575F, avx512_bf16".
 void device_describe_host(char *out, size_t bytes);

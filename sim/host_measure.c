@@ -1,10 +1,10 @@
 // sim/host_measure.c - this machine as a device: what its threads read and multiply per second, all at once.
 //
 // Threads are pinned to the processors that the process may use and start each pass together. Bandwidth: every thread
-// reads its own part of a working set over and over with the widest loads there are; sizes go from the private caches to
-// far beyond the last one. Rates: independent chains of multiply-adds in registers. Each figure is the best of many
-// short passes, since a neighbour can only slow a pass down: it is what the machine can do, not what it does on average.
-// Not measured: links, prices, fp8 (processors here have no such arithmetic).
+// reads its own part of a working set over and over with the widest loads there are; sizes go from the private caches
+// to far beyond the last one. Rates: independent chains of multiply-adds in registers. Each figure is the best of many
+// short passes, since a neighbour can only slow a pass down: it is what the machine can do, not what it does on
+// average. Not measured: links, prices, fp8 (processors here have no such arithmetic).
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>

@@ -1,7 +1,8 @@
 // sim/predict.c - roofline over engine/cost.h.
 //
-// A step is priced stage by stage and layer by layer. The sum over the steps of a growing context is taken exactly where
-// it bends and by straight lines where it does not: step time is piecewise linear in the context but for small stairs.
+// A step is priced stage by stage and layer by layer. The sum over the steps of a growing context is taken exactly
+// where it bends and by straight lines where it does not: step time is piecewise linear in the context but for small
+// stairs.
 #include "sim/predict.h"
 
 #include <errno.h>

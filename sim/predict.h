@@ -1,10 +1,10 @@
 // sim/predict.h - what a stage, a step, a request should take on a device: roofline over the engine's own cost model.
 //
-// time(stage of a layer) = max(bytes / bandwidth, flops / rate) + launch; stages follow each other. The bandwidth is that
-// of the step's whole working set, the rate that of the operands' type: the weights' for projections, the cache's for
-// attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine would
-// convert. Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations in
-// memory, and what share of its peaks a kernel reaches.
+// time(stage of a layer) = max(bytes / bandwidth, flops / rate) + launch; stages follow each other. The bandwidth is
+// that of the step's whole working set, the rate that of the operands' type: the weights' for projections, the cache's
+// for attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine
+// would convert. Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations
+// in memory, and what share of its peaks a kernel reaches.
 #pragma once
 
 #include "engine/cost.h"
@@ -39,7 +39,7 @@ struct request_prediction {
     struct step_prediction prefill;              // of one sequence's prompt, its chunks added up
     struct step_prediction first_decode;         // of the batch, at the prompt's length
     double prefill_s;                            // prefill.seconds
-    double ttft_s;                               // mean over the batch: prompts one after the other, decode after the last
+    double ttft_s;                               // mean over the batch, prompts one after the other
     double first_decode_step_s, last_decode_step_s;
     double decode_s;                             // all output tokens but the first; within 0.1% of the sum over steps
     double end_to_end_s;                         // n_seqs prompts, then decode
