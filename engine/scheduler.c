@@ -176,8 +176,9 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
             tokens_left -= out[n++].new_tokens;
         }
     }
-    // Pass 3: new prompts; not in a step that had to preempt, where the first in the queue has just lost its place.
-    while (tokens_left > 0 && *n_preempted == 0) {
+    // Pass 3: new prompts. Who was just preempted cannot come back here: its pages went to an older sequence, or were
+    // too few for its own next token.
+    while (tokens_left > 0) {
         const struct request *request = admit(scheduler);
         if (!request) {
             break;
