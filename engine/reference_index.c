@@ -290,12 +290,12 @@ int reference_index_select(struct backend_context *context, const struct batch *
         int32_t n_units = position / op->out.unit_tokens + 1;
         const float *scores = op->scores + (int64_t)row_set * op->stride;
         for (int32_t unit = 0; unit < n_units; unit++) {
+            context->chosen[unit] = 0;
             if (isnan(scores[unit])) {
                 return status_fail(-EDOM, "position %d: the index score of position %d is not a number", position,
                                    unit * op->out.unit_tokens);
             }
         }
-        memset(context->chosen, 0, (size_t)n_units);
         choose_best(context, scores, n_units, choose_forced(context, n_units, budget));
         int64_t at = (int64_t)r * sets + row_set % sets;
         int32_t count = 0;
