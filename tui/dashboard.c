@@ -97,6 +97,7 @@ int dashboard_snapshot(char **out, const struct state *state, const struct ui *u
     struct cells cells = {0};
     struct ui copy = *ui;
     *out = NULL;
+    copy.refresh = -1;
     int error = cells_resize(&cells, rows, cols);
     if (error) {
         return error;

@@ -36,7 +36,7 @@ struct ui {
     int32_t baseline;              // what speed-ups refer to; -1: dense, or the first
     int32_t sort[VIEW_COUNT];      // column; 0: as it comes
     int32_t scroll;                // lines; views clamp it to what there is
-    int32_t refresh;               // index into ui_refresh_hz
+    int32_t refresh;               // index into ui_refresh_hz; -1: drawn once
     int64_t dropped;               // samples that the feed lost
     char origin[64];               // "live", "replay 42%"
 };

@@ -133,7 +133,10 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
                          title);
     }
     char right[256], part[SOURCE_NAME_BYTES + 8];
-    snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "", (int)ui_refresh_hz[ui->refresh]);
+    snprintf(right, sizeof right, "%s", ui->origin);
+    if (ui->refresh >= 0) {
+        snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "", (int)ui_refresh_hz[ui->refresh]);
+    }
     int32_t method = ui_method(ui, state), space = line.cols - col - 2;
     if (method >= 0) {
         struct method_summary summary;

@@ -1,0 +1,189 @@
+// tests/test_tui_terminal.c - the dashboard on a real terminal: keys, sizes, and how it gives the terminal back.
+#include <signal.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+#include "tests/terminal.h"
+#include "tests/tui_stream.h"
+#include "traces/trace.h"
+
+enum { PATIENCE_MS = 20000 };    // sanitizer builds on a busy machine
+
+static char folder[] = "/tmp/clsa-tui-XXXXXX";
+static char trace_path[64], binary[512];
+
+static void write_trace(void)
+{
+    struct trace_writer_options options = {.path = trace_path};
+    struct stream_options stream = {.seed = 1, .decode_steps = 40, .prefill_steps = 4, .requests = 2};
+    struct trace_writer *writer;
+    int error = trace_writer_open(&writer, &options);
+    CHECK_MESSAGE(error == 0, "cannot write %s", trace_path);
+    if (!error) {
+        struct sample_sink sink = trace_writer_sink(writer);
+        tui_stream(&sink, &stream);
+        CHECK(trace_writer_close(writer) == 0);
+    }
+}
+
+// Starts the dashboard between two looks at the terminal's settings.
+static struct terminal *start(const char *before, const char *arguments, const char *locale, int32_t rows, int32_t cols)
+{
+    char line[2048];
+    snprintf(line, sizeof line,
+             "trap : INT; stty -g >%s/stty-before; %s %s top --replay %s --speed max %s; echo status=$?;"
+             "stty -g >%s/stty-after; cmp %s/stty-before %s/stty-after && echo settings are back",
+             folder, before, binary, trace_path, arguments, folder, folder, folder);
+    return terminal_open(line, locale, rows, cols);
+}
+
+#define CHECK_SHOWS(terminal, text)                                                                                      \
+    do {                                                                                                                 \
+        if (!terminal_shows(terminal, text, PATIENCE_MS)) {                                                              \
+            char *seen = terminal_screen(terminal);                                                                      \
+            check_failed(__FILE__, __LINE__, "the screen does not show \"%s\" but\n%s", text, seen);                     \
+            free(seen);                                                                                                  \
+        }                                                                                                                \
+    } while (0)
+
+static void check_given_back(struct terminal *terminal, const char *status)
+{
+    CHECK_SHOWS(terminal, status);
+    CHECK_SHOWS(terminal, "settings are back");
+    CHECK(terminal_number(terminal, "alternate_on") == 0);
+    CHECK(terminal_number(terminal, "cursor_flag") == 1);
+}
+
+static void test_keys_and_sizes(void)
+{
+    struct terminal *terminal = start("", "--no-color", "C.UTF-8", 24, 80);
+    CHECK_SHOWS(terminal, "Where a decode step goes");
+    CHECK_SHOWS(terminal, "replay ended");
+    CHECK_SHOWS(terminal, "\u256d");
+    terminal_keys(terminal, "2");
+    CHECK_SHOWS(terminal, "Methods on the same work");
+    terminal_keys(terminal, "Tab");
+    CHECK_SHOWS(terminal, "Stages of block");
+    terminal_keys(terminal, "m");
+    CHECK_SHOWS(terminal, "Stages of clsa");
+    terminal_keys(terminal, ">");
+    CHECK_SHOWS(terminal, "share\u25bc");
+    terminal_keys(terminal, "?");
+    CHECK_SHOWS(terminal, "these keys; any closes");
+    terminal_keys(terminal, "x");
+    CHECK(terminal_hides(terminal, "these keys; any closes", PATIENCE_MS));
+    terminal_keys(terminal, "p");
+    CHECK_SHOWS(terminal, "PAUSED");
+    terminal_keys(terminal, "p");
+    CHECK(terminal_hides(terminal, "PAUSED", PATIENCE_MS));
+    terminal_keys(terminal, "+");
+    CHECK_SHOWS(terminal, "20/s");
+    terminal_keys(terminal, "1");
+    CHECK_SHOWS(terminal, "Where a decode step goes");
+    terminal_resize(terminal, 12, 40);
+    CHECK_SHOWS(terminal, "KV bytes");
+    CHECK(terminal_hides(terminal, "Where a decode step goes", PATIENCE_MS));
+    terminal_resize(terminal, 4, 15);
+    CHECK_SHOWS(terminal, "terminal too s");
+    terminal_resize(terminal, 40, 120);
+    CHECK_SHOWS(terminal, "Where a decode step goes");
+    CHECK_SHOWS(terminal, "requests            2 of 2");
+    terminal_keys(terminal, "q");
+    check_given_back(terminal, "status=0");
+    terminal_close(terminal);
+}
+
+// What stands on a terminal is what --snapshot prints, but for the tabs' line, which names how it is drawn.
+static void test_same_as_snapshot(void)
+{
+    char line[1024], *shown, *printed = calloc(1, 1 << 16);
+    struct terminal *terminal = start("", "--no-color", "C.UTF-8", 30, 100);
+    CHECK_SHOWS(terminal, "replay ended");
+    shown = terminal_screen(terminal);
+    snprintf(line, sizeof line, "%s top --replay %s --snapshot overview --rows 30 --cols 100", binary, trace_path);
+    FILE *stream = popen(line, "r");
+    CHECK(stream && printed && fread(printed, 1, (1 << 16) - 1, stream) > 0);
+    CHECK(stream && pclose(stream) == 0);
+    const char *from_shown = strchr(shown, '\n'), *from_printed = strchr(printed, '\n');
+    CHECK_MESSAGE(from_shown && from_printed && strcmp(from_shown, from_printed) == 0, "shown:\n%s\nprinted:\n%s", shown,
+                  printed);
+    terminal_keys(terminal, "F10");
+    check_given_back(terminal, "status=0");
+    CHECK(terminal_hides(terminal, "Where a decode step goes", PATIENCE_MS));
+    terminal_close(terminal);
+    free(shown);
+    free(printed);
+}
+
+static void test_ascii(void)
+{
+    struct terminal *terminal = start("", "", "C", 24, 80);
+    CHECK_SHOWS(terminal, "replay ended");
+    char *screen = terminal_screen(terminal);
+    for (const char *byte = screen; *byte; byte++) {
+        CHECK_MESSAGE((unsigned char)*byte < 0x80, "byte %02x where the locale has only ASCII", (unsigned char)*byte);
+    }
+    free(screen);
+    terminal_keys(terminal, "C-c");
+    check_given_back(terminal, "status=0");
+    terminal_close(terminal);
+}
+
+// Signals: asked to end, it ends well; killed by a fault, it still gives the terminal back.
+static void test_signals(void)
+{
+    static const struct { const char *name, *status; } signals[] = {{"TERM", "status=0"}, {"SEGV", "status="}};
+    for (int i = 0; i < 2; i++) {
+        char before[128], path[128];
+        snprintf(path, sizeof path, "%s/pid", folder);
+        snprintf(before, sizeof before, "sh -c 'echo $$ >%s; exec \"$0\" \"$@\"' ", path);
+        struct terminal *terminal = start(before, "", "C.UTF-8", 24, 80);
+        CHECK_SHOWS(terminal, "replay ended");
+        FILE *stream = fopen(path, "r");
+        int pid = 0;
+        CHECK(stream && fscanf(stream, "%d", &pid) == 1 && pid > 1);
+        if (stream) {
+            fclose(stream);
+        }
+        if (pid > 1) {
+            kill(pid, i == 0 ? SIGTERM : SIGSEGV);
+        }
+        check_given_back(terminal, signals[i].status);
+        terminal_close(terminal);
+        unlink(path);
+    }
+}
+
+static void test_refused(void)
+{
+    char line[1024];
+    struct terminal *terminal = start("TERM=dumb", "", "C.UTF-8", 24, 80);
+    check_given_back(terminal, "status=2");
+    terminal_close(terminal);
+    snprintf(line, sizeof line, "%s top --replay %s </dev/null >/dev/null 2>&1", binary, trace_path);
+    CHECK(WEXITSTATUS(system(line)) == 2);
+    snprintf(line, sizeof line, "%s top --replay %s/none --snapshot stages >/dev/null 2>&1", binary, folder);
+    CHECK(WEXITSTATUS(system(line)) == 2);
+}
+
+int main(void)
+{
+    check_begin();
+    const char *path = getenv("CLSA_BINARY");
+    if (!path || !terminal_available()) {
+        return check_skip(path ? "tmux is not installed" : "CLSA_BINARY does not name the program");
+    }
+    snprintf(binary, sizeof binary, "%s", path);
+    CHECK(mkdtemp(folder) != NULL);
+    snprintf(trace_path, sizeof trace_path, "%s/trace.pftrace", folder);
+    write_trace();
+    test_keys_and_sizes();
+    test_same_as_snapshot();
+    test_ascii();
+    test_signals();
+    test_refused();
+    char line[128];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
