@@ -159,10 +159,11 @@ static int add_method(struct sim *sim, const char *name)
     return 0;
 }
 
-// All presets that this model's sizes allow; why one is left out goes to stderr.
+// A foreign model's own method and all presets that its sizes allow; why one is left out goes to stderr.
 static int add_all(struct sim *sim)
 {
-    int error = sim->from_file ? add_native(sim) : 0;
+    bool foreign = sim->from_file && !sim->config.runnable;    // our own models declare one of the presets
+    int error = foreign ? add_native(sim) : 0;
     for (int32_t i = 0; !error && i < plan_method_count() && sim->n_plans < MAX_PLANS; i++) {
         if (add_method(sim, plan_method(i)->name)) {
             fprintf(stderr, "clsa sim: left out: %s\n", status_text());
