@@ -389,7 +389,7 @@ static int trace_verify(int argc, char **argv)
     }
     table_close(table);
     if (found > 0) {
-        fprintf(stderr, "clsa trace check: %s: %d findings\n", argv[1], found);
+        fprintf(stderr, "clsa trace check: %s: findings: %d\n", argv[1], found);
     }
     return found < 0 ? command_fail("trace check", found) : found > 0 ? EXIT_WRONG_INPUT : EXIT_DONE;
 }

@@ -13,7 +13,7 @@
 struct trace_writer;
 
 struct trace_writer_options {
-    const char *path;            // written as path + ".part" and renamed by close; NULL with `descriptor`
+    const char *path;            // written beside it (engine/output_file.h) and renamed by close
     bool in_place;               // write to path itself, so that a live trace can be read to its last flush
     const char *command;         // kept in the trace as metadata; may be NULL
     int32_t flush_interval_ms;   // 0: 500
