@@ -11,6 +11,13 @@
 // ---------------------------------------------------------------------------------------------------------------------
 // Observation
 
+// The first `part` of `of` rows' share of a cost. Floating point, because cost times rows can pass 64 bits; differences of
+// shares still add up to the whole.
+static int64_t share(int64_t cost, int32_t part, int32_t of)
+{
+    return (int64_t)((double)cost * part / of);
+}
+
 // Opens a stage over `rows`, of which [first, first + n) run now: its cost is shared out by rows, without loss.
 static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum part part, const struct rows *rows,
                        int32_t first, int32_t n)
@@ -28,8 +35,8 @@ static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum 
     }
     if (rows->n > 0) {
         struct stage_cost cost = *forward_cost(f, layer, stage, part);
-        f->stage.bytes = cost.bytes * (first + n) / rows->n - cost.bytes * first / rows->n;
-        f->stage.flops = cost.flops * (first + n) / rows->n - cost.flops * first / rows->n;
+        f->stage.bytes = share(cost.bytes, first + n, rows->n) - share(cost.bytes, first, rows->n);
+        f->stage.flops = share(cost.flops, first + n, rows->n) - share(cost.flops, first, rows->n);
     }
     if (observer->stage_begin) {
         observer->stage_begin(observer->user, &f->stage);
