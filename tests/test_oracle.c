@@ -30,7 +30,7 @@ struct shape_case {
 };
 
 // The number of sink units is written out in each case.
-#define KEEP .keep_local = -1, .index_dtype = -1, .weight_dtype = -1, .kv_dtype = -1
+#define KEEP .index_dtype = -1, .weight_dtype = -1, .kv_dtype = -1
 
 static const struct shape_case cases[] = {
     {"tiny", {.hidden = 64, .ffn = 192, .n_layers = 4, .n_heads = 4, .n_kv_heads = 2, .head_dim = 16, .vocab = 512,
@@ -133,6 +133,7 @@ static void compare(const char *method, const struct shape_case *shape, const st
     options.weight_dtype = rounded ? DTYPE_BF16 : DTYPE_F32;
     options.kv_dtype = rounded ? DTYPE_BF16 : DTYPE_F32;
     options.index_dtype = rounded ? check_range(DTYPE_BF16, DTYPE_FP8) : DTYPE_F32;
+    options.keep_local = check_range(-1, 1);
     if (strcmp(method, "token") == 0 || strcmp(method, "clsa") == 0) {
         options.index_heads = check_range(0, 3);    // several heads may add up to one set; 0 keeps the one
     }
