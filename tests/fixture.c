@@ -45,11 +45,13 @@ struct model_file *fixture_model(const struct plan *plan, uint64_t seed, struct 
         randomise(&w->q_norm, 1.5, 0.3);
         randomise(&w->k_norm, 1.5, 0.3);
         randomise(&w->ffn_norm, 1, 0.2);
-        randomise(&w->index.k_norm, 1, 0.2);
-        randomise(&w->index.k_norm_bias, 0, 0.2);
     }
     randomise(&weights->memory_norm, 1, 0.2);
     randomise(&weights->final_norm, 1, 0.2);
+    for (int32_t l = 0; l < plan->shape.n_layers; l++) {    // last: the backbone does not depend on the method
+        randomise(&weights->layers[l].index.k_norm, 1, 0.2);
+        randomise(&weights->layers[l].index.k_norm_bias, 0, 0.2);
+    }
     return model;
 }
 
