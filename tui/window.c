@@ -132,12 +132,8 @@ static void unknown(struct phase_summary *out)
     }
 }
 
-bool window_summary(const struct phase_window *window, const struct device *device, struct phase_summary *out)
+static void summarise(struct phase_summary *out, const struct phase_window *window, const struct device *device)
 {
-    unknown(out);
-    if (!window || window->n_steps == 0) {
-        return false;
-    }
     int32_t n = window->n_steps < STATE_STEPS ? (int32_t)window->n_steps : STATE_STEPS;
     double durations[STATE_STEPS], total_ns = 0, gaps_ns = 0, overlap_ns = 0, tokens = 0, floor_ns = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -164,6 +160,19 @@ bool window_summary(const struct phase_window *window, const struct device *devi
     out->tokens_per_s = total_ns > 0 ? tokens / total_ns * 1e9 : NAN;
     out->n_seqs = last->n_seqs;
     out->context_tokens = last->context_tokens;
+}
+
+bool window_summary(struct phase_window *window, const struct device *device, struct phase_summary *out)
+{
+    if (!window || window->n_steps == 0) {
+        unknown(out);
+        return false;
+    }
+    if (window->summary_steps != window->n_steps) {
+        summarise(&window->summary, window, device);
+        window->summary_steps = window->n_steps;
+    }
+    *out = window->summary;
     return true;
 }
 

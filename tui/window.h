@@ -30,6 +30,8 @@ struct phase_window {
     int64_t n_steps;                                        // ever
     int64_t calls_ns[STAGE_COUNT][STATE_CALLS];             // likewise
     int64_t n_calls[STAGE_COUNT];
+    struct phase_summary summary;                           // as of step summary_steps: a frame asks for it several times
+    int64_t summary_steps;
 };
 
 // Adds a step with its `calls` [n], which are sorted by begin in place. `device` may be NULL.
@@ -39,7 +41,7 @@ void window_add(struct phase_window *window, const struct step_sample *step, str
 const struct window_step *window_last(const struct phase_window *window);    // of a window with a step
 
 // window may be NULL: false, and *out unknown throughout.
-bool window_summary(const struct phase_window *window, const struct device *device, struct phase_summary *out);
+bool window_summary(struct phase_window *window, const struct device *device, struct phase_summary *out);
 int32_t window_history(const struct phase_window *window, double *duration_ns, int32_t n);
 
 // Nearest rank: the smallest value that at least `part` of `values` [n <= STATE_CALLS] do not exceed. NaN if n is 0.
