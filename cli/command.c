@@ -71,6 +71,15 @@ int command_model_open(struct model_file **file, const char *model, const char *
     return model_file_random(file, &shape, weight_dtype, seed);
 }
 
+int command_plan_build(struct plan *out, const struct model_file *file, const char *method, const struct plan_flags *flags)
+{
+    const struct plan *native = &model_file_config(file)->native;
+    struct plan_options options = flags->options;
+    options.weight_dtype = (int32_t)native->weight_dtype;
+    int error = plan_build(out, &native->shape, method, &options);
+    return error ? status_prefix(error, "%s: ", method) : 0;
+}
+
 void command_method_names(char *names, size_t bytes)
 {
     size_t length = 0;

@@ -46,6 +46,9 @@ int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVA
 int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
                        uint64_t seed);
 
+// The plan of `method` for an open model: its shape, its weights' type, and the knobs.
+int command_plan_build(struct plan *out, const struct model_file *file, const char *method, const struct plan_flags *flags);
+
 // The methods' names, comma-separated, for error texts.
 void command_method_names(char *names, size_t bytes);
 

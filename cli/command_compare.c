@@ -112,9 +112,9 @@ static int build_plans(struct compare *compare)
                                entry->method->name, entry->method->backbone == BACKBONE_YOCO ? "yoco" : "transformer",
                                compare->models);
         }
-        int error = plan_build(&entry->plan, &model_file_config(file)->native.shape, entry->method->name, &compare->flags.options);
+        int error = command_plan_build(&entry->plan, file, entry->method->name, &compare->flags);
         if (error) {
-            return status_prefix(error, "%s: ", entry->method->name);
+            return error;
         }
         entry->agreement = NAN;
     }

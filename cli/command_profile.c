@@ -29,7 +29,7 @@ static int profile_method(struct profile *profile, const char *method)
     if (error) {
         return error;
     }
-    error = plan_build(&plan, &model_file_config(file)->native.shape, method, &profile->flags.options);
+    error = command_plan_build(&plan, file, method, &profile->flags);
     if (!error) {
         struct sample_sink sinks[] = {trace_writer_sink(profile->writer), trace_summary_sink(profile->summary)};
         struct measure_options options = {

@@ -120,7 +120,7 @@ static int run_it(struct run *run)
     }
     error = error ? error : command_prompt(&run->tokens, &run->n_tokens, &run->context, run->prompt, run->text);
     error = error ? error : command_model_open(&file, run->model, run->method, &run->flags, (uint64_t)run->seed);
-    error = error ? error : plan_build(&plan, &model_file_config(file)->native.shape, run->method, &run->flags.options);
+    error = error ? error : command_plan_build(&plan, file, run->method, &run->flags);
     error = error ? error : trace_summary_open(&run->summary);
     if (!error) {
         struct sample_sink sink = trace_summary_sink(run->summary);
