@@ -178,7 +178,7 @@ static void test_requests_and_counters(void)
     struct sample_sink sink = state_sink(state);
     announce(&sink, 1, "dense", 0);
     state_method(state, 0, &method);
-    CHECK(isnan(method.ttft_s) && isnan(method.kv_bytes) && isnan(method.queue) && state_device(state) == NULL);
+    CHECK(isnan(method.ttft_s) && isnan(method.kv_peak_bytes) && isnan(method.queue) && state_device(state) == NULL);
     int64_t prefills[5];
     for (int64_t id = 0; id < 5; id++) {    // three wait while two run
         request(&sink, 1, id, REQUEST_SUBMITTED, 1000 * id);
@@ -201,7 +201,11 @@ static void test_requests_and_counters(void)
     counter.value = NAN;
     sink.counter(sink.user, &counter);
     state_method(state, 0, &method);
-    CHECK(method.kv_bytes == 300 && method.kv_peak_bytes == 500 && state_last_ns(state) == 6000000);
+    CHECK(method.kv_peak_bytes == 500 && state_last_ns(state) == 6000000);
+    state_forget(state);
+    state_method(state, 0, &method);
+    CHECK(state_method_count(state) == 1 && strcmp(method.source.method, "dense") == 0 && isnan(method.kv_peak_bytes));
+    CHECK(method.submitted == 0 && isnan(method.ttft_s));
     state_close(state);
 }
 

@@ -134,7 +134,7 @@ static void test_signals(void)
 {
     static const struct { const char *name, *status; } signals[] = {{"TERM", "status=0"}, {"SEGV", "status="}};
     for (int i = 0; i < 2; i++) {
-        char before[128], path[128];
+        char before[256], path[128];
         snprintf(path, sizeof path, "%s/pid", folder);
         snprintf(before, sizeof before, "sh -c 'echo $$ >%s; exec \"$0\" \"$@\"' ", path);
         struct terminal *terminal = start(before, "", "C.UTF-8", 24, 80);

@@ -34,7 +34,7 @@ static int draw_frame(struct cells *cells, const struct dashboard_stream *stream
 }
 
 // Waits for keys until the frame is over or one came; all that wait already are taken. True: something may look different.
-static bool take_keys(const struct dashboard_stream *stream, const struct state *state, struct ui *ui,
+static bool take_keys(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
                       const struct sample_sink *sink, int64_t until_ns)
 {
     int32_t rows, cols, new_rows, new_cols;
@@ -46,6 +46,9 @@ static bool take_keys(const struct dashboard_stream *stream, const struct state 
         struct request_to_owner request = ui_key(ui, state, key);
         if (request.command != COMMAND_NONE) {
             stream->command(stream->user, &request, sink);
+        }
+        if (request.command == COMMAND_BATCH_UP || request.command == COMMAND_BATCH_DOWN) {
+            state_forget(state);    // methods are compared on the same work
         }
         any = true;
     }

@@ -80,6 +80,27 @@ void state_close(struct state *state)
     free(state);
 }
 
+// What is known of a method before its first sample.
+static struct method_summary nothing_told(const struct sample_source *source, int64_t last_ns)
+{
+    return (struct method_summary){
+        .source = *source, .ttft_s = NAN, .prefill_s = NAN, .kv_peak_bytes = NAN, .batch = NAN,
+        .queue = NAN, .predicted_prefill_s = NAN, .predicted_tokens_per_s = NAN,
+        .last_ns = last_ns,
+    };
+}
+
+void state_forget(struct state *state)
+{
+    for (int32_t i = 0; i < state->n_methods; i++) {
+        struct method *method = state->methods[i];
+        for (int phase = 0; phase < PHASE_COUNT; phase++) {
+            free(method->phases[phase]);
+        }
+        *method = (struct method){.told = nothing_told(&method->told.source, method->told.last_ns)};
+    }
+}
+
 static struct sample_source cleaned(const struct sample_source *source)
 {
     struct sample_source copy = *source;
@@ -139,11 +160,7 @@ static void on_source(void *user, const struct sample_source *announced)
             state->lost++;
             return;
         }
-        state->methods[place]->told = (struct method_summary){
-            .source = source, .ttft_s = NAN, .prefill_s = NAN, .kv_bytes = NAN, .kv_peak_bytes = NAN, .batch = NAN,
-            .queue = NAN, .reported_tokens_per_s = NAN, .predicted_prefill_s = NAN, .predicted_tokens_per_s = NAN,
-            .last_ns = state->last_ns,
-        };
+        state->methods[place]->told = nothing_told(&source, state->last_ns);
     }
     int32_t slot = (int32_t)((uint32_t)source.id % SOURCE_IDS);
     state->ids[slot].id = source.id;
@@ -297,14 +314,12 @@ static void on_counter(void *user, const struct counter_sample *sample)
     }
     struct method_summary *told = &method->told;
     switch (sample->counter) {
-    case COUNTER_TOKENS_PER_S: told->reported_tokens_per_s = sample->value; break;
     case COUNTER_BATCH: told->batch = sample->value; break;
     case COUNTER_QUEUE: told->queue = sample->value; break;
     case COUNTER_KV_BYTES:
-        told->kv_bytes = sample->value;
         told->kv_peak_bytes = told->kv_peak_bytes > sample->value ? told->kv_peak_bytes : sample->value;
         break;
-    case COUNTER_COUNT: break;
+    case COUNTER_TOKENS_PER_S: case COUNTER_COUNT: break;    // the windows tell the rate
     }
 }
 

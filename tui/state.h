@@ -50,7 +50,7 @@ struct method_summary {
     double prefill_s;           // median of recent answers: running -> first token
     int32_t prompt_tokens, output_tokens;    // of the last request that reached its first token / finished; 0: unknown
     int64_t submitted, running, finished;
-    double kv_bytes, kv_peak_bytes, batch, queue, reported_tokens_per_s;    // counters; NaN where none came
+    double kv_peak_bytes, batch, queue;    // counters; NaN where none came
     double predicted_prefill_s, predicted_tokens_per_s;
     int64_t last_ns;            // of its latest sample
 };
@@ -59,6 +59,9 @@ struct method_summary {
 int state_open(struct state **out, const struct device *device);
 void state_close(struct state *state);    // NULL-safe
 struct sample_sink state_sink(struct state *state);
+
+// Forgets all figures but keeps the methods: the work has changed, and old figures do not compare with new ones.
+void state_forget(struct state *state);
 
 int32_t state_method_count(const struct state *state);
 int32_t state_current_method(const struct state *state);    // of the latest sample; -1: none yet

@@ -6,11 +6,11 @@
 
 #include "tui/views.h"
 
-enum column { COLUMN_METHOD, COLUMN_PREFILL, COLUMN_RATE, COLUMN_PREDICTED, COLUMN_SPEEDUP, COLUMN_KV, COLUMN_STEP,
+enum column { COLUMN_METHOD, COLUMN_PREFILL, COLUMN_PREFILL_PREDICTED, COLUMN_RATE, COLUMN_PREDICTED, COLUMN_SPEEDUP, COLUMN_KV, COLUMN_STEP,
               COLUMN_FLOOR, COLUMN_PART, COLUMN_PROMPT, COLUMN_COUNT };
 
 static const struct view_column columns[COLUMN_COUNT] = {
-    {"  method", 14, 0}, {"prefill", 8, 3}, {"tok/s", 7, 1}, {"predict", 7, 6}, {"speed-up", 9, 2}, {"KV bytes", 9, 4},
+    {"  method", 14, 0}, {"prefill", 8, 3}, {"predict", 8, 10}, {"tok/s", 7, 1}, {"predict", 7, 6}, {"speed-up", 9, 2}, {"KV bytes", 9, 4},
     {"step", 8, 7}, {"floor", 8, 8}, {"% floor", 8, 5}, {"prompt", 7, 9},
 };
 
@@ -33,7 +33,7 @@ static void make_row(struct row *row, const struct state *state, int32_t method,
     state_phase(state, method, PHASE_DECODE, &decode);
     state_phase(state, baseline, PHASE_DECODE, &base);
     *row = (struct row){.method = method, .value = {
-        method, told.prefill_s * 1e9, decode.tokens_per_s, told.predicted_tokens_per_s,
+        method, told.prefill_s * 1e9, told.predicted_prefill_s * 1e9, decode.tokens_per_s, told.predicted_tokens_per_s,
         decode.tokens_per_s / base.tokens_per_s, told.kv_peak_bytes, decode.mean_ns, decode.floor_ns, decode.floor_part,
         told.prompt_tokens > 0 ? (double)told.prompt_tokens : NAN}};
 }
@@ -76,6 +76,7 @@ static void put_row(struct cells *cells, struct rect clip, int32_t line, const b
     state_label(state, row->method, label, sizeof label);
     snprintf(texts[COLUMN_METHOD], FORMAT_BYTES, "%s %.27s", here ? "\u25b8" : " ", label);
     format_time_ns(texts[COLUMN_PREFILL], value[COLUMN_PREFILL]);
+    format_time_ns(texts[COLUMN_PREFILL_PREDICTED], value[COLUMN_PREFILL_PREDICTED]);
     format_number(texts[COLUMN_RATE], value[COLUMN_RATE]);
     format_number(texts[COLUMN_PREDICTED], value[COLUMN_PREDICTED]);
     if (base) {
@@ -181,9 +182,11 @@ static void put_bar_titles(const struct bars *bars, const struct state *state, c
         int32_t begin = STAGE_COLS + i * bars->width;
         bool here = bars->first + i == ui_method(ui, state);
         state_label(state, bars->first + i, label, sizeof label);
-        // Right-aligned over its figures; a long name is cut on the right, where variants of a method agree least rarely.
-        int32_t width = cells_width(label) < CELL_COLS - 1 ? cells_width(label) : CELL_COLS - 1;
-        cells_text_fit(bars->cells, bars->clip, 0, begin + CELL_COLS - width, width,
+        // Right-aligned over its figures; a longer name goes on over the bars.
+        int32_t width = cells_width(label), room = CELL_COLS - 1 < width ? bars->width - 1 : CELL_COLS - 1;
+        width = width < room ? width : room;
+        int32_t col = width < CELL_COLS - 1 ? begin + CELL_COLS - width : begin + 1;
+        cells_text_fit(bars->cells, bars->clip, 0, col, width,
                        (struct pen){here ? ROLE_ACCENT : ROLE_TITLE, ATTRIBUTE_BOLD}, label);
         format_time_ns(text, bars->summaries[i].mean_ns);
         cells_text_right(bars->cells, bars->clip, sum_row, begin + CELL_COLS, (struct pen){ROLE_TEXT, ATTRIBUTE_BOLD}, text);

@@ -18,7 +18,7 @@ enum { N_FIGURES = 10 };
 static void figures(struct figure *out, const struct state *state, int32_t method, bool known,
                     const struct phase_summary *phase)
 {
-    static const char *const names[N_FIGURES] = {"decode tok/s", "step", "% of floor", "first token", "context", "KV bytes",
+    static const char *const names[N_FIGURES] = {"decode tok/s", "step", "% of floor", "first token", "context", "KV bytes, most",
                                                  "batch", "queue", "prefill tok/s", "requests"};
     struct method_summary told;
     struct phase_summary decode, prefill;
@@ -38,7 +38,7 @@ static void figures(struct figure *out, const struct state *state, int32_t metho
         format_whole(out[4].value, phase->context_tokens);
     }
     format_time_ns(out[3].value, told.ttft_s * 1e9);
-    format_bytes(out[5].value, told.kv_bytes);
+    format_bytes(out[5].value, told.kv_peak_bytes);
     format_whole(out[6].value, isfinite(told.batch) ? told.batch : known ? (double)phase->n_seqs : NAN);
     format_whole(out[7].value, told.queue);
     format_number(out[8].value, prefill.tokens_per_s);
