@@ -253,6 +253,31 @@ static void check_nan(const struct scene *scene, const struct plan *plan)
     model_file_close(model);
 }
 
+// A step whose scores do not fit into one tile, against chunks that do. Two layers, so that each row's selection counts.
+static void check_score_tiles(const struct tested *with)
+{
+    enum { LONG = 4200 };    // rows times units times 4 bytes is a little over 64 MiB
+    const struct model_shape small = {.name = "long", .hidden = 8, .ffn = 8, .n_layers = 2, .n_heads = 1,
+                                      .n_kv_heads = 1, .head_dim = 4, .vocab = 50, .top_k = 8, .index_dim = 4,
+                                      .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+    struct plan plan = fixture_plan(&small, "token", NULL);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    int32_t *tokens = fixture_tokens(LONG, small.vocab);
+    struct fixture_text texts[2];
+    for (int i = 0; i < 2; i++) {
+        texts[i] = (struct fixture_text){.tokens = tokens, .n_tokens = LONG, .n_prompt = LONG};
+        struct engine_options options = {.backend = with->backend, .max_context = LONG + 1,
+                                         .max_step_tokens = i ? 1000 : LONG};
+        CHECK(fixture_generate(&plan, model, options, &texts[i], 1) == 0);
+    }
+    CHECK_MESSAGE(memcmp(texts[0].logits, texts[1].logits, 50 * sizeof(float)) == 0, "tiles of scores differ from one");
+    free(texts[0].logits);
+    free(texts[1].logits);
+    free(tokens);
+    model_file_close(model);
+}
+
 static void check_backend(const struct tested *with)
 {
     struct scene scene = {.with = with};
@@ -275,6 +300,9 @@ static void check_backend(const struct tested *with)
             check_equal_scores(&scene, &plan);
             check_nan(&scene, &plan);
         }
+    }
+    if (with->same_bits) {
+        check_score_tiles(with);
     }
     model_file_close(scene.models[BACKBONE_TRANSFORMER]);
     model_file_close(scene.models[BACKBONE_YOCO]);

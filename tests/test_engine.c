@@ -1,0 +1,424 @@
+// tests/test_engine.c - requests through the engine: outputs, preemption, errors, and what the observer is told.
+#include <errno.h>
+
+#include "engine/cost.h"
+#include "engine/status.h"
+#include "engine/tokenizer.h"
+#include "tests/check.h"
+#include "tests/fixture.h"
+
+static const struct model_shape shape = {
+    .name = "small", .hidden = 32, .ffn = 48, .n_layers = 4, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .vocab = 300,
+    .window_tokens = 6, .top_k = 8, .index_dim = 8, .lightning_heads = 2, .rope_theta_window = 1e4f,
+    .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+
+enum { MAX_REQUESTS = 12, MAX_OUTPUT = 20, MAX_PROMPT = 30 };
+
+static struct plan small_plan(const char *method, int32_t page_tokens)
+{
+    struct plan_options options = plan_options_default();
+    options.page_tokens = page_tokens;
+    return fixture_plan(&shape, method, &options);
+}
+
+struct answer {
+    int32_t prompt[MAX_PROMPT], n_prompt, wanted;
+    int32_t tokens[MAX_OUTPUT], n_tokens;
+    bool finished;
+};
+
+static void random_answers(struct answer *answers, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        answers[i] = (struct answer){.n_prompt = check_range(1, MAX_PROMPT), .wanted = check_range(1, MAX_OUTPUT)};
+        for (int32_t t = 0; t < answers[i].n_prompt; t++) {
+            answers[i].prompt[t] = check_range(0, shape.vocab - 1);
+        }
+    }
+}
+
+// Runs all at once. Checks that indices come in order, once each, and that the last one is marked.
+static void run(const struct engine_options *options, struct answer *answers, int32_t n, float temperature,
+                struct engine_stats *stats)
+{
+    struct engine *engine;
+    const struct engine_output *outputs;
+    int n_outputs, error = engine_open(&engine, options);
+    CHECK_MESSAGE(!error, "%s", status_text());
+    for (int32_t i = 0; i < n && !error; i++) {
+        struct engine_request request = {.prompt = answers[i].prompt, .n_prompt = answers[i].n_prompt,
+                                         .max_output_tokens = answers[i].wanted, .temperature = temperature,
+                                         .top_p = 0.9f, .seed = 7};
+        int64_t id = -1;
+        answers[i].n_tokens = 0;
+        answers[i].finished = false;
+        CHECK(engine_submit(engine, &request, &id) == 0 && id == i);
+    }
+    while ((n_outputs = engine_step(engine, &outputs)) >= 0) {
+        for (int i = 0; i < n_outputs; i++) {
+            struct answer *answer = &answers[outputs[i].request];
+            CHECK(!answer->finished && outputs[i].index == answer->n_tokens && answer->n_tokens < answer->wanted);
+            answer->tokens[answer->n_tokens++] = outputs[i].token;
+            answer->finished = outputs[i].finished;
+            CHECK(answer->finished == (answer->n_tokens == answer->wanted));
+        }
+    }
+    CHECK_MESSAGE(n_outputs == -ENODATA, "%s", status_text());
+    for (int32_t i = 0; i < n; i++) {
+        CHECK(answers[i].finished);
+    }
+    *stats = engine_stats(engine);
+    CHECK(stats->running == 0 && stats->waiting == 0 && stats->kv_bytes_used == 0 && stats->kv_bytes_allocated > 0);
+    engine_close(engine);
+}
+
+// A cache too small for all: requests wait, are preempted and run again, and every answer is that of a cache with room.
+static void check_preemption(const char *method)
+{
+    struct plan plan = small_plan(method, 4);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options roomy = {.plan = &plan, .model = model, .backend = "reference", .max_seqs = 4,
+                                   .max_context = MAX_PROMPT + MAX_OUTPUT, .max_step_tokens = 16};
+    struct engine_options tight = roomy;
+    struct answer expected[MAX_REQUESTS], got[MAX_REQUESTS];
+    struct engine_stats easy, hard;
+    tight.cache_tokens = MAX_PROMPT + MAX_OUTPUT + 10;
+    random_answers(expected, MAX_REQUESTS);
+    for (int32_t i = 0; i < 4; i++) {    // short prompts with long answers, which grow until the pages are short
+        expected[i].n_prompt = 2;
+        expected[i].wanted = MAX_OUTPUT;
+    }
+    for (int sampled = 0; sampled < 2; sampled++) {
+        memcpy(got, expected, sizeof got);
+        run(&roomy, expected, MAX_REQUESTS, sampled ? 0.8f : 0, &easy);
+        run(&tight, got, MAX_REQUESTS, sampled ? 0.8f : 0, &hard);
+        for (int32_t i = 0; i < MAX_REQUESTS; i++) {
+            CHECK_MESSAGE(memcmp(expected[i].tokens, got[i].tokens, (size_t)expected[i].wanted * 4) == 0,
+                          "%s: request %d was answered differently in a small cache", method, i);
+        }
+        CHECK(easy.output_tokens == hard.output_tokens);
+        CHECK_MESSAGE(hard.prompt_tokens > easy.prompt_tokens, "%s: nothing was preempted", method);
+    }
+    model_file_close(model);
+}
+
+// Forced tokens follow whatever was drawn; an end of text among them ends the answer if asked for.
+static void check_forced_and_end(void)
+{
+    struct plan plan = small_plan("clsa", 8);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64};
+    const int32_t prompt[] = {5, 6, 7}, forced[] = {9, TOKEN_END, 11, 12};
+    for (int stop = 0; stop < 2; stop++) {
+        struct engine_request request = {.prompt = prompt, .n_prompt = 3, .max_output_tokens = 4, .forced = forced,
+                                         .stop_at_end = stop};
+        struct engine *engine;
+        const struct engine_output *outputs;
+        int64_t id;
+        int32_t count = 0;
+        bool finished = false;
+        CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
+        for (int n; (n = engine_step(engine, &outputs)) >= 0; count += n) {
+            finished = n == 1 && outputs[0].finished;
+            CHECK(outputs[0].logits == NULL);
+        }
+        CHECK(finished && count == (stop ? 2 : 4));
+        engine_close(engine);
+    }
+    model_file_close(model);
+}
+
+// With every position, the drawn token belongs to the prompt's last row, and all rows' logits are there.
+static void check_every_position(void)
+{
+    struct plan plan = small_plan("token", 8);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
+                                     .every_position = true};
+    int32_t *tokens = fixture_tokens(11, shape.vocab), n_rows = -1;
+    struct engine_request request = {.prompt = tokens, .n_prompt = 11, .max_output_tokens = 1};
+    struct engine *engine;
+    const struct engine_output *outputs;
+    const int32_t *units;
+    int64_t id;
+    CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
+    CHECK(engine_logits(engine, &n_rows) == NULL && n_rows == 0);
+    engine_keep_logits(engine, true);
+    CHECK(engine_step(engine, &outputs) == 1);
+    const float *logits = engine_logits(engine, &n_rows);
+    CHECK(n_rows == 11 && outputs[0].logits == logits + (int64_t)10 * shape.vocab);
+    int32_t best = 0;
+    for (int32_t i = 0; i < shape.vocab; i++) {
+        best = outputs[0].logits[i] > outputs[0].logits[best] ? i : best;
+    }
+    CHECK(outputs[0].token == best);
+    CHECK(engine_selection(engine, 0, 10, 0, &units) == 8 && engine_selection(engine, 0, 2, 0, &units) == 3);
+    CHECK(units[0] == 0 && units[1] == 1 && units[2] == 2);
+    CHECK(engine_selection(engine, 0, 11, 0, &units) == 0 && engine_selection(engine, 0, -1, 0, &units) == 0);
+    CHECK(engine_selection(engine, 4, 0, 0, &units) == 0 && engine_selection(engine, 0, 0, 1, &units) == 0);
+    engine_close(engine);
+    free(tokens);
+    model_file_close(model);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The observer
+
+struct witness {
+    const struct plan *plan;
+    int32_t n_prompt;
+    bool in_step, in_stage;
+    int32_t layer, steps, counters;
+    struct observed_stage stage;
+    struct stage_cost sum;
+    int32_t host_stages;
+    enum request_state states[8];
+    int32_t n_states;
+};
+
+static void step_begin(void *user, const struct observed_step *step)
+{
+    struct witness *w = user;
+    CHECK(!w->in_step && step->step == w->steps && step->n_seqs == 1 && step->n_tokens > 0);
+    CHECK(step->phase == (step->context_tokens <= w->n_prompt ? PHASE_PREFILL : PHASE_DECODE));
+    w->in_step = true;
+    w->host_stages = 0;
+    w->sum = (struct stage_cost){0, 0};
+}
+
+static void step_end(void *user, const struct observed_step *step)
+{
+    struct witness *w = user;
+    struct work work = {.context_tokens = step->context_tokens - step->n_tokens, .new_tokens = step->n_tokens,
+                        .logit_rows = step->context_tokens >= w->n_prompt};
+    struct stage_cost expected = step_cost(w->plan, &work, 1);
+    CHECK(w->in_step && !w->in_stage && w->layer == -1 && w->host_stages == 2);
+    CHECK_MESSAGE(w->sum.bytes == expected.bytes && w->sum.flops == expected.flops,
+                  "%s, step %lld: stages add up to %lld bytes and %lld flops, the step costs %lld and %lld",
+                  w->plan->method, (long long)step->step, (long long)w->sum.bytes, (long long)w->sum.flops,
+                  (long long)expected.bytes, (long long)expected.flops);
+    w->in_step = false;
+    w->steps++;
+}
+
+static void layer_begin(void *user, int32_t layer)
+{
+    struct witness *w = user;
+    CHECK(w->in_step && !w->in_stage && w->layer == -1 && layer >= 0);
+    w->layer = layer;
+}
+
+static void layer_end(void *user, int32_t layer)
+{
+    struct witness *w = user;
+    CHECK(w->in_step && !w->in_stage && w->layer == layer);
+    w->layer = -1;
+}
+
+static void stage_begin(void *user, const struct observed_stage *stage)
+{
+    struct witness *w = user;
+    CHECK(w->in_step && !w->in_stage && stage->layer == w->layer);
+    CHECK(stage->bytes >= 0 && stage->flops >= 0);
+    w->in_stage = true;
+    w->stage = *stage;
+    w->sum.bytes += stage->bytes;
+    w->sum.flops += stage->flops;
+    w->host_stages += stage->stage == STAGE_HOST;
+}
+
+static void stage_end(void *user, const struct observed_stage *stage)
+{
+    struct witness *w = user;
+    CHECK(w->in_stage && w->stage.stage == stage->stage && w->stage.layer == stage->layer);
+    CHECK(w->stage.bytes == stage->bytes && w->stage.flops == stage->flops && w->stage.n_tokens == stage->n_tokens);
+    w->in_stage = false;
+}
+
+static void request(void *user, const struct request_sample *sample)
+{
+    struct witness *w = user;
+    CHECK(!w->in_step && w->n_states < 8);
+    w->states[w->n_states++] = sample->state;
+}
+
+static void counter(void *user, enum counter kind, double value)
+{
+    struct witness *w = user;
+    CHECK(!w->in_step && value >= 0 && kind != COUNTER_TOKENS_PER_S);
+    w->counters++;
+}
+
+// Calls are nested and paired; the stages of every step cost what cost.h says of the step, to the byte.
+static void check_observer(const char *method)
+{
+    struct plan plan = small_plan(method, 16);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct witness w = {.plan = &plan, .n_prompt = 23, .layer = -1};
+    struct observer observer = {&w, step_begin, step_end, layer_begin, layer_end, stage_begin, stage_end, request, counter};
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
+                                     .max_step_tokens = 9, .observer = &observer};
+    struct answer answer = {.n_prompt = 23, .wanted = 5};
+    struct engine_stats stats;
+    run(&options, &answer, 1, 0, &stats);
+    CHECK(w.steps == 3 + 4 && stats.steps == w.steps && w.counters == 3 * w.steps);
+    CHECK(stats.prompt_tokens == 23 && stats.output_tokens == 5);
+    CHECK(w.n_states == 4);
+    for (int32_t i = 0; i < w.n_states; i++) {
+        CHECK((int32_t)w.states[i] == i);
+    }
+    model_file_close(model);
+}
+
+// A failing step still closes what it opened.
+static void check_observer_on_failure(void)
+{
+    struct plan plan = small_plan("clsa", 16);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct witness w = {.plan = &plan, .n_prompt = 1, .layer = -1};
+    struct observer observer = {.user = &w, .layer_begin = layer_begin, .layer_end = layer_end,
+                                .stage_begin = stage_begin, .stage_end = stage_end};
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
+                                     .observer = &observer};
+    union {
+        const void *read;
+        void *write;
+    } embedding = {.read = weights.embedding.data};
+    dtype_store(embedding.write, 3 * (int64_t)shape.hidden, weights.embedding.dtype, NAN);    // of token 3
+    struct engine_request bad = {.prompt = (const int32_t[]){1, 3}, .n_prompt = 2, .max_output_tokens = 1};
+    struct engine *engine;
+    const struct engine_output *outputs;
+    int64_t id;
+    w.in_step = true;    // steps are not observed here
+    CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &bad, &id) == 0);
+    CHECK(engine_step(engine, &outputs) == -EDOM);
+    CHECK_MESSAGE(strstr(status_text(), "position 1"), "no position in '%s'", status_text());
+    CHECK(!w.in_stage && w.layer == -1);
+    engine_close(engine);
+    model_file_close(model);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Bad input
+
+static void expect(int got, int wanted, const char *word)
+{
+    CHECK_MESSAGE(got == wanted && strstr(status_text(), word), "returned %d with '%s', expected %d and '%s'", got,
+                  status_text(), wanted, word);
+}
+
+static void check_bad_options(void)
+{
+    struct plan plan = small_plan("clsa", 8), broken = plan;
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, 1, &weights);
+    const struct engine_options good = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64};
+    struct engine_options o;
+    struct engine *engine = NULL;
+#define OPEN_FAILS(assignment, error, word)                                                                              \
+    do {                                                                                                                 \
+        o = good;                                                                                                        \
+        assignment;                                                                                                      \
+        expect(engine_open(&engine, &o), error, word);                                                                   \
+        CHECK(engine == NULL);                                                                                           \
+    } while (0)
+    OPEN_FAILS(o.max_context = -1, -EINVAL, "max_context");
+    OPEN_FAILS(o.max_seqs = -3, -EINVAL, "max_seqs");
+    OPEN_FAILS(o.max_step_tokens = -1, -EINVAL, "max_step_tokens");
+    OPEN_FAILS(o.threads = -1, -EINVAL, "threads");
+    OPEN_FAILS(o.cache_tokens = -1, -EINVAL, "cache_tokens");
+    OPEN_FAILS((o.max_context = 1 << 27, o.max_seqs = 1 << 16), -EINVAL, "tokens");
+    OPEN_FAILS(o.backend = "gpu", -EINVAL, "reference");
+    broken.index.budget_tokens = 0;
+    OPEN_FAILS(o.plan = &broken, -EINVAL, "budget");
+    broken = plan;
+    broken.shape.hidden = -4;
+    OPEN_FAILS(o.plan = &broken, -EINVAL, "hidden");
+    struct plan other = small_plan("token", 8);    // the other backbone: not this model's
+    OPEN_FAILS((o.plan = &other), -EINVAL, "");
+    if (engine_open(&engine, &(struct engine_options){.plan = &plan, .model = model, .backend = "cuda"}) != 0) {
+        CHECK(strstr(status_text(), "cuda"));
+    }
+    engine_close(engine);
+    engine_close(NULL);
+    model_file_close(model);
+}
+
+static void check_bad_requests(void)
+{
+    struct plan plan = small_plan("clsa", 8);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, 1, &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 16,
+                                     .max_seqs = 2, .cache_tokens = 16};
+    const int32_t tokens[20] = {1, 2, 300, -1};
+    const struct engine_request good = {.prompt = tokens, .n_prompt = 2, .max_output_tokens = 2};
+    struct engine_request r;
+    struct engine *engine;
+    const struct engine_output *outputs;
+    int64_t id;
+    CHECK(engine_open(&engine, &options) == 0);
+    expect(engine_step(engine, &outputs), -ENODATA, "no request");
+#define SUBMIT_FAILS(assignment, word)                                                                                   \
+    do {                                                                                                                 \
+        r = good;                                                                                                        \
+        assignment;                                                                                                      \
+        expect(engine_submit(engine, &r, &id), -EINVAL, word);                                                           \
+    } while (0)
+    SUBMIT_FAILS(r.n_prompt = 0, "prompt");
+    SUBMIT_FAILS(r.n_prompt = -5, "prompt");
+    SUBMIT_FAILS(r.n_prompt = 17, "prompt");
+    SUBMIT_FAILS(r.max_output_tokens = 0, "output");
+    SUBMIT_FAILS(r.max_output_tokens = 15, "2 tokens and 15");
+    SUBMIT_FAILS(r.max_output_tokens = INT32_MAX, "together");
+    SUBMIT_FAILS(r.n_prompt = 3, "token 2 is 300");
+    SUBMIT_FAILS((r.prompt = tokens + 3, r.n_prompt = 1), "token 0 is -1");
+    SUBMIT_FAILS(r.forced = tokens + 1, "forced token 1 is 300");
+    SUBMIT_FAILS(r.temperature = -1, "temperature");
+    SUBMIT_FAILS(r.temperature = NAN, "temperature");
+    SUBMIT_FAILS(r.top_p = 1.5f, "top-p");
+    SUBMIT_FAILS(r.top_p = NAN, "top-p");
+    CHECK(engine_submit(engine, &good, &id) == 0 && id == 0);    // and none of that was kept
+    CHECK(engine_step(engine, &outputs) == 1);
+    engine_close(engine);
+    model_file_close(model);
+}
+
+static void check_source(void)
+{
+    struct plan plan = small_plan("block", 8);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, 1, &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 16};
+    struct engine *engine;
+    struct sample_source source;
+    CHECK(engine_open(&engine, &options) == 0);
+    engine_source(engine, &source);
+    CHECK(strcmp(source.model, "small") == 0 && strcmp(source.method, "block") == 0 && source.threads == 1);
+    CHECK(strncmp(source.backend, "reference", 9) == 0 && source.top_k == 8 && source.index_sets == 2);
+    CHECK(source.n_layers == 4 && source.page_tokens == plan.page_tokens && strlen(source.device) > 0);
+    CHECK(strcmp(engine_plan(engine)->method, "block") == 0);
+    engine_close(engine);
+    model_file_close(model);
+}
+
+int main(void)
+{
+    check_begin();
+    for (int32_t m = 0; m < plan_method_count(); m++) {
+        check_preemption(plan_method(m)->name);
+        check_observer(plan_method(m)->name);
+    }
+    check_forced_and_end();
+    check_every_position();
+    check_observer_on_failure();
+    check_bad_options();
+    check_bad_requests();
+    check_source();
+    return check_end();
+}
