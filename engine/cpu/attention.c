@@ -1,0 +1,447 @@
+// engine/cpu/attention.c - the caches of keys and values, and attention of rows one by one.
+//
+// One row is bound by reading its keys: they are cut into parts, each an item that reads its tokens once for all query
+// heads, a tile of 64 tokens at a time, and keeps a running softmax (maximum, sum, weighted values) per head. A second
+// step merges the parts: with M the greatest maximum, part p counts exp(maximum_p - M). Full, window and selected
+// attention differ only in which token comes n-th. Runs of many rows that select nothing go to prefill.c.
+#include <math.h>
+#include <string.h>
+
+#include "engine/cpu/context.h"
+
+enum {
+    LEAST_PART_TOKENS = 128,    // per item: below, starting and merging it costs more than it saves
+    RUN_ROWS = 8,               // rows of one sequence from which on tiles win over rows one by one
+    WRITE_ROWS = 16             // rows per item of a write
+};
+
+// Rows that are attended one by one.
+struct attention_task {
+    struct backend_context *context;
+    const struct batch *batch;
+    const struct rows *rows;
+    const struct kv_view *view;
+    const struct selection *selection;             // NULL: all keys, or those of the window
+    const struct op_window_attention *fresh;       // NULL: all keys lie in the view
+    int32_t window;                                // INT32_MAX: all keys
+    const float *q;
+    float *out, *lse;                              // lse may be NULL
+    int32_t sets, n_heads, head_dim, group;
+    int32_t n, parts;                              // rows context->single_rows [n], each in so many parts
+};
+
+// What one row and set see: token number i is unit i / unit_tokens of the selection and so on, or first + i.
+struct token_list {
+    struct cpu_keys keys;
+    int32_t n, first;
+    const int32_t *unit;                           // NULL: no selection
+    int32_t unit_tokens;
+};
+
+static struct cpu_keys keys_of(const struct attention_task *task, int32_t seq)
+{
+    const struct batch_seq *sequence = &task->batch->seqs[seq];
+    struct cpu_keys keys = {.batch = task->batch, .view = task->view, .seq = seq, .first_fresh = INT32_MAX};
+    if (task->fresh) {
+        keys.first_fresh = sequence->context_tokens;
+        keys.fresh_head_bytes = (int64_t)task->head_dim * dtype_bytes(task->view->dtype);
+        keys.fresh_row_bytes = keys.fresh_head_bytes * (task->n_heads / task->group);
+        keys.fresh_k = (const unsigned char *)task->fresh->k + sequence->first_row * keys.fresh_row_bytes;
+        keys.fresh_v = (const unsigned char *)task->fresh->v + sequence->first_row * keys.fresh_row_bytes;
+    }
+    return keys;
+}
+
+void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t token, int32_t n, int32_t kv_head)
+{
+    const struct kv_view *view = keys->view;
+    n = n < CPU_TILE_KEYS ? n : CPU_TILE_KEYS;
+    if (token >= keys->first_fresh) {
+        int64_t at = (token - keys->first_fresh) * keys->fresh_row_bytes + kv_head * keys->fresh_head_bytes;
+        for (int32_t i = 0; i < n; i++) {
+            tile->key[i] = keys->fresh_k + at + i * keys->fresh_row_bytes;
+            tile->value[i] = keys->fresh_v + at + i * keys->fresh_row_bytes;
+        }
+        tile->head_stride = keys->fresh_head_bytes;
+        tile->n = n;
+        return;
+    }
+    n = n < keys->first_fresh - token ? n : keys->first_fresh - token;
+    for (int32_t i = 0; i < n;) {
+        int32_t place = (token + i) % view->page_tokens;
+        int32_t end = i + (view->page_tokens - place) < n ? i + (view->page_tokens - place) : n;
+        int32_t page = view->ring ? keys->batch->seqs[keys->seq].slot
+                                  : keys->batch->pages[(int64_t)keys->seq * keys->batch->max_pages +
+                                                       (token + i) / view->page_tokens];
+        const unsigned char *base = view->data + page * view->page_stride + kv_head * view->head_stride;
+        for (; i < end; i++, place++) {
+            tile->key[i] = base + place * view->token_stride;
+            tile->value[i] = tile->key[i] + view->value_offset;
+        }
+    }
+    tile->head_stride = view->head_stride;
+    tile->n = n;
+}
+
+// Fills the tile with list entries [from, from + n) at most, for KV head 0.
+static void locate_list(struct cpu_tile *tile, const struct token_list *list, int32_t from, int32_t n)
+{
+    if (!list->unit) {
+        cpu_locate(tile, &list->keys, list->first + from, n, 0);
+        return;
+    }
+    const struct kv_view *view = list->keys.view;
+    const int32_t *pages = list->keys.batch->pages + (int64_t)list->keys.seq * list->keys.batch->max_pages;
+    uint32_t unit_tokens = (uint32_t)list->unit_tokens, page_tokens = (uint32_t)view->page_tokens;
+    tile->n = n < CPU_TILE_KEYS ? n : CPU_TILE_KEYS;
+    tile->head_stride = view->head_stride;
+    for (int32_t i = 0; i < tile->n; i++) {
+        uint32_t at = (uint32_t)(from + i), token;
+        if (unit_tokens == 1) {
+            token = (uint32_t)list->unit[at];
+        } else {
+            token = (uint32_t)list->unit[at / unit_tokens] * unit_tokens + at % unit_tokens;
+        }
+        uint32_t page = token / page_tokens;
+        tile->key[i] = view->data + pages[page] * view->page_stride + (token - page * page_tokens) * view->token_stride;
+        tile->value[i] = tile->key[i] + view->value_offset;
+    }
+}
+
+static struct token_list list_of(const struct attention_task *task, int32_t row, int32_t set)
+{
+    const struct selection *selection = task->selection;
+    struct token_list list = {.keys = keys_of(task, task->rows->seq[row]), .unit_tokens = 1};
+    int32_t position = task->rows->position[row];
+    if (!selection) {
+        list.first = position >= task->window ? position - task->window + 1 : 0;
+        list.n = position + 1 - list.first;
+        return list;
+    }
+    int64_t at = (int64_t)row * selection->sets + set;
+    int32_t count = selection->count[at];
+    list.unit = selection->unit + at * selection->stride;
+    list.unit_tokens = selection->unit_tokens;
+    if (count > 0) {
+        // Ascending: only the last unit can reach past the row's own position.
+        int32_t last_first = list.unit[count - 1] * list.unit_tokens;
+        int32_t last_n = position + 1 - last_first < list.unit_tokens ? position + 1 - last_first : list.unit_tokens;
+        list.n = (count - 1) * list.unit_tokens + last_n;
+    }
+    return list;
+}
+
+// The running state of a set's heads over a part of its tokens.
+struct part {
+    float *queries;             // [n_heads][padded] packed
+    float *sum;                 // [n_heads][padded] packed
+    float *greatest, *total;    // [n_heads]
+    float *scores;              // [group][CPU_TILE_KEYS]
+};
+
+// One tile for heads [first, end), which share KV head `kv`. The tile's addresses are of that head.
+static void attend_tile(const struct attention_task *task, const struct part *part, const struct cpu_tile *tile,
+                        int32_t first, int32_t end)
+{
+    const struct cpu_kernels *kernels = task->context->kernels;
+    int32_t dim = task->head_dim, padded = cpu_padded(dim), n_heads = end - first;
+    enum dtype dtype = task->view->dtype;
+    kernels->dots_list(part->scores, CPU_TILE_KEYS, part->queries + (int64_t)first * padded, padded, n_heads, tile->key,
+                       tile->n, dim, dtype);
+    float scale = (float)(1.0 / sqrt((double)dim));
+    for (int32_t h = first; h < end; h++) {
+        float *sum = part->sum + (int64_t)h * padded;
+        float factor = kernels->softmax(part->scores + (h - first) * CPU_TILE_KEYS, tile->n, scale, &part->greatest[h],
+                                        &part->total[h]);
+        if (factor < 1.0f) {    // the maximum rose
+            for (int32_t d = 0; d < padded; d++) {
+                sum[d] *= factor;
+            }
+        }
+    }
+    kernels->weigh_list(part->sum + (int64_t)first * padded, padded, part->scores, CPU_TILE_KEYS, n_heads, tile->value,
+                        tile->n, dim, dtype);
+}
+
+// Tokens [from, end) of the list for the heads of `set`.
+static void attend_part(const struct attention_task *task, const struct part *part, const struct token_list *list,
+                        int32_t set, int32_t from, int32_t end)
+{
+    int32_t first_head = set * (task->n_heads / task->sets), end_head = first_head + task->n_heads / task->sets;
+    struct cpu_tile tile;
+    for (; from < end; from += tile.n) {
+        locate_list(&tile, list, from, end - from);
+        int32_t at = 0;    // the KV head that the tile's addresses are of
+        for (int32_t h = first_head; h < end_head;) {
+            int32_t kv = h / task->group, last = (kv + 1) * task->group;
+            int64_t step = (kv - at) * tile.head_stride;
+            for (int32_t i = 0; i < tile.n; i++) {
+                tile.key[i] += step;
+                tile.value[i] += step;
+            }
+            at = kv;
+            last = last < end_head ? last : end_head;
+            attend_tile(task, part, &tile, h, last);
+            h = last;
+        }
+    }
+}
+
+// Where item's state lives: in the context, for the merge, or with the thread if the row is in one part.
+static struct part begin_part(const struct attention_task *task, int32_t item, int32_t thread, int32_t row, int32_t set)
+{
+    struct backend_context *context = task->context;
+    struct cpu_scratch scratch = cpu_scratch_of(context, thread);
+    int32_t padded = cpu_padded(task->head_dim), n = task->n_heads / task->sets;
+    int64_t head_bytes = task->n_heads * (int64_t)sizeof(float);
+    struct part part = {
+        .queries = cpu_scratch_take(&scratch, head_bytes * padded),
+        .scores = cpu_scratch_take(&scratch, head_bytes * CPU_TILE_KEYS),
+    };
+    if (task->parts > 1) {
+        int64_t at = ((int64_t)(item / task->parts / task->sets) * task->parts + item % task->parts) * task->n_heads;
+        part.sum = context->partial_sum + at * padded;
+        part.greatest = context->partial_greatest + at;
+        part.total = context->partial_total + at;
+    } else {
+        part.sum = cpu_scratch_take(&scratch, head_bytes * padded);
+        part.greatest = cpu_scratch_take(&scratch, head_bytes);
+        part.total = cpu_scratch_take(&scratch, head_bytes);
+    }
+    for (int32_t h = set * n; h < (set + 1) * n; h++) {
+        const float *q = task->q + ((int64_t)row * task->n_heads + h) * task->head_dim;
+        context->kernels->pack(part.queries + (int64_t)h * padded, q, task->head_dim, task->view->dtype);
+        memset(part.sum + (int64_t)h * padded, 0, (size_t)padded * sizeof(float));
+        part.greatest[h] = -INFINITY;
+        part.total[h] = 0;
+    }
+    return part;
+}
+
+// out and lse of one head from its final state.
+static void finish_head(const struct attention_task *task, int32_t row, int32_t h, const float *sum, float greatest,
+                        float total)
+{
+    int64_t at = (int64_t)row * task->n_heads + h;
+    bool none = total <= 0 && greatest <= -INFINITY;    // no key at all; NaN is neither
+    task->context->kernels->unpack(task->out + at * task->head_dim, sum, task->head_dim, task->view->dtype,
+                                   none ? 0.0f : 1.0f / total);
+    if (task->lse) {
+        task->lse[at] = none ? -INFINITY : greatest + logf(total);
+    }
+}
+
+// Item: (row, set, part).
+static void attend_item(void *user, int32_t item, int32_t thread)
+{
+    const struct attention_task *task = user;
+    int32_t index = item % task->parts, set = item / task->parts % task->sets;
+    int32_t row = task->context->single_rows[item / task->parts / task->sets];
+    int32_t padded = cpu_padded(task->head_dim), n = task->n_heads / task->sets;
+    struct token_list list = list_of(task, row, set);
+    struct part part = begin_part(task, item, thread, row, set);
+    int64_t share = list.n;
+    if (task->parts > 1) {
+        share = (share + task->parts - 1) / task->parts;
+        share = (share + CPU_TILE_KEYS - 1) / CPU_TILE_KEYS * CPU_TILE_KEYS;
+        share = share > LEAST_PART_TOKENS ? share : LEAST_PART_TOKENS;
+    }
+    int64_t from = index * share, end = from + share < list.n ? from + share : list.n;
+    if (from < end) {
+        attend_part(task, &part, &list, set, (int32_t)from, (int32_t)end);
+    }
+    for (int32_t h = set * n; task->parts == 1 && h < (set + 1) * n; h++) {
+        finish_head(task, row, h, part.sum + (int64_t)h * padded, part.greatest[h], part.total[h]);
+    }
+}
+
+// Item: (row, head). The parts' states become one.
+static void merge_item(void *user, int32_t item, int32_t thread)
+{
+    const struct attention_task *task = user;
+    struct backend_context *context = task->context;
+    int32_t i = item / task->n_heads, h = item % task->n_heads, padded = cpu_padded(task->head_dim);
+    int64_t first = (int64_t)i * task->parts * task->n_heads + h;
+    float weight[CPU_SPLITS], greatest = -INFINITY, total = 0;
+    for (int32_t p = 0; p < task->parts; p++) {
+        float other = context->partial_greatest[first + p * task->n_heads];
+        greatest = other > greatest ? other : greatest;
+    }
+    for (int32_t p = 0; p < task->parts; p++) {
+        float other = context->partial_greatest[first + p * task->n_heads];
+        float part_total = context->partial_total[first + p * task->n_heads];
+        // A part without keys counts nothing. One whose scores are all NaN has no maximum either, but a NaN total.
+        weight[p] = other > -INFINITY ? expf(other - greatest) : isnan(part_total) ? part_total : 0.0f;
+        total += weight[p] * part_total;
+    }
+    struct cpu_scratch scratch = cpu_scratch_of(context, thread);
+    float *sum = cpu_scratch_take(&scratch, padded * (int64_t)sizeof(float));
+    context->kernels->merge(sum, context->partial_sum + first * padded, (int64_t)task->n_heads * padded, weight,
+                            task->parts, padded);
+    finish_head(task, context->single_rows[i], h, sum, greatest, total);
+}
+
+// Runs of rows that select nothing go to the tiles; the rest is left in context->single_rows.
+static void attend_runs(struct attention_task *task)
+{
+    struct backend_context *context = task->context;
+    const struct rows *rows = task->rows;
+    task->n = 0;
+    for (int32_t first = 0, end; first < rows->n; first = end) {
+        end = first + 1;
+        while (end < rows->n && rows->seq[end] == rows->seq[first]) {
+            end++;
+        }
+        if (!task->selection && end - first >= RUN_ROWS && cpu_prefill_fits(context->plan)) {
+            struct cpu_run run = {
+                .rows = rows,
+                .first = first,
+                .n = end - first,
+                .window = task->window,
+                .keys = keys_of(task, rows->seq[first]),
+                .q = task->q,
+                .out = task->out,
+                .lse = task->lse,
+            };
+            cpu_prefill_attention(context, &run);
+            continue;
+        }
+        for (int32_t row = first; row < end; row++) {
+            context->single_rows[task->n++] = row;
+        }
+    }
+}
+
+static void attend_all(struct attention_task *task)
+{
+    struct backend_context *context = task->context;
+    const struct model_shape *shape = &context->plan->shape;
+    task->sets = task->selection ? task->selection->sets : 1;
+    task->n_heads = shape->n_heads;
+    task->head_dim = shape->head_dim;
+    task->group = shape->n_heads / shape->n_kv_heads;
+    attend_runs(task);
+    if (task->n == 0) {
+        return;
+    }
+    // Parts are as many as the longest row deserves: a row of few tokens leaves most of them empty.
+    int32_t longest = 0;
+    for (int32_t i = 0; i < task->n; i++) {
+        for (int32_t set = 0; set < task->sets; set++) {
+            int32_t n = list_of(task, context->single_rows[i], set).n;
+            longest = n > longest ? n : longest;
+        }
+    }
+    task->parts = CPU_SPLITS / task->n;
+    int32_t useful = (longest + LEAST_PART_TOKENS - 1) / LEAST_PART_TOKENS;
+    task->parts = task->parts < useful ? task->parts : useful;
+    task->parts = task->parts > 1 ? task->parts : 1;
+    thread_pool_run(context->pool, attend_item, task, task->n * task->sets * task->parts);
+    if (task->parts > 1) {
+        thread_pool_run(context->pool, merge_item, task, task->n * task->n_heads);
+    }
+}
+
+int cpu_attention(struct backend_context *context, const struct batch *batch, const struct op_attention *op)
+{
+    struct attention_task task = {
+        .context = context,
+        .batch = batch,
+        .rows = op->rows,
+        .view = &op->view,
+        .selection = op->selection,
+        .window = INT32_MAX,
+        .q = op->q,
+        .out = op->out,
+        .lse = op->lse,
+    };
+    attend_all(&task);
+    return 0;
+}
+
+int cpu_window_attention(struct backend_context *context, const struct batch *batch,
+                         const struct op_window_attention *op)
+{
+    struct attention_task task = {
+        .context = context,
+        .batch = batch,
+        .rows = &batch->all,
+        .view = &op->ring,
+        .fresh = op,
+        .window = context->plan->shape.window_tokens,
+        .q = op->q,
+        .out = op->out,
+    };
+    attend_all(&task);
+    return 0;
+}
+
+int64_t cpu_attention_scratch_bytes(const struct plan *plan)
+{
+    const struct model_shape *shape = &plan->shape;
+    return (int64_t)shape->n_heads * (2 * cpu_padded(shape->head_dim) + CPU_TILE_KEYS + 2) * (int64_t)sizeof(float) + 512;
+}
+
+struct write_task {
+    struct backend_context *context;
+    const struct batch *batch;
+    const struct op_kv_write *op;
+};
+
+// Item: WRITE_ROWS rows. A ring takes only the last page_tokens rows of a sequence: no two of them share a place.
+static void write_item(void *user, int32_t item, int32_t thread)
+{
+    const struct write_task *task = user;
+    const struct model_shape *shape = &task->context->plan->shape;
+    const struct batch *batch = task->batch;
+    const struct kv_view *view = &task->op->view;
+    (void)thread;
+    int64_t head_bytes = (int64_t)shape->head_dim * dtype_bytes(view->dtype), row_bytes = shape->n_kv_heads * head_bytes;
+    for (int32_t r = item * WRITE_ROWS; r < (item + 1) * WRITE_ROWS && r < batch->all.n; r++) {
+        int32_t s = batch->all.seq[r], token = batch->all.position[r];
+        const struct batch_seq *seq = &batch->seqs[s];
+        if (view->ring && r < seq->first_row + seq->n_rows - view->page_tokens) {
+            continue;
+        }
+        int32_t page = view->ring ? seq->slot
+                                  : batch->pages[(int64_t)s * batch->max_pages + token / view->page_tokens];
+        unsigned char *to = view->data + page * view->page_stride + token % view->page_tokens * view->token_stride;
+        const unsigned char *k = (const unsigned char *)task->op->k + r * row_bytes;
+        const unsigned char *v = (const unsigned char *)task->op->v + r * row_bytes;
+        for (int32_t h = 0; h < shape->n_kv_heads; h++) {
+            memcpy(to + h * view->head_stride, k + h * head_bytes, (size_t)head_bytes);
+            memcpy(to + h * view->head_stride + view->value_offset, v + h * head_bytes, (size_t)head_bytes);
+        }
+    }
+}
+
+// Item: one sequence, whose tokens extend their units' bounds in order.
+static void bounds_item(void *user, int32_t s, int32_t thread)
+{
+    const struct write_task *task = user;
+    const struct model_shape *shape = &task->context->plan->shape;
+    const struct bound_view *bounds = &task->op->bounds;
+    const struct batch_seq *seq = &task->batch->seqs[s];
+    (void)thread;
+    int32_t width = shape->n_kv_heads * shape->head_dim;
+    enum dtype dtype = task->op->view.dtype;
+    for (int32_t i = 0; i < seq->n_rows; i++) {
+        int32_t token = seq->context_tokens + i, first = token / bounds->unit_tokens * bounds->unit_tokens;
+        int32_t page = task->batch->pages[(int64_t)s * task->batch->max_pages + first / bounds->page_tokens];
+        float *low = (float *)(void *)(bounds->data + page * bounds->page_stride) +
+                     (int64_t)(first % bounds->page_tokens / bounds->unit_tokens) * 2 * width;
+        const unsigned char *key = (const unsigned char *)task->op->k +
+                                   (int64_t)(seq->first_row + i) * width * dtype_bytes(dtype);
+        task->context->kernels->extend_bounds(low, low + width, key, width, dtype, token == first);
+    }
+}
+
+int cpu_kv_write(struct backend_context *context, const struct batch *batch, const struct op_kv_write *op)
+{
+    struct write_task task = {context, batch, op};
+    thread_pool_run(context->pool, write_item, &task, (batch->all.n + WRITE_ROWS - 1) / WRITE_ROWS);
+    if (op->bounds.data) {
+        thread_pool_run(context->pool, bounds_item, &task, batch->n_seqs);
+    }
+    return 0;
+}
