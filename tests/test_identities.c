@@ -259,7 +259,7 @@ static void check_score_tiles(const struct tested *with)
     enum { LONG = 4200 };    // rows times units times 4 bytes is a little over 64 MiB
     const struct model_shape small = {.name = "long", .hidden = 8, .ffn = 8, .n_layers = 2, .n_heads = 1,
                                       .n_kv_heads = 1, .head_dim = 4, .vocab = 50, .top_k = 8, .index_dim = 4,
-                                      .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+                                      .rope_theta_window = 1e4f, .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
     struct plan plan = fixture_plan(&small, "token", NULL);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
