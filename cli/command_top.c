@@ -16,7 +16,7 @@
 
 enum {
     FEED_EVENTS = 1 << 17,          // 0.6 s of 200 thousand stages a second: far more than a frame
-    REPLAY_EVENTS = 200000,         // handed over per frame, so that --speed max leaves the keys alive
+    REPLAY_EVENTS = 50000,          // handed over per frame, so that --speed max leaves the keys alive
     SNAPSHOT_ROWS = 40, SNAPSHOT_COLS = 120
 };
 
@@ -102,7 +102,7 @@ static bool is_this_machine(const char *device)
     FILE *stream = fopen("/proc/cpuinfo", "re");
     while (stream && fgets(line, sizeof line, stream)) {
         if (sscanf(line, "model name : %127[^\n]", name) == 1) {
-            same = strncmp(device, name, strlen(name)) == 0;
+            same = strncmp(device, name, strlen(name)) == 0 && (device[strlen(name)] == ',' || !device[strlen(name)]);
             break;
         }
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cli/measure.h"
+#include "cli/progress.h"
 #include "cupti/collector.h"
 #include "engine/status.h"
 
@@ -188,12 +189,18 @@ int live_run_once(struct live *live)
     int error = 0;
     for (int32_t method = 0; method < live->n_methods && !error; method++) {
         const struct engine_output *outputs;
+        struct progress progress;
+        int64_t tokens = live->options.context_tokens + live->options.output_tokens;
+        progress_begin(&progress, live->names[method], tokens * live->orders.batch);
         error = open_engine(live, method, &live->orders);
         error = error ? error : submit(live, live->orders.batch);
         while (!error) {
             int n = engine_step(live->engine, &outputs);
+            struct engine_stats stats = engine_stats(live->engine);
+            progress_update(&progress, stats.prompt_tokens + stats.output_tokens);
             error = n < 0 ? n : 0;
         }
+        progress_end(&progress);
         error = error == -ENODATA ? 0 : error;
     }
     close_engine(live);

@@ -193,6 +193,33 @@ static void put_bar_titles(const struct bars *bars, const struct state *state, c
     }
 }
 
+// The rows that any shown method has: in the order of a step, or the longest first where there is no room for all.
+static int32_t choose_parts(int32_t *parts, const struct bars *bars, int32_t room)
+{
+    double most_ns[STAGE_COUNT + 2];
+    int32_t n = 0;
+    for (int32_t part = 0; part < STAGE_COUNT + 2; part++) {
+        bool seen = part == STAGE_COUNT;
+        most_ns[part] = 0;
+        for (int32_t i = 0; i < bars->n; i++) {    // overlap is there where it is not 0: then it is negative
+            double ns = fabs(part_ns(&bars->summaries[i], part));
+            seen = seen || (part < STAGE_COUNT ? ns >= 0 : ns > 0);
+            most_ns[part] = ns > most_ns[part] ? ns : most_ns[part];
+        }
+        if (seen) {
+            parts[n++] = part;
+        }
+    }
+    for (int32_t i = 1; i < n && n > room; i++) {
+        for (int32_t j = i; j > 0 && most_ns[parts[j - 1]] < most_ns[parts[j]]; j--) {
+            int32_t other = parts[j];
+            parts[j] = parts[j - 1];
+            parts[j - 1] = other;
+        }
+    }
+    return n;
+}
+
 static void draw_bars(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui)
 {
     struct bars bars = {.cells = cells, .clip = layout_inside(layout, layout->bars)};
@@ -200,22 +227,13 @@ static void draw_bars(struct cells *cells, const struct layout *layout, const st
     enum phase phase;
     view_phase(state, ui, ui_method(ui, state), &phase, &shown);
     gather(&bars, state, ui, phase);
-    int32_t parts[STAGE_COUNT + 2], n = 0, room = bars.clip.rows - 2;
-    for (int32_t part = 0; part < STAGE_COUNT + 2; part++) {
-        bool seen = part == STAGE_COUNT;
-        for (int32_t i = 0; i < bars.n; i++) {    // overlap is there where it is not 0: then it is negative
-            seen = seen || (part < STAGE_COUNT ? part_ns(&bars.summaries[i], part) >= 0 : bars.summaries[i].overlap_ns > 0);
-        }
-        if (seen) {
-            parts[n++] = part;
-        }
-    }
+    int32_t parts[STAGE_COUNT + 2], room = bars.clip.rows - 2, n = choose_parts(parts, &bars, room);
     int32_t most = n > room ? n - room : 0;
     ui->scroll = ui->scroll < most ? ui->scroll : most;
     char title[128];
     int length = snprintf(title, sizeof title, "Mean %s step by stage, one scale", phase_name(phase));
     if (most > 0) {
-        length += snprintf(title + length, sizeof title - (size_t)length, ", rows %d-%d of %d (j k)", ui->scroll + 1,
+        length += snprintf(title + length, sizeof title - (size_t)length, ", %d-%d of %d rows (j k)", ui->scroll + 1,
                            ui->scroll + room, n);
     }
     if (bars.n < state_method_count(state)) {
