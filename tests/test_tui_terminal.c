@@ -154,6 +154,44 @@ static void test_signals(void)
     }
 }
 
+// The live engine obeys: a pause holds its steps, m keeps it at one method, k and the batch change what it runs.
+static void test_live(void)
+{
+    char line[1024];
+    snprintf(line, sizeof line, "trap : INT; stty -g >%s/stty-before; %s top --model tiny --device reference --context 64"
+             " --output 16 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk; stty -g >%s/stty-after;"
+             "cmp %s/stty-before %s/stty-after && echo settings are back", folder, binary, folder, folder, folder, folder, folder);
+    struct terminal *terminal = terminal_open(line, "C.UTF-8", 24, 80);
+    CHECK_SHOWS(terminal, "Where a decode step goes");
+    terminal_keys(terminal, "2");
+    CHECK_SHOWS(terminal, "dense");
+    CHECK_SHOWS(terminal, " base ");
+    terminal_keys(terminal, "m");
+    CHECK_SHOWS(terminal, "\u25b8 clsa");
+    terminal_keys(terminal, "]");
+    CHECK_SHOWS(terminal, "clsa k=32");
+    terminal_keys(terminal, "}");
+    terminal_keys(terminal, "1");
+    CHECK_SHOWS(terminal, "batch                    2");
+    terminal_keys(terminal, "p");
+    CHECK_SHOWS(terminal, "PAUSED");
+    struct timespec moment = {.tv_nsec = 400000000};    // what was on its way is on the screen by then
+    nanosleep(&moment, NULL);
+    char *before = terminal_screen(terminal);
+    nanosleep(&moment, NULL);
+    char *after = terminal_screen(terminal);
+    CHECK_MESSAGE(strcmp(before, after) == 0, "paused, but\n%s\nbecame\n%s", before, after);
+    free(before);
+    free(after);
+    terminal_keys(terminal, "p");
+    CHECK(terminal_hides(terminal, "PAUSED", PATIENCE_MS));
+    terminal_keys(terminal, "p");
+    CHECK_SHOWS(terminal, "PAUSED");
+    terminal_keys(terminal, "q");    // also out of a pause
+    check_given_back(terminal, "status=0");
+    terminal_close(terminal);
+}
+
 static void test_refused(void)
 {
     char line[1024];
@@ -181,6 +219,7 @@ int main(void)
     test_same_as_snapshot();
     test_ascii();
     test_signals();
+    test_live();
     test_refused();
     char line[128];
     snprintf(line, sizeof line, "rm -rf %s", folder);

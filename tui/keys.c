@@ -48,10 +48,22 @@ struct ui ui_default(void)
     return (struct ui){.phase = PHASE_DECODE, .pinned = -1, .baseline = -1, .refresh = REFRESH_DEFAULT};
 }
 
+static bool same_method(const struct state *state, int32_t a, int32_t b)
+{
+    struct method_summary first, second;
+    state_method(state, a, &first);
+    state_method(state, b, &second);
+    return strcmp(first.source.method, second.source.method) == 0;
+}
+
 int32_t ui_method(const struct ui *ui, const struct state *state)
 {
-    int32_t n = state_method_count(state);
-    return ui->pinned >= 0 && ui->pinned < n ? ui->pinned : state_current_method(state);
+    int32_t n = state_method_count(state), current = state_current_method(state);
+    if (ui->pinned < 0 || ui->pinned >= n) {
+        return current;
+    }
+    // A live engine is told names: where k changed, the variant that runs now is the one to look at.
+    return ui->live && current >= 0 && same_method(state, ui->pinned, current) ? current : ui->pinned;
 }
 
 int32_t ui_baseline(const struct ui *ui, const struct state *state)
@@ -69,10 +81,25 @@ static void show(struct ui *ui, enum view view)
     ui->scroll = 0;
 }
 
+// Whether a live engine would be told the same name as for an earlier method.
+static bool is_variant(const struct state *state, int32_t method)
+{
+    for (int32_t i = 0; i < method; i++) {
+        if (same_method(state, i, method)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static struct request_to_owner next_method(struct ui *ui, const struct state *state)
 {
     struct request_to_owner request = {.command = COMMAND_METHOD};
-    ui->pinned = ui->pinned + 1 < state_method_count(state) ? ui->pinned + 1 : -1;
+    int32_t n = state_method_count(state), next = ui->pinned + 1;
+    while (ui->live && next < n && is_variant(state, next)) {
+        next++;
+    }
+    ui->pinned = next < n ? next : -1;
     if (ui->pinned >= 0) {
         struct method_summary method;
         state_method(state, ui->pinned, &method);
