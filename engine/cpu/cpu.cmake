@@ -1,6 +1,7 @@
 # The CPU backend: its plain sources, and the kernels once per instruction set. Multiply-adds contract only in words that
 # say so, as everywhere; -O3 unrolls the blocks that the kernels keep in registers.
-target_link_libraries(engine PUBLIC DNNL::dnnl)
+target_include_directories(engine SYSTEM PRIVATE ${DNNL_INCLUDE_DIR})
+target_link_libraries(engine PUBLIC ${DNNL_LIBRARY})
 target_sources(engine PRIVATE
     engine/cpu/attention.c engine/cpu/gemm.c engine/cpu/index.c engine/cpu/kernels_choose.c engine/cpu/linear.c
     engine/cpu/prefill.c engine/cpu/thread_pool.c)
