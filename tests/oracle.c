@@ -277,7 +277,8 @@ static void follow(struct oracle *o, unsigned char *chosen, const double *scores
     }
     o->report->malformed += !good;
     if (best_left > worst_taken) {
-        o->report->worst_regret = fmax(o->report->worst_regret, (best_left - worst_taken) / (high - low));
+        double scale = fmax(high - low, fmax(fabs(high), fabs(low)));
+        o->report->worst_regret = fmax(o->report->worst_regret, (best_left - worst_taken) / scale);
     }
 }
 

@@ -17,8 +17,8 @@ struct oracle_options {
 struct oracle_report {
     int64_t selections;      // (row, set) pairs that an indexer decided
     int64_t malformed;       // followed selections of a wrong count, out of order or range, or without a forced unit
-    double worst_regret;     // how far a followed selection left better scores out: (best left out - worst taken) /
-                             // (highest - lowest score), 0 if never
+    double worst_regret;     // how far a followed selection left better scores out: best left out - worst taken, over
+                             // the range or the greatest magnitude of the row's scores; 0 if never
 };
 
 // logits [n][vocab]. `weights` are host matrices, row-major, f32 or bf16. Never fails; ends the program if out of memory.
