@@ -135,7 +135,7 @@ static int find_rates(struct top *top)
     return error;
 }
 
-static int open_live(struct top *top, const struct sample_sink *sink)
+static int open_live(struct top *top)
 {
     const char *text = top->prompt || top->text ? top->text : default_text;
     struct live_options options = {
@@ -153,7 +153,7 @@ static int open_live(struct top *top, const struct sample_sink *sink)
     options.text = top->tokens;
     options.n_text = top->n_tokens;
     options.context_tokens = top->context;
-    return live_open(&top->live, &options, sink);
+    return live_open(&top->live, &options);
 }
 
 static void screen_size(const struct top *top, int32_t *rows, int32_t *cols)
@@ -170,7 +170,8 @@ static int print_snapshot(struct top *top)
     struct state *state = NULL;
     struct ui ui = ui_default();
     char *text = NULL;
-    int error = find_rates(top);
+    int error = top->replay ? 0 : open_live(top);
+    error = error ? error : find_rates(top);
     error = error ? error : state_open(&state, top->rates_known ? &top->rates : NULL);
     if (error) {
         return error;
@@ -180,8 +181,7 @@ static int print_snapshot(struct top *top)
         replay_all(top->replay, &sink);
         origin_replay(top, ui.origin, sizeof ui.origin);
     } else {
-        error = open_live(top, &sink);
-        error = error ? error : live_run_once(top->live);
+        error = live_run_once(top->live, &sink);
         origin_live(top, ui.origin, sizeof ui.origin);
         live_close(top->live);    // before the state that its samples go to
         top->live = NULL;
@@ -207,15 +207,15 @@ static int run_dashboard(struct top *top)
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
         return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview|compare|stages");
     }
-    int error = find_rates(top);
+    int error = top->replay ? 0 : open_live(top);
+    error = error ? error : find_rates(top);
     if (!error && !top->replay) {
         stream = (struct dashboard_stream){.user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live,
                                            .origin = origin_live};
         options.live = true;
         error = feed_open(&top->feed, FEED_EVENTS);
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
-        error = error ? error : open_live(top, &sink);
-        error = error ? error : live_start(top->live);
+        error = error ? error : live_start(top->live, &sink);
     }
     options.device = top->rates_known ? &top->rates : NULL;
     return error ? error : dashboard_run(&stream, &options);

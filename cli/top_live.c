@@ -25,7 +25,6 @@ struct orders {
 
 struct live {
     struct live_options options;
-    struct sample_sink sink;
     char names[MAX_METHODS][PLAN_NAME_BYTES];
     struct plan plans[MAX_METHODS];
     int32_t n_methods, unit_tokens;    // unit_tokens: the greatest of all; k stays a multiple of it
@@ -80,7 +79,7 @@ static int build_plan(struct live *live, int32_t method, int32_t top_k)
                                       &options);
 }
 
-int live_open(struct live **out, const struct live_options *options, const struct sample_sink *sink)
+int live_open(struct live **out, const struct live_options *options)
 {
     *out = NULL;
     struct live *live = calloc(1, sizeof *live);
@@ -91,7 +90,6 @@ int live_open(struct live **out, const struct live_options *options, const struc
         return status_fail(-ENOMEM, "out of memory for a prompt of %d tokens", options->context_tokens);
     }
     live->options = *options;
-    live->sink = *sink;
     live->prompt = prompt;
     live->orders = (struct orders){.only = -1, .batch = options->batch};
     pthread_mutex_init(&live->mutex, NULL);
@@ -106,7 +104,6 @@ int live_open(struct live **out, const struct live_options *options, const struc
         int32_t unit = live->plans[i].index.unit_tokens;
         live->unit_tokens = unit > live->unit_tokens ? unit : live->unit_tokens;
     }
-    error = error ? error : collector_open(&live->collector, COLLECTOR_CPU_CLOCK, &live->sink);
     if (error) {
         live_close(live);
         return error;
@@ -184,9 +181,9 @@ static int submit(struct live *live, int32_t batch)
     return error;
 }
 
-int live_run_once(struct live *live)
+int live_run_once(struct live *live, const struct sample_sink *sink)
 {
-    int error = 0;
+    int error = collector_open(&live->collector, COLLECTOR_CPU_CLOCK, sink);
     for (int32_t method = 0; method < live->n_methods && !error; method++) {
         const struct engine_output *outputs;
         struct progress progress;
@@ -268,9 +265,13 @@ static void *work(void *user)
     }
 }
 
-int live_start(struct live *live)
+int live_start(struct live *live, const struct sample_sink *sink)
 {
-    int error = pthread_create(&live->thread, NULL, work, live);
+    int error = collector_open(&live->collector, COLLECTOR_CPU_CLOCK, sink);
+    if (error) {
+        return error;
+    }
+    error = pthread_create(&live->thread, NULL, work, live);
     if (error) {
         return status_fail(-error, "the engine's thread cannot be started: %s", strerror(error));
     }

@@ -20,14 +20,15 @@ struct live_options {
     struct plan_flags flags;
 };
 
-// Checks everything that can be wrong, opens the models and builds the plans. `sink` sees all samples.
-int live_open(struct live **out, const struct live_options *options, const struct sample_sink *sink);
+// Checks everything that can be wrong, opens the models and builds the plans.
+int live_open(struct live **out, const struct live_options *options);
 void live_close(struct live *live);    // stops the thread if it runs; NULL-safe
 
-// One batch of every method, in the caller's thread.
-int live_run_once(struct live *live);
+// One batch of every method, in the caller's thread; `sink` sees all samples.
+int live_run_once(struct live *live, const struct sample_sink *sink);
 
-int live_start(struct live *live);
+// Starts the thread; `sink` sees all samples, until close.
+int live_start(struct live *live, const struct sample_sink *sink);
 void live_command(struct live *live, const struct request_to_owner *request);
 
 // 0 while the engine works; the errno that it failed with, its text then is this thread's.

@@ -106,25 +106,28 @@ static void set_colors(bool wanted)
     }
 }
 
+// Why curses cannot work here, or NULL.
+static const char *what_is_missing(void)
+{
+    const char *address = tigetstr((NCURSES_CONST char *)"cup");
+    return !address || address == (const char *)-1 ? "this terminal cannot place its cursor" : NULL;
+}
+
 int draw_open(const struct draw_options *options)
 {
     setlocale(LC_CTYPE, "");
     const char *name = getenv("TERM");
-    int reason;
-    if (setupterm(NULL, STDOUT_FILENO, &reason) != OK) {
-        return status_fail(-EINVAL, "TERM=%s: this terminal is not known here; try TERM=xterm-256color or --snapshot overview",
-                           name ? name : "");
-    }
-    const char *address = tigetstr("cup");
-    if (!address || address == (const char *)-1) {
-        return status_fail(-EINVAL, "TERM=%s: this terminal cannot place its cursor; use --snapshot overview", name);
-    }
     if (tcgetattr(STDIN_FILENO, &terminal.before) != 0) {
         return status_fail(-EINVAL, "standard input is no terminal; use --snapshot overview");
     }
     terminal.screen = newterm(NULL, stdout, stdin);
-    if (!terminal.screen) {
-        return status_fail(-EIO, "the terminal cannot be set up (TERM=%s)", name);
+    const char *missing = terminal.screen ? what_is_missing() : "this terminal is not known here";
+    if (missing) {
+        if (terminal.screen) {
+            endwin();
+            delscreen(terminal.screen);
+        }
+        return status_fail(-EINVAL, "TERM=%s: %s; try TERM=xterm-256color, or --snapshot overview", name ? name : "", missing);
     }
     terminal.restore_bytes = 0;
     add_sequence("sgr0");
