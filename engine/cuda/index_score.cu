@@ -1,0 +1,515 @@
+// engine/cuda/index_score.cu - index queries against every index key of a sequence: one score per token or per block.
+//
+// Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into equal runs,
+// one per multiprocessor. One warp streams pages to shared memory with the bulk copy engine; eight warps score 16 tokens
+// each. Keys are the tensor core's A operand, queries of the heads its B operand, held in registers. Since any
+// permutation of a key's dimensions that query and key share gives the same product, a lane takes 16 consecutive bytes
+// of its token's key at once. fp8 queries are quantised here, one scale per head. Blocks of 16 to 128 tokens reduce on
+// the chip: their tokens' scores are never stored. Other block sizes (multiples of 8) take a plainer kernel.
+#include "engine/cuda/device.cuh"
+#include "engine/cuda/kernels.h"
+#include "engine/cuda/runs.cuh"
+
+enum {
+    WARPS = 8,
+    TILE_TOKENS = WARPS * 16,
+    STREAM_THREADS = (WARPS + 1) * 32,
+    MAX_DIM = 128,
+    MAX_HEADS = 64,
+    MAX_STAGES = 8,
+    STAGE_SMEM = 200 * 1024
+};
+
+static const float FP8_LARGEST = 448.0f;
+
+static __device__ __forceinline__ uint32_t pack_fp8(float a, float b, float c, float d)
+{
+#if __CUDA_ARCH__ >= 890
+    uint16_t low, high;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
+    return (uint32_t)high << 16 | low;
+#else
+    return 0;
+#endif
+}
+
+// One lane's share of a query: head `head`, the same dimensions as its shares of keys. KC: 64-byte chunks of a key.
+// Returns the scale by which products of fp8 queries are multiplied; 1 for bf16.
+template <bool FP8, int KC>
+static __device__ __forceinline__ float load_query(const index_score_params &p, int row, int head, uint32_t (&q)[KC][4])
+{
+    const int t = threadIdx.x % 4;
+    const __nv_bfloat16 *from = (const __nv_bfloat16 *)p.q + ((int64_t)row * p.heads + head) * p.keys.dim;
+    bool inside = head < p.heads;
+    if (!FP8) {
+#pragma unroll
+        for (int c = 0; c < KC; c++) {
+            int d = c * 32 + t * 8;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                q[c][i] = inside && d < p.keys.dim ? *(const uint32_t *)(from + d + 2 * i) : 0;
+            }
+        }
+        return 1.0f;
+    }
+    uint32_t pair[KC][8];
+    float most = 0;
+#pragma unroll
+    for (int c = 0; c < KC; c++) {
+        int d = c * 64 + t * 16;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            pair[c][i] = inside && d < p.keys.dim ? *(const uint32_t *)(from + d + 2 * i) : 0;
+            most = fmaxf(most, fmaxf(fabsf(bf16_low(pair[c][i])), fabsf(bf16_high(pair[c][i]))));
+        }
+    }
+    most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 1));
+    most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 2));
+    float scale = most > 0 ? most / FP8_LARGEST : 1.0f;
+#pragma unroll
+    for (int c = 0; c < KC; c++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            q[c][i] = pack_fp8(bf16_low(pair[c][2 * i]) / scale, bf16_high(pair[c][2 * i]) / scale,
+                               bf16_low(pair[c][2 * i + 1]) / scale, bf16_high(pair[c][2 * i + 1]) / scale);
+        }
+    }
+    return scale;
+}
+
+// The lane's two keys (tokens g and g + 8 of a tile) and their scales.
+template <bool FP8, int KC> struct key_pair {
+    uint4 key[2][KC];
+    float scale[2];
+};
+
+template <bool FP8, int KC>
+static __device__ __forceinline__ void load_keys(const index_score_params &p, const int32_t *pages, int first, int last,
+                                                 key_pair<FP8, KC> &k)
+{
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int key_bytes = p.keys.dim * (FP8 ? 1 : 2);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int token = min(first + half * 8 + g, last), at = token % p.keys.page_tokens;
+        const uint8_t *page = p.keys.data + (int64_t)pages[token / p.keys.page_tokens] * p.keys.page_stride;
+        const uint8_t *from = page + (int64_t)at * key_bytes + t * 16;
+#pragma unroll
+        for (int c = 0; c < KC; c++) {
+            k.key[half][c] = c * 64 + t * 16 < key_bytes ? load_streaming(from + c * 64) : make_uint4(0, 0, 0, 0);
+        }
+        k.scale[half] = FP8 ? *(const float *)(page + p.keys.scale_offset + (int64_t)at * 4) : 1.0f;
+    }
+}
+
+template <bool FP8, int KC>
+static __device__ __forceinline__ void dot(float (&c)[4], const key_pair<FP8, KC> &k, const uint32_t (&q)[KC][4])
+{
+#pragma unroll
+    for (int i = 0; i < KC; i++) {
+        if (FP8) {
+            mma_fp8(c, k.key[0][i].x, k.key[1][i].x, k.key[0][i].y, k.key[1][i].y, q[i][0], q[i][1]);
+            mma_fp8(c, k.key[0][i].z, k.key[1][i].z, k.key[0][i].w, k.key[1][i].w, q[i][2], q[i][3]);
+        } else {
+            mma_bf16(c, k.key[0][i].x, k.key[1][i].x, k.key[0][i].y, k.key[1][i].y, q[i][0], q[i][1]);
+            mma_bf16(c, k.key[0][i].z, k.key[1][i].z, k.key[0][i].w, k.key[1][i].w, q[i][2], q[i][3]);
+        }
+    }
+}
+
+// Scores of one tile of 16 tokens. DOT: score[half][i] is head 2t + i, token g + 8*half. GATED: score[half][0] is the
+// sum over heads, in every lane of the token.
+template <bool FP8, int KC, int NT, bool GATED>
+static __device__ __forceinline__ void score_tile(const key_pair<FP8, KC> &k, const uint32_t (&q)[NT][KC][4],
+                                                  const float (&factor)[NT][2], float (&score)[2][2])
+{
+    if (!GATED) {
+        float c[4] = {};
+        dot<FP8, KC>(c, k, q[0]);
+        for (int half = 0; half < 2; half++) {
+            for (int i = 0; i < 2; i++) {
+                score[half][i] = c[2 * half + i] * (FP8 ? factor[0][i] * k.scale[half] : 1.0f);
+            }
+        }
+        return;
+    }
+    float sum[2] = {};
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        float c[4] = {};
+        dot<FP8, KC>(c, k, q[n]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            sum[i / 2] = fmaf(max_or_nan(c[i], 0), factor[n][i % 2], sum[i / 2]);
+        }
+    }
+    for (int half = 0; half < 2; half++) {
+        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 1);
+        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 2);
+        score[half][0] = sum[half] * k.scale[half];
+        score[half][1] = 0;
+    }
+}
+
+// factor[n][i]: what the products of head n*8 + 2t + i are multiplied with: its query's scale, and its gate.
+template <bool FP8, int KC, int NT, bool GATED>
+static __device__ __forceinline__ void load_queries(const index_score_params &p, int row, uint32_t (&q)[NT][KC][4],
+                                                    float (&factor)[NT][2])
+{
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        float scale = load_query<FP8, KC>(p, row, n * 8 + g, q[n]);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int head = n * 8 + 2 * t + i;
+            factor[n][i] = __shfl_sync(FULL_MASK, scale, (2 * t + i) * 4);
+            if (GATED) {
+                factor[n][i] *= head < p.heads ? p.gate[(int64_t)row * p.heads + head] : 0;
+            }
+        }
+    }
+}
+
+// How the stream is cut. A piece is a run of tokens that never crosses a page.
+struct stream_shape {
+    int32_t piece_tokens, key_bytes, stage_bytes, stages, runs;
+};
+
+struct stream_arguments {
+    index_score_params p;
+    stream_shape s;
+};
+
+struct row_tiles {
+    const index_score_params &p;
+
+    __device__ __forceinline__ int operator()(int item) const
+    {
+        return p.rows.position[p.first + item] / TILE_TOKENS + 1;
+    }
+};
+
+static __device__ void copy_pages(const stream_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+{
+    const index_score_params &p = a.p;
+    const int lane = threadIdx.x % 32;
+    const bool fp8 = p.keys.dtype == DTYPE_FP8;
+    int stage = 0;
+    uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
+    for (; w.left > 0; walk_next_item(row_tiles{p}, w)) {
+        const int row = p.first + w.item, last = p.rows.position[row];
+        const int32_t *pages = p.rows.pages + (int64_t)p.rows.seq[row] * p.rows.max_pages;
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            int token = tile * TILE_TOKENS + lane * a.s.piece_tokens;
+            bool mine = lane * a.s.piece_tokens < TILE_TOKENS && token <= last;
+            int at = token % p.keys.page_tokens;
+            const uint8_t *page = p.keys.data + (mine ? pages[token / p.keys.page_tokens] * p.keys.page_stride : 0);
+            int pieces = __popc(__ballot_sync(FULL_MASK, mine));
+            barrier_wait(empty + stage * 8, parity);
+            if (lane == 0) {
+                barrier_arrive_expect(full + stage * 8, (uint32_t)(pieces * a.s.piece_tokens * (a.s.key_bytes + (fp8 ? 4 : 0))));
+            }
+            __syncwarp();
+            if (mine) {
+                uint32_t to = stages + stage * a.s.stage_bytes;
+                copy_bulk(to + lane * a.s.piece_tokens * a.s.key_bytes, page + (int64_t)at * a.s.key_bytes,
+                          a.s.piece_tokens * a.s.key_bytes, full + stage * 8);
+                if (fp8) {
+                    copy_bulk(to + TILE_TOKENS * a.s.key_bytes + lane * a.s.piece_tokens * 4,
+                              page + p.keys.scale_offset + (int64_t)at * 4, a.s.piece_tokens * 4, full + stage * 8);
+                }
+            }
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+    }
+}
+
+// The lane's two keys from a stage. Odd tokens read their 64-byte chunks in swapped order: the keys of neighbouring
+// tokens lie a multiple of 128 bytes apart and would meet in the same banks.
+template <bool FP8, int KC>
+static __device__ __forceinline__ void stage_keys(const uint8_t *stage, int key_bytes, int warp, key_pair<FP8, KC> &k)
+{
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const bool odd = g & 1;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int token = warp * 16 + half * 8 + g;
+        const uint8_t *from = stage + token * key_bytes + t * 16;
+        uint4 chunk[KC];
+#pragma unroll
+        for (int c = 0; c < KC; c++) {
+            int place = KC == 1 ? c : c ^ odd;
+            chunk[c] = place * 64 + t * 16 < key_bytes ? *(const uint4 *)(from + place * 64) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int c = 0; c < KC; c++) {
+            k.key[half][c] = KC > 1 && odd ? chunk[c ^ 1] : chunk[c];
+        }
+        k.scale[half] = FP8 ? *(const float *)(stage + TILE_TOKENS * key_bytes + token * 4) : 1.0f;
+    }
+}
+
+// Queries of one row for all computing warps: each quantises a share, all read the result.
+template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
+    uint4 q[NT][KC][32];
+    float scale[NT][8];
+};
+
+template <bool FP8, int KC, int NT, bool GATED>
+static __device__ __forceinline__ void share_queries(const index_score_params &p, int row, shared_queries<FP8, KC, NT, GATED> &sh,
+                                                     uint32_t (&q)[NT][KC][4], float (&factor)[NT][2])
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
+    if (warp < NT) {
+        uint32_t mine[KC][4];
+        float scale = load_query<FP8, KC>(p, row, warp * 8 + g, mine);
+        for (int c = 0; c < KC; c++) {
+            sh.q[warp][c][lane] = make_uint4(mine[c][0], mine[c][1], mine[c][2], mine[c][3]);
+        }
+        if (t == 0) {
+            int head = warp * 8 + g;
+            sh.scale[warp][g] = GATED ? (head < p.heads ? scale * p.gate[(int64_t)row * p.heads + head] : 0) : scale;
+        }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int c = 0; c < KC; c++) {
+            uint4 v = sh.q[n][c][lane];
+            q[n][c][0] = v.x;
+            q[n][c][1] = v.y;
+            q[n][c][2] = v.z;
+            q[n][c][3] = v.w;
+        }
+        factor[n][0] = sh.scale[n][2 * t];
+        factor[n][1] = sh.scale[n][2 * t + 1];
+    }
+}
+
+// Reduces the 16 tokens of each warp, then the warps of each block of tokens. pool [2][WARPS][8 sets]: two, so that one
+// barrier per tile is enough.
+static __device__ __forceinline__ void pool_tile(const index_score_params &p, const float (&score)[2][2], int tile, int last,
+                                                 float (*pool)[8], float *scores)
+{
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const bool mean = p.pooling == POOLING_MEAN;
+    const int first = tile * TILE_TOKENS + warp * 16;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float low = first + g <= last ? score[0][i] : mean ? 0 : -INFINITY;
+        float high = first + 8 + g <= last ? score[1][i] : mean ? 0 : -INFINITY;
+        float v = mean ? low + high : max_or_nan(low, high);
+        for (int shift = 4; shift <= 16; shift *= 2) {
+            float other = __shfl_xor_sync(FULL_MASK, v, shift);
+            v = mean ? v + other : max_or_nan(v, other);
+        }
+        if (g == 0) {
+            pool[warp][2 * t + i] = v;
+        }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
+    const int warps = p.unit_tokens / 16, set = threadIdx.x % 8, unit = threadIdx.x / 8;
+    if (unit < WARPS / warps && set < p.sets) {
+        int begin = tile * TILE_TOKENS + unit * p.unit_tokens, tokens = min(p.unit_tokens, last + 1 - begin);
+        if (tokens > 0) {
+            float v = pool[unit * warps][set];
+            for (int i = 1; i < warps; i++) {
+                float other = pool[unit * warps + i][set];
+                v = mean ? v + other : max_or_nan(v, other);
+            }
+            scores[(int64_t)set * p.stride + begin / p.unit_tokens] = mean ? v / (float)tokens : v;
+        }
+    }
+}
+
+template <bool FP8, int KC, int NT, bool GATED>
+__global__ void __launch_bounds__(STREAM_THREADS, 1) stream_kernel(const __grid_constant__ stream_arguments a)
+{
+    extern __shared__ __align__(128) uint8_t stages[];
+    __shared__ shared_queries<FP8, KC, NT, GATED> queries;
+    __shared__ float pool[2][WARPS][8];
+    __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
+    const index_score_params &p = a.p;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const uint32_t full = smem_address(barriers), empty = full + MAX_STAGES * 8;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < a.s.stages; i++) {
+            barrier_init(full + i * 8, 1);
+            barrier_init(empty + i * 8, WARPS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    dependents_may_launch();
+    wait_for_predecessor();
+    const int32_t tiles = all_tiles(row_tiles{p}, p.n), runs = runs_of(tiles, a.s.runs);
+    if (blockIdx.x >= runs) {
+        return;
+    }
+    walk w = {};
+    walk_begin(row_tiles{p}, p.n, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
+    if (warp == WARPS) {
+        copy_pages(a, w, smem_address(stages), full, empty);
+        return;
+    }
+    int stage = 0;
+    uint32_t parity = 0;
+    for (; w.left > 0; walk_next_item(row_tiles{p}, w)) {
+        const int row = p.first + w.item, last = p.rows.position[row];
+        uint32_t q[NT][KC][4];
+        float factor[NT][2];
+        share_queries<FP8, KC, NT, GATED>(p, row, queries, q, factor);
+        float *scores = p.scores + (int64_t)w.item * p.sets * p.stride;
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            barrier_wait(full + stage * 8, parity);
+            key_pair<FP8, KC> k;
+            stage_keys<FP8, KC>(stages + stage * a.s.stage_bytes, a.s.key_bytes, warp, k);
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) {
+                barrier_arrive(empty + stage * 8);
+            }
+            float score[2][2];
+            score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
+            if (p.unit_tokens > 1) {
+                pool_tile(p, score, tile, last, pool[tile & 1], scores);
+            } else {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    int token = tile * TILE_TOKENS + warp * 16 + half * 8 + g;
+#pragma unroll
+                    for (int i = 0; i < (GATED ? 1 : 2); i++) {
+                        if (token <= last && 2 * t + i < p.sets) {
+                            scores[(int64_t)(2 * t + i) * p.stride + token] = score[half][i];
+                        }
+                    }
+                }
+            }
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+    }
+}
+
+// One warp per block of tokens.
+template <bool FP8, int KC, int NT, bool GATED>
+__global__ void __launch_bounds__(WARPS * 32) unit_kernel(const __grid_constant__ index_score_params p)
+{
+    dependents_may_launch();
+    wait_for_predecessor();
+    const int row = p.first + blockIdx.y, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int last = p.rows.position[row];
+    const int32_t *pages = p.rows.pages + (int64_t)p.rows.seq[row] * p.rows.max_pages;
+    uint32_t q[NT][KC][4];
+    float factor[NT][2];
+    load_queries<FP8, KC, NT, GATED>(p, row, q, factor);
+    float *scores = p.scores + (int64_t)blockIdx.y * p.sets * p.stride;
+    const bool mean = p.pooling == POOLING_MEAN;
+    for (int unit = blockIdx.x * WARPS + threadIdx.x / 32; unit * p.unit_tokens <= last; unit += gridDim.x * WARPS) {
+        int end = min((unit + 1) * p.unit_tokens, last + 1);
+        float pooled[2] = {mean ? 0 : -INFINITY, mean ? 0 : -INFINITY};
+        for (int first = unit * p.unit_tokens; first < end; first += 16) {
+            key_pair<FP8, KC> k;
+            load_keys<FP8, KC>(p, pages, first, last, k);
+            float score[2][2];
+            score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                bool inside = first + half * 8 + g < end;
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float s = score[half][i];
+                    pooled[i] = mean ? pooled[i] + (inside ? s : 0) : inside ? max_or_nan(pooled[i], s) : pooled[i];
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            for (int shift = 4; shift <= 16; shift *= 2) {
+                float other = __shfl_xor_sync(FULL_MASK, pooled[i], shift);
+                pooled[i] = mean ? pooled[i] + other : max_or_nan(pooled[i], other);
+            }
+            int set = 2 * t + i;
+            if (g == 0 && set < p.sets && (!GATED || i == 0)) {
+                scores[(int64_t)set * p.stride + unit] = mean ? pooled[i] / (float)(end - unit * p.unit_tokens) : pooled[i];
+            }
+        }
+    }
+}
+
+template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const index_score_params &p, cudaStream_t stream)
+{
+    stream_arguments a = {};
+    a.p = p;
+    a.s.piece_tokens = TILE_TOKENS;
+    while (p.keys.page_tokens % a.s.piece_tokens != 0) {
+        a.s.piece_tokens /= 2;
+    }
+    a.s.key_bytes = p.keys.dim * (FP8 ? 1 : 2);
+    a.s.stage_bytes = TILE_TOKENS * (a.s.key_bytes + (FP8 ? 4 : 0));
+    a.s.stages = STAGE_SMEM / a.s.stage_bytes;
+    a.s.stages = a.s.stages > MAX_STAGES ? MAX_STAGES : a.s.stages;
+    a.s.runs = multiprocessors();
+    if (a.s.piece_tokens < 8 || p.keys.page_stride % 16 != 0 || p.keys.scale_offset % 16 != 0) {
+        return status_fail(-ENOTSUP, "index scores: pages of %d tokens; a multiple of 8", p.keys.page_tokens);
+    }
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)a.s.runs);
+    shape.threads = STREAM_THREADS;
+    shape.smem_bytes = (size_t)a.s.stages * a.s.stage_bytes;
+    int error = allow_smem("index scores", stream_kernel<FP8, KC, NT, GATED>, STAGE_SMEM);
+    return error ? error : launch("index scores", stream_kernel<FP8, KC, NT, GATED>, shape, stream, a);
+}
+
+template <bool FP8, int KC, int NT, bool GATED> static int launch_kernel(const index_score_params &p, cudaStream_t stream)
+{
+    if (p.unit_tokens == 1 || (p.unit_tokens >= 16 && TILE_TOKENS % p.unit_tokens == 0)) {
+        return launch_stream<FP8, KC, NT, GATED>(p, stream);
+    }
+    // Enough blocks to fill the chip over all rows, none that could find no work.
+    int64_t units = (p.max_context + p.unit_tokens - 1) / p.unit_tokens;
+    int64_t most = (units + WARPS - 1) / WARPS, blocks = ((int64_t)multiprocessors() * 4 + p.n - 1) / p.n;
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)(blocks < most ? blocks : most), (unsigned)p.n);
+    shape.threads = WARPS * 32;
+    return launch("block scores", unit_kernel<FP8, KC, NT, GATED>, shape, stream, p);
+}
+
+template <bool FP8, int KC> static int launch_heads(const index_score_params &p, cudaStream_t stream)
+{
+    if (p.score == INDEX_DOT) {
+        return launch_kernel<FP8, KC, 1, false>(p, stream);
+    }
+    return p.heads <= 8 ? launch_kernel<FP8, KC, 1, true>(p, stream) : p.heads <= 16 ? launch_kernel<FP8, KC, 2, true>(p, stream)
+         : p.heads <= 32 ? launch_kernel<FP8, KC, 4, true>(p, stream) : launch_kernel<FP8, KC, 8, true>(p, stream);
+}
+
+extern "C" int index_score_launch(const index_score_params *p, cudaStream_t stream)
+{
+    bool fp8 = p->keys.dtype == DTYPE_FP8, dot = p->score == INDEX_DOT;
+    int32_t dim = p->keys.dim;
+    bool covered = (fp8 || p->keys.dtype == DTYPE_BF16) && dim % (fp8 ? 16 : 8) == 0 && dim <= MAX_DIM &&
+                   p->heads <= (dot ? 8 : MAX_HEADS) && p->sets == (dot ? p->heads : 1) && p->score != INDEX_PAGE_BOUND &&
+                   (p->unit_tokens == 1 || p->unit_tokens % 8 == 0);
+    if (!covered) {
+        return status_fail(-ENOTSUP, "index scores: %d heads of %d in %d sets, units of %d", p->heads, dim, p->sets,
+                           p->unit_tokens);
+    }
+    if (p->n == 0) {
+        return 0;
+    }
+    int chunks = (dim * (fp8 ? 1 : 2) + 63) / 64;
+    if (fp8) {
+        return chunks == 1 ? launch_heads<true, 1>(*p, stream) : launch_heads<true, 2>(*p, stream);
+    }
+    return chunks == 1 ? launch_heads<false, 1>(*p, stream) : chunks == 2 ? launch_heads<false, 2>(*p, stream)
+                                                                           : launch_heads<false, 4>(*p, stream);
+}

@@ -1,0 +1,33 @@
+// tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name]`, `cuda_kernels bench [row] [FILE.tsv]`.
+//
+// Stands alone (no ncurses, no protobuf, no model): it travels to a machine with a GPU as one file. Every kernel is
+// compared with a double-precision reference on the host. Exit 77 without a device.
+#include "tests/cuda/gpu.h"
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*run)(void);
+    } tests[] = {{"linear", test_linear}, {"attention", test_attention}, {"index", test_index}, {"top_k", test_top_k},
+                 {"small", test_small}};
+    int devices = 0, failed = 0;
+    gpu_begin();
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+        return check_skip("no CUDA device");
+    }
+    if (argc > 1 && strcmp(argv[1], "bench") == 0) {
+        return bench(argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : NULL) || gpu_failures();
+    }
+    for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
+        if (argc > 2 && strcmp(argv[2], tests[i].name) != 0) {
+            continue;
+        }
+        int error = tests[i].run();
+        gpu_must(cudaDeviceSynchronize(), tests[i].name);
+        printf("%-10s %s\n", tests[i].name, error ? "FAILED" : "ok");
+        fflush(stdout);
+        failed |= error;
+    }
+    return failed | gpu_failures();
+}

@@ -1,0 +1,203 @@
+// tests/cuda/test_attention.c - attention kernels against double precision: group sizes, head sizes, ragged batches,
+// selections of tokens and blocks with one or more sets, windows with old and fresh keys, both cache layouts.
+#include "tests/cuda/gpu.h"
+
+struct attend_case {
+    int32_t n_heads, n_kv_heads, head_dim, page_tokens, n_seqs;
+    int32_t tokens[40];
+    bool head_major;
+    enum attend_over over;
+    int32_t sets, unit_tokens, units, window;
+    const char *name;
+};
+
+struct cache {
+    struct buffer data;
+    struct kv_view view;
+};
+
+static struct cache cache_new(const struct attend_case *c, int32_t n_pages, int32_t page_tokens, bool ring)
+{
+    struct cache k = {0};
+    int64_t head = c->head_dim * 2;
+    k.view = (struct kv_view){.dtype = DTYPE_BF16, .page_tokens = page_tokens, .ring = ring,
+                              .page_stride = 2 * c->n_kv_heads * head * page_tokens};
+    k.view.token_stride = c->head_major ? head : 2 * c->n_kv_heads * head;
+    k.view.head_stride = c->head_major ? 2 * head * page_tokens : head;
+    k.view.value_offset = c->head_major ? head * page_tokens : c->n_kv_heads * head;
+    k.data = buffer_new(k.view.page_stride * n_pages);
+    fill_bf16(&k.data, 1);
+    k.view.data = k.data.device;
+    return k;
+}
+
+// Picks ascending units of [0, n_units).
+static int32_t pick(int32_t *unit, int32_t n_units, int32_t want)
+{
+    int32_t count = want < n_units ? want : n_units, left = count;
+    for (int32_t u = 0, at = 0; u < n_units; u++) {
+        if (check_range(0, n_units - u - 1) < left) {
+            unit[at++] = u;
+            left--;
+        }
+    }
+    return count;
+}
+
+// One query head over the listed tokens; key(token) = element index of the key in the cache.
+static void reference(double *out, double *lse, const struct buffer *q, int64_t q_at, const struct buffer *kv, const int64_t *at,
+                      const int64_t *value_at, const bool *fresh, const struct buffer *fresh_k, const struct buffer *fresh_v,
+                      int32_t n, int32_t hd)
+{
+    double *score = malloc(sizeof *score * (size_t)(n + 1)), most = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < n; i++) {
+        score[i] = 0;
+        for (int32_t d = 0; d < hd; d++) {
+            score[i] += (double)at_bf16(q, q_at + d) * (double)at_bf16(fresh[i] ? fresh_k : kv, at[i] + d);
+        }
+        score[i] /= sqrt(hd);
+        most = score[i] > most ? score[i] : most;
+    }
+    for (int32_t d = 0; d < hd; d++) {
+        out[d] = 0;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        double p = exp(score[i] - most);
+        sum += p;
+        for (int32_t d = 0; d < hd; d++) {
+            out[d] += p * (double)at_bf16(fresh[i] ? fresh_v : kv, value_at[i] + d);
+        }
+    }
+    for (int32_t d = 0; d < hd; d++) {
+        out[d] = n ? out[d] / sum : 0;
+    }
+    *lse = n ? most + log(sum) : -INFINITY;
+    free(score);
+}
+
+static void check_case(const struct attend_case *c)
+{
+    const int32_t hd = c->head_dim, width = c->n_heads * hd, kv_width = c->n_kv_heads * hd, n = c->n_seqs;
+    const int32_t sets = c->sets ? c->sets : 1, ring_tokens = c->over == ATTEND_WINDOW ? c->window + 3 : 0;
+    struct paged paged = paged_new(c->tokens, n, c->page_tokens);
+    struct cache cache = ring_tokens ? cache_new(c, n, ring_tokens, true) : cache_new(c, paged.n_pages, c->page_tokens, false);
+    struct buffer q = buffer_new((int64_t)n * width * 2), out = buffer_new((int64_t)n * width * 2);
+    struct buffer lse = buffer_new((int64_t)n * c->n_heads * 4), fresh_k = buffer_new((int64_t)n * kv_width * 2);
+    struct buffer fresh_v = buffer_new((int64_t)n * kv_width * 2), unit = buffer_new((int64_t)n * sets * (c->units + 1) * 4);
+    struct buffer count = buffer_new((int64_t)n * sets * 4), slot = buffer_new(4 * n), context = buffer_new(4 * n);
+    struct buffer work = buffer_new(attention_workspace_bytes(n, c->n_heads, c->n_kv_heads, hd, sets));
+    fill_bf16(&q, 2);
+    fill_bf16(&fresh_k, 1);
+    fill_bf16(&fresh_v, 1);
+    for (int32_t s = 0; s < n; s++) {
+        ((int32_t *)slot.host)[s] = n - 1 - s;
+        ((int32_t *)context.host)[s] = c->tokens[s] - 1;
+        for (int32_t j = 0; c->over == ATTEND_SELECTED && j < sets; j++) {
+            int32_t n_units = (c->tokens[s] + c->unit_tokens - 1) / c->unit_tokens;
+            ((int32_t *)count.host)[s * sets + j] = pick((int32_t *)unit.host + (s * sets + j) * (c->units + 1), n_units, c->units);
+        }
+    }
+    buffer_up(&unit);
+    buffer_up(&count);
+    buffer_up(&slot);
+    buffer_up(&context);
+    struct attention_params p = {
+        .rows = paged.rows, .q = q.device, .view = cache.view, .over = c->over, .fresh_k = fresh_k.device,
+        .fresh_v = fresh_v.device, .slot = slot.device, .first_row = paged.seq.device, .context = context.device,
+        .window_tokens = c->window, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd, .out = out.device,
+        .lse = lse.device, .workspace = work.device,
+        .selection = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = c->unit_tokens,
+                      .stride = c->units + 1}};
+    CHECK_MESSAGE(attention_launch(&p, 0) == 0, "%s", status_text());
+    buffer_down(&out);
+    buffer_down(&lse);
+    buffer_down(&work);
+
+    double *expected = malloc(sizeof *expected * (size_t)width * (size_t)n);
+    double *expected_lse = malloc(sizeof *expected_lse * (size_t)c->n_heads * (size_t)n);
+    float *got = malloc(sizeof *got * (size_t)width * (size_t)n);
+    int64_t *key_at = malloc(sizeof *key_at * 2000000), *value_at = malloc(sizeof *value_at * 2000000);
+    bool *fresh = calloc(2000000, sizeof *fresh);
+    for (int32_t s = 0; s < n; s++) {
+        for (int32_t h = 0; h < c->n_heads; h++) {
+            int32_t kv_head = h / (c->n_heads / c->n_kv_heads), set = h * sets / c->n_heads, tokens = 0;
+            int32_t begin = ring_tokens && c->tokens[s] > c->window ? c->tokens[s] - c->window : 0;
+            const int32_t *units = (const int32_t *)unit.host + (s * sets + set) * (c->units + 1);
+            int32_t n_list = c->over == ATTEND_SELECTED ? ((int32_t *)count.host)[s * sets + set] * c->unit_tokens
+                                                        : c->tokens[s] - begin;
+            for (int32_t i = 0; i < n_list; i++) {
+                int32_t t = c->over == ATTEND_SELECTED ? units[i / c->unit_tokens] * c->unit_tokens + i % c->unit_tokens
+                                                       : begin + i;
+                if (t >= c->tokens[s]) {
+                    continue;
+                }
+                fresh[tokens] = ring_tokens && t == c->tokens[s] - 1;
+                int64_t at = ring_tokens ? (n - 1 - s) * cache.view.page_stride + t % ring_tokens * cache.view.token_stride
+                                         : paged_at(&paged, s, t, cache.view.page_stride, cache.view.token_stride);
+                at += kv_head * cache.view.head_stride;
+                key_at[tokens] = fresh[tokens] ? (int64_t)s * kv_width + kv_head * hd : at / 2;
+                value_at[tokens] = fresh[tokens] ? key_at[tokens] : (at + cache.view.value_offset) / 2;
+                tokens++;
+            }
+            reference(expected + (int64_t)s * width + h * hd, &expected_lse[s * c->n_heads + h], &q, (int64_t)s * width + h * hd,
+                      &cache.data, key_at, value_at, fresh, &fresh_k, &fresh_v, tokens, hd);
+        }
+    }
+    for (int64_t i = 0; i < (int64_t)width * n; i++) {
+        got[i] = at_bf16(&out, i);
+    }
+    check_close(c->name, got, expected, (int64_t)width * n, 2e-2, 2e-2, 4e-5);
+    check_close(c->name, lse.host, expected_lse, (int64_t)c->n_heads * n, 1e-3, 1e-4, 1e-7);
+    free(expected);
+    free(expected_lse);
+    free(got);
+    free(key_at);
+    free(value_at);
+    free(fresh);
+
+    // The same bits again.
+    struct buffer again = buffer_new(out.bytes);
+    p.out = again.device;
+    CHECK(attention_launch(&p, 0) == 0);
+    buffer_down(&again);
+    CHECK_MESSAGE(memcmp(again.host, out.host, (size_t)out.bytes) == 0, "%s: a second run gave other bits", c->name);
+
+    struct buffer *all[] = {&cache.data, &q, &out, &lse, &fresh_k, &fresh_v, &unit, &count, &slot, &context, &work, &again};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        buffer_free(all[i]);
+    }
+    paged_free(&paged);
+}
+
+int test_attention(void)
+{
+    check_begin();
+    static const struct attend_case cases[] = {
+        {20, 4, 128, 64, 1, {1}, .name = "one token"},
+        {20, 4, 128, 64, 1, {32768}, .name = "all, 32768"},
+        {20, 4, 128, 64, 7, {1, 17, 640, 3001, 64, 65, 129}, .name = "all, ragged"},
+        {8, 8, 128, 16, 3, {100, 1, 777}, .name = "all, group 1, 8 KV heads"},
+        {16, 1, 128, 64, 3, {1000, 31, 500}, .name = "all, group 16, 1 KV head"},
+        {24, 2, 64, 64, 2, {901, 12}, .name = "all, group 12"},
+        {12, 4, 64, 48, 3, {300, 47, 49}, .name = "all, heads of 64"},
+        {8, 2, 32, 64, 2, {300, 2}, .name = "all, heads of 32"},
+        {4, 2, 16, 16, 3, {40, 3, 16}, .name = "all, heads of 16"},
+        {6, 3, 64, 32, 2, {90, 200}, .name = "all, 3 KV heads"},
+        {20, 4, 128, 64, 2, {500, 200}, .head_major = true, .name = "all, head-major"},
+        {20, 4, 128, 64, 3, {9000, 3000, 100}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 2048, .name = "2048 tokens"},
+        {20, 4, 128, 64, 2, {5000, 300}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 37, .name = "37 tokens"},
+        {20, 4, 128, 128, 3, {9001, 3000, 100}, .head_major = true, .over = ATTEND_SELECTED, .sets = 4, .unit_tokens = 128,
+         .units = 16, .name = "blocks, a set per KV head"},
+        {20, 4, 128, 64, 3, {9001, 3000, 100}, .head_major = true, .over = ATTEND_SELECTED, .unit_tokens = 128, .units = 16,
+         .name = "blocks, one set"},
+        {20, 4, 128, 64, 2, {5003, 100}, .head_major = true, .over = ATTEND_SELECTED, .sets = 20, .unit_tokens = 16,
+         .units = 128, .name = "pages, a set per query head"},
+        {20, 4, 128, 64, 4, {2000, 512, 513, 1}, .over = ATTEND_WINDOW, .window = 512, .name = "window of 512"},
+        {8, 2, 32, 64, 3, {2000, 5, 128}, .over = ATTEND_WINDOW, .window = 128, .name = "window of 128"},
+        {4, 2, 16, 64, 2, {2000, 5}, .over = ATTEND_WINDOW, .window = 8, .name = "window of 8"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        check_case(&cases[i]);
+    }
+    return check_end();
+}
