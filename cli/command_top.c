@@ -37,8 +37,9 @@ struct top {
 };
 
 // Repeated up to --context where no prompt is given.
-static const char *const default_text = "A sparse attention layer reads few of the keys that it could read, and must first "
-                                        "find out which ones are worth it. ";
+static const char *const default_text =
+    "A sparse attention layer reads few of the keys that it could read, and must first "
+    "find out which ones are worth it. ";
 
 static int64_t pump_live(void *user, int64_t now_ns, const struct sample_sink *to)
 {
@@ -160,7 +161,9 @@ static void screen_size(const struct top *top, int32_t *rows, int32_t *cols)
 {
     struct winsize size;
     bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0;
-    *rows = top->rows > 0 ? top->rows : known ? size.ws_row - 1 : SNAPSHOT_ROWS;    // a line for the prompt that follows
+    *rows = top->rows > 0 ? top->rows
+            : known       ? size.ws_row - 1
+                          : SNAPSHOT_ROWS;    // a line for the prompt that follows
     *cols = top->cols > 0 ? top->cols : known ? size.ws_col : SNAPSHOT_COLS;
 }
 
@@ -203,15 +206,16 @@ static int print_snapshot(struct top *top)
 static int run_dashboard(struct top *top)
 {
     struct dashboard_options options = {.view = top->view, .ascii = top->ascii, .no_color = top->no_color};
-    struct dashboard_stream stream = {.user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
+    struct dashboard_stream stream = {
+        .user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
         return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview|compare|stages");
     }
     int error = top->replay ? 0 : open_live(top);
     error = error ? error : find_rates(top);
     if (!error && !top->replay) {
-        stream = (struct dashboard_stream){.user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live,
-                                           .origin = origin_live};
+        stream = (struct dashboard_stream){
+            .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live};
         options.live = true;
         error = feed_open(&top->feed, FEED_EVENTS);
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
@@ -251,7 +255,8 @@ int command_top(int argc, char **argv)
         {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
         {"no-color", OPTION_FLAG, &top.no_color, 0, 0, NULL, "no colours; so does NO_COLOR in the environment"},
-        {"sim-device", OPTION_TEXT, &top.sim_device, 0, 0, "NAME", "device whose rates make floors (default: this machine)"},
+        {"sim-device", OPTION_TEXT, &top.sim_device, 0, 0, "NAME",
+         "device whose rates make floors (default: this machine)"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "The live engine"},
         {"model", OPTION_TEXT, &top.model, 0, 0, "NAME|FOLDER", "a size (random weights) or a model folder"},
         {"method", OPTION_TEXT, &top.methods, 0, 0, "NAMES", "attention methods, with commas; they take turns"},

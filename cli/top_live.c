@@ -73,10 +73,12 @@ static int build_plan(struct live *live, int32_t method, int32_t top_k)
     options.top_k = top_k > 0 ? top_k : options.top_k;
     int error = 0;
     if (!*file) {
-        error = command_model_open(file, live->options.model, live->names[method], &live->options.flags, live->options.seed);
+        error = command_model_open(file, live->options.model, live->names[method], &live->options.flags,
+                                   live->options.seed);
     }
-    return error ? error : plan_build(&live->plans[method], &model_file_config(*file)->native.shape, live->names[method],
-                                      &options);
+    return error ? error
+                 : plan_build(&live->plans[method], &model_file_config(*file)->native.shape, live->names[method],
+                              &options);
 }
 
 int live_open(struct live **out, const struct live_options *options)
@@ -285,8 +287,9 @@ static void change_top_k(struct live *live, bool up)
     int32_t top_k = live->orders.top_k;
     for (int32_t i = 0; i < live->n_methods && top_k == 0; i++) {
         const struct plan_options *options = &live->options.flags.options;
-        top_k = options->top_k > 0 ? options->top_k : model_file_config(live->files[plan_find_method(live->names[i])->backbone])
-                                                          ->native.shape.top_k;
+        top_k = options->top_k > 0
+                    ? options->top_k
+                    : model_file_config(live->files[plan_find_method(live->names[i])->backbone])->native.shape.top_k;
     }
     int32_t unit = live->unit_tokens > 0 ? live->unit_tokens : 1;
     int32_t changed = up ? top_k * 2 : top_k / 2;

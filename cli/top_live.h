@@ -1,4 +1,4 @@
-// cli/top_live.h - an engine that works for the dashboard: batches of one prompt, the methods in turn, until told to stop.
+// cli/top_live.h - an engine that works for the dashboard: batches of one prompt, the methods in turn.
 //
 // The engine runs in a thread of its own and hears commands between its steps. Nothing that the screen does makes it
 // wait, except a pause that the user asked for.

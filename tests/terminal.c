@@ -54,8 +54,8 @@ struct terminal *terminal_open(const char *command, const char *locale, int32_t 
     }
     fprintf(line, "export LC_ALL=%s\n%s\nsleep 1000\n", locale, command);
     fclose(line);
-    sprintf(arguments, "-u new-session -d -x %d -y %d 'exec sh %s' \\; set -g status off \\; set -g escape-time 0", cols, rows,
-            path);
+    sprintf(arguments, "-u new-session -d -x %d -y %d 'exec sh %s' \\; set -g status off \\; set -g escape-time 0",
+            cols, rows, path);
     free(tmux(terminal, arguments));
     terminal_resize(terminal, rows, cols);    // the status line took a row
     free(arguments);

@@ -42,7 +42,8 @@ static void on_step(void *user, const struct step_sample *sample)
     struct seen *seen = user;
     in_order(seen, sample->begin_ns);
     seen->steps++;
-    seen->broken_steps += sample->n_tokens > 0 && (seen->step != sample->step || seen->stages_of_step != sample->n_tokens);
+    seen->broken_steps +=
+        sample->n_tokens > 0 && (seen->step != sample->step || seen->stages_of_step != sample->n_tokens);
 }
 
 static void on_request(void *user, const struct request_sample *sample)
@@ -102,7 +103,7 @@ static void test_one_thread(void)
     }
     CHECK(seen.samples == sent && feed_dropped(feed) == 0 && seen.broken_steps == 0 && seen.disorders == 0);
     CHECK(feed_drain(feed, &to) == 0);
-    // Nobody drains: everything beyond the ring is counted, and what comes out are whole steps, rare samples among them.
+    // Nobody drains: what the ring cannot hold is counted, and what comes out are whole steps and rare samples.
     for (int32_t round = 0; round < 50; round++) {
         sent += send_step(&sink, &number, 20);
     }

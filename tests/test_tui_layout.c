@@ -9,8 +9,8 @@ static bool inside(struct rect a, struct rect b)
 
 static bool apart(struct rect a, struct rect b)
 {
-    return a.rows == 0 || b.rows == 0 || a.cols == 0 || b.cols == 0 || a.row + a.rows <= b.row || b.row + b.rows <= a.row ||
-           a.col + a.cols <= b.col || b.col + b.cols <= a.col;
+    return a.rows == 0 || b.rows == 0 || a.cols == 0 || b.cols == 0 || a.row + a.rows <= b.row ||
+           b.row + b.rows <= a.row || a.col + a.cols <= b.col || b.col + b.cols <= a.col;
 }
 
 static void check_size(enum view view, int32_t rows, int32_t cols, int32_t table_rows, int32_t help_rows)
@@ -26,17 +26,19 @@ static void check_size(enum view view, int32_t rows, int32_t cols, int32_t table
         CHECK_MESSAGE(rects[i].rows >= 0 && rects[i].cols >= 0 && inside(rects[i], layout.screen),
                       "view %d, %d x %d: rectangle %d leaves the screen", view, cols, rows, i);
         for (int j = 0; j < i; j++) {
-            CHECK_MESSAGE(apart(rects[i], rects[j]), "view %d, %d x %d: rectangles %d and %d overlap", view, cols, rows, i, j);
+            CHECK_MESSAGE(apart(rects[i], rects[j]), "view %d, %d x %d: rectangles %d and %d overlap", view, cols, rows,
+                          i, j);
         }
         area += (int64_t)rects[i].rows * rects[i].cols;
         struct rect content = layout_inside(&layout, rects[i]);
         CHECK(rects[i].rows == 0 || inside(content, rects[i]));
-        CHECK_MESSAGE(i < 3 || rects[i].rows == 0 || content.rows > 0, "view %d, %d x %d: panel %d is all border", view, cols,
-                      rows, i);
+        CHECK_MESSAGE(i < 3 || rects[i].rows == 0 || content.rows > 0, "view %d, %d x %d: panel %d is all border", view,
+                      cols, rows, i);
     }
     CHECK(inside(layout.help, layout.screen));
     if (!layout.too_small) {
-        CHECK_MESSAGE(area == (int64_t)rows * cols, "view %d, %d x %d: %lld cells used", view, cols, rows, (long long)area);
+        CHECK_MESSAGE(area == (int64_t)rows * cols, "view %d, %d x %d: %lld cells used", view, cols, rows,
+                      (long long)area);
         CHECK(view == VIEW_OVERVIEW ? layout.now.rows > 0 : layout.table.rows > 0);
     }
 }

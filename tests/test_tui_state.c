@@ -49,8 +49,14 @@ static void send_random_step(const struct sample_sink *sink, struct sent_step *t
         to->gaps_ns -= covered[t + SPAN_NS];
         to->overlap_ns -= covered[t + SPAN_NS];
     }
-    struct step_sample step = {.source = source, .step = number, .phase = PHASE_DECODE, .n_seqs = 1, .n_tokens = to->n_tokens,
-                               .context_tokens = 100 + (int32_t)number, .begin_ns = begin, .duration_ns = to->duration_ns};
+    struct step_sample step = {.source = source,
+                               .step = number,
+                               .phase = PHASE_DECODE,
+                               .n_seqs = 1,
+                               .n_tokens = to->n_tokens,
+                               .context_tokens = 100 + (int32_t)number,
+                               .begin_ns = begin,
+                               .duration_ns = to->duration_ns};
     sink->step(sink->user, &step);
 }
 
@@ -116,7 +122,8 @@ static void check_phase(const struct state *state, int32_t n)
             const struct stage_sample *stage = &sent[s].stages[i];
             stage_ns[stage->stage] += (double)stage->duration_ns;
             bytes[stage->stage] += (double)stage->bytes;
-            floor_ns[stage->stage] += fmax((double)stage->bytes / 100, (double)stage->flops / 1000);    // 100 GB/s, 1 TFLOP/s
+            floor_ns[stage->stage] +=
+                fmax((double)stage->bytes / 100, (double)stage->flops / 1000);    // 100 GB/s, 1 TFLOP/s
         }
     }
     CHECK(state_phase(state, 0, PHASE_DECODE, &got));
@@ -163,10 +170,11 @@ static void test_windows(void)
     state_close(state);
 }
 
-static void request(const struct sample_sink *sink, int32_t source, int64_t id, enum request_state what, int64_t time_ns)
+static void request(const struct sample_sink *sink, int32_t source, int64_t id, enum request_state what,
+                    int64_t time_ns)
 {
-    struct request_sample sample = {.source = source, .request = id, .state = what, .prompt_tokens = 77, .output_tokens = 9,
-                                    .time_ns = time_ns};
+    struct request_sample sample = {
+        .source = source, .request = id, .state = what, .prompt_tokens = 77, .output_tokens = 9, .time_ns = time_ns};
     sink->request(sink->user, &sample);
 }
 
@@ -221,7 +229,8 @@ static void test_sources(void)
     announce(&sink, 3, "clsa", 64);
     CHECK(state_method_count(state) == 2 && state_current_method(state) == -1);
     send_random_step(&sink, &sent[0], 3, 1);
-    CHECK(state_current_method(state) == 0 && state_find_method(state, "dense") == 1 && state_find_method(state, "x") == -1);
+    CHECK(state_current_method(state) == 0 && state_find_method(state, "dense") == 1 &&
+          state_find_method(state, "x") == -1);
     state_label(state, 0, label, sizeof label);
     CHECK(strcmp(label, "clsa") == 0);
     announce(&sink, 4, "clsa", 128);
@@ -262,7 +271,8 @@ static void test_nonsense(void)
     sink.step(sink.user, &step);
     CHECK(state_lost(state) == (int64_t)(sizeof stages / sizeof stages[0]) + 1);
     struct phase_summary summary;
-    CHECK(state_phase(state, 0, PHASE_PREFILL, &summary) && isnan(summary.tokens_per_s) && isnan(summary.stages[0].share));
+    CHECK(state_phase(state, 0, PHASE_PREFILL, &summary) && isnan(summary.tokens_per_s) &&
+          isnan(summary.stages[0].share));
     state_close(state);
 }
 
@@ -288,11 +298,13 @@ static void test_forecast(void)
         CHECK_MESSAGE(forecast_plan(&rebuilt, &source) == 0, "%s cannot be rebuilt", method);
         struct work work = {.context_tokens = 1000, .new_tokens = 1, .logit_rows = 1};
         struct stage_cost expected = step_cost(&plan, &work, 1), got = step_cost(&rebuilt, &work, 1);
-        CHECK_MESSAGE(expected.bytes == got.bytes && expected.flops == got.flops, "%s costs otherwise when rebuilt", method);
+        CHECK_MESSAGE(expected.bytes == got.bytes && expected.flops == got.flops, "%s costs otherwise when rebuilt",
+                      method);
         CHECK(forecast(&prefill_s, &tokens_per_s, &device, &source, 1, 1000, 16) && prefill_s > 0 && tokens_per_s > 0);
     }
     strcpy(source.model, "somebody's");
-    CHECK(!forecast(&prefill_s, &tokens_per_s, &device, &source, 1, 1000, 16) && isnan(prefill_s) && isnan(tokens_per_s));
+    CHECK(!forecast(&prefill_s, &tokens_per_s, &device, &source, 1, 1000, 16) && isnan(prefill_s) &&
+          isnan(tokens_per_s));
 }
 
 int main(void)

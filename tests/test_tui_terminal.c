@@ -37,13 +37,13 @@ static struct terminal *start(const char *before, const char *arguments, const c
     return terminal_open(line, locale, rows, cols);
 }
 
-#define CHECK_SHOWS(terminal, text)                                                                                      \
-    do {                                                                                                                 \
-        if (!terminal_shows(terminal, text, PATIENCE_MS)) {                                                              \
-            char *seen = terminal_screen(terminal);                                                                      \
-            check_failed(__FILE__, __LINE__, "the screen does not show \"%s\" but\n%s", text, seen);                     \
-            free(seen);                                                                                                  \
-        }                                                                                                                \
+#define CHECK_SHOWS(terminal, text)                                                                                    \
+    do {                                                                                                               \
+        if (!terminal_shows(terminal, text, PATIENCE_MS)) {                                                            \
+            char *seen = terminal_screen(terminal);                                                                    \
+            check_failed(__FILE__, __LINE__, "the screen does not show \"%s\" but\n%s", text, seen);                   \
+            free(seen);                                                                                                \
+        }                                                                                                              \
     } while (0)
 
 static void check_given_back(struct terminal *terminal, const char *status)
@@ -105,8 +105,8 @@ static void test_same_as_snapshot(void)
     CHECK(stream && printed && fread(printed, 1, (1 << 16) - 1, stream) > 0);
     CHECK(stream && pclose(stream) == 0);
     const char *from_shown = strchr(shown, '\n'), *from_printed = strchr(printed, '\n');
-    CHECK_MESSAGE(from_shown && from_printed && strcmp(from_shown, from_printed) == 0, "shown:\n%s\nprinted:\n%s", shown,
-                  printed);
+    CHECK_MESSAGE(from_shown && from_printed && strcmp(from_shown, from_printed) == 0, "shown:\n%s\nprinted:\n%s",
+                  shown, printed);
     terminal_keys(terminal, "F10");
     check_given_back(terminal, "status=0");
     CHECK(terminal_hides(terminal, "Where a decode step goes", PATIENCE_MS));
@@ -158,9 +158,11 @@ static void test_signals(void)
 static void test_live(void)
 {
     char line[1024];
-    snprintf(line, sizeof line, "trap : INT; stty -g >%s/stty-before; %s top --model tiny --device reference --context 64"
+    snprintf(line, sizeof line,
+             "trap : INT; stty -g >%s/stty-before; %s top --model tiny --device reference --context 64"
              " --output 16 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk; stty -g >%s/stty-after;"
-             "cmp %s/stty-before %s/stty-after && echo settings are back", folder, binary, folder, folder, folder, folder, folder);
+             "cmp %s/stty-before %s/stty-after && echo settings are back",
+             folder, binary, folder, folder, folder, folder, folder);
     struct terminal *terminal = terminal_open(line, "C.UTF-8", 24, 80);
     CHECK_SHOWS(terminal, "Where a decode step goes");
     terminal_keys(terminal, "2");

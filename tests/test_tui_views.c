@@ -1,4 +1,4 @@
-// tests/test_tui_views.c - every view as text against golden files, from samples and from their trace; random keys and sizes.
+// tests/test_tui_views.c - views against golden files, from samples and from their trace; random keys.
 //
 // CLSA_UPDATE_GOLDEN=1 writes the golden files anew: look at them before they are committed.
 #include <unistd.h>
@@ -123,8 +123,8 @@ static struct state *replayed_state(const char *path, int way)
         }
         // All were handed on, 2.5 times as fast as they were made.
         double expected_ns = (double)(previous - INT64_C(1000000000000)) / 2.5;
-        CHECK_MESSAGE(fabs((double)now_ns - expected_ns) < 10e6, "played in %.1f ms, expected %.1f", (double)now_ns * 1e-6,
-                      expected_ns * 1e-6);
+        CHECK_MESSAGE(fabs((double)now_ns - expected_ns) < 10e6, "played in %.1f ms, expected %.1f",
+                      (double)now_ns * 1e-6, expected_ns * 1e-6);
     } else {
         replay_advance(replay, 0, 0, &sink);
         replay_pause(replay, true);
@@ -139,9 +139,22 @@ static struct state *replayed_state(const char *path, int way)
 
 static int32_t random_key(void)
 {
-    static const int32_t keys[] = {'q', '?', 'h', '\t', '1', '2', '3', 'p', ' ', 's', 'm', 'b', 'f', '<', '>', 'r', 'j', 'k',
-                                   '+', '-', ']', '[', '}', '{', KEY_ARROW_UP, KEY_ARROW_DOWN, KEY_BACK_TAB, KEY_PAGE_FORWARD,
-                                   KEY_PAGE_BACK, KEY_QUIT, KEY_HELP_ME, KEY_NONE};
+    static const int32_t keys[] = {'q',           '?',
+                                   'h',           '\t',
+                                   '1',           '2',
+                                   '3',           'p',
+                                   ' ',           's',
+                                   'm',           'b',
+                                   'f',           '<',
+                                   '>',           'r',
+                                   'j',           'k',
+                                   '+',           '-',
+                                   ']',           '[',
+                                   '}',           '{',
+                                   KEY_ARROW_UP,  KEY_ARROW_DOWN,
+                                   KEY_BACK_TAB,  KEY_PAGE_FORWARD,
+                                   KEY_PAGE_BACK, KEY_QUIT,
+                                   KEY_HELP_ME,   KEY_NONE};
     int32_t n = (int32_t)(sizeof keys / sizeof keys[0]), drawn = check_range(0, n + 2);
     return drawn < n ? keys[drawn] : check_range(-5, 300);
 }

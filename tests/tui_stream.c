@@ -69,8 +69,8 @@ static void counter(struct made *made, enum counter which, double value)
     made->sink->counter(made->sink->user, &sample);
 }
 
-static void work(struct made *made, const struct sample_source *source, const struct stream_options *options, int64_t id,
-                 double kv_bytes_per_token)
+static void work(struct made *made, const struct sample_source *source, const struct stream_options *options,
+                 int64_t id, double kv_bytes_per_token)
 {
     bool selects = source->top_k > 0;
     int32_t prompt = 512 * options->prefill_steps;

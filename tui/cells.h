@@ -44,7 +44,8 @@ void cells_fill(struct cells *cells, struct rect rect, uint32_t glyph, struct pe
 // UTF-8 text from (row, col) of the clip on. Malformed, wide and invisible characters show as '?'. Returns the column
 // behind it, as if there were no clip. _right ends at column `end` of the clip; _fit cuts to `width` with an ellipsis.
 int32_t cells_text(struct cells *cells, struct rect clip, int32_t row, int32_t col, struct pen pen, const char *text);
-void cells_text_right(struct cells *cells, struct rect clip, int32_t row, int32_t end, struct pen pen, const char *text);
+void cells_text_right(struct cells *cells, struct rect clip, int32_t row, int32_t end, struct pen pen,
+                      const char *text);
 int32_t cells_text_fit(struct cells *cells, struct rect clip, int32_t row, int32_t col, int32_t width, struct pen pen,
                        const char *text);
 int32_t cells_width(const char *text);    // columns of UTF-8 text

@@ -17,7 +17,8 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int draw_frame(struct cells *cells, const struct dashboard_stream *stream, const struct state *state, struct ui *ui)
+static int draw_frame(struct cells *cells, const struct dashboard_stream *stream, const struct state *state,
+                      struct ui *ui)
 {
     int32_t rows, cols;
     draw_size(&rows, &cols);
@@ -33,7 +34,7 @@ static int draw_frame(struct cells *cells, const struct dashboard_stream *stream
     return 0;
 }
 
-// Waits for keys until the frame is over or one came; all that wait already are taken. True: something may look different.
+// Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
 static bool take_keys(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
                       const struct sample_sink *sink, int64_t until_ns)
 {
@@ -95,7 +96,8 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     return error;
 }
 
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols, bool ascii)
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols,
+                       bool ascii)
 {
     struct cells cells = {0};
     struct ui copy = *ui;

@@ -27,4 +27,5 @@ struct dashboard_options {
 int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options);
 
 // One view of a state as text, to be freed by the caller.
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols, bool ascii);
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols,
+                       bool ascii);

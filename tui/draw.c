@@ -75,7 +75,8 @@ static void on_fatal(int signal_number)
 static void add_sequence(const char *capability)
 {
     const char *sequence = tigetstr((NCURSES_CONST char *)capability);
-    if (sequence && sequence != (const char *)-1 && terminal.restore_bytes + strlen(sequence) <= sizeof terminal.restore) {
+    if (sequence && sequence != (const char *)-1 &&
+        terminal.restore_bytes + strlen(sequence) <= sizeof terminal.restore) {
         memcpy(terminal.restore + terminal.restore_bytes, sequence, strlen(sequence));
         terminal.restore_bytes += strlen(sequence);
     }
@@ -127,7 +128,8 @@ int draw_open(const struct draw_options *options)
             endwin();
             delscreen(terminal.screen);
         }
-        return status_fail(-EINVAL, "TERM=%s: %s; try TERM=xterm-256color, or --snapshot overview", name ? name : "", missing);
+        return status_fail(-EINVAL, "TERM=%s: %s; try TERM=xterm-256color, or --snapshot overview", name ? name : "",
+                           missing);
     }
     terminal.restore_bytes = 0;
     add_sequence("sgr0");

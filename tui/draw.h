@@ -1,8 +1,8 @@
 // tui/draw.h - cells on a terminal: the only part that knows curses.
 //
 // One terminal per process. Whatever ends the program, the terminal is given back as it was: close, exit(), and fatal
-// signals restore it. SIGINT, SIGTERM and SIGHUP only set a flag while it is open. Without colour (NO_COLOR, --no-color,
-// a terminal that has none) roles show as bold and reverse; without UTF-8, glyphs as ASCII.
+// signals restore it. SIGINT, SIGTERM and SIGHUP only set a flag while it is open. Without colour (NO_COLOR,
+// --no-color, a terminal that has none) roles show as bold and reverse; without UTF-8, glyphs as ASCII.
 #pragma once
 
 #include "tui/cells.h"

@@ -23,7 +23,8 @@ static void scaled(char *text, double value, const char *const *units, int n, do
         value /= step;
         unit++;
     }
-    snprintf(text, FORMAT_BYTES, "%.*f%s", unit == 0 && value == floor(value) ? 0 : decimals(value), value, units[unit]);
+    snprintf(text, FORMAT_BYTES, "%.*f%s", unit == 0 && value == floor(value) ? 0 : decimals(value), value,
+             units[unit]);
 }
 
 void format_time_ns(char *text, double ns)

@@ -64,7 +64,8 @@ static void compare(struct layout *out, struct rect body, int32_t table_rows)
     }
 }
 
-void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t cols, int32_t table_rows, int32_t help_rows)
+void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t cols, int32_t table_rows,
+                    int32_t help_rows)
 {
     *out = (struct layout){.screen = {0, 0, rows, cols}, .too_small = rows < LAYOUT_MIN_ROWS || cols < LAYOUT_MIN_COLS};
     if (out->too_small) {

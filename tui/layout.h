@@ -26,7 +26,8 @@ struct layout {
 };
 
 // `table_rows`: lines that Compare's table would like to have, its heading included. `help_rows`: likewise the help's.
-void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t cols, int32_t table_rows, int32_t help_rows);
+void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t cols, int32_t table_rows,
+                    int32_t help_rows);
 
 // What is inside a panel's border.
 struct rect layout_inside(const struct layout *layout, struct rect panel);

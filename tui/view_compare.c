@@ -6,12 +6,25 @@
 
 #include "tui/views.h"
 
-enum column { COLUMN_METHOD, COLUMN_PREFILL, COLUMN_PREFILL_PREDICTED, COLUMN_RATE, COLUMN_PREDICTED, COLUMN_SPEEDUP, COLUMN_KV, COLUMN_STEP,
-              COLUMN_FLOOR, COLUMN_PART, COLUMN_PROMPT, COLUMN_COUNT };
+enum column {
+    COLUMN_METHOD,
+    COLUMN_PREFILL,
+    COLUMN_PREFILL_PREDICTED,
+    COLUMN_RATE,
+    COLUMN_PREDICTED,
+    COLUMN_SPEEDUP,
+    COLUMN_KV,
+    COLUMN_STEP,
+    COLUMN_FLOOR,
+    COLUMN_PART,
+    COLUMN_PROMPT,
+    COLUMN_COUNT
+};
 
 static const struct view_column columns[COLUMN_COUNT] = {
-    {"  method", 14, 0}, {"prefill", 8, 3}, {"predict", 8, 10}, {"tok/s", 7, 1}, {"predict", 7, 6}, {"speed-up", 9, 2}, {"KV bytes", 9, 4},
-    {"step", 8, 7}, {"floor", 8, 8}, {"% floor", 8, 5}, {"prompt", 7, 9},
+    {"  method", 14, 0}, {"prefill", 8, 3},  {"predict", 8, 10}, {"tok/s", 7, 1},
+    {"predict", 7, 6},   {"speed-up", 9, 2}, {"KV bytes", 9, 4}, {"step", 8, 7},
+    {"floor", 8, 8},     {"% floor", 8, 5},  {"prompt", 7, 9},
 };
 
 struct row {
@@ -52,7 +65,8 @@ static int compare_rows(const void *left, const void *right, void *user)
     return order ? order : a->method - b->method;
 }
 
-static int32_t make_rows(struct row *rows, const struct state *state, const struct ui *ui, const struct sorting *sorting)
+static int32_t make_rows(struct row *rows, const struct state *state, const struct ui *ui,
+                         const struct sorting *sorting)
 {
     int32_t n = state_method_count(state);
     for (int32_t i = 0; i < n; i++) {
@@ -147,8 +161,8 @@ static void put_bar_row(const struct bars *bars, int32_t row, int32_t part)
         double ns = part_ns(&bars->summaries[i], part);
         int32_t begin = STAGE_COLS + i * bars->width;
         format_time_ns(text, ns);
-        cells_text_right(bars->cells, bars->clip, row, begin + CELL_COLS, (struct pen){isnan(ns) ? ROLE_DIM : ROLE_TEXT, 0},
-                         text);
+        cells_text_right(bars->cells, bars->clip, row, begin + CELL_COLS,
+                         (struct pen){isnan(ns) ? ROLE_DIM : ROLE_TEXT, 0}, text);
         if (bar >= BAR_COLS && ns > 0) {
             struct pen pen = {part < STAGE_COUNT ? (enum role)(ROLE_STAGE + part) : ROLE_GAP, 0};
             cells_bar(bars->cells, bars->clip, row, begin + CELL_COLS + 1, bar, ns / bars->top_ns, pen);
@@ -189,7 +203,8 @@ static void put_bar_titles(const struct bars *bars, const struct state *state, c
         cells_text_fit(bars->cells, bars->clip, 0, col, width,
                        (struct pen){here ? ROLE_ACCENT : ROLE_TITLE, ATTRIBUTE_BOLD}, label);
         format_time_ns(text, bars->summaries[i].mean_ns);
-        cells_text_right(bars->cells, bars->clip, sum_row, begin + CELL_COLS, (struct pen){ROLE_TEXT, ATTRIBUTE_BOLD}, text);
+        cells_text_right(bars->cells, bars->clip, sum_row, begin + CELL_COLS, (struct pen){ROLE_TEXT, ATTRIBUTE_BOLD},
+                         text);
     }
 }
 
@@ -237,7 +252,8 @@ static void draw_bars(struct cells *cells, const struct layout *layout, const st
                            ui->scroll + room, n);
     }
     if (bars.n < state_method_count(state)) {
-        snprintf(title + length, sizeof title - (size_t)length, ", %d of %d methods (m)", bars.n, state_method_count(state));
+        snprintf(title + length, sizeof title - (size_t)length, ", %d of %d methods (m)", bars.n,
+                 state_method_count(state));
     }
     if (layout->framed) {
         cells_frame(cells, layout->bars, title);
@@ -283,7 +299,7 @@ void note_compare(char *note, const struct state *state, const struct ui *ui)
         length += snprintf(note + length, (size_t)(NOTE_BYTES - length), ", with %s its KV bytes", ratio);
     }
     if (best_told.prompt_tokens != base_told.prompt_tokens && length < NOTE_BYTES) {
-        snprintf(note + length, (size_t)(NOTE_BYTES - length), " (prompts differ: %d and %d tokens)", best_told.prompt_tokens,
-                 base_told.prompt_tokens);
+        snprintf(note + length, (size_t)(NOTE_BYTES - length), " (prompts differ: %d and %d tokens)",
+                 best_told.prompt_tokens, base_told.prompt_tokens);
     }
 }

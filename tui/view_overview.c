@@ -18,8 +18,8 @@ enum { N_FIGURES = 10 };
 static void figures(struct figure *out, const struct state *state, int32_t method, bool known,
                     const struct phase_summary *phase)
 {
-    static const char *const names[N_FIGURES] = {"decode tok/s", "step", "% of floor", "first token", "context", "KV bytes, most",
-                                                 "batch", "queue", "prefill tok/s", "requests"};
+    static const char *const names[N_FIGURES] = {"decode tok/s",   "step",  "% of floor", "first token",   "context",
+                                                 "KV bytes, most", "batch", "queue",      "prefill tok/s", "requests"};
     struct method_summary told;
     struct phase_summary decode, prefill;
     for (int i = 0; i < N_FIGURES; i++) {
@@ -47,8 +47,8 @@ static void figures(struct figure *out, const struct state *state, int32_t metho
     }
 }
 
-static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method, bool known,
-                     const struct phase_summary *phase)
+static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
+                     bool known, const struct phase_summary *phase)
 {
     char title[SOURCE_NAME_BYTES] = "waiting for samples";
     if (method >= 0) {
@@ -163,7 +163,8 @@ static void draw_stack(struct cells *cells, const struct layout *layout, bool kn
     char title[96] = "Where a step goes", text[FORMAT_BYTES];
     if (known) {
         format_time_ns(text, summary->mean_ns);
-        snprintf(title, sizeof title, "Where a %s step goes: %s, mean of %d", phase_name(phase), text, summary->window_steps);
+        snprintf(title, sizeof title, "Where a %s step goes: %s, mean of %d", phase_name(phase), text,
+                 summary->window_steps);
     }
     if (layout->framed) {
         cells_frame(cells, layout->stack, title);
@@ -204,7 +205,8 @@ void note_overview(char *note, const struct state *state, const struct ui *ui)
         snprintf(note, NOTE_BYTES, "No step yet.");
         return;
     }
-    char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], rate[FORMAT_BYTES], ratio[FORMAT_BYTES], share[FORMAT_BYTES];
+    char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], rate[FORMAT_BYTES], ratio[FORMAT_BYTES],
+        share[FORMAT_BYTES];
     state_label(state, method, label, sizeof label);
     format_number(rate, summary.tokens_per_s);
     int length = snprintf(note, NOTE_BYTES, "%s: %s %s tokens/s", label, rate, phase_name(phase));
@@ -216,7 +218,7 @@ void note_overview(char *note, const struct state *state, const struct ui *ui)
     int32_t greatest = view_greatest(&summary);
     if (greatest < STAGE_COUNT && length < NOTE_BYTES) {
         format_percent(share, summary.stages[greatest].share);
-        snprintf(note + length, (size_t)(NOTE_BYTES - length), ". Most of a step: %s, %s.", stage_name((enum stage)greatest),
-                 share);
+        snprintf(note + length, (size_t)(NOTE_BYTES - length), ". Most of a step: %s, %s.",
+                 stage_name((enum stage)greatest), share);
     }
 }

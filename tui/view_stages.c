@@ -6,8 +6,19 @@
 
 #include "tui/views.h"
 
-enum column { COLUMN_STAGE, COLUMN_SHARE, COLUMN_STEP, COLUMN_MEDIAN, COLUMN_P95, COLUMN_BYTES, COLUMN_FLOPS, COLUMN_FLOOR,
-              COLUMN_BOUND, COLUMN_CALLS, COLUMN_COUNT };
+enum column {
+    COLUMN_STAGE,
+    COLUMN_SHARE,
+    COLUMN_STEP,
+    COLUMN_MEDIAN,
+    COLUMN_P95,
+    COLUMN_BYTES,
+    COLUMN_FLOPS,
+    COLUMN_FLOOR,
+    COLUMN_BOUND,
+    COLUMN_CALLS,
+    COLUMN_COUNT
+};
 
 static const struct view_column columns[COLUMN_COUNT] = {
     {"stage", 17, 0}, {"share", 6, 1}, {"per step", 8, 3}, {"median", 8, 4}, {"P95", 8, 6}, {"GB/s", 6, 5},
@@ -112,7 +123,8 @@ static void put_phase(struct lines *lines, enum phase phase, const struct phase_
         format_time_ns(floor, summary->floor_ns);
         snprintf(text, sizeof text, "  %lld steps, batch %d, context %d, floor %s", (long long)summary->steps,
                  summary->n_seqs, summary->context_tokens, floor);
-        cells_text_fit(lines->cells, lines->clip, lines->row, col, lines->clip.cols - col, (struct pen){ROLE_DIM, 0}, text);
+        cells_text_fit(lines->cells, lines->clip, lines->row, col, lines->clip.cols - col, (struct pen){ROLE_DIM, 0},
+                       text);
     }
     lines->row++;
     for (int32_t i = 0; i < n; i++) {

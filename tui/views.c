@@ -129,13 +129,14 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
         char title[32];
         snprintf(title, sizeof title, " %d %s ", view + 1, titles[view]);
         bool here = view == (int)ui->view;
-        col = cells_text(cells, line, 0, col, here ? (struct pen){ROLE_ACCENT, ATTRIBUTE_REVERSE | ATTRIBUTE_BOLD} : dim_pen,
-                         title);
+        col = cells_text(cells, line, 0, col,
+                         here ? (struct pen){ROLE_ACCENT, ATTRIBUTE_REVERSE | ATTRIBUTE_BOLD} : dim_pen, title);
     }
     char right[256], part[SOURCE_NAME_BYTES + 8];
     snprintf(right, sizeof right, "%s", ui->origin);
     if (ui->refresh >= 0) {
-        snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "", (int)ui_refresh_hz[ui->refresh]);
+        snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "",
+                 (int)ui_refresh_hz[ui->refresh]);
     }
     int32_t method = ui_method(ui, state), space = line.cols - col - 2;
     if (method >= 0) {
@@ -160,7 +161,8 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
     }
 }
 
-static void draw_footer(struct cells *cells, const struct layout *layout, const struct state *state, const struct ui *ui)
+static void draw_footer(struct cells *cells, const struct layout *layout, const struct state *state,
+                        const struct ui *ui)
 {
     static const struct { const char *key, *does; } hints[] = {
         {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
@@ -207,7 +209,8 @@ static void draw_help(struct cells *cells, const struct layout *layout, const st
     }
     for (int32_t i = 0; i < ui_n_keys; i++) {
         if (!ui_keys[i].live_only || ui->live) {
-            cells_text_fit(cells, inside, row, 0, keys_cols - 1, (struct pen){ROLE_ACCENT, ATTRIBUTE_BOLD}, ui_keys[i].keys);
+            cells_text_fit(cells, inside, row, 0, keys_cols - 1, (struct pen){ROLE_ACCENT, ATTRIBUTE_BOLD},
+                           ui_keys[i].keys);
             cells_text_fit(cells, inside, row++, keys_cols, inside.cols - keys_cols, text_pen, ui_keys[i].does);
         }
     }
@@ -215,8 +218,8 @@ static void draw_help(struct cells *cells, const struct layout *layout, const st
 
 static void draw_note(struct cells *cells, const struct layout *layout, const struct state *state, const struct ui *ui)
 {
-    static void (*const notes[VIEW_COUNT])(char *, const struct state *, const struct ui *) = {note_overview, note_compare,
-                                                                                               note_stages};
+    static void (*const notes[VIEW_COUNT])(char *, const struct state *,
+                                           const struct ui *) = {note_overview, note_compare, note_stages};
     char note[NOTE_BYTES] = "";
     notes[ui->view](note, state, ui);
     cells_text_fit(cells, layout->note, 0, 1, layout->note.cols - 2, (struct pen){ROLE_TEXT, ATTRIBUTE_BOLD}, note);

@@ -30,7 +30,8 @@ double window_percentile(const double *values, int32_t n, double part)
 }
 
 // Gaps: the step's time in no stage. Overlap: stage time that counts more than once, or lies outside the step.
-static void set_gaps(struct window_step *row, const struct step_sample *step, const struct window_call *calls, int64_t n)
+static void set_gaps(struct window_step *row, const struct step_sample *step, const struct window_call *calls,
+                     int64_t n)
 {
     int64_t begin = step->begin_ns, end = begin + step->duration_ns, covered = 0, sum = 0;
     for (int64_t i = 0, reached = begin; i < n; i++) {

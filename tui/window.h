@@ -30,7 +30,7 @@ struct phase_window {
     int64_t n_steps;                                        // ever
     int64_t calls_ns[STAGE_COUNT][STATE_CALLS];             // likewise
     int64_t n_calls[STAGE_COUNT];
-    struct phase_summary summary;                           // as of step summary_steps: a frame asks for it several times
+    struct phase_summary summary;    // as of step summary_steps: a frame asks for it several times
     int64_t summary_steps;
 };
 
