@@ -14,8 +14,8 @@ static int load_cuda(const struct backend **out)
 {
     void *plugin = dlopen(CUDA_PLUGIN, RTLD_NOW | RTLD_LOCAL);
     if (!plugin) {
-        return status_fail(-ENODEV, "backend 'cuda': %s; it needs the plug-in %s, built where CUDA is installed, in the "
-                           "library path", dlerror(), CUDA_PLUGIN);
+        return status_fail(-ENODEV, "backend 'cuda': %s; it needs the plug-in %s, built where CUDA is installed, in "
+                           "the library path", dlerror(), CUDA_PLUGIN);
     }
     void *symbol = dlsym(plugin, "clsa_cuda_backend");
     if (!symbol) {
@@ -28,8 +28,8 @@ static int load_cuda(const struct backend **out)
     if (!backend || backend->abi != BACKEND_ABI) {
         int32_t abi = backend ? backend->abi : -1;
         dlclose(plugin);
-        return status_fail(-ENODEV, "backend 'cuda': %s speaks version %d of the interface, this program %d; rebuild it",
-                           CUDA_PLUGIN, abi, BACKEND_ABI);
+        return status_fail(-ENODEV, "backend 'cuda': %s speaks version %d of the interface, this program %d; "
+                           "rebuild it", CUDA_PLUGIN, abi, BACKEND_ABI);
     }
     *out = backend;
     return 0;

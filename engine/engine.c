@@ -36,8 +36,8 @@ static int complete_options(struct engine_options *o, const struct plan *plan)
     }
     int64_t sequence_pages = (o->max_context - 1) / plan->page_tokens + 1;
     if (o->cache_tokens == 0 && sequence_pages * o->max_seqs * plan->page_tokens > INT32_MAX) {
-        return status_fail(-EINVAL, "%d sequences of %d tokens: expected at most %d tokens in all; lower one of them or "
-                           "give the cache its own size", o->max_seqs, o->max_context, INT32_MAX);
+        return status_fail(-EINVAL, "%d sequences of %d tokens: expected at most %d tokens in all; lower one of them "
+                           "or give the cache its own size", o->max_seqs, o->max_context, INT32_MAX);
     }
     if (o->cache_tokens == 0) {
         o->cache_tokens = (int32_t)(sequence_pages * o->max_seqs * plan->page_tokens);
@@ -106,9 +106,9 @@ static int open_cache(struct engine *engine, int32_t n_pages)
     kv_cache_close(smaller);
     double bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens * n_pages +
                    (double)plan_kv_bytes_per_sequence(plan) * max_seqs;
-    return status_fail(-ENOMEM, "no memory for a cache of %lld tokens and %d sequences (%.0f MiB): %lld tokens would fit; "
-                       "lower the context, the sequences or the cache size", (long long)n_pages * plan->page_tokens,
-                       max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
+    return status_fail(-ENOMEM, "no memory for a cache of %lld tokens and %d sequences (%.0f MiB): %lld tokens would "
+                       "fit; lower the context, the sequences or the cache size",
+                       (long long)n_pages * plan->page_tokens, max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
 }
 
 static int open_step(struct engine *engine)
@@ -243,8 +243,8 @@ static int check_tokens(const char *what, const int32_t *tokens, int32_t n, int3
 {
     for (int32_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= vocab) {
-            return status_fail(-EINVAL, "%s token %d is %d: expected 0 to %d, the model's vocabulary", what, i, tokens[i],
-                               vocab - 1);
+            return status_fail(-EINVAL, "%s token %d is %d: expected 0 to %d, the model's vocabulary", what, i,
+                               tokens[i], vocab - 1);
         }
     }
     return 0;
@@ -256,8 +256,8 @@ static int check_request(const struct engine *engine, const struct engine_reques
     int error = check_option("prompt tokens", request->n_prompt, 1, max_context);
     error = error ? error : check_option("output tokens", request->max_output_tokens, 1, INT32_MAX);
     if (!error && (int64_t)request->n_prompt + request->max_output_tokens > max_context) {
-        error = status_fail(-EINVAL, "a prompt of %d tokens and %d of output: expected at most %d together, the engine's "
-                            "context", request->n_prompt, request->max_output_tokens, max_context);
+        error = status_fail(-EINVAL, "a prompt of %d tokens and %d of output: expected at most %d together, the "
+                            "engine's context", request->n_prompt, request->max_output_tokens, max_context);
     }
     if (!error && !(request->temperature >= 0 && request->temperature <= 1e6f)) {
         error = status_fail(-EINVAL, "temperature is %g: expected 0 to 1e6", (double)request->temperature);

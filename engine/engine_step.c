@@ -1,7 +1,7 @@
 // engine/engine_step.c - one step: what the scheduler planned becomes a batch, the batch tokens, the tokens outputs.
 //
-// A request keeps all its tokens, so that a preempted one is simply run again from them: the scheduler asks for the same
-// rows once more, and no token is put out twice, because outputs are counted here.
+// A request keeps all its tokens, so that a preempted one is simply run again from them: the scheduler asks for the
+// same rows once more, and no token is put out twice, because outputs are counted here.
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
@@ -270,11 +270,12 @@ struct engine_stats engine_stats(const struct engine *engine)
 {
     int32_t running = scheduler_running(engine->scheduler);
     int64_t page_bytes = plan_kv_bytes_per_token(&engine->plan) * engine->plan.page_tokens;
+    int64_t rings = running * plan_kv_bytes_per_sequence(&engine->plan);
     return (struct engine_stats){
         .steps = engine->steps,
         .prompt_tokens = engine->prompt_tokens,
         .output_tokens = engine->output_tokens,
-        .kv_bytes_used = kv_pages_used(engine->pages) * page_bytes + running * plan_kv_bytes_per_sequence(&engine->plan),
+        .kv_bytes_used = kv_pages_used(engine->pages) * page_bytes + rings,
         .kv_bytes_allocated = kv_cache_bytes(engine->cache),
         .weight_bytes = plan_weight_bytes(&engine->plan),
         .running = running,

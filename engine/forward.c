@@ -1,8 +1,8 @@
 // engine/forward.c - the forward pass, top to bottom.
 //
-// forward_run at the end of this file is the whole model: embed, the layers, the head, the draw. Before it, one function
-// per stage tells the observer, calls the backend's operator and tells the observer again. Nothing is allocated during
-// a step.
+// forward_run at the end of this file is the whole model: embed, the layers, the head, the draw. Before it, one
+// function per stage tells the observer, calls the backend's operator and tells the observer again. Nothing is
+// allocated during a step.
 #include <assert.h>
 
 #include "engine/forward_state.h"
@@ -11,8 +11,8 @@
 // ---------------------------------------------------------------------------------------------------------------------
 // Observation
 
-// The first `part` of `of` rows' share of a cost. Floating point, because cost times rows can pass 64 bits; differences of
-// shares still add up to the whole.
+// The first `part` of `of` rows' share of a cost. Floating point, because cost times rows can pass 64 bits; differences
+// of shares still add up to the whole.
 static int64_t share(int64_t cost, int32_t part, int32_t of)
 {
     return (int64_t)((double)cost * part / of);
@@ -374,7 +374,7 @@ int forward_run(struct forward *f, const struct sampling *sampling, int32_t *tok
     }
     error = error ? error : index_memory(f);
     if (error || f->batch->last.n == 0) {
-        return error;    // a chunk before a prompt's last: its rows are in the caches, and nothing follows from them yet
+        return error;    // a chunk before a prompt's last: its rows are in the caches, nothing follows from them yet
     }
     for (int32_t l = first_cross; l < n_layers && !error; l++) {
         error = run_layer(f, l);

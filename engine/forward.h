@@ -1,8 +1,8 @@
 // engine/forward.h - one forward pass over a batch, from tokens to drawn tokens, on any backend under any plan.
 //
-// Owns the activations. Knows no requests and no clock: engine/engine.c decides what is in a batch, the observer is told
-// of every stage. In YOCO only the rows that leave logits run the layers above the shared memory; a batch whose `last`
-// is all rows runs every row through every layer.
+// Owns the activations. Knows no requests and no clock: engine/engine.c decides what is in a batch, the observer is
+// told of every stage. In YOCO only the rows that leave logits run the layers above the shared memory; a batch whose
+// `last` is all rows runs every row through every layer.
 #pragma once
 
 #include "engine/cost.h"

@@ -9,7 +9,10 @@
 static int take(struct forward *f, void **out, int64_t rows, int64_t row_bytes, const char *what)
 {
     int error = f->options.backend->alloc(f->options.context, out, rows * row_bytes);
-    return error ? status_prefix(error, "%s, %lld rows of %lld bytes: ", what, (long long)rows, (long long)row_bytes) : 0;
+    if (error) {
+        return status_prefix(error, "%s, %lld rows of %lld bytes: ", what, (long long)rows, (long long)row_bytes);
+    }
+    return 0;
 }
 
 static int take_activations(struct forward *f)
@@ -132,8 +135,8 @@ static void split_costs(struct forward *f, int32_t layer, struct work *without_l
         int64_t token_bytes = 2 * (int64_t)plan->shape.n_kv_heads * plan->shape.head_dim * dtype_bytes(plan->kv_dtype);
         write[PART_MEMORY] = (struct stage_cost){f->batch->all.n * token_bytes, 0};
         *write = difference(*write, write[PART_MEMORY]);
-        qkv_cost_parts(forward_cost(f, layer, STAGE_QKV, PART_LAYER), forward_cost(f, layer, STAGE_QKV, PART_MEMORY), plan, layer,
-                       f->work, n_seqs);
+        struct stage_cost *project = forward_cost(f, layer, STAGE_QKV, PART_LAYER);
+        qkv_cost_parts(&project[PART_LAYER], &project[PART_MEMORY], plan, layer, f->work, n_seqs);
     }
     if (layer >= plan_first_cross_layer(plan) && plan_runs_indexer(plan, layer)) {
         struct stage_cost *write = forward_cost(f, layer, STAGE_KV_WRITE, PART_LAYER);

@@ -26,7 +26,7 @@ struct forward {
     void *index_k;                 // [max_rows][index dim]
     void *scores;                  // f32 [score_capacity] of one tile
     void *logits;                  // f32 [max_logit_rows][vocab]
-    struct selection *selections;  // [n_layers] host memory; units and counts in the backend's, only where an indexer runs
+    struct selection *selections;  // [n_layers] host memory; units and counts the backend's, where an indexer runs
     int64_t score_capacity;
     // The pass in progress.
     const struct batch *batch;

@@ -13,8 +13,8 @@ struct key_source {
     const struct batch *batch;
     const struct kv_view *view;
     int32_t seq;
-    // Window attention takes positions from first_fresh on out of the step's own rows, beginning at first_row. Elsewhere
-    // first_fresh is INT32_MAX.
+    // Window attention takes positions from first_fresh on out of the step's own rows, beginning at first_row.
+    // Elsewhere first_fresh is INT32_MAX.
     const unsigned char *fresh_k, *fresh_v;    // [all.n][n_kv_heads*head_dim]
     int32_t first_fresh, first_row;
     int64_t fresh_row_bytes, head_bytes;

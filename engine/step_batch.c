@@ -27,8 +27,8 @@ int step_batch_open(struct step_batch *out, int32_t max_seqs, int32_t max_rows, 
     out->rows = calloc((size_t)max_rows * ROW_ARRAYS, sizeof *out->rows);
     if (!out->work || !out->seqs || !out->pages || !out->rows) {
         step_batch_close(out);
-        return status_fail(-ENOMEM, "no memory for batches of %d sequences of %d pages and %d rows", max_seqs, max_pages,
-                           max_rows);
+        return status_fail(-ENOMEM, "no memory for batches of %d sequences of %d pages and %d rows", max_seqs,
+                           max_pages, max_rows);
     }
     step_batch_clear(out, 0);
     return 0;

@@ -4,7 +4,8 @@
 #include "engine/engine.h"
 
 // A random model for `plan` (f32 or bf16 weights as the plan says), norms and biases random too, so that none of them
-// can be forgotten unnoticed. Ends the program on failure. *weights are its host matrices, valid until the model closes.
+// can be forgotten unnoticed. Ends the program on failure. *weights are its host matrices, valid until the model
+// closes.
 struct model_file *fixture_model(const struct plan *plan, uint64_t seed, struct model_weights *weights);
 
 // A plan over `shape`, ending the program on failure.

@@ -481,7 +481,8 @@ static void check_kv_write(struct bench *b, const struct kv_view view[2], const 
     }
     compare_memory(b, "the cache", (void *const[2]){view[0].data, view[1].data}, view_bytes(b, &view[0]));
     if (bounds[0].data) {
-        compare_memory(b, "bounds", (void *const[2]){bounds[0].data, bounds[1].data}, bounds[0].page_stride * b->n_pages);
+        compare_memory(b, "bounds", (void *const[2]){bounds[0].data, bounds[1].data},
+                       bounds[0].page_stride * b->n_pages);
     }
     release(b);
     free(k);
@@ -626,7 +627,8 @@ static void check_index_write(struct bench *b, const struct index_view view[2])
     int64_t bytes = view[0].page_stride * b->n_pages;
     fill(b, (void *const[2]){view[0].data, view[1].data}, bytes, DTYPE_BF16);
     for (int side = 0; side < 2; side++) {
-        struct op_index_write op = {.k = place_activations(b, side, k, (int64_t)batch->all.n * dim), .view = view[side]};
+        struct op_index_write op = {.k = place_activations(b, side, k, (int64_t)batch->all.n * dim),
+                                    .view = view[side]};
         RUN(side, b->backend[side]->index_write(b->context[side], batch, &op));
     }
     if (view[0].dtype != DTYPE_FP8) {
@@ -702,7 +704,8 @@ static void check_index_score(struct bench *b, const struct index_view view[2], 
     const struct rows *rows = last ? &batch->last : &batch->all;
     int64_t n_q = (int64_t)rows->n * index->heads * index->dim;
     int32_t stride = (b->options->max_context - 1) / index->unit_tokens + 1 + check_range(0, 5);
-    int32_t first = check_range(0, rows->n - 1), n = check_range(0, 3) ? rows->n - first : check_range(0, rows->n - first);
+    int32_t first = check_range(0, rows->n - 1), rest = rows->n - first;
+    int32_t n = check_range(0, 3) ? rest : check_range(0, rest);
     float *q = random_floats(b, n_q, 1), *gate = random_floats(b, (int64_t)rows->n * index->heads, 1);
     void *scores[2];
     b->operator = "index_score";
@@ -714,7 +717,8 @@ static void check_index_score(struct bench *b, const struct index_view view[2], 
     for (int side = 0; side < 2; side++) {
         scores[side] = poisoned(b, side, (int64_t)n * index->sets * stride * 4);
         struct op_index_score op = {.rows = rows, .first = first, .n = n, .q = place_activations(b, side, q, n_q),
-                                    .keys = view[side], .bounds = bounds[side], .scores = scores[side], .stride = stride};
+                                    .keys = view[side], .bounds = bounds[side], .scores = scores[side],
+                                    .stride = stride};
         op.gate = index->score == INDEX_GATED_RELU ? place(b, side, gate, (int64_t)rows->n * index->heads * 4) : NULL;
         RUN(side, b->backend[side]->index_score(b->context[side], batch, &op));
     }
@@ -783,7 +787,8 @@ static void check_index_select(struct bench *b, bool last, int kind)
             same = host_unit[0][at * out.stride + i] == host_unit[1][at * out.stride + i];
         }
         if (!same) {
-            check_failed(__FILE__, __LINE__, "index_select: row and set %lld differ, scores of kind %d", (long long)at, kind);
+            check_failed(__FILE__, __LINE__, "index_select: row and set %lld differ, scores of kind %d", (long long)at,
+                         kind);
             break;
         }
     }

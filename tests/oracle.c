@@ -431,7 +431,8 @@ static void make_memory(struct oracle *o)
     int32_t kv_width = o->n_kv * o->dim, slot = o->plan->shape.n_layers;
     for (int32_t r = 0; r < o->n; r++) {
         double *h = o->memory + (int64_t)r * o->hidden;
-        rms_norm(h, o->x + (int64_t)r * o->hidden, &o->weights->memory_norm, o->hidden, (double)o->plan->shape.norm_eps);
+        rms_norm(h, o->x + (int64_t)r * o->hidden, &o->weights->memory_norm, o->hidden,
+                 (double)o->plan->shape.norm_eps);
         multiply(o->k[slot] + (int64_t)r * kv_width, &o->weights->memory_k, h);
         multiply(o->v[slot] + (int64_t)r * kv_width, &o->weights->memory_v, h);
         round_cached(o, o->k[slot] + (int64_t)r * kv_width, kv_width);
@@ -501,7 +502,8 @@ void oracle_run(const struct plan *plan, const struct model_weights *weights, co
     }
     double *normed = new_values(shape->hidden);
     for (int32_t r = 0; r < n; r++) {
-        rms_norm(normed, o.x + (int64_t)r * shape->hidden, &weights->final_norm, shape->hidden, (double)shape->norm_eps);
+        rms_norm(normed, o.x + (int64_t)r * shape->hidden, &weights->final_norm, shape->hidden,
+                 (double)shape->norm_eps);
         multiply(logits + (int64_t)r * shape->vocab, &weights->head, normed);
     }
     free(normed);

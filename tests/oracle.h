@@ -1,8 +1,9 @@
 // tests/oracle.h - an independent model in double precision, to hold the engine against.
 //
-// Written from the published formulas, not from the engine: no cache, no batch, no chunks; every position of one text is
-// computed through every layer, in the slowest and plainest way. Where the engine rounds what it stores (keys and values,
-// index keys, fp8 index queries), the oracle rounds too. Sums are in double, so an f32 engine agrees to about 1e-5.
+// Written from the published formulas, not from the engine: no cache, no batch, no chunks; every position of one text
+// is computed through every layer, in the slowest and plainest way. Where the engine rounds what it stores (keys and
+// values, index keys, fp8 index queries), the oracle rounds too. Sums are in double, so an f32 engine agrees to about
+// 1e-5.
 #pragma once
 
 #include "engine/backend.h"
@@ -21,7 +22,8 @@ struct oracle_report {
                              // the range or the greatest magnitude of the row's scores; 0 if never
 };
 
-// logits [n][vocab]. `weights` are host matrices, row-major, f32 or bf16. Never fails; ends the program if out of memory.
+// logits [n][vocab]. `weights` are host matrices, row-major, f32 or bf16. Never fails; ends the program if out of
+// memory.
 void oracle_run(const struct plan *plan, const struct model_weights *weights, const int32_t *tokens, int32_t n,
                 const struct oracle_options *options, double *logits, struct oracle_report *report);
 

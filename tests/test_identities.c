@@ -67,10 +67,13 @@ static float *run(const struct scene *scene, const struct plan *plan, struct eng
 
 static void same(const struct scene *scene, const char *what, const float *a, const float *b, int64_t n)
 {
+    double tolerance = scene->with->tolerance;
     int64_t i = 0;
-    while (i < n && isfinite(a[i]) && (scene->with->same_bits ? memcmp(&a[i], &b[i], sizeof *a) == 0
-                                                              : fabs((double)a[i] - (double)b[i]) <= scene->with->tolerance)) {
-        i++;
+    bool equal = true;
+    while (i < n && equal) {
+        bool bits = memcmp(&a[i], &b[i], sizeof *a) == 0, near = fabs((double)a[i] - (double)b[i]) <= tolerance;
+        equal = isfinite(a[i]) && (scene->with->same_bits ? bits : near);
+        i += equal;
     }
     CHECK_MESSAGE(i == n, "%s, %s: logit %lld of %lld is %.9g and %.9g", scene->with->backend, what, (long long)i,
                   (long long)n, (double)a[i], (double)b[i]);
@@ -193,7 +196,8 @@ static void set_all(const struct matrix *m, float value)
 }
 
 // Runs the whole text in one step with every position; returns engine_step's result, leaves the engine open.
-static int one_step(const struct scene *scene, const struct plan *plan, struct model_file *model, struct engine **engine)
+static int one_step(const struct scene *scene, const struct plan *plan, struct model_file *model,
+                    struct engine **engine)
 {
     struct engine_options options = {.plan = plan, .model = model, .backend = scene->with->backend, .threads = 2,
                                      .max_context = MAX_CONTEXT, .every_position = true};
@@ -256,7 +260,8 @@ static void check_nan(const struct scene *scene, const struct plan *plan)
     model_file_close(model);
 }
 
-// A step whose scores do not fit into one tile, against chunks that do. Two layers, so that each row's selection counts.
+// A step whose scores do not fit into one tile, against chunks that do. Two layers, so that each row's selection
+// counts.
 static void check_score_tiles(const struct tested *with)
 {
     enum { LONG = 4200 };    // rows times units times 4 bytes is a little over 64 MiB

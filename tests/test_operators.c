@@ -1,7 +1,7 @@
 // tests/test_operators.c - every operator of every backend against the reference, over random shapes and batches.
 //
-// First the comparison itself is tested: the reference against itself passes, and a reference with one operator slightly
-// wrong fails, operator by operator.
+// First the comparison itself is tested: the reference against itself passes, and a reference with one operator
+// slightly wrong fails, operator by operator.
 #include <fcntl.h>
 #include <unistd.h>
 

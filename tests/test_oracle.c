@@ -12,9 +12,9 @@
 
 // Which backends are held against the oracle, and how close they must come with f32 and with bf16 or fp8 storage.
 // nearly: how much of the scores' range a selection may lose to the best one by rounding alone: little in f32; anything
-// (1) where a rounded input can turn a row's only positive score, after a ReLU, into zero. same_bits: rows do not depend
-// on their batch; without it, a batched run may select differently where scores are nearly equal, so that it is compared
-// only under plans whose selection leaves nothing out.
+// (1) where a rounded input can turn a row's only positive score, after a ReLU, into zero. same_bits: rows do not
+// depend on their batch; without it, a batched run may select differently where scores are nearly equal, so that it is
+// compared only under plans whose selection leaves nothing out.
 static const struct tested {
     const char *backend;
     double exact, exact_nmse, nearly, rounded, rounded_nmse, rounded_nearly;
@@ -88,8 +88,8 @@ static double *compare_whole(const struct plan *plan, struct model_file *model, 
         CHECK_MESSAGE(report.malformed == 0, "%s: %lld of %lld selections are malformed", what,
                       (long long)report.malformed, (long long)report.selections);
         double nearly = rounded ? with->rounded_nearly : with->nearly;
-        CHECK_MESSAGE(report.worst_regret <= nearly, "%s: a selection left out a score better by %.3g of the range", what,
-                      report.worst_regret);
+        CHECK_MESSAGE(report.worst_regret <= nearly, "%s: a selection left out a score better by %.3g of the range",
+                      what, report.worst_regret);
         check_close(what, logits, expected, (int64_t)n * plan->shape.vocab, rounded ? with->rounded : with->exact,
                     rounded ? with->rounded : with->exact, rounded ? with->rounded_nmse : with->exact_nmse);
     }
