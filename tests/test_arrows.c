@@ -12,7 +12,7 @@ static const struct {
     const char *may[8];    // "engine": any header of it; "engine-pure": the list above
 } arrows[] = {
     {"engine", {"engine"}},
-    {"workloads", {"workloads"}},
+    {"workloads", {"workloads", "engine-pure"}},
     {"sim", {"sim", "engine-pure", "workloads"}},
     {"traces", {"traces", "engine-pure"}},
     {"cupti", {"cupti", "engine-pure"}},
