@@ -203,6 +203,24 @@ static struct request *find_running(const struct scheduler *scheduler, int64_t i
     return NULL;
 }
 
+// Lets go of those that have nothing left to draw.
+static void retire(struct scheduler *scheduler, int64_t *finished, int32_t *n_finished)
+{
+    *n_finished = 0;
+    int32_t kept = 0;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        struct request *request = scheduler->running[i];
+        if (request->open_tokens > 0) {
+            scheduler->running[kept++] = request;
+            continue;
+        }
+        finished[(*n_finished)++] = request->id;
+        kv_pages_close_seq(scheduler->pages, request->slot);
+        free(request);
+    }
+    scheduler->n_running = kept;
+}
+
 void scheduler_complete(struct scheduler *scheduler, const struct scheduled *done, const bool *ended, int32_t n,
                         int64_t *finished, int32_t *n_finished)
 {
@@ -219,19 +237,70 @@ void scheduler_complete(struct scheduler *scheduler, const struct scheduled *don
             request->open_tokens = 0;
         }
     }
-    *n_finished = 0;
-    int32_t kept = 0;
+    retire(scheduler, finished, n_finished);
+}
+
+// Pages that all running sequences lack for their next `steps` rows.
+static int64_t pages_ahead(const struct scheduler *scheduler, int32_t steps)
+{
+    int64_t needed = 0;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        const struct request *request = scheduler->running[i];
+        needed += kv_pages_needed(scheduler->pages, request->slot, request->known_tokens + steps - 1);
+    }
+    return needed;
+}
+
+int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *out, int32_t *n)
+{
+    const struct request *first = scheduler->first;
+    bool room = scheduler->n_running < scheduler->options.max_seqs &&
+                scheduler->n_running < scheduler->options.max_step_tokens;
+    *n = 0;
+    if (scheduler->n_running == 0 || scheduler->n_running > scheduler->options.max_step_tokens) {
+        return 0;
+    }
+    int32_t steps = INT32_MAX;
+    for (int32_t i = 0; i < scheduler->n_running; i++) {
+        const struct request *request = scheduler->running[i];
+        if (!decodes(request)) {
+            return 0;
+        }
+        steps = request->open_tokens < steps ? request->open_tokens : steps;
+        plan_rows(&out[i], request, 1);
+    }
+    // Free pages only become fewer: who cannot start after the first step cannot start later.
+    if (first && room && kv_pages_for(scheduler->pages, first->known_tokens) + pages_ahead(scheduler, 1) <=
+                             kv_pages_free(scheduler->pages)) {
+        return 0;
+    }
+    if (pages_ahead(scheduler, steps) > kv_pages_free(scheduler->pages)) {
+        int32_t enough = 0, short_of = steps;
+        while (short_of - enough > 1) {
+            int32_t middle = enough + (short_of - enough) / 2;
+            bool fits = pages_ahead(scheduler, middle) <= kv_pages_free(scheduler->pages);
+            enough = fits ? middle : enough;
+            short_of = fits ? short_of : middle;
+        }
+        steps = enough;
+    }
+    *n = steps > 0 ? scheduler->n_running : 0;
+    return steps;
+}
+
+void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finished, int32_t *n_finished)
+{
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct request *request = scheduler->running[i];
-        if (request->open_tokens > 0) {
-            scheduler->running[kept++] = request;
-            continue;
-        }
-        finished[(*n_finished)++] = request->id;
-        kv_pages_close_seq(scheduler->pages, request->slot);
-        free(request);
+        assert(decodes(request) && steps >= 1 && steps <= request->open_tokens);
+        int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens + steps - 1);
+        assert(!error);    // scheduler_steady counted them
+        (void)error;
+        request->cached_tokens += steps;
+        request->known_tokens += steps;
+        request->open_tokens -= steps;
     }
-    scheduler->n_running = kept;
+    retire(scheduler, finished, n_finished);
 }
 
 int32_t scheduler_running(const struct scheduler *scheduler)

@@ -39,5 +39,15 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
 void scheduler_complete(struct scheduler *scheduler, const struct scheduled *done, const bool *ended, int32_t n,
                         int64_t *finished, int32_t *n_finished);
 
+// Looks ahead without changing anything: if the next step only decodes, one row of every running sequence, fills `out`
+// [max_seqs] and *n as scheduler_next would and returns how many steps in a row stay so: in each, everyone's context is
+// one token longer, nobody is admitted or preempted, and only in the last may somebody reach its limit. 0 otherwise.
+// What is submitted meanwhile waits, unless nobody waited and there was room: then it would have been let in.
+int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *out, int32_t *n);
+
+// The same as so many rounds of scheduler_next and scheduler_complete in which no text ends by itself. `steps` is at
+// most what scheduler_steady has just returned. Which page goes to whom may differ, how many each has does not.
+void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finished, int32_t *n_finished);
+
 int32_t scheduler_running(const struct scheduler *scheduler);
 int32_t scheduler_waiting(const struct scheduler *scheduler);
