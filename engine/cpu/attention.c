@@ -139,15 +139,16 @@ struct part {
     float *scores;              // [group][CPU_TILE_KEYS]
 };
 
-// One tile for heads [first, end), which share KV head `kv`. The tile's addresses are of that head.
+// One tile for heads [first, end), which share the KV head that the tile's addresses are of. `next` is the tile after
+// it, n == 0 if there is none.
 static void attend_tile(const struct attention_task *task, const struct part *part, const struct cpu_tile *tile,
-                        int32_t first, int32_t end)
+                        const struct cpu_tile *next, int32_t first, int32_t end)
 {
     const struct cpu_kernels *kernels = task->context->kernels;
     int32_t dim = task->head_dim, padded = cpu_padded(dim), n_heads = end - first;
-    enum dtype dtype = task->view->dtype;
+    const struct cpu_ahead keys = {next->key, next->n}, values = {next->value, next->n};
     kernels->dots_list(part->scores, CPU_TILE_KEYS, part->queries + (int64_t)first * padded, padded, n_heads, tile->key,
-                       tile->n, dim, dtype);
+                       tile->n, dim, task->view->dtype, &keys);
     float scale = (float)(1.0 / sqrt((double)dim));
     for (int32_t h = first; h < end; h++) {
         float *sum = part->sum + (int64_t)h * padded;
@@ -160,7 +161,16 @@ static void attend_tile(const struct attention_task *task, const struct part *pa
         }
     }
     kernels->weigh_list(part->sum + (int64_t)first * padded, padded, part->scores, CPU_TILE_KEYS, n_heads, tile->value,
-                        tile->n, dim, dtype);
+                        tile->n, dim, task->view->dtype, &values);
+}
+
+static void move_tile(struct cpu_tile *tile, int32_t heads)
+{
+    int64_t step = heads * tile->head_stride;
+    for (int32_t i = 0; i < tile->n; i++) {
+        tile->key[i] += step;
+        tile->value[i] += step;
+    }
 }
 
 // Tokens [from, end) of the list for the heads of `set`.
@@ -168,22 +178,28 @@ static void attend_part(const struct attention_task *task, const struct part *pa
                         int32_t set, int32_t from, int32_t end)
 {
     int32_t first_head = set * (task->n_heads / task->sets), end_head = first_head + task->n_heads / task->sets;
-    struct cpu_tile tile;
-    for (; from < end; from += tile.n) {
-        locate_list(&tile, list, from, end - from);
-        int32_t at = 0;    // the KV head that the tile's addresses are of
-        for (int32_t h = first_head; h < end_head;) {
-            int32_t kv = h / task->group, last = (kv + 1) * task->group;
-            int64_t step = (kv - at) * tile.head_stride;
-            for (int32_t i = 0; i < tile.n; i++) {
-                tile.key[i] += step;
-                tile.value[i] += step;
-            }
-            at = kv;
-            last = last < end_head ? last : end_head;
-            attend_tile(task, part, &tile, h, last);
+    int32_t first_kv = first_head / task->group;
+    struct cpu_tile tiles[2], *tile = &tiles[0], *next = &tiles[1];
+    locate_list(next, list, from, end - from);
+    move_tile(next, first_kv);
+    while (next->n > 0) {
+        struct cpu_tile *swap = tile;
+        tile = next;
+        next = swap;
+        from += tile->n;
+        next->n = 0;
+        if (from < end) {
+            locate_list(next, list, from, end - from);
+            move_tile(next, first_kv);
+        }
+        for (int32_t h = first_head, kv = first_kv; h < end_head; kv++) {
+            int32_t last = (kv + 1) * task->group < end_head ? (kv + 1) * task->group : end_head;
+            attend_tile(task, part, tile, next, h, last);
+            move_tile(tile, 1);
+            move_tile(next, 1);
             h = last;
         }
+        move_tile(next, first_kv - ((end_head - 1) / task->group + 1));
     }
 }
 

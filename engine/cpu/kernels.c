@@ -11,11 +11,16 @@ enum {
     QUERY_BLOCK = LANES == 16 ? 4 : 2,
     BLOCK_ROWS = 6,
     BLOCK_VECTORS = LANES == 16 ? 4 : 2,
-    // Lines ahead of the one in use that a list of keys is prefetched by: the list's order is not a stream that
-    // hardware foresees.
-    PREFETCH_KEYS = 12,
+    AHEAD_BYTES = 4096,    // that keys in order are prefetched by
     CACHE_LINE = 64
 };
+
+// Before loops of a few constant rounds over arrays of vectors: unrolled early, the arrays become registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 static void pack(float *out, const float *in, int32_t n, enum dtype dtype)
 {
@@ -75,80 +80,139 @@ static void widen(float *out, const void *in, int32_t n, enum dtype dtype)
     }
 }
 
-// Products of n_queries <= QUERY_BLOCK queries with four keys; n_queries and dtype are constants at each call.
+// Adds the products of one pair of dimensions of four keys with n_queries queries. All counts are constants where this
+// is inlined: only then do the sums stay in registers.
+INLINE void dots_step(vector sum[QUERY_BLOCK][4], const float *queries, int64_t query_stride, int32_t n_queries,
+                      const unsigned char *k0, const unsigned char *k1, const unsigned char *k2, const unsigned char *k3,
+                      enum dtype dtype)
+{
+    vector a[4], b[4];
+    vector_pair(&a[0], &b[0], k0, dtype);
+    vector_pair(&a[1], &b[1], k1, dtype);
+    vector_pair(&a[2], &b[2], k2, dtype);
+    vector_pair(&a[3], &b[3], k3, dtype);
+    UNROLL
+    for (int32_t q = 0; q < n_queries; q++) {
+        vector qa = vector_load(queries + q * query_stride);
+        vector qb = vector_load(queries + q * query_stride + LANES);
+        UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            sum[q][i] = vector_fma(qa, a[i], sum[q][i]);
+            sum[q][i] = vector_fma(qb, b[i], sum[q][i]);
+        }
+    }
+}
+
+// Products of n_queries <= QUERY_BLOCK queries with four keys; n_queries and dtype are constants at each call. `ahead`:
+// bytes to prefetch by, 0 for none.
 INLINE void dots_four(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                      int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype)
+                      int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
 {
     vector sum[QUERY_BLOCK][4];
+    UNROLL
     for (int32_t q = 0; q < n_queries; q++) {
+        UNROLL
         for (int32_t i = 0; i < 4; i++) {
             sum[q][i] = vector_zero();
         }
     }
-    for (int32_t d = 0; d < dim; d += PAIR) {
-        vector a[4], b[4];
-        for (int32_t i = 0; i < 4; i++) {
-            if (d + PAIR <= dim) {
-                vector_pair(&a[i], &b[i], key[i] + (int64_t)d * dtype_bytes(dtype), dtype);
-            } else {
-                vector_pair_part(&a[i], &b[i], key[i] + (int64_t)d * dtype_bytes(dtype), dim - d, dtype);
-            }
+    const unsigned char *k0 = key[0], *k1 = key[1], *k2 = key[2], *k3 = key[3];
+    int32_t d = 0, pair_bytes = PAIR * dtype_bytes(dtype);
+    for (; d + PAIR <= dim; d += PAIR) {
+        if (ahead) {
+            __builtin_prefetch(k0 + ahead);
+            __builtin_prefetch(k1 + ahead);
+            __builtin_prefetch(k2 + ahead);
+            __builtin_prefetch(k3 + ahead);
         }
-        for (int32_t q = 0; q < n_queries; q++) {
-            vector qa = vector_load(queries + q * query_stride + d);
-            vector qb = vector_load(queries + q * query_stride + d + LANES);
-            for (int32_t i = 0; i < 4; i++) {
-                sum[q][i] = vector_fma(qa, a[i], sum[q][i]);
-                sum[q][i] = vector_fma(qb, b[i], sum[q][i]);
-            }
-        }
+        dots_step(sum, queries + d, query_stride, n_queries, k0, k1, k2, k3, dtype);
+        k0 += pair_bytes;
+        k1 += pair_bytes;
+        k2 += pair_bytes;
+        k3 += pair_bytes;
     }
+    if (d < dim) {
+        unsigned char rest[4][PAIR * sizeof(float)] = {{0}};
+        size_t rest_bytes = (size_t)((dim - d) * dtype_bytes(dtype));
+        memcpy(rest[0], k0, rest_bytes);
+        memcpy(rest[1], k1, rest_bytes);
+        memcpy(rest[2], k2, rest_bytes);
+        memcpy(rest[3], k3, rest_bytes);
+        dots_step(sum, queries + d, query_stride, n_queries, rest[0], rest[1], rest[2], rest[3], dtype);
+    }
+    UNROLL
     for (int32_t q = 0; q < n_queries; q++) {
+        if (n_out == 4) {
+            vector_sum4(out + q * out_stride, sum[q][0], sum[q][1], sum[q][2], sum[q][3]);
+            continue;
+        }
         float sums[4];
         vector_sum4(sums, sum[q][0], sum[q][1], sum[q][2], sum[q][3]);
         memcpy(out + q * out_stride, sums, (size_t)n_out * sizeof *sums);
     }
 }
 
-// The same for any number of queries and n_out <= 4 keys.
+// The same for any number of queries and n_out <= 4 keys. Only the first queries prefetch.
 INLINE void dots_block(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                       int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype)
+                       int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
 {
     int32_t q = 0;
     for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
         dots_four(out + q * out_stride, out_stride, n_out, queries + q * query_stride, query_stride, QUERY_BLOCK, key,
-                  dim, dtype);
+                  dim, dtype, q ? 0 : ahead);
     }
+    ahead = q ? 0 : ahead;
     out += q * out_stride;
     queries += q * query_stride;
     switch (n_queries - q) {
-    case 3: dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 3 : 0, key, dim, dtype); break;
-    case 2: dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 2 : 0, key, dim, dtype); break;
-    case 1: dots_four(out, out_stride, n_out, queries, query_stride, 1, key, dim, dtype); break;
+    case 3:
+        dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 3 : 0, key, dim, dtype, ahead);
+        break;
+    case 2:
+        dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 2 : 0, key, dim, dtype, ahead);
+        break;
+    case 1: dots_four(out, out_stride, n_out, queries, query_stride, 1, key, dim, dtype, ahead); break;
     default: break;
     }
 }
 
-// Exactly one of `keys` and `list` is given.
-INLINE void dots_any(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                     const unsigned char *keys, int64_t key_stride, const unsigned char *const *list, int32_t n,
-                     int32_t dim, enum dtype dtype)
+// Keys lie one after the other: memory is read in order, but by four at a time, which the hardware's own prefetching
+// does not follow to full speed.
+INLINE void dots_in_order(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
+                          const unsigned char *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype)
+{
+    int64_t group_bytes = 4 * key_stride, ahead = (AHEAD_BYTES + group_bytes - 1) / group_bytes * group_bytes;
+    for (int32_t i = 0; i < n; i += 4) {
+        const unsigned char *key[4];
+        for (int32_t j = 0; j < 4; j++) {
+            key[j] = keys + (i + j < n ? i + j : n - 1) * key_stride;    // the last one's repetition is not kept
+        }
+        dots_block(out + i, out_stride, n - i < 4 ? n - i : 4, queries, query_stride, n_queries, key, dim, dtype, ahead);
+    }
+}
+
+// Brings vectors [first, end) of a list, as far as there are so many, to the second cache.
+INLINE void prefetch_list(const struct cpu_ahead *ahead, int32_t first, int32_t end, int32_t bytes)
+{
+    for (int32_t i = first; i < end && i < ahead->n; i++) {
+        for (int32_t line = 0; line < bytes; line += CACHE_LINE) {
+            __builtin_prefetch(ahead->vector[i] + line, 0, 2);
+        }
+    }
+}
+
+// Keys lie anywhere.
+INLINE void dots_by_list(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
+                         const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
+                         const struct cpu_ahead *ahead)
 {
     for (int32_t i = 0; i < n; i += 4) {
         const unsigned char *key[4];
         for (int32_t j = 0; j < 4; j++) {
-            int32_t at = i + j < n ? i + j : n - 1;    // repeats the last one, whose product is then not kept
-            key[j] = list ? list[at] : keys + at * key_stride;
+            key[j] = keys[i + j < n ? i + j : n - 1];
         }
-        if (list) {
-            for (int32_t j = 0; j < 4 && i + j + PREFETCH_KEYS < n; j++) {
-                const unsigned char *ahead = list[i + j + PREFETCH_KEYS];
-                for (int32_t line = 0; line < dim * dtype_bytes(dtype); line += CACHE_LINE) {
-                    __builtin_prefetch(ahead + line);
-                }
-            }
-        }
-        dots_block(out + i, out_stride, n - i < 4 ? n - i : 4, queries, query_stride, n_queries, key, dim, dtype);
+        prefetch_list(ahead, i, i + 4, dim * dtype_bytes(dtype));
+        dots_block(out + i, out_stride, n - i < 4 ? n - i : 4, queries, query_stride, n_queries, key, dim, dtype, 0);
     }
 }
 
@@ -157,49 +221,57 @@ static void dots(float *out, int64_t out_stride, const float *queries, int64_t q
 {
     switch (dtype) {
     case DTYPE_F32:
-        dots_any(out, out_stride, queries, query_stride, n_queries, keys, key_stride, NULL, n, dim, DTYPE_F32);
+        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_F32);
         break;
     case DTYPE_BF16:
-        dots_any(out, out_stride, queries, query_stride, n_queries, keys, key_stride, NULL, n, dim, DTYPE_BF16);
+        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_BF16);
         break;
     default:
-        dots_any(out, out_stride, queries, query_stride, n_queries, keys, key_stride, NULL, n, dim, DTYPE_FP8);
+        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_FP8);
         break;
     }
 }
 
 static void dots_list(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                      const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype)
+                      const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
+                      const struct cpu_ahead *ahead)
 {
     if (dtype == DTYPE_BF16) {
-        dots_any(out, out_stride, queries, query_stride, n_queries, NULL, 0, keys, n, dim, DTYPE_BF16);
+        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_BF16, ahead);
     } else {
-        dots_any(out, out_stride, queries, query_stride, n_queries, NULL, 0, keys, n, dim, DTYPE_F32);
+        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_F32, ahead);
     }
 }
 
-// One pair of dimensions of n_queries <= QUERY_BLOCK sums over all values; `rest` < PAIR where the pair is the last.
+// One pair of dimensions of n_queries <= QUERY_BLOCK sums over all values; `ahead` NULL or prefetched along the way.
 INLINE void weigh_pair(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                       const unsigned char *const *values, int64_t offset, int32_t n, int32_t rest, enum dtype dtype)
+                       const unsigned char *const *values, int64_t offset, int32_t n, int32_t rest, enum dtype dtype,
+                       const struct cpu_ahead *ahead, int32_t ahead_bytes)
 {
     vector sum_a[QUERY_BLOCK], sum_b[QUERY_BLOCK];
+    UNROLL
     for (int32_t q = 0; q < n_queries; q++) {
         sum_a[q] = vector_load(out + q * out_stride);
         sum_b[q] = vector_load(out + q * out_stride + LANES);
     }
     for (int32_t i = 0; i < n; i++) {
         vector a, b;
+        if (ahead) {
+            prefetch_list(ahead, i, i + 1, ahead_bytes);
+        }
         if (rest == PAIR) {
             vector_pair(&a, &b, values[i] + offset, dtype);
         } else {
             vector_pair_part(&a, &b, values[i] + offset, rest, dtype);
         }
+        UNROLL
         for (int32_t q = 0; q < n_queries; q++) {
             vector weight = vector_set(weights[q * weight_stride + i]);
             sum_a[q] = vector_fma(weight, a, sum_a[q]);
             sum_b[q] = vector_fma(weight, b, sum_b[q]);
         }
     }
+    UNROLL
     for (int32_t q = 0; q < n_queries; q++) {
         vector_store(out + q * out_stride, sum_a[q]);
         vector_store(out + q * out_stride + LANES, sum_b[q]);
@@ -207,44 +279,52 @@ INLINE void weigh_pair(float *out, int64_t out_stride, const float *weights, int
 }
 
 INLINE void weigh_block(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                        const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype)
+                        const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
+                        const struct cpu_ahead *ahead)
 {
-    int32_t d = 0;
+    int32_t d = 0, bytes = dtype_bytes(dtype);
     for (; d + PAIR <= dim; d += PAIR) {
-        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * dtype_bytes(dtype), n,
-                   PAIR, dtype);
+        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * bytes, n, PAIR, dtype,
+                   d ? NULL : ahead, dim * bytes);
     }
     if (d < dim) {
-        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * dtype_bytes(dtype), n,
-                   dim - d, dtype);
+        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * bytes, n, dim - d, dtype,
+                   d ? NULL : ahead, dim * bytes);
     }
 }
 
 INLINE void weigh_any(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                      const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype)
+                      const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
+                      const struct cpu_ahead *ahead)
 {
     int32_t q = 0;
     for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
         weigh_block(out + q * out_stride, out_stride, weights + q * weight_stride, weight_stride, QUERY_BLOCK, values, n,
-                    dim, dtype);
+                    dim, dtype, q ? NULL : ahead);
     }
+    ahead = q ? NULL : ahead;
     out += q * out_stride;
     weights += q * weight_stride;
     switch (n_queries - q) {
-    case 3: weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 3 : 0, values, n, dim, dtype); break;
-    case 2: weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 2 : 0, values, n, dim, dtype); break;
-    case 1: weigh_block(out, out_stride, weights, weight_stride, 1, values, n, dim, dtype); break;
+    case 3:
+        weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 3 : 0, values, n, dim, dtype, ahead);
+        break;
+    case 2:
+        weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 2 : 0, values, n, dim, dtype, ahead);
+        break;
+    case 1: weigh_block(out, out_stride, weights, weight_stride, 1, values, n, dim, dtype, ahead); break;
     default: break;
     }
 }
 
 static void weigh_list(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                       const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype)
+                       const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
+                       const struct cpu_ahead *ahead)
 {
     if (dtype == DTYPE_BF16) {
-        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16);
+        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16, ahead);
     } else {
-        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_F32);
+        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_F32, ahead);
     }
 }
 
@@ -294,24 +374,31 @@ INLINE void multiply_block(float *c, int64_t c_stride, const float *a, int64_t a
                            int64_t b_stride, int32_t n_rows, int32_t n_vectors, int32_t depth, bool add)
 {
     vector sum[BLOCK_ROWS][BLOCK_VECTORS];
+    UNROLL
     for (int32_t i = 0; i < n_rows; i++) {
+        UNROLL
         for (int32_t v = 0; v < n_vectors; v++) {
             sum[i][v] = add ? vector_load(c + i * c_stride + v * LANES) : vector_zero();
         }
     }
     for (int32_t k = 0; k < depth; k++) {
         vector row[BLOCK_VECTORS];
+        UNROLL
         for (int32_t v = 0; v < n_vectors; v++) {
             row[v] = vector_load(b + k * b_stride + v * LANES);
         }
+        UNROLL
         for (int32_t i = 0; i < n_rows; i++) {
             vector factor = vector_set(a[i * a_row + k * a_column]);
+            UNROLL
             for (int32_t v = 0; v < n_vectors; v++) {
                 sum[i][v] = vector_fma(factor, row[v], sum[i][v]);
             }
         }
     }
+    UNROLL
     for (int32_t i = 0; i < n_rows; i++) {
+        UNROLL
         for (int32_t v = 0; v < n_vectors; v++) {
             vector_store(c + i * c_stride + v * LANES, sum[i][v]);
         }

@@ -31,6 +31,13 @@ struct cpu_columns {
     float *greatest, *sum, *factor;    // [n] running maximum and sum; out: what earlier sums are to be multiplied by
 };
 
+// Vectors that the next call will read: a list is no stream that hardware foresees, so they are prefetched while this
+// call computes. n may be 0.
+struct cpu_ahead {
+    const unsigned char *const *vector;    // [n]
+    int32_t n;
+};
+
 struct cpu_selection {
     const float *scores;               // [n_units]
     int32_t n_units, budget;           // budget >= 1
@@ -55,10 +62,12 @@ struct cpu_kernels {
     void (*dots)(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
                  const void *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype);
     void (*dots_list)(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                      const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype);
+                      const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
+                      const struct cpu_ahead *ahead);
     // out[q] (packed) += sum over i of weights[q*weight_stride + i] * value_i.
     void (*weigh_list)(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                       const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype);
+                       const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
+                       const struct cpu_ahead *ahead);
     // One step of a running softmax over scores [n], replaced by exponentials of scores*scale - maximum. Values up to
     // the next multiple of 16 are overwritten by zeros. Returns what earlier sums are to be multiplied by.
     float (*softmax)(float *scores, int32_t n, float scale, float *greatest, float *sum);
