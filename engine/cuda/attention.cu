@@ -171,15 +171,17 @@ static __device__ void copy_small_tokens(const attend_arguments &a, walk w, uint
         for (int tile = w.tile; tile < w.item_end; tile++) {
             barrier_wait(empty + stage * 8, parity);
             for (int first = warp * group; first < a.s.tile_tokens; first += COPY_WARPS * group) {
-                // Beyond the end, the last group once more: what is masked must still be numbers.
+                // Beyond the end, the last token once more: what is masked must still be numbers.
                 int index = max(0, min(tile * a.s.tile_tokens + first, (tokens - 1) / group * group));
+                int last = max(0, tokens - 1 - index);
                 const uint8_t *key, *value;
                 token_address(a, row, list, head, index, tokens > 0, key, value);
                 uint32_t to = stages + (stage * a.s.tile_tokens + first) * a.s.row_bytes;
                 for (int i = lane; i < group * chunks; i += 32) {
                     int token = i / chunks, at = i % chunks * 16;
-                    copy_16(to + token * a.s.row_bytes + at, key + token * a.p.view.token_stride + at);
-                    copy_16(to + token * a.s.row_bytes + half + at, value + token * a.p.view.token_stride + at);
+                    int64_t from = min(token, last) * a.p.view.token_stride + at;
+                    copy_16(to + token * a.s.row_bytes + at, key + from);
+                    copy_16(to + token * a.s.row_bytes + half + at, value + from);
                 }
             }
             barrier_arrive_after_copies(full + stage * 8);

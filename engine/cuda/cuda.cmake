@@ -3,7 +3,7 @@
 option(CLSA_CUDA "build the CUDA plug-in where nvcc is found" ON)
 find_program(CLSA_NVCC nvcc HINTS /usr/local/cuda/bin)
 
-if(CLSA_CUDA AND CLSA_NVCC)
+if(CLSA_CUDA AND CLSA_NVCC AND NOT CLSA_SANITIZE)
     get_filename_component(CLSA_CUDA_ROOT ${CLSA_NVCC} REALPATH)
     get_filename_component(CLSA_CUDA_ROOT ${CLSA_CUDA_ROOT} DIRECTORY)
     get_filename_component(CLSA_CUDA_ROOT ${CLSA_CUDA_ROOT} DIRECTORY)
@@ -29,14 +29,18 @@ if(CLSA_CUDA AND CLSA_NVCC)
     file(GLOB CUDA_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/cuda/*.cu)
     file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/cuda/*.c)
     nvcc_objects(CUDA_OBJECTS ${CUDA_KERNELS})
-    add_library(clsa_cuda SHARED ${CUDA_SOURCES} ${CUDA_OBJECTS})
+    # What it needs of the engine it has itself; the program exports its own, so that both speak of one error text.
+    add_library(clsa_cuda SHARED ${CUDA_SOURCES} ${CUDA_OBJECTS} engine/status.c engine/dtype.c engine/sampler.c)
+    set_target_properties(clsa PROPERTIES ENABLE_EXPORTS ON)
+    target_link_options(clsa PRIVATE -Wl,-rpath,$ORIGIN)
+    add_dependencies(clsa clsa_cuda)
     set_target_properties(clsa_cuda PROPERTIES LINKER_LANGUAGE C)
     target_include_directories(clsa_cuda PRIVATE ${CMAKE_SOURCE_DIR})
     target_include_directories(clsa_cuda SYSTEM PRIVATE ${CLSA_CUDA_ROOT}/include)
     target_compile_definitions(clsa_cuda PRIVATE _GNU_SOURCE)
     target_compile_options(clsa_cuda PRIVATE ${CLSA_WARNINGS})
     # The run-time library is linked in; the driver and cuBLASLt are looked for when the plug-in is opened.
-    target_link_libraries(clsa_cuda PRIVATE engine_pure ${CLSA_CUDA_ROOT}/lib64/libcudart_static.a Threads::Threads
+    target_link_libraries(clsa_cuda PRIVATE ${CLSA_CUDA_ROOT}/lib64/libcudart_static.a Threads::Threads
         ${CMAKE_DL_LIBS} rt m stdc++)
 
     # The kernels' own test and benchmark: one file that can travel to a machine with a GPU.

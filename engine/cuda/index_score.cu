@@ -5,7 +5,7 @@
 // each. Keys are the tensor core's A operand, queries of the heads its B operand, held in registers. Since any
 // permutation of a key's dimensions that query and key share gives the same product, a lane takes 16 consecutive bytes
 // of its token's key at once. fp8 queries are quantised here, one scale per head. Blocks of 16 to 128 tokens reduce on
-// the chip: their tokens' scores are never stored. Other block sizes (multiples of 8) take a plainer kernel.
+// the chip: their tokens' scores are never stored. Other block sizes take a plainer kernel.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -497,8 +497,7 @@ extern "C" int index_score_launch(const index_score_params *p, cudaStream_t stre
     bool fp8 = p->keys.dtype == DTYPE_FP8, dot = p->score == INDEX_DOT;
     int32_t dim = p->keys.dim;
     bool covered = (fp8 || p->keys.dtype == DTYPE_BF16) && dim % (fp8 ? 16 : 8) == 0 && dim <= MAX_DIM &&
-                   p->heads <= (dot ? 8 : MAX_HEADS) && p->sets == (dot ? p->heads : 1) && p->score != INDEX_PAGE_BOUND &&
-                   (p->unit_tokens == 1 || p->unit_tokens % 8 == 0);
+                   p->heads <= (dot ? 8 : MAX_HEADS) && p->sets == (dot ? p->heads : 1) && p->score != INDEX_PAGE_BOUND;
     if (!covered) {
         return status_fail(-ENOTSUP, "index scores: %d heads of %d in %d sets, units of %d", p->heads, dim, p->sets,
                            p->unit_tokens);

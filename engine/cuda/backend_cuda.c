@@ -1,0 +1,356 @@
+// engine/cuda/backend_cuda.c - the CUDA backend's life, memory and steps, and its table, which the plug-in exports.
+//
+// One context is one device, one stream. Everything that a step needs is taken when the context opens, but for the
+// mirror of the batch's arrays, which grows to the longest context seen. What is missing (driver, device, cuBLASLt) is
+// said in words; only cuBLASLt can be done without.
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cuda/context.h"
+#include "engine/status.h"
+
+// What the loader looks for (engine/backend.c).
+const struct backend *clsa_cuda_backend(void);
+
+enum { VECTOR_ALIGNMENT = 16 };
+
+int cuda_status(cudaError_t error, const char *what)
+{
+    return error == cudaSuccess ? 0 : status_fail(-EIO, "%s: %s", what, cudaGetErrorString(error));
+}
+
+int cuda_settle(struct backend_context *c, int error)
+{
+    return error || c->async ? error : cuda_status(cudaStreamSynchronize(c->stream), "operator");
+}
+
+static void close_context(struct backend_context *c)
+{
+    if (!c) {
+        return;
+    }
+    cudaSetDevice(c->device);
+    if (c->stream) {
+        cudaStreamSynchronize(c->stream);
+    }
+    for (int32_t i = 0; i < c->n_weights; i++) {
+        cudaFree(c->weights[i]);
+    }
+    free(c->weights);
+    gemm_close(c->gemm);
+    cudaFreeHost(c->mirror_host);
+    cudaFreeHost(c->tokens_host);
+    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->attention, c->nan_row, c->tokens};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) {
+        cudaFree(device[i]);
+    }
+    free(c->logits_host);
+    if (c->stream) {
+        cudaStreamDestroy(c->stream);
+    }
+    free(c);
+}
+
+// The device must be there and be one that the kernels were compiled for.
+static int choose_device(struct backend_context *c, int32_t device)
+{
+    int count = 0;
+    cudaError_t found = cudaGetDeviceCount(&count);
+    if (found != cudaSuccess || count == 0) {
+        return status_fail(-ENODEV, "no CUDA device: %s", found == cudaSuccess ? "none found" : cudaGetErrorString(found));
+    }
+    if (device < 0 || device >= count) {
+        return status_fail(-EINVAL, "CUDA device %d: this machine has devices 0 to %d", device, count - 1);
+    }
+    struct cudaDeviceProp properties;
+    int error = cuda_status(cudaGetDeviceProperties(&properties, device), "device properties");
+    error = error ? error : cuda_status(cudaSetDevice(device), "choosing the device");
+    if (error) {
+        return error;
+    }
+    if (properties.major != 9) {
+        return status_fail(-ENODEV, "%s has compute capability %d.%d; the kernels are built for 9.0 (H100, H200)", properties.name,
+                           properties.major, properties.minor);
+    }
+    c->device = device;
+    snprintf(c->name, sizeof c->name, "%.120s", properties.name);
+    return 0;
+}
+
+static int check_plan(const struct plan *plan)
+{
+    int32_t dim = plan->shape.head_dim;
+    if (plan->kv_dtype != DTYPE_BF16 || (plan->index.budget_tokens && plan->index.key_dtype == DTYPE_F32)) {
+        return status_fail(-EINVAL, "the cuda backend keeps keys and values in bf16, index keys in bf16 or fp8");
+    }
+    if (dim != 16 && dim != 32 && dim != 64 && dim != 128) {
+        return status_fail(-EINVAL, "the cuda backend runs heads of 16, 32, 64 or 128; this model has %d", dim);
+    }
+    if (plan->shape.hidden % 8 != 0 || plan->shape.ffn % 8 != 0) {
+        return status_fail(-EINVAL, "the cuda backend runs hidden and ffn sizes in multiples of 8; this model has %d and %d",
+                           plan->shape.hidden, plan->shape.ffn);
+    }
+    return 0;
+}
+
+static int take(void **out, int64_t bytes, const char *what)
+{
+    cudaError_t error = cudaMalloc(out, (size_t)(bytes > 0 ? bytes : 1));
+    if (error != cudaSuccess) {
+        size_t left = 0, all = 0;
+        *out = NULL;
+        cudaGetLastError();
+        cudaMemGetInfo(&left, &all);
+        return status_fail(-ENOMEM, "%s: cannot allocate %.1f MiB of device memory (%.1f of %.1f MiB free)", what,
+                           (double)bytes / 0x1p20, (double)left / 0x1p20, (double)all / 0x1p20);
+    }
+    return 0;
+}
+
+static int take_scratch(struct backend_context *c)
+{
+    const struct model_shape *shape = &c->plan->shape;
+    int64_t rows = c->max_rows;
+    int32_t sets = c->plan->index.sets > 1 ? c->plan->index.sets : 1;
+    int64_t workspace = 0;
+    for (int32_t s = 1; s <= sets; s += sets > 1 ? sets - 1 : 1) {
+        int64_t bytes = attention_workspace_bytes(c->max_rows, shape->n_heads, shape->n_kv_heads, shape->head_dim, s);
+        workspace = bytes > workspace ? bytes : workspace;
+    }
+    int error = take(&c->normed, rows * shape->hidden * 2, "scratch");
+    error = error ? error : take(&c->inner, rows * shape->ffn * 2, "scratch");
+    error = error ? error : take(&c->inner_up, rows * shape->ffn * 2, "scratch");
+    error = error ? error : take(&c->attention, workspace, "attention workspace");
+    error = error ? error : take((void **)&c->nan_row, sizeof *c->nan_row, "scratch");
+    error = error ? error : take((void **)&c->tokens, rows * (int64_t)sizeof *c->tokens, "scratch");
+    error = error ? error : cuda_status(cudaMemset(c->nan_row, 0, sizeof *c->nan_row), "scratch");
+    error = error ? error : cuda_status(cudaMallocHost((void **)&c->tokens_host, (size_t)(rows + 1) * sizeof *c->tokens), "pinned memory");
+    c->logits_host = malloc((size_t)shape->vocab * sizeof *c->logits_host);
+    return error || c->logits_host ? error : status_fail(-ENOMEM, "no memory for a row of logits");
+}
+
+static int open_context(struct backend_context **out, const struct backend_options *options)
+{
+    *out = NULL;
+    int error = check_plan(options->plan);
+    struct backend_context *c = error ? NULL : calloc(1, sizeof *c);
+    if (!c) {
+        return error ? error : status_fail(-ENOMEM, "no memory for a context");
+    }
+    c->plan = options->plan;
+    c->max_rows = options->max_rows;
+    c->async = getenv("CLSA_CUDA_ASYNC") != NULL;
+    error = choose_device(c, options->device);
+    error = error ? error : cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
+    error = error ? error : take_scratch(c);
+    if (error) {
+        close_context(c);
+        return error;
+    }
+    c->gemm = gemm_open();
+    snprintf(c->variant, sizeof c->variant, "sm_90a, %s%s", c->gemm ? "cuBLASLt" : "no cuBLASLt", c->async ? ", async" : "");
+    *out = c;
+    return 0;
+}
+
+static void describe(const struct backend_context *c, char *device, char *variant, size_t bytes)
+{
+    snprintf(device, bytes, "%s", c->name);
+    snprintf(variant, bytes, "%s", c->variant);
+}
+
+static int alloc(struct backend_context *c, void **out, int64_t bytes)
+{
+    int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
+    *out = NULL;
+    error = error ? error : take(out, bytes, "memory");
+    if (!error && bytes > 0) {
+        error = cuda_status(cudaMemsetAsync(*out, 0, (size_t)bytes, c->stream), "clearing memory");
+        error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "clearing memory");
+    }
+    if (error) {
+        cudaFree(*out);
+        *out = NULL;
+    }
+    return error;
+}
+
+static void release(struct backend_context *c, void *pointer)
+{
+    cudaSetDevice(c->device);
+    cudaFree(pointer);
+}
+
+static int copy(struct backend_context *c, void *to, const void *from, int64_t bytes, enum cudaMemcpyKind kind)
+{
+    int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
+    if (!error && bytes > 0) {
+        error = cuda_status(cudaMemcpyAsync(to, from, (size_t)bytes, kind, c->stream), "copy");
+        error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "copy");
+    }
+    return error;
+}
+
+static int upload(struct backend_context *c, void *to, const void *host, int64_t bytes)
+{
+    return copy(c, to, host, bytes, cudaMemcpyHostToDevice);
+}
+
+static int download(struct backend_context *c, void *host, const void *from, int64_t bytes)
+{
+    return copy(c, host, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+static int keep_weight(struct backend_context *c, void *data)
+{
+    if (c->n_weights == c->weight_capacity) {
+        int32_t capacity = c->weight_capacity ? 2 * c->weight_capacity : 256;
+        void **weights = realloc(c->weights, (size_t)capacity * sizeof *weights);
+        if (!weights) {
+            cudaFree(data);
+            return status_fail(-ENOMEM, "no memory to list the weights");
+        }
+        c->weights = weights;
+        c->weight_capacity = capacity;
+    }
+    c->weights[c->n_weights++] = data;
+    return 0;
+}
+
+// Matrices become bf16; a vector f32 with a bf16 copy behind.
+static int weight_load(struct backend_context *c, struct matrix *out, const struct matrix *host)
+{
+    int64_t n = (int64_t)host->n_rows * host->n_cols;
+    int64_t vector = host->n_rows == 1 ? (n * 4 + VECTOR_ALIGNMENT - 1) / VECTOR_ALIGNMENT * VECTOR_ALIGNMENT : 0;
+    void *data = NULL, *staged = NULL;
+    *out = (struct matrix){0};
+    if (!host->data) {
+        return 0;
+    }
+    int error = alloc(c, &data, vector + n * 2);
+    error = error ? error : keep_weight(c, data);
+    if (error) {
+        return error;
+    }
+    if (vector || host->dtype != DTYPE_BF16) {
+        staged = calloc(1, (size_t)(vector + n * 2));
+        if (!staged) {
+            return status_fail(-ENOMEM, "no memory to convert a weight of %.1f MiB", (double)n * 2 / 0x1p20);
+        }
+        for (int64_t i = 0; i < n; i++) {
+            float value = dtype_load(host->data, i, host->dtype);
+            ((uint16_t *)((char *)staged + vector))[i] = f32_to_bf16(value);
+            if (vector) {
+                ((float *)staged)[i] = value;
+            }
+        }
+    }
+    error = upload(c, data, staged ? staged : host->data, vector + n * 2);
+    free(staged);
+    *out = (struct matrix){.data = data, .dtype = vector ? DTYPE_F32 : DTYPE_BF16, .n_rows = host->n_rows, .n_cols = host->n_cols};
+    return error;
+}
+
+// Appends n integers to the host side of the mirror; returns where they will lie on the device.
+static int32_t *reflect(struct backend_context *c, int64_t *at, const int32_t *from, int64_t n)
+{
+    int32_t *device = c->mirror_device + *at;
+    memcpy(c->mirror_host + *at, from, (size_t)n * sizeof *from);
+    *at += n;
+    return device;
+}
+
+static int grow_mirror(struct backend_context *c, int64_t wanted)
+{
+    if (wanted <= c->mirror_capacity) {
+        return 0;
+    }
+    cudaFree(c->mirror_device);
+    cudaFreeHost(c->mirror_host);
+    c->mirror_device = c->mirror_host = NULL;
+    c->mirror_capacity = 0;
+    int error = take((void **)&c->mirror_device, wanted * (int64_t)sizeof(int32_t), "page tables");
+    error = error ? error : cuda_status(cudaMallocHost((void **)&c->mirror_host, (size_t)wanted * sizeof(int32_t)), "pinned memory");
+    c->mirror_capacity = error ? 0 : wanted;
+    return error;
+}
+
+static int begin_step(struct backend_context *c, const struct batch *batch)
+{
+    int64_t n = batch->all.n, last = batch->last.n, seqs = batch->n_seqs, at = 0;
+    int64_t pages = seqs * batch->max_pages, wanted = 3 * n + 3 * last + pages + 4 * seqs;
+    int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
+    error = error ? error : grow_mirror(c, wanted);
+    if (error) {
+        return error;
+    }
+    c->batch = batch;
+    c->mirror.token = reflect(c, &at, batch->all.token, n);
+    c->mirror.seq = reflect(c, &at, batch->all.seq, n);
+    c->mirror.position = reflect(c, &at, batch->all.position, n);
+    c->mirror.last_seq = reflect(c, &at, batch->last.seq, last);
+    c->mirror.last_position = reflect(c, &at, batch->last.position, last);
+    c->mirror.last_source = reflect(c, &at, batch->last.source, last);
+    c->mirror.pages = reflect(c, &at, batch->pages, pages);
+    int32_t **const of_seq[] = {&c->mirror.slot, &c->mirror.first_row, &c->mirror.context, &c->mirror.n_rows};
+    for (int i = 0; i < 4; i++) {
+        *of_seq[i] = c->mirror_device + at + i * seqs;
+    }
+    for (int64_t s = 0; s < seqs; s++) {
+        const struct batch_seq *seq = &batch->seqs[s];
+        c->mirror_host[at + s] = seq->slot;
+        c->mirror_host[at + seqs + s] = seq->first_row;
+        c->mirror_host[at + 2 * seqs + s] = seq->context_tokens;
+        c->mirror_host[at + 3 * seqs + s] = seq->n_rows;
+    }
+    error = cuda_status(cudaMemcpyAsync(c->mirror_device, c->mirror_host, (size_t)wanted * sizeof(int32_t), cudaMemcpyHostToDevice,
+                                        c->stream), "batch");
+    return error ? error : cuda_status(cudaMemsetAsync(c->nan_row, 0, sizeof *c->nan_row, c->stream), "batch");
+}
+
+static int end_step(struct backend_context *c)
+{
+    int error = cuda_status(cudaMemcpyAsync(c->tokens_host, c->nan_row, sizeof *c->nan_row, cudaMemcpyDeviceToHost, c->stream), "step");
+    error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "step");
+    c->batch = NULL;
+    return error || c->tokens_host[0] == 0
+               ? error
+               : status_fail(-EDOM, "row %d: an index score is not a number", c->tokens_host[0] - 1);
+}
+
+static const struct backend table = {
+    .abi = BACKEND_ABI,
+    .name = "cuda",
+    .activation_bytes = 2,
+    .open = open_context,
+    .close = close_context,
+    .describe = describe,
+    .alloc = alloc,
+    .free = release,
+    .upload = upload,
+    .download = download,
+    .weight_load = weight_load,
+    .begin_step = begin_step,
+    .end_step = end_step,
+    .embed = cuda_embed,
+    .take_rows = cuda_take_rows,
+    .qkv = cuda_qkv,
+    .window_attention = cuda_window_attention,
+    .kv_write = cuda_kv_write,
+    .index_write = cuda_index_write,
+    .index_project = cuda_index_project,
+    .index_score = cuda_index_score,
+    .index_select = cuda_index_select,
+    .attention = cuda_attention,
+    .output = cuda_output,
+    .ffn = cuda_ffn,
+    .head = cuda_head,
+    .sample = cuda_sample,
+};
+
+const struct backend *clsa_cuda_backend(void)
+{
+    return &table;
+}

@@ -1,0 +1,108 @@
+// tests/test_backend_cuda.c - the CUDA backend against the reference, operator by operator and as a whole engine.
+//
+// Skipped, visibly, where there is no plug-in or no GPU. Shapes stay within what the kernels cover: heads of 16 to 128,
+// sizes in multiples of 8, bf16 caches. Tolerances are those of bf16 activations: 2^-9 per rounding.
+#include <errno.h>
+
+#include "engine/status.h"
+#include "tests/check.h"
+#include "tests/fixture.h"
+#include "tests/operators.h"
+
+static struct model_shape random_shape(void)
+{
+    static const int32_t dims[] = {16, 32, 64, 128}, groups[] = {1, 2, 3, 4, 5, 7, 8, 12, 16};
+    int32_t kv = check_range(1, 5), group = groups[check_range(0, 8)];
+    return (struct model_shape){
+        .name = "random", .hidden = 8 * check_range(1, 40), .ffn = 8 * check_range(1, 50), .n_layers = 2 * check_range(1, 2),
+        .n_heads = kv * group, .n_kv_heads = kv, .head_dim = dims[check_range(0, 3)], .vocab = check_range(11, 300),
+        .window_tokens = check_range(1, 200), .top_k = check_range(1, 8) * 16, .index_dim = check_range(1, 8) * 16,
+        .lightning_heads = check_range(1, 64), .rope_theta_window = 1e4f, .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+}
+
+static void compare_random(const struct backend *cuda, const char *method)
+{
+    struct model_shape shape = random_shape();
+    struct plan_options plan_options = plan_options_default();
+    plan_options.index_dtype = check_range(DTYPE_BF16, DTYPE_FP8);
+    plan_options.weight_dtype = DTYPE_BF16;
+    plan_options.kv_dtype = DTYPE_BF16;
+    plan_options.keep_sink = check_range(0, 1) && shape.top_k > 64 ? 1 : 0;
+    plan_options.block_tokens = strstr(method, "block") || strcmp(method, "quest") == 0 ? 4 << check_range(0, 2) : 0;
+    plan_options.page_tokens = plan_options.block_tokens && check_range(0, 1) ? plan_options.block_tokens * 3 : 16 << check_range(0, 2);
+    struct plan plan = fixture_plan(&shape, method, &plan_options);
+    plan.index.pooling = check_range(0, 1) ? POOLING_MEAN : POOLING_MAX;
+    struct operators_options options = {
+        .backend = cuda, .threads = 1, .plan = &plan, .max_context = check_range(1, 700),
+        .max_rows = check_range(0, 1) ? check_range(1, 8) : check_range(9, 150), .max_seqs = check_range(1, 6),
+        .absolute = 0.06, .relative = 0.03, .nmse = 3e-4, .seed = check_random()};
+    int failures = operators_compare(&options);
+    check_state = options.seed + 1;
+    CHECK_MESSAGE(failures == 0,
+                  "%s: %d failures (heads %d/%d x %d, hidden %d, ffn %d, index %d x %d, unit %d, page %d, context %d, rows %d, "
+                  "index keys %s)", method, failures, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.hidden, shape.ffn,
+                  plan.index.heads, plan.index.dim, plan.index.unit_tokens, plan.page_tokens, options.max_context,
+                  options.max_rows, dtype_name(plan.index.key_dtype));
+}
+
+// The last logits of a whole generation, prompt in chunks, against the CPU's.
+static void compare_engine(const char *method)
+{
+    struct model_shape shape = *plan_find_model("tiny");
+    struct plan plan = fixture_plan(&shape, method, NULL);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    enum { N_TOKENS = 200, N_PROMPT = 150 };
+    int32_t *tokens = fixture_tokens(N_TOKENS, shape.vocab);
+    struct fixture_text text[2];
+    static const char *const backends[] = {"reference", "cuda"};
+    int error = 0;
+    for (int i = 0; i < 2; i++) {
+        text[i] = (struct fixture_text){.tokens = tokens, .n_tokens = N_TOKENS, .n_prompt = N_PROMPT};
+        struct engine_options options = {.backend = backends[i], .threads = 1, .max_context = 256};
+        error = error ? error : fixture_generate(&plan, model, options, &text[i], 1);
+        CHECK_MESSAGE(!error, "%s on %s: %d", method, backends[i], error);
+    }
+    int64_t n = (N_TOKENS - N_PROMPT + 1) * (int64_t)shape.vocab;
+    double square = 0, error_square = 0;
+    for (int64_t i = 0; !error && i < n; i++) {
+        double e = (double)text[0].logits[i] - (double)text[1].logits[i];
+        square += (double)text[0].logits[i] * (double)text[0].logits[i];
+        error_square += e * e;
+    }
+    // Selections may differ by a near tie, so the whole is held to its mean error only.
+    CHECK_MESSAGE(error || error_square <= 2e-2 * square, "%s: normalised mean square error of the logits %.3g", method,
+                  error_square / square);
+    if (!error) {
+        printf("%-12s logits of a generation: normalised mean square error %.2g\n", method, error_square / square);
+    }
+    free(text[0].logits);
+    free(text[1].logits);
+    free(tokens);
+    model_file_close(model);
+}
+
+int main(void)
+{
+    const struct backend *cuda;
+    struct backend_context *context = NULL;
+    struct plan tiny = fixture_plan(plan_find_model("tiny"), "clsa", NULL);
+    struct backend_options options = {.plan = &tiny, .threads = 1, .max_rows = 2, .max_seqs = 1, .max_context = 64};
+    check_begin();
+    if (backend_find(&cuda, "cuda")) {
+        return check_skip("no CUDA plug-in");
+    }
+    int error = cuda->open(&context, &options);
+    if (error == -ENODEV) {
+        return check_skip("no CUDA device that the kernels are built for");
+    }
+    CHECK(!error);
+    cuda->close(context);
+    for (int32_t m = 0; m < plan_method_count(); m++) {
+        for (int repeat = 0; repeat < 3; repeat++) {
+            compare_random(cuda, plan_method(m)->name);
+        }
+        compare_engine(plan_method(m)->name);
+    }
+    return check_end();
+}
