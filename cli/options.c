@@ -97,7 +97,7 @@ static void print_help(const struct command_spec *command)
            command->positional ? command->positional : "", command->summary);
     for (const struct option_spec *option = command->options; option->kind != OPTION_END; option++) {
         if (option->kind == OPTION_GROUP) {
-            printf("\n%s\n", option->help);
+            printf("%s%s\n", option == command->options ? "" : "\n", option->help);
             continue;
         }
         char flag[64];

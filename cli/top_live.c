@@ -69,16 +69,15 @@ static int build_plan(struct live *live, int32_t method, int32_t top_k)
 {
     enum backbone backbone = plan_find_method(live->names[method])->backbone;
     struct model_file **file = &live->files[backbone];
-    struct plan_options options = live->options.flags.options;
-    options.top_k = top_k > 0 ? top_k : options.top_k;
+    struct plan_flags flags = live->options.flags;
+    flags.options.top_k = top_k > 0 ? top_k : flags.options.top_k;
     int error = 0;
     if (!*file) {
         error = command_model_open(file, live->options.model, live->names[method], &live->options.flags,
                                    live->options.seed);
     }
     return error ? error
-                 : plan_build(&live->plans[method], &model_file_config(*file)->native.shape, live->names[method],
-                              &options);
+                 : command_plan_build(&live->plans[method], *file, live->names[method], &flags);
 }
 
 int live_open(struct live **out, const struct live_options *options)
