@@ -46,6 +46,12 @@ static const struct device_figure *rate_of(const struct device *device, enum dty
     return NULL;
 }
 
+double predict_rate(const struct device *device, const struct plan *plan, enum stage stage)
+{
+    const struct device_figure *rate = rate_of(device, stage_dtype(plan, stage));
+    return rate ? rate->value : 0;
+}
+
 // One stage of one layer whose cost is known.
 static int price(struct stage_prediction *out, enum provenance *provenance, const struct device *device,
                  const struct plan *plan, enum stage stage, const struct stage_cost *cost, double bandwidth)

@@ -32,6 +32,9 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
 
+// Multiply-adds per second, counted as 2, that the roofline takes for `stage`; 0 if the device has none.
+double predict_rate(const struct device *device, const struct plan *plan, enum stage stage);
+
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are
 // output_tokens - 1 decode steps; without any, decode figures are 0.

@@ -1,0 +1,527 @@
+// sim/step_price.c - see step_price.h.
+//
+// "Kinds" are layers with equal costs, the first one stands for all; kind 0 is what lies outside layers. A "term" is one
+// stage of one kind. Of a term, the part that depends on rows only is found by asking the cost model for a batch of one
+// sequence with all the rows; the part that depends on contexts is a dot product with the batch's features. All features
+// are whole numbers below 2^53, so their sums are exact in any order.
+#include "sim/step_price.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/status.h"
+#include "sim/predict.h"
+
+enum feature {
+    FEATURE_ROWS,
+    FEATURE_TOKENS,          // that the row sees
+    FEATURE_WINDOW,          // of those, at most the window
+    FEATURE_BUDGET,          // at most the budget of selected tokens
+    FEATURE_UNITS,           // units that hold them
+    FEATURE_BUDGET_UNITS,    // at most the budget
+    FEATURE_BROKEN,          // rows whose unit was begun before them
+    FEATURE_COUNT
+};
+
+enum { MAX_TERMS = 256, CACHE_ENTRIES = 1024, MAX_PROBES = 24 };
+static const double never = 1e18;    // a window or a budget that no context reaches
+
+struct term {
+    enum stage stage;
+    int32_t layer;              // the kind's first; -1 outside layers
+    double n_layers;
+    double rate;                // of the roofline
+    // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the others.
+    double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
+    int32_t n_used;
+    enum feature used[FEATURE_COUNT];
+};
+
+// What the terms that are functions of the rows cost for one pair of counts, and take in one situation.
+struct rows_entry {
+    int64_t new_rows, logit_rows;
+    double bytes, bandwidth, seconds;
+    int32_t n_seqs;
+    struct stage_cost *cost;    // [n_rows_terms] borrowed from cache_costs
+};
+
+// Steps that only decode. Their features go straight ahead, save at stairs of units, until the segment ends.
+struct walk {
+    int32_t *contexts;                 // [n_seqs] at the segment's begin
+    int32_t n_seqs, at, length;        // steps since then, and of the segment; at < 0: before the first
+    double features[FEATURE_COUNT];    // of the last step
+    double slope[FEATURE_COUNT];
+    int32_t *units_at, *budget_at;     // [unit] sequences by context modulo unit: all, and those below the budget
+};
+
+struct step_price {
+    struct device device;
+    struct plan plan;
+    struct stage_timer timer;
+    double overhead_s;
+    int32_t n_terms, n_rows_terms;
+    struct term terms[MAX_TERMS];      // functions of rows first
+    double window, budget, budget_units;
+    int32_t unit;
+    struct rows_entry *cache;          // [CACHE_ENTRIES]
+    struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
+    struct stage_cost extra[MAX_TERMS];    // additive terms of the rows that do not decode, in the step being summed
+    struct walk walk;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Features
+
+static void features_of(double *out, const struct step_price *price, int32_t context_tokens)
+{
+    double tokens = context_tokens + 1.0;
+    int32_t unit = price->unit;
+    double units = unit == 1 ? tokens : context_tokens / unit + 1;
+    out[FEATURE_ROWS] = 1;
+    out[FEATURE_TOKENS] = tokens;
+    out[FEATURE_WINDOW] = tokens < price->window ? tokens : price->window;
+    out[FEATURE_BUDGET] = tokens < price->budget ? tokens : price->budget;
+    out[FEATURE_UNITS] = units;
+    out[FEATURE_BUDGET_UNITS] = units < price->budget_units ? units : price->budget_units;
+    out[FEATURE_BROKEN] = unit > 1 && context_tokens % unit != 0;
+}
+
+static void add_features(double *sums, const struct step_price *price, int32_t context_tokens)
+{
+    double features[FEATURE_COUNT];
+    features_of(features, price, context_tokens);
+    for (int f = 0; f < FEATURE_COUNT; f++) {
+        sums[f] += features[f];
+    }
+}
+
+static struct stage_cost cost_of(const struct step_price *price, const struct term *term, const struct work *work)
+{
+    struct stage_cost cost = {0, 0};
+    stage_cost(&cost, &price->plan, term->stage, term->layer, work, 1);    // its layer was checked when it was found
+    return cost;
+}
+
+// Solves for coefficients such that coefficients . features = values in every probe, by elimination with full pivoting.
+// Features that say the same as others get 0. Whether there are such coefficients is the caller's to check.
+static void solve(double *coefficients, double (*features)[FEATURE_COUNT], const double *values, int32_t n)
+{
+    double a[MAX_PROBES][FEATURE_COUNT + 1];
+    int32_t row_of[FEATURE_COUNT];
+    bool taken[MAX_PROBES] = {false};
+    for (int32_t i = 0; i < n; i++) {
+        memcpy(a[i], features[i], sizeof features[i]);
+        a[i][FEATURE_COUNT] = values[i];
+    }
+    memset(row_of, -1, sizeof row_of);
+    for (;;) {
+        int32_t row = -1, column = -1;
+        double best = 1e-6;    // features are whole numbers: what is left below this is rounding
+        for (int32_t i = 0; i < n; i++) {
+            for (int32_t f = 0; f < FEATURE_COUNT && !taken[i]; f++) {
+                if (row_of[f] < 0 && fabs(a[i][f]) > best) {
+                    best = fabs(a[i][f]);
+                    row = i;
+                    column = f;
+                }
+            }
+        }
+        if (row < 0) {
+            break;
+        }
+        taken[row] = true;
+        row_of[column] = row;
+        for (int32_t i = 0; i < n; i++) {
+            double factor = i == row ? 0 : a[i][column] / a[row][column];
+            for (int32_t f = 0; f <= FEATURE_COUNT; f++) {
+                a[i][f] -= factor * a[row][f];
+            }
+        }
+    }
+    for (int32_t f = 0; f < FEATURE_COUNT; f++) {
+        double value = row_of[f] < 0 ? 0 : a[row_of[f]][FEATURE_COUNT] / a[row_of[f]][f];
+        coefficients[f] = fabs(value - round(value)) < 1e-3 ? round(value) : value;    // bytes and operations are whole
+    }
+}
+
+static double dot(const double *coefficients, const double *features)
+{
+    double sum = 0;
+    for (int f = 0; f < FEATURE_COUNT; f++) {
+        sum += coefficients[f] * features[f];
+    }
+    return sum;
+}
+
+// Contexts around everything at which a cost may bend.
+static int32_t choose_probes(int32_t *contexts, const struct step_price *price)
+{
+    int64_t window = price->plan.shape.window_tokens, budget = price->plan.index.budget_tokens, unit = price->unit;
+    int64_t beyond = 2 * (window + budget) + 3 * unit;
+    const int64_t chosen[] = {0, 1, 2, unit - 1, unit, unit + 1, 2 * unit, 2 * unit + 1, window / 2, window - 1, window,
+                              window + 1, budget / 2, budget - 2, budget - 1, budget, budget + 1, budget + unit, beyond,
+                              beyond + 1, beyond + unit, 2 * beyond, 2 * beyond + unit / 2, 3 * beyond};
+    int32_t n = 0;
+    for (size_t i = 0; i < sizeof chosen / sizeof chosen[0]; i++) {
+        if (chosen[i] >= 0 && chosen[i] < INT32_MAX / 2) {
+            contexts[n++] = (int32_t)chosen[i];
+        }
+    }
+    return n;
+}
+
+static int fit_term(struct term *term, const struct step_price *price)
+{
+    int32_t contexts[MAX_PROBES], n = choose_probes(contexts, price);
+    double features[MAX_PROBES][FEATURE_COUNT], bytes[MAX_PROBES], flops[MAX_PROBES];
+    for (int32_t i = 0; i < n; i++) {
+        struct work work = {contexts[i], 1, 1};
+        struct stage_cost cost = cost_of(price, term, &work);
+        features_of(features[i], price, contexts[i]);
+        bytes[i] = (double)cost.bytes;
+        flops[i] = (double)cost.flops;
+    }
+    solve(term->bytes, features, bytes, n);
+    solve(term->flops, features, flops, n);
+    for (int32_t i = 0; i < n; i++) {
+        if (fabs(dot(term->bytes, features[i]) - bytes[i]) > 1e-9 * bytes[i] ||
+            fabs(dot(term->flops, features[i]) - flops[i]) > 1e-9 * flops[i]) {
+            return status_fail(-EDOM, "%s of layer %d at context %d costs what no sum over contexts gives",
+                               stage_name(term->stage), term->layer, contexts[i]);
+        }
+    }
+    for (int f = 0; f < FEATURE_COUNT; f++) {
+        if (term->bytes[f] != 0 || term->flops[f] != 0) {
+            term->used[term->n_used++] = (enum feature)f;
+        }
+    }
+    return 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Terms
+
+static bool reads_cache(enum stage stage)
+{
+    return stage == STAGE_WINDOW_ATTENTION || stage == STAGE_KV_WRITE || stage == STAGE_INDEX_SCORE ||
+           stage == STAGE_INDEX_SELECT || stage == STAGE_ATTENTION;
+}
+
+// Two layers are of one kind if they cost the same, stage by stage, in batches short and long, of prompts and answers.
+static bool same_kind(const struct plan *plan, int32_t a, int32_t b)
+{
+    int32_t far = 2 * (plan->shape.window_tokens + plan->index.budget_tokens) + 1;
+    const struct work batches[] = {{0, 1, 1}, {far, 1, 1}, {0, 5, 1}, {far, 7, 0}, {1, 3, 3}};
+    for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
+        for (int stage = 0; stage < STAGE_COUNT; stage++) {
+            struct stage_cost of_a, of_b;
+            if (stage_cost(&of_a, plan, (enum stage)stage, a, &batches[i], 1) ||
+                stage_cost(&of_b, plan, (enum stage)stage, b, &batches[i], 1) || of_a.bytes != of_b.bytes ||
+                of_a.flops != of_b.flops) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool ever_costs(const struct step_price *price, const struct term *term)
+{
+    const struct work batches[] = {{0, 1, 1}, {7, 5, 0}, {9, 3, 3}};
+    for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
+        struct stage_cost cost = cost_of(price, term, &batches[i]);
+        if (cost.bytes || cost.flops) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int add_terms(struct step_price *price, int32_t layer, double n_layers, bool additive)
+{
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        struct term term = {.stage = (enum stage)s, .layer = layer, .n_layers = n_layers};
+        term.rate = predict_rate(&price->device, &price->plan, term.stage);
+        if (reads_cache(term.stage) != additive || !ever_costs(price, &term)) {
+            continue;
+        }
+        if (price->n_terms == MAX_TERMS) {
+            return status_fail(-EINVAL, "%s has more kinds of layers than can be simulated", price->plan.shape.name);
+        }
+        int error = additive ? fit_term(&term, price) : 0;
+        if (error) {
+            return error;
+        }
+        price->terms[price->n_terms++] = term;
+        price->n_rows_terms += !additive;
+    }
+    return 0;
+}
+
+static int find_terms(struct step_price *price)
+{
+    int32_t kind_of[PLAN_MAX_LAYERS], count[PLAN_MAX_LAYERS] = {0}, n_layers = price->plan.shape.n_layers;
+    for (int32_t layer = 0; layer < n_layers; layer++) {
+        kind_of[layer] = layer;
+        for (int32_t earlier = layer - 1; earlier >= 0; earlier--) {
+            if (kind_of[earlier] == earlier && same_kind(&price->plan, earlier, layer)) {
+                kind_of[layer] = earlier;
+                break;
+            }
+        }
+        count[kind_of[layer]]++;
+    }
+    for (int additive = 0; additive < 2; additive++) {
+        int error = add_terms(price, -1, 1, additive);
+        for (int32_t layer = 0; layer < n_layers && !error; layer++) {
+            error = count[layer] ? add_terms(price, layer, count[layer], additive) : 0;
+        }
+        if (error) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Time
+
+static struct rows_entry *rows_entry(struct step_price *price, int64_t new_rows, int64_t logit_rows)
+{
+    uint64_t hash = ((uint64_t)new_rows * 0x9e3779b97f4a7c15u) ^ ((uint64_t)logit_rows * 0xbf58476d1ce4e5b9u);
+    struct rows_entry *entry = &price->cache[(hash >> 40) % CACHE_ENTRIES];
+    if (entry->new_rows == new_rows && entry->logit_rows == logit_rows) {
+        return entry;
+    }
+    struct work work = {0, (int32_t)new_rows, (int32_t)logit_rows};
+    *entry = (struct rows_entry){.new_rows = new_rows, .logit_rows = logit_rows, .cost = entry->cost};
+    for (int32_t i = 0; i < price->n_rows_terms; i++) {
+        entry->cost[i] = cost_of(price, &price->terms[i], &work);
+        entry->bytes += price->terms[i].n_layers * (double)entry->cost[i].bytes;
+    }
+    return entry;
+}
+
+static double time_of(const struct step_price *price, const struct term *term, const struct stage_cost *cost,
+                      double bandwidth, int32_t n_seqs, int64_t n_tokens)
+{
+    if (cost->bytes == 0 && cost->flops == 0) {
+        return 0;
+    }
+    if (price->timer.seconds) {
+        return term->n_layers * price->timer.seconds(price->timer.user, term->stage, term->layer, cost, bandwidth, n_seqs,
+                                                     (int32_t)n_tokens);
+    }
+    double bytes_s = (double)cost->bytes / bandwidth, flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
+    return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
+}
+
+// The step whose decode rows have these features; price->extra holds what the other rows cost in additive terms.
+static double seconds_of(struct step_price *price, const double *features, int64_t new_rows, int64_t logit_rows,
+                         int32_t n_seqs)
+{
+    struct rows_entry *rows = rows_entry(price, new_rows, logit_rows);
+    struct stage_cost cost[MAX_TERMS];    // [n_terms], additive ones only
+    double bytes = rows->bytes;
+    for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
+        const struct term *term = &price->terms[i];
+        double term_bytes = 0, term_flops = 0;
+        for (int32_t k = 0; k < term->n_used; k++) {
+            term_bytes += term->bytes[term->used[k]] * features[term->used[k]];
+            term_flops += term->flops[term->used[k]] * features[term->used[k]];
+        }
+        cost[i].bytes = price->extra[i].bytes + (int64_t)term_bytes;
+        cost[i].flops = price->extra[i].flops + (int64_t)term_flops;
+        bytes += term->n_layers * (double)cost[i].bytes;
+    }
+    double bandwidth = device_bandwidth(&price->device, bytes);
+    if (rows->bandwidth != bandwidth || rows->n_seqs != n_seqs) {
+        rows->bandwidth = bandwidth;
+        rows->n_seqs = n_seqs;
+        rows->seconds = 0;
+        for (int32_t i = 0; i < price->n_rows_terms; i++) {
+            rows->seconds += time_of(price, &price->terms[i], &rows->cost[i], bandwidth, n_seqs, new_rows);
+        }
+    }
+    double seconds = price->overhead_s + rows->seconds;
+    for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
+        seconds += time_of(price, &price->terms[i], &cost[i], bandwidth, n_seqs, new_rows);
+    }
+    return seconds;
+}
+
+double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs)
+{
+    double features[FEATURE_COUNT] = {0};
+    int64_t new_rows = 0, logit_rows = 0;
+    bool extra = false;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        new_rows += work[i].new_tokens;
+        logit_rows += work[i].logit_rows;
+        if (work[i].new_tokens == 1 && work[i].logit_rows == 1) {
+            add_features(features, price, work[i].context_tokens);
+            continue;
+        }
+        extra = true;
+        for (int32_t t = price->n_rows_terms; t < price->n_terms; t++) {
+            struct stage_cost cost = cost_of(price, &price->terms[t], &work[i]);
+            price->extra[t].bytes += cost.bytes;
+            price->extra[t].flops += cost.flops;
+        }
+    }
+    double seconds = seconds_of(price, features, new_rows, logit_rows, n_seqs);
+    if (extra) {
+        memset(price->extra, 0, sizeof price->extra);
+    }
+    return seconds;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Walking
+
+// Sums the batch anew and finds for how many steps its features go straight.
+static void begin_segment(struct step_price *price)
+{
+    struct walk *walk = &price->walk;
+    double length = INT32_MAX;
+    memset(walk->features, 0, sizeof walk->features);
+    memset(walk->slope, 0, sizeof walk->slope);
+    memset(walk->units_at, 0, (size_t)price->unit * sizeof *walk->units_at);
+    memset(walk->budget_at, 0, (size_t)price->unit * sizeof *walk->budget_at);
+    for (int32_t i = 0; i < walk->n_seqs; i++) {
+        int32_t context = walk->contexts[i];
+        double tokens = context + 1.0;
+        add_features(walk->features, price, context);
+        if (tokens < price->window) {
+            walk->slope[FEATURE_WINDOW]++;
+            length = fmin(length, price->window - tokens);
+        }
+        if (tokens < price->budget) {
+            walk->slope[FEATURE_BUDGET]++;
+            length = fmin(length, price->budget - tokens);
+        }
+        if (price->unit > 1) {
+            walk->units_at[context % price->unit]++;
+            if (context / price->unit + 1 < price->budget_units) {
+                walk->budget_at[context % price->unit]++;
+                length = fmin(length, price->budget_units * price->unit - context);
+            }
+        }
+    }
+    walk->slope[FEATURE_TOKENS] = walk->n_seqs;
+    if (price->unit == 1) {
+        walk->slope[FEATURE_UNITS] = walk->n_seqs;
+        walk->slope[FEATURE_BUDGET_UNITS] = walk->slope[FEATURE_BUDGET];
+    }
+    walk->at = 0;
+    walk->length = (int32_t)length;
+}
+
+static void advance(struct step_price *price)
+{
+    struct walk *walk = &price->walk;
+    walk->at++;
+    for (int f = 0; f < FEATURE_COUNT; f++) {
+        walk->features[f] += walk->slope[f];
+    }
+    if (price->unit > 1) {
+        // Those whose context reaches a multiple of the unit begin another one.
+        int32_t begun = walk->units_at[(price->unit - walk->at % price->unit) % price->unit];
+        walk->features[FEATURE_UNITS] += begun;
+        walk->features[FEATURE_BUDGET_UNITS] += walk->budget_at[(price->unit - walk->at % price->unit) % price->unit];
+        walk->features[FEATURE_BROKEN] = walk->n_seqs - begun;
+    }
+}
+
+void step_price_walk(struct step_price *price, const struct work *work, int32_t n_seqs)
+{
+    struct walk *walk = &price->walk;
+    walk->n_seqs = n_seqs;
+    walk->at = -1;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        walk->contexts[i] = work[i].context_tokens;
+    }
+}
+
+double step_price_next(struct step_price *price)
+{
+    struct walk *walk = &price->walk;
+    if (walk->at < 0) {
+        begin_segment(price);
+    } else if (walk->at + 1 < walk->length) {
+        advance(price);
+    } else {
+        for (int32_t i = 0; i < walk->n_seqs; i++) {
+            walk->contexts[i] += walk->at + 1;
+        }
+        begin_segment(price);
+    }
+    return seconds_of(price, walk->features, walk->n_seqs, walk->n_seqs, walk->n_seqs);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Life
+
+static int open_tables(struct step_price *price, int32_t max_seqs)
+{
+    size_t rows_terms = price->n_rows_terms > 0 ? (size_t)price->n_rows_terms : 1;
+    price->cache = calloc(CACHE_ENTRIES, sizeof *price->cache);
+    price->cache_costs = calloc(CACHE_ENTRIES * rows_terms, sizeof *price->cache_costs);
+    price->walk.contexts = calloc((size_t)max_seqs, sizeof *price->walk.contexts);
+    price->walk.units_at = calloc((size_t)price->unit, sizeof *price->walk.units_at);
+    price->walk.budget_at = calloc((size_t)price->unit, sizeof *price->walk.budget_at);
+    if (!price->cache || !price->cache_costs || !price->walk.contexts || !price->walk.units_at || !price->walk.budget_at) {
+        return status_fail(-ENOMEM, "no memory to price steps of %d sequences", max_seqs);
+    }
+    for (size_t i = 0; i < CACHE_ENTRIES; i++) {
+        price->cache[i].new_rows = -1;    // no step has so many
+        price->cache[i].cost = price->cache_costs + i * rows_terms;
+    }
+    return 0;
+}
+
+int step_price_open(struct step_price **out, const struct step_price_options *options)
+{
+    const struct plan *plan = options->plan;
+    struct step_prediction probe;
+    *out = NULL;
+    int error = plan_check(plan);
+    error = error ? error : predict_step(&probe, options->device, plan, &(struct work){0, 2, 1}, 1);
+    if (error) {
+        return error;
+    }
+    struct step_price *price = calloc(1, sizeof *price);
+    if (!price) {
+        return status_fail(-ENOMEM, "no memory to price steps");
+    }
+    price->device = *options->device;
+    price->plan = *plan;
+    price->timer = options->timer ? *options->timer : (struct stage_timer){NULL, NULL};
+    price->overhead_s = options->step_overhead_s;
+    price->window = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : never;
+    price->budget = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : never;
+    price->budget_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : never;
+    price->unit = plan->index.budget_tokens > 0 ? plan->index.unit_tokens : 1;
+    error = find_terms(price);
+    error = error ? error : open_tables(price, options->max_seqs);
+    if (error) {
+        step_price_close(price);
+        return error;
+    }
+    *out = price;
+    return 0;
+}
+
+void step_price_close(struct step_price *price)
+{
+    if (price) {
+        free(price->cache);
+        free(price->cache_costs);
+        free(price->walk.contexts);
+        free(price->walk.units_at);
+        free(price->walk.budget_at);
+        free(price);
+    }
+}
