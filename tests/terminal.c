@@ -13,7 +13,11 @@ struct terminal {
 
 bool terminal_available(void)
 {
-    return system("command -v tmux >/dev/null 2>&1") == 0;
+    // Installed is not enough: without a mounted /dev/pts it cannot open a terminal.
+    char probe[256];
+    snprintf(probe, sizeof probe,
+             "TMUX= tmux -L clsa-probe-%ld -f /dev/null new-session -d 'sleep 5' \\; kill-server >/dev/null 2>&1", (long)getpid());
+    return system(probe) == 0;
 }
 
 // Runs a tmux command; returns what it printed, to be freed.

@@ -6,7 +6,7 @@
 
 struct terminal;
 
-bool terminal_available(void);    // whether tmux is there
+bool terminal_available(void);    // whether tmux is there and works
 
 // Runs `command` (a shell line) on a terminal of that size, with LC_ALL=locale. What it prints after the program
 // ends stays on the screen. NULL on failure.

@@ -16,7 +16,7 @@ foreach(source ${TEST_SOURCES})
     target_link_libraries(${name} PRIVATE test_shared)
     target_compile_options(${name} PRIVATE ${CLSA_WARNINGS})
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900
+    set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300
         ENVIRONMENT "CLSA_BINARY=$<TARGET_FILE:clsa>")
 endforeach()
 
