@@ -1,0 +1,57 @@
+// sim/serve.h - a service under load: requests arrive, wait, are prefilled in chunks, decode in a batch, and finish.
+//
+// Discrete events over the engine's own scheduler and page accounting: each decision is the one that the engine would
+// take. Time comes from sim/step_price.h, calibrated if a timer is given. Where all that happens for many steps is that
+// everyone draws one more token, only the clock moves: the same decisions in the same order as step by step, and the
+// same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
+//
+// One replica. Not modelled: reuse of prefixes (the scheduler has none), time between steps beyond step_overhead_s.
+#pragma once
+
+#include "sim/serve_metrics.h"
+#include "sim/step_price.h"
+#include "workloads/workload.h"
+
+struct serve_options {
+    const struct plan *plan;
+    const struct device *device;
+    const struct stage_timer *timer;    // NULL: roofline
+    double step_overhead_s;
+    int32_t max_seqs;                   // 0: 256
+    int32_t max_step_tokens;            // 0: 2048
+    int64_t cache_tokens;               // 0: what the device's memory leaves, memory_share of it used in all
+    double memory_share;                // 0: 0.9
+    double slo_ttft_s, slo_tpot_s;      // 0: no limit
+    bool every_step;                    // take every step by itself: what jumping is compared with
+    void (*progress)(void *user, int64_t finished, int64_t total);    // now and then; may be NULL
+    void *progress_user;
+    const volatile bool *stop;          // becomes true: end early with what has finished; NULL: never
+};
+
+// The state of the service at a moment, and what it put out since the point before.
+struct serve_point {
+    double time_s;
+    int32_t running, waiting, kv_pages;
+    double output_tokens_per_s;
+};
+
+enum { SERVE_MAX_POINTS = 512 };
+
+struct serve_result {
+    struct serve_metrics metrics;
+    struct request_record *records;     // [n_records] in the order of the workload; owned
+    int64_t n_records;
+    struct serve_point points[SERVE_MAX_POINTS];    // evenly spaced in time
+    int32_t n_points;
+    int64_t steps, jumped_steps;        // all, and those that were not taken by themselves
+    int64_t n_pages, peak_pages;
+    int64_t weight_bytes, kv_bytes, peak_kv_bytes;    // kv: of the whole cache, rings of all sequences included
+    int32_t max_seqs, max_step_tokens, peak_running;
+    bool stopped;
+    uint64_t decisions;                 // a hash of who ran, was preempted and finished, in which order
+    char first_rejection[256];
+};
+
+// -EINVAL if nothing fits: the text says what would. serve_close frees what *out holds; *out is empty on failure.
+int serve_run(struct serve_result *out, const struct workload *workload, const struct serve_options *options);
+void serve_close(struct serve_result *result);    // NULL-safe
