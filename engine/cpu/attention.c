@@ -12,7 +12,8 @@
 enum {
     LEAST_PART_TOKENS = 128,    // per item: below, starting and merging it costs more than it saves
     RUN_ROWS = 8,               // rows of one sequence from which on tiles win over rows one by one
-    WRITE_ROWS = 16             // rows per item of a write
+    WRITE_ROWS = 16,            // rows per item of a write
+    CACHE_LINE = 64
 };
 
 // Rows that are attended one by one.
@@ -139,16 +140,14 @@ struct part {
     float *scores;              // [group][CPU_TILE_KEYS]
 };
 
-// One tile for heads [first, end), which share the KV head that the tile's addresses are of. `next` is the tile after
-// it, n == 0 if there is none.
+// One tile for heads [first, end), which share the KV head that the tile's addresses are of.
 static void attend_tile(const struct attention_task *task, const struct part *part, const struct cpu_tile *tile,
-                        const struct cpu_tile *next, int32_t first, int32_t end)
+                        const struct cpu_ahead ahead[2], int32_t first, int32_t end)
 {
     const struct cpu_kernels *kernels = task->context->kernels;
     int32_t dim = task->head_dim, padded = cpu_padded(dim), n_heads = end - first;
-    const struct cpu_ahead keys = {next->key, next->n}, values = {next->value, next->n};
     kernels->dots_list(part->scores, CPU_TILE_KEYS, part->queries + (int64_t)first * padded, padded, n_heads, tile->key,
-                       tile->n, dim, task->view->dtype, &keys);
+                       tile->n, dim, task->view->dtype, &ahead[0]);
     float scale = (float)(1.0 / sqrt((double)dim));
     for (int32_t h = first; h < end; h++) {
         float *sum = part->sum + (int64_t)h * padded;
@@ -161,7 +160,25 @@ static void attend_tile(const struct attention_task *task, const struct part *pa
         }
     }
     kernels->weigh_list(part->sum + (int64_t)first * padded, padded, part->scores, CPU_TILE_KEYS, n_heads, tile->value,
-                        tile->n, dim, task->view->dtype, &values);
+                        tile->n, dim, task->view->dtype, &ahead[1]);
+}
+
+// What to prefetch while KV head number `index` of n_kv computes: the next tile's keys and values of the same head; or,
+// where a token's keys and values of all heads are one run, a share of whole tokens, in the order in which they lie.
+static void choose_ahead(struct cpu_ahead ahead[2], const struct attention_task *task, const struct cpu_tile *next,
+                         int32_t index, int32_t n_kv)
+{
+    const struct kv_view *view = task->view;
+    int32_t head_bytes = task->head_dim * dtype_bytes(view->dtype);
+    if (task->sets == 1 && view->head_stride == head_bytes && view->value_offset == (int64_t)n_kv * head_bytes) {
+        int32_t first = next->n * 2 * index / (2 * n_kv), middle = next->n * (2 * index + 1) / (2 * n_kv);
+        int32_t end = next->n * (index + 1) / n_kv;
+        ahead[0] = (struct cpu_ahead){next->token + first, middle - first, 2 * n_kv * head_bytes};
+        ahead[1] = (struct cpu_ahead){next->token + middle, end - middle, 2 * n_kv * head_bytes};
+    } else {
+        ahead[0] = (struct cpu_ahead){next->key, next->n, head_bytes};
+        ahead[1] = (struct cpu_ahead){next->value, next->n, head_bytes};
+    }
 }
 
 static void move_tile(struct cpu_tile *tile, int32_t heads)
@@ -173,15 +190,30 @@ static void move_tile(struct cpu_tile *tile, int32_t heads)
     }
 }
 
+// The first tile of a part, which nothing before it could prefetch, all at once.
+static void prefetch_tile(const struct cpu_tile *tile, int32_t n_kv, int32_t head_bytes)
+{
+    for (int32_t i = 0; i < tile->n; i++) {
+        for (int32_t kv = 0; kv < n_kv; kv++) {
+            for (int32_t at = 0; at < head_bytes; at += CACHE_LINE) {
+                __builtin_prefetch(tile->key[i] + kv * tile->head_stride + at, 0, 2);
+                __builtin_prefetch(tile->value[i] + kv * tile->head_stride + at, 0, 2);
+            }
+        }
+    }
+}
+
 // Tokens [from, end) of the list for the heads of `set`.
 static void attend_part(const struct attention_task *task, const struct part *part, const struct token_list *list,
                         int32_t set, int32_t from, int32_t end)
 {
     int32_t first_head = set * (task->n_heads / task->sets), end_head = first_head + task->n_heads / task->sets;
-    int32_t first_kv = first_head / task->group;
+    int32_t first_kv = first_head / task->group, n_kv = (end_head - 1) / task->group + 1 - first_kv;
     struct cpu_tile tiles[2], *tile = &tiles[0], *next = &tiles[1];
+    struct cpu_ahead ahead[2];
     locate_list(next, list, from, end - from);
     move_tile(next, first_kv);
+    prefetch_tile(next, n_kv, task->head_dim * dtype_bytes(task->view->dtype));
     while (next->n > 0) {
         struct cpu_tile *swap = tile;
         tile = next;
@@ -190,16 +222,18 @@ static void attend_part(const struct attention_task *task, const struct part *pa
         next->n = 0;
         if (from < end) {
             locate_list(next, list, from, end - from);
+            memcpy(next->token, next->key, (size_t)next->n * sizeof *next->token);
             move_tile(next, first_kv);
         }
         for (int32_t h = first_head, kv = first_kv; h < end_head; kv++) {
             int32_t last = (kv + 1) * task->group < end_head ? (kv + 1) * task->group : end_head;
-            attend_tile(task, part, tile, next, h, last);
+            choose_ahead(ahead, task, next, kv - first_kv, n_kv);
+            attend_tile(task, part, tile, ahead, h, last);
             move_tile(tile, 1);
             move_tile(next, 1);
             h = last;
         }
-        move_tile(next, first_kv - ((end_head - 1) / task->group + 1));
+        move_tile(next, -n_kv);
     }
 }
 

@@ -117,6 +117,7 @@ struct cpu_tile {
     int32_t n;
     int64_t head_stride;
     const unsigned char *key[CPU_TILE_KEYS], *value[CPU_TILE_KEYS];
+    const unsigned char *token[CPU_TILE_KEYS];    // attention.c: the keys of KV head 0
 };
 
 // Tokens from `token` on, at most n and a tile's worth, all of one source. tile->n says how many.

@@ -319,7 +319,8 @@ static void score_gated(const struct score_task *task, struct cpu_scratch *scrat
 }
 
 // out [units] from the scores of n >= 1 tokens, the first of which begins a unit.
-static void pool(float *out, const float *scores, int32_t n, const struct index_spec *index)
+static void pool(const struct cpu_kernels *kernels, float *out, const float *scores, int32_t n,
+                 const struct index_spec *index)
 {
     if (index->unit_tokens == 1) {
         memcpy(out, scores, (size_t)n * sizeof *out);
@@ -327,13 +328,15 @@ static void pool(float *out, const float *scores, int32_t n, const struct index_
     }
     for (int32_t first = 0, unit = 0; first < n; first += index->unit_tokens, unit++) {
         int32_t end = smaller(first + index->unit_tokens, n);
-        float greatest = scores[first];
-        double sum = (double)scores[first];
-        for (int32_t i = first + 1; i < end; i++) {
-            greatest = scores[i] > greatest || isnan(scores[i]) ? scores[i] : greatest;
+        if (index->pooling == POOLING_MAX) {
+            out[unit] = kernels->greatest(scores + first, end - first);
+            continue;
+        }
+        double sum = 0;
+        for (int32_t i = first; i < end; i++) {
             sum += (double)scores[i];
         }
-        out[unit] = index->pooling == POOLING_MEAN ? (float)(sum / (end - first)) : greatest;
+        out[unit] = (float)(sum / (end - first));
     }
 }
 
@@ -362,7 +365,8 @@ static void score_item(void *user, int32_t item, int32_t thread)
         for (int32_t i = 0; i < (end - row) * index->sets; i++) {
             int32_t seen = smaller(op->rows->position[row + i / index->sets] + 1 - token, n);
             if (seen > 0) {
-                pool(op->scores + ((int64_t)(row - op->first) * index->sets + i) * op->stride + token / index->unit_tokens,
+                pool(task->context->kernels,
+                     op->scores + ((int64_t)(row - op->first) * index->sets + i) * op->stride + token / index->unit_tokens,
                      scores + (int64_t)i * task->chunk, seen, index);
             }
         }

@@ -1,26 +1,12 @@
-// engine/cpu/kernels.c - the inner loops in the words of vector.h; compiled once per instruction set.
+// engine/cpu/kernels.c - the table of kernels, and those of prefill's tiles, of softmax, of norms; compiled once per
+// instruction set.
 //
-// Dot products with cached vectors take four vectors at once: their four sums leave through one reduction, and a pair of
-// query vectors in registers serves four keys. Bound by memory when the batch is small, which is why nothing here
-// converts into a buffer first. Prefill tiles are bound by multiply-adds: `multiply` keeps a block of c in registers.
+// Written in the words of vector.h. Tiles are bound by multiply-adds: `multiply` keeps a block of c in registers.
 #include "engine/cpu/kernels_variant.h"
 #include "engine/cpu/vector.h"
 
-// Registers decide how many queries meet four keys at once, and how large the block of `multiply` is.
-enum {
-    QUERY_BLOCK = LANES == 16 ? 4 : 2,
-    BLOCK_ROWS = 6,
-    BLOCK_VECTORS = LANES == 16 ? 4 : 2,
-    AHEAD_BYTES = 4096,    // that keys in order are prefetched by
-    CACHE_LINE = 64
-};
-
-// Before loops of a few constant rounds over arrays of vectors: unrolled early, the arrays become registers.
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
+// Registers decide how large the block of `multiply` is.
+enum { BLOCK_ROWS = 6, BLOCK_VECTORS = LANES == 16 ? 4 : 2 };
 
 static void pack(float *out, const float *in, int32_t n, enum dtype dtype)
 {
@@ -80,267 +66,36 @@ static void widen(float *out, const void *in, int32_t n, enum dtype dtype)
     }
 }
 
-// Adds the products of one pair of dimensions of four keys with n_queries queries. All counts are constants where this
-// is inlined: only then do the sums stay in registers.
-INLINE void dots_step(vector sum[QUERY_BLOCK][4], const float *queries, int64_t query_stride, int32_t n_queries,
-                      const unsigned char *k0, const unsigned char *k1, const unsigned char *k2, const unsigned char *k3,
-                      enum dtype dtype)
-{
-    vector a[4], b[4];
-    vector_pair(&a[0], &b[0], k0, dtype);
-    vector_pair(&a[1], &b[1], k1, dtype);
-    vector_pair(&a[2], &b[2], k2, dtype);
-    vector_pair(&a[3], &b[3], k3, dtype);
-    UNROLL
-    for (int32_t q = 0; q < n_queries; q++) {
-        vector qa = vector_load(queries + q * query_stride);
-        vector qb = vector_load(queries + q * query_stride + LANES);
-        UNROLL
-        for (int32_t i = 0; i < 4; i++) {
-            sum[q][i] = vector_fma(qa, a[i], sum[q][i]);
-            sum[q][i] = vector_fma(qb, b[i], sum[q][i]);
-        }
-    }
-}
-
-// Products of n_queries <= QUERY_BLOCK queries with four keys; n_queries and dtype are constants at each call. `ahead`:
-// bytes to prefetch by, 0 for none.
-INLINE void dots_four(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                      int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
-{
-    vector sum[QUERY_BLOCK][4];
-    UNROLL
-    for (int32_t q = 0; q < n_queries; q++) {
-        UNROLL
-        for (int32_t i = 0; i < 4; i++) {
-            sum[q][i] = vector_zero();
-        }
-    }
-    const unsigned char *k0 = key[0], *k1 = key[1], *k2 = key[2], *k3 = key[3];
-    int32_t d = 0, pair_bytes = PAIR * dtype_bytes(dtype);
-    for (; d + PAIR <= dim; d += PAIR) {
-        if (ahead) {
-            __builtin_prefetch(k0 + ahead);
-            __builtin_prefetch(k1 + ahead);
-            __builtin_prefetch(k2 + ahead);
-            __builtin_prefetch(k3 + ahead);
-        }
-        dots_step(sum, queries + d, query_stride, n_queries, k0, k1, k2, k3, dtype);
-        k0 += pair_bytes;
-        k1 += pair_bytes;
-        k2 += pair_bytes;
-        k3 += pair_bytes;
-    }
-    if (d < dim) {
-        unsigned char rest[4][PAIR * sizeof(float)] = {{0}};
-        size_t rest_bytes = (size_t)((dim - d) * dtype_bytes(dtype));
-        memcpy(rest[0], k0, rest_bytes);
-        memcpy(rest[1], k1, rest_bytes);
-        memcpy(rest[2], k2, rest_bytes);
-        memcpy(rest[3], k3, rest_bytes);
-        dots_step(sum, queries + d, query_stride, n_queries, rest[0], rest[1], rest[2], rest[3], dtype);
-    }
-    UNROLL
-    for (int32_t q = 0; q < n_queries; q++) {
-        if (n_out == 4) {
-            vector_sum4(out + q * out_stride, sum[q][0], sum[q][1], sum[q][2], sum[q][3]);
-            continue;
-        }
-        float sums[4];
-        vector_sum4(sums, sum[q][0], sum[q][1], sum[q][2], sum[q][3]);
-        memcpy(out + q * out_stride, sums, (size_t)n_out * sizeof *sums);
-    }
-}
-
-// The same for any number of queries and n_out <= 4 keys. Only the first queries prefetch.
-INLINE void dots_block(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                       int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
-{
-    int32_t q = 0;
-    for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
-        dots_four(out + q * out_stride, out_stride, n_out, queries + q * query_stride, query_stride, QUERY_BLOCK, key,
-                  dim, dtype, q ? 0 : ahead);
-    }
-    ahead = q ? 0 : ahead;
-    out += q * out_stride;
-    queries += q * query_stride;
-    switch (n_queries - q) {
-    case 3:
-        dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 3 : 0, key, dim, dtype, ahead);
-        break;
-    case 2:
-        dots_four(out, out_stride, n_out, queries, query_stride, QUERY_BLOCK == 4 ? 2 : 0, key, dim, dtype, ahead);
-        break;
-    case 1: dots_four(out, out_stride, n_out, queries, query_stride, 1, key, dim, dtype, ahead); break;
-    default: break;
-    }
-}
-
-// Keys lie one after the other: memory is read in order, but by four at a time, which the hardware's own prefetching
-// does not follow to full speed.
-INLINE void dots_in_order(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                          const unsigned char *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype)
-{
-    int64_t group_bytes = 4 * key_stride, ahead = (AHEAD_BYTES + group_bytes - 1) / group_bytes * group_bytes;
-    for (int32_t i = 0; i < n; i += 4) {
-        const unsigned char *key[4];
-        for (int32_t j = 0; j < 4; j++) {
-            key[j] = keys + (i + j < n ? i + j : n - 1) * key_stride;    // the last one's repetition is not kept
-        }
-        dots_block(out + i, out_stride, n - i < 4 ? n - i : 4, queries, query_stride, n_queries, key, dim, dtype, ahead);
-    }
-}
-
-// Brings vectors [first, end) of a list, as far as there are so many, to the second cache.
-INLINE void prefetch_list(const struct cpu_ahead *ahead, int32_t first, int32_t end, int32_t bytes)
-{
-    for (int32_t i = first; i < end && i < ahead->n; i++) {
-        for (int32_t line = 0; line < bytes; line += CACHE_LINE) {
-            __builtin_prefetch(ahead->vector[i] + line, 0, 2);
-        }
-    }
-}
-
-// Keys lie anywhere.
-INLINE void dots_by_list(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                         const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
-                         const struct cpu_ahead *ahead)
-{
-    for (int32_t i = 0; i < n; i += 4) {
-        const unsigned char *key[4];
-        for (int32_t j = 0; j < 4; j++) {
-            key[j] = keys[i + j < n ? i + j : n - 1];
-        }
-        prefetch_list(ahead, i, i + 4, dim * dtype_bytes(dtype));
-        dots_block(out + i, out_stride, n - i < 4 ? n - i : 4, queries, query_stride, n_queries, key, dim, dtype, 0);
-    }
-}
-
-static void dots(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                 const void *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype)
-{
-    switch (dtype) {
-    case DTYPE_F32:
-        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_F32);
-        break;
-    case DTYPE_BF16:
-        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_BF16);
-        break;
-    default:
-        dots_in_order(out, out_stride, queries, query_stride, n_queries, keys, key_stride, n, dim, DTYPE_FP8);
-        break;
-    }
-}
-
-static void dots_list(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                      const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
-                      const struct cpu_ahead *ahead)
-{
-    if (dtype == DTYPE_BF16) {
-        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_BF16, ahead);
-    } else {
-        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_F32, ahead);
-    }
-}
-
-// One pair of dimensions of n_queries <= QUERY_BLOCK sums over all values; `ahead` NULL or prefetched along the way.
-INLINE void weigh_pair(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                       const unsigned char *const *values, int64_t offset, int32_t n, int32_t rest, enum dtype dtype,
-                       const struct cpu_ahead *ahead, int32_t ahead_bytes)
-{
-    vector sum_a[QUERY_BLOCK], sum_b[QUERY_BLOCK];
-    UNROLL
-    for (int32_t q = 0; q < n_queries; q++) {
-        sum_a[q] = vector_load(out + q * out_stride);
-        sum_b[q] = vector_load(out + q * out_stride + LANES);
-    }
-    for (int32_t i = 0; i < n; i++) {
-        vector a, b;
-        if (ahead) {
-            prefetch_list(ahead, i, i + 1, ahead_bytes);
-        }
-        if (rest == PAIR) {
-            vector_pair(&a, &b, values[i] + offset, dtype);
-        } else {
-            vector_pair_part(&a, &b, values[i] + offset, rest, dtype);
-        }
-        UNROLL
-        for (int32_t q = 0; q < n_queries; q++) {
-            vector weight = vector_set(weights[q * weight_stride + i]);
-            sum_a[q] = vector_fma(weight, a, sum_a[q]);
-            sum_b[q] = vector_fma(weight, b, sum_b[q]);
-        }
-    }
-    UNROLL
-    for (int32_t q = 0; q < n_queries; q++) {
-        vector_store(out + q * out_stride, sum_a[q]);
-        vector_store(out + q * out_stride + LANES, sum_b[q]);
-    }
-}
-
-INLINE void weigh_block(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                        const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
-                        const struct cpu_ahead *ahead)
-{
-    int32_t d = 0, bytes = dtype_bytes(dtype);
-    for (; d + PAIR <= dim; d += PAIR) {
-        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * bytes, n, PAIR, dtype,
-                   d ? NULL : ahead, dim * bytes);
-    }
-    if (d < dim) {
-        weigh_pair(out + d, out_stride, weights, weight_stride, n_queries, values, (int64_t)d * bytes, n, dim - d, dtype,
-                   d ? NULL : ahead, dim * bytes);
-    }
-}
-
-INLINE void weigh_any(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                      const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
-                      const struct cpu_ahead *ahead)
-{
-    int32_t q = 0;
-    for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
-        weigh_block(out + q * out_stride, out_stride, weights + q * weight_stride, weight_stride, QUERY_BLOCK, values, n,
-                    dim, dtype, q ? NULL : ahead);
-    }
-    ahead = q ? NULL : ahead;
-    out += q * out_stride;
-    weights += q * weight_stride;
-    switch (n_queries - q) {
-    case 3:
-        weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 3 : 0, values, n, dim, dtype, ahead);
-        break;
-    case 2:
-        weigh_block(out, out_stride, weights, weight_stride, QUERY_BLOCK == 4 ? 2 : 0, values, n, dim, dtype, ahead);
-        break;
-    case 1: weigh_block(out, out_stride, weights, weight_stride, 1, values, n, dim, dtype, ahead); break;
-    default: break;
-    }
-}
-
-static void weigh_list(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                       const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
-                       const struct cpu_ahead *ahead)
-{
-    if (dtype == DTYPE_BF16) {
-        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16, ahead);
-    } else {
-        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_F32, ahead);
-    }
-}
-
-// The lanes' maximum by memory: rare enough, and the same text for all widths.
+// The lanes' maximum by memory: rare enough, and the same text for all widths. NaN is passed over.
 INLINE float vector_greatest(vector a)
 {
-    float lanes[LANES], greatest;
+    float lanes[LANES], most = -INFINITY;
     vector_store(lanes, a);
-    greatest = lanes[0];
-    for (int32_t i = 1; i < LANES; i++) {
-        greatest = lanes[i] > greatest ? lanes[i] : greatest;
+    for (int32_t i = 0; i < LANES; i++) {
+        most = lanes[i] > most ? lanes[i] : most;
     }
-    return greatest;
+    return most;
 }
 
-static float softmax(float *scores, int32_t n, float scale, float *greatest, float *sum)
+static float greatest(const float *scores, int32_t n)
+{
+    vector most = vector_set(-INFINITY), nan = vector_zero(), infinity = vector_set(INFINITY);
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vector score = vector_load(scores + i);
+        most = vector_max(score, most);
+        // Neither below infinity nor above minus infinity is NaN only; + 0 keeps the sum 0, + NaN does not.
+        vector strange = vector_if_less(vector_sub(vector_zero(), infinity), score, vector_zero(), score);
+        nan = vector_add(nan, vector_if_less(score, infinity, vector_zero(), strange));
+    }
+    float result = vector_greatest(most) + vector_sum(nan);
+    for (; i < n; i++) {
+        result = scores[i] > result || isnan(scores[i]) ? scores[i] : result;
+    }
+    return result;
+}
+
+static float softmax(float *scores, int32_t n, float scale, float *maximum, float *sum)
 {
     int32_t end = (n + 15) / 16 * 16;
     for (int32_t i = n; i < end; i++) {
@@ -352,7 +107,7 @@ static float softmax(float *scores, int32_t n, float scale, float *greatest, flo
         vector_store(scores + i, scaled);
         most = vector_max(scaled, most);    // a NaN score is passed over here and returns as its exponential
     }
-    float last = *greatest, now = vector_greatest(most);
+    float last = *maximum, now = vector_greatest(most);
     now = last > now ? last : now;
     vector total = vector_zero();
     for (int32_t i = 0; i < end; i += LANES) {
@@ -364,7 +119,7 @@ static float softmax(float *scores, int32_t n, float scale, float *greatest, flo
         scores[i] = 0;
     }
     float factor = last == now ? 1.0f : expf(last - now);
-    *greatest = now;
+    *maximum = now;
     *sum = *sum * factor + vector_sum(total);
     return factor;
 }
@@ -602,10 +357,11 @@ const struct cpu_kernels CPU_VARIANT(cpu_kernels) = {
     .pack = pack,
     .unpack = unpack,
     .widen = widen,
-    .dots = dots,
-    .dots_list = dots_list,
-    .weigh_list = weigh_list,
+    .dots = CPU_VARIANT(cpu_dots),
+    .dots_list = CPU_VARIANT(cpu_dots_list),
+    .weigh_list = CPU_VARIANT(cpu_weigh_list),
     .softmax = softmax,
+    .greatest = greatest,
     .multiply = multiply,
     .softmax_columns = softmax_columns,
     .scale_columns = scale_columns,

@@ -1,6 +1,6 @@
 // engine/cpu/kernels.h - the inner loops of the CPU backend: one table per instruction set, chosen at run time.
 //
-// kernels.c and kernels_select.c are compiled once per instruction set (cpu.cmake); each compilation leaves one table.
+// kernels.c, kernels_dots.c and kernels_select.c are compiled once per instruction set (cpu.cmake); each compilation leaves one table.
 // Kernels know raw pointers and sizes only: no batch, no plan, no threads, no allocation, no errors.
 //
 // Vectors that meet cached keys, values or weights are "packed": reordered to how the dtype at hand is widened (see
@@ -31,11 +31,11 @@ struct cpu_columns {
     float *greatest, *sum, *factor;    // [n] running maximum and sum; out: what earlier sums are to be multiplied by
 };
 
-// Vectors that the next call will read: a list is no stream that hardware foresees, so they are prefetched while this
-// call computes. n may be 0.
+// Runs of memory that a later call will read: a list is no stream that hardware foresees, so they are prefetched while
+// this call computes. n may be 0.
 struct cpu_ahead {
-    const unsigned char *const *vector;    // [n]
-    int32_t n;
+    const unsigned char *const *run;    // [n] of `bytes` each
+    int32_t n, bytes;
 };
 
 struct cpu_selection {
@@ -70,7 +70,9 @@ struct cpu_kernels {
                        const struct cpu_ahead *ahead);
     // One step of a running softmax over scores [n], replaced by exponentials of scores*scale - maximum. Values up to
     // the next multiple of 16 are overwritten by zeros. Returns what earlier sums are to be multiplied by.
-    float (*softmax)(float *scores, int32_t n, float scale, float *greatest, float *sum);
+    float (*softmax)(float *scores, int32_t n, float scale, float *maximum, float *sum);
+    // The greatest of scores [n >= 1], or NaN if one is.
+    float (*greatest)(const float *scores, int32_t n);
 
     // c[i*c_stride + j] = (or +=) sum over k of a[i*a_row + k*a_column] * b[k*b_stride + j]; n_columns is a multiple of
     // CPU_TILE_COLUMNS.

@@ -21,6 +21,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// Before loops of a few constant rounds over arrays of vectors: unrolled early, the arrays become registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
 #if defined(__AVX512F__)
 
 enum { LANES = 16 };
