@@ -14,6 +14,7 @@ static const struct {
     {"compare", command_compare, "the same work under several methods: measured, floor, predicted, agreement"},
     {"profile", command_profile, "run and collect, write FILE.pftrace for ui.perfetto.dev"},
     {"trace", command_trace, "info | summary | check FILE.pftrace"},
+    {"calibrate", command_calibrate, "traces -> what share of its peaks a device reaches, with residuals"},
     {"sim", command_sim, "what a model and a method should take on a device"},
     {"top", command_top, "the dashboard: live, --replay FILE, --snapshot VIEW"},
     {"model", command_model, "init | info | check"},

@@ -21,7 +21,7 @@ extern const size_t devices_json_bytes;
 
 enum { MAX_DEVICES = 1024, MAX_FILE_BYTES = 1 << 24 };
 
-static const char *const provenance_names[] = {"datasheet", "measured", "interpolated", "extrapolated"};
+static const char *const provenance_names[] = {"datasheet", "measured", "interpolated", "extrapolated", "roofline"};
 
 const char *provenance_name(enum provenance provenance)
 {
@@ -30,11 +30,22 @@ const char *provenance_name(enum provenance provenance)
 
 enum provenance provenance_weaker(enum provenance a, enum provenance b)
 {
-    static const int strength[] = {[PROVENANCE_DATASHEET] = 0,
-                                   [PROVENANCE_EXTRAPOLATED] = 1,
-                                   [PROVENANCE_INTERPOLATED] = 2,
-                                   [PROVENANCE_MEASURED] = 3};
+    static const int strength[] = {[PROVENANCE_ROOFLINE] = 0,
+                                   [PROVENANCE_DATASHEET] = 1,
+                                   [PROVENANCE_EXTRAPOLATED] = 2,
+                                   [PROVENANCE_INTERPOLATED] = 3,
+                                   [PROVENANCE_MEASURED] = 4};
     return strength[a] <= strength[b] ? a : b;
+}
+
+const struct device_figure *device_rate(const struct device *device, enum dtype dtype)
+{
+    for (int wider = (int)dtype; wider >= DTYPE_F32; wider--) {
+        if (device->flops_per_s[wider].value > 0) {
+            return &device->flops_per_s[wider];
+        }
+    }
+    return NULL;
 }
 
 double device_bandwidth(const struct device *device, double working_set_bytes)

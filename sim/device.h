@@ -14,11 +14,18 @@
 enum { DEVICE_NAME_BYTES = 64, DEVICE_SOURCE_BYTES = 160, DEVICE_CURVE_POINTS = 8 };
 
 // How a figure came about; printed beside every number that depends on it. Published figures are DATASHEET; a constant
-// carried over from elsewhere, or an estimate, is EXTRAPOLATED.
-enum provenance { PROVENANCE_DATASHEET, PROVENANCE_MEASURED, PROVENANCE_INTERPOLATED, PROVENANCE_EXTRAPOLATED };
+// carried over from elsewhere, or an estimate, is EXTRAPOLATED. ROOFLINE marks a prediction that had to take a device's
+// peaks although a calibration was given, because it knows nothing of the stage; no figure of a device is that.
+enum provenance {
+    PROVENANCE_DATASHEET,
+    PROVENANCE_MEASURED,
+    PROVENANCE_INTERPOLATED,
+    PROVENANCE_EXTRAPOLATED,
+    PROVENANCE_ROOFLINE
+};
 const char *provenance_name(enum provenance provenance);
 
-// The one that says less about what will be measured: a peak that nobody reaches (DATASHEET) says least, then
+// The one that says less about what will be measured: peaks that nobody reaches (ROOFLINE, DATASHEET) say least, then
 // EXTRAPOLATED, INTERPOLATED, MEASURED.
 enum provenance provenance_weaker(enum provenance a, enum provenance b);
 
@@ -27,6 +34,8 @@ struct device_figure {
     enum provenance provenance;
     char source[DEVICE_SOURCE_BYTES];
 };
+
+struct calibration_profile;
 
 struct device {
     char name[DEVICE_NAME_BYTES];
@@ -41,6 +50,8 @@ struct device {
     struct device_figure launch_s;                    // cost of one kernel or operator
     struct device_figure price_per_hour;              // dollars
     int32_t threads;                                  // host: as measured with; 0 elsewhere
+    // What share of these rates kernels reach (sim/calibration.h), for predictions; borrowed. NULL: all of them.
+    const struct calibration_profile *calibration;
 };
 
 // The shipped table (sim/devices.json, compiled in) or a file of the same form. Owned by the caller, free with free().
@@ -57,6 +68,9 @@ int device_find(struct device *out, const char *name, int32_t threads);
 int device_measure_host(struct device *out, int32_t threads);
 // What the measurement ran on: "AMD EPYC 9575F, avx512_bf16".
 void device_describe_host(char *out, size_t bytes);
+
+// The rate of multiply-adds in a type: its own or the next wider one's, as an engine would convert. NULL if none is known.
+const struct device_figure *device_rate(const struct device *device, enum dtype dtype);
 
 // Bandwidth for a working set of that size.
 double device_bandwidth(const struct device *device, double working_set_bytes);

@@ -1,4 +1,4 @@
-// sim/predict.c - roofline over engine/cost.h.
+// sim/predict.c - roofline over engine/cost.h, corrected by a calibration where there is one.
 //
 // A step is priced stage by stage and layer by layer. The sum over the steps of a growing context is taken exactly
 // where it bends and by straight lines where it does not: step time is piecewise linear in the context but for small
@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/status.h"
+#include "sim/calibration.h"
 
 enum { BOUND_COUNT = BOUND_LATENCY + 1 };
 
@@ -19,66 +21,105 @@ const char *bound_name(enum bound bound)
     return names[bound];
 }
 
+// What the stages of one step have in common.
+struct pass {
+    const struct device *device;
+    const struct plan *plan;
+    double bandwidth;             // for the step's whole working set
+    int64_t new_rows, logit_rows;
+    bool chunked, logits_chunked;    // some sequence has more than one such row
+};
+
+static struct pass pass_of(const struct device *device, const struct plan *plan, const struct work *work,
+                           int32_t n_seqs)
+{
+    struct pass pass = {.device = device, .plan = plan};
+    pass.bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
+    for (int32_t i = 0; i < n_seqs; i++) {
+        pass.new_rows += work[i].new_tokens;
+        pass.logit_rows += work[i].logit_rows;
+        pass.chunked = pass.chunked || work[i].new_tokens > 1;
+        pass.logits_chunked = pass.logits_chunked || work[i].logit_rows > 1;
+    }
+    return pass;
+}
+
 // The type whose multiply-adds the stage is made of.
 static enum dtype stage_dtype(const struct plan *plan, enum stage stage)
 {
-    switch (stage) {
-    case STAGE_QKV:
-    case STAGE_INDEX_PROJECT:
-    case STAGE_OUTPUT:
-    case STAGE_FFN:
-    case STAGE_HEAD: return plan->weight_dtype;
-    case STAGE_INDEX_SCORE:
-        // Page bounds are scored against attention keys, not index keys.
-        return plan->index.score == INDEX_PAGE_BOUND ? plan->kv_dtype : plan->index.key_dtype;
-    default: return plan->kv_dtype;
-    }
+    // Page bounds are scored against attention keys, not index keys.
+    enum dtype index = plan->index.score == INDEX_PAGE_BOUND ? plan->kv_dtype : plan->index.key_dtype;
+    return calibration_dtype(stage, plan->weight_dtype, plan->kv_dtype, index);
 }
 
-// The rate for a type: its own or the next wider one's. NULL if there is none.
-static const struct device_figure *rate_of(const struct device *device, enum dtype dtype)
+// Only rows that leave logits reach the head and the layers above a shared memory, but for what is kept of every row.
+static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t layer)
 {
-    for (int wider = (int)dtype; wider >= DTYPE_F32; wider--) {
-        if (device->flops_per_s[wider].value > 0) {
-            return &device->flops_per_s[wider];
-        }
-    }
-    return NULL;
+    return layer < 0 ? stage != STAGE_EMBED
+                     : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
-double predict_rate(const struct device *device, const struct plan *plan, enum stage stage)
+// Replaces the roofline's time by what kernels were measured to take.
+static void calibrate(struct stage_prediction *out, const struct pass *pass, enum stage stage, int32_t layer,
+                      double roof_s)
 {
-    const struct device_figure *rate = rate_of(device, stage_dtype(plan, stage));
-    return rate ? rate->value : 0;
+    const struct calibration_profile *profile = pass->device->calibration;
+    bool few = skips_prompt(pass->plan, stage, layer);
+    bool whole = stage == STAGE_ATTENTION && pass->plan->layers[layer].attention == ATTENTION_FULL;
+    bool selects = pass->plan->index.budget_tokens > 0 && !whole;
+    int64_t rows = few ? pass->logit_rows : pass->new_rows;
+    struct calibration_query query = {
+        .stage = stage,
+        .phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : PHASE_DECODE,
+        .unit_tokens = selects ? pass->plan->index.unit_tokens : 0,
+        .rows = rows < 1 ? 1 : rows > INT32_MAX ? INT32_MAX : (int32_t)rows,
+        .dtype = stage_dtype(pass->plan, stage),
+        .work = (double)out->cost.bytes + (double)out->cost.flops,
+    };
+    struct calibration_answer answer;
+    if (!calibration_ask(&answer, profile, &query)) {
+        out->provenance = PROVENANCE_ROOFLINE;
+        return;
+    }
+    double above_s = roof_s / answer.efficiency;
+    out->seconds = answer.floor_s + above_s;
+    out->bound = answer.floor_s >= above_s ? BOUND_LATENCY : out->bound;
+    bool foreign = strcmp(profile->rates.name, pass->device->name) != 0;
+    out->provenance = foreign ? PROVENANCE_EXTRAPOLATED : answer.provenance;
 }
 
 // One stage of one layer whose cost is known.
-static int price(struct stage_prediction *out, enum provenance *provenance, const struct device *device,
-                 const struct plan *plan, enum stage stage, const struct stage_cost *cost, double bandwidth)
+static int price(struct stage_prediction *out, const struct pass *pass, enum stage stage, int32_t layer,
+                 const struct stage_cost *cost)
 {
-    *out = (struct stage_prediction){.cost = *cost};
+    const struct device *device = pass->device;
+    *out = (struct stage_prediction){.cost = *cost, .provenance = PROVENANCE_MEASURED};
     if (cost->bytes == 0 && cost->flops == 0) {
         return 0;
     }
-    double bytes_s = (double)cost->bytes / bandwidth, flops_s = 0;
-    *provenance = provenance_weaker(*provenance, device->bytes_per_s.provenance);
+    double bytes_s = (double)cost->bytes / pass->bandwidth, flops_s = 0;
+    out->provenance = device->bytes_per_s.provenance;
     if (cost->flops > 0) {
-        enum dtype dtype = stage_dtype(plan, stage);
-        const struct device_figure *rate = rate_of(device, dtype);
+        enum dtype dtype = stage_dtype(pass->plan, stage);
+        const struct device_figure *rate = device_rate(device, dtype);
         if (!rate) {
             return status_fail(
                 -EINVAL, "device %s: no rate is known for %s, which %s multiplies in; name one in a file of devices",
                 device->name, dtype_name(dtype), stage_name(stage));
         }
         flops_s = (double)cost->flops / rate->value;
-        *provenance = provenance_weaker(*provenance, rate->provenance);
+        out->provenance = provenance_weaker(out->provenance, rate->provenance);
     }
     double roof_s = bytes_s > flops_s ? bytes_s : flops_s, launch_s = device->launch_s.value;
     if (launch_s > 0) {
-        *provenance = provenance_weaker(*provenance, device->launch_s.provenance);
+        out->provenance = provenance_weaker(out->provenance, device->launch_s.provenance);
     }
     out->seconds = roof_s + launch_s;
     out->bound = launch_s >= roof_s ? BOUND_LATENCY : flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
+    if (device->calibration) {
+        out->bound = flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
+        calibrate(out, pass, stage, layer, roof_s);
+    }
     return 0;
 }
 
@@ -94,14 +135,13 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
                   int32_t layer, const struct work *work, int32_t n_seqs)
 {
     struct stage_cost cost;
-    enum provenance provenance = PROVENANCE_MEASURED;
     int error = check_device(device);
     error = error ? error : stage_cost(&cost, plan, stage, layer, work, n_seqs);
     if (error) {
         return error;
     }
-    double bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
-    return price(out, &provenance, device, plan, stage, &cost, bandwidth);
+    struct pass pass = pass_of(device, plan, work, n_seqs);
+    return price(out, &pass, stage, layer, &cost);
 }
 
 static bool outside_layers(enum stage stage)
@@ -113,6 +153,7 @@ static bool outside_layers(enum stage stage)
 static void add(struct stage_prediction *sum, double *under, const struct stage_prediction *one)
 {
     sum->seconds += one->seconds;
+    sum->provenance = provenance_weaker(sum->provenance, one->provenance);
     sum->cost.bytes += one->cost.bytes;
     sum->cost.flops += one->cost.flops;
     under[one->bound] += one->seconds;
@@ -121,26 +162,44 @@ static void add(struct stage_prediction *sum, double *under, const struct stage_
     }
 }
 
+// What a step takes outside its stages, the same for all steps of its kind.
+static void add_overhead(struct stage_prediction *host, const struct pass *pass)
+{
+    const struct calibration_profile *profile = pass->device->calibration;
+    enum phase phase = pass->chunked ? PHASE_PREFILL : PHASE_DECODE;
+    bool foreign = strcmp(profile->rates.name, pass->device->name) != 0;
+    host->seconds += profile->overhead_s[phase];
+    host->bound = BOUND_LATENCY;
+    host->provenance = profile->n_steps[phase] == 0 ? PROVENANCE_ROOFLINE
+                       : foreign                    ? PROVENANCE_EXTRAPOLATED
+                                                    : PROVENANCE_INTERPOLATED;
+}
+
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs)
 {
     struct step_prediction step = {.provenance = PROVENANCE_MEASURED};
-    double bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
+    struct pass pass = pass_of(device, plan, work, n_seqs);
     int error = check_device(device);
     for (int s = 0; !error && s < STAGE_COUNT; s++) {
         enum stage stage = (enum stage)s;
         double under[BOUND_COUNT] = {0};
+        step.stages[s].provenance = PROVENANCE_MEASURED;
         int32_t first = outside_layers(stage) ? -1 : 0, end = outside_layers(stage) ? 0 : plan->shape.n_layers;
         for (int32_t layer = first; !error && layer < end; layer++) {
             struct stage_cost cost;
             struct stage_prediction one;
             error = stage_cost(&cost, plan, stage, layer, work, n_seqs);
-            error = error ? error : price(&one, &step.provenance, device, plan, stage, &cost, bandwidth);
+            error = error ? error : price(&one, &pass, stage, layer, &cost);
             if (!error) {
                 add(&step.stages[s], under, &one);
             }
         }
+        if (stage == STAGE_HOST && device->calibration) {
+            add_overhead(&step.stages[s], &pass);
+        }
         step.seconds += step.stages[s].seconds;
+        step.provenance = provenance_weaker(step.provenance, step.stages[s].provenance);
     }
     if (!error) {
         *out = step;
@@ -154,6 +213,9 @@ static int predict_prefill(struct step_prediction *out, const struct device *dev
 {
     struct step_prediction sum = {.provenance = PROVENANCE_MEASURED};
     double under[STAGE_COUNT][BOUND_COUNT] = {{0}};
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        sum.stages[s].provenance = PROVENANCE_MEASURED;
+    }
     int32_t chunk = chunk_tokens > 0 && chunk_tokens < context_tokens ? chunk_tokens : context_tokens;
     for (int32_t done = 0; done < context_tokens;) {
         int32_t rows = chunk < context_tokens - done ? chunk : context_tokens - done;

@@ -3,8 +3,11 @@
 // time(stage of a layer) = max(bytes / bandwidth, flops / rate) + launch; stages follow each other. The bandwidth is
 // that of the step's whole working set, the rate that of the operands' type: the weights' for projections, the cache's
 // for attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine
-// would convert. Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations
-// in memory, and what share of its peaks a kernel reaches.
+// would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over the
+// efficiency measured, and a step adds its time outside stages as STAGE_HOST; efficiencies that another device reached
+// are EXTRAPOLATED, stages that the calibration lacks stay ROOFLINE. Pure functions: the same inputs give the same bits.
+// Not modelled: overlap, communication, activations in memory; without a calibration, what share of its peaks a kernel
+// reaches.
 #pragma once
 
 #include "engine/cost.h"
@@ -17,6 +20,7 @@ struct stage_prediction {
     double seconds;
     enum bound bound;               // of a sum: under which most of its seconds pass
     struct stage_cost cost;
+    enum provenance provenance;     // of a sum: the weakest of the figures used
 };
 
 struct step_prediction {

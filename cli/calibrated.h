@@ -1,0 +1,14 @@
+// cli/calibrated.h - devices for predictions, with the calibration that a user names.
+#pragma once
+
+#include "sim/calibration.h"
+
+// Gives `device` the profile that was measured on it, with the rates of then, or else the nearest device's curves. A
+// host that was calibrated (name "host") is not measured again. `backend`: as in calibration_find. The calibration must
+// outlive the device. False: the device is not in the calibration; *device is then unchanged.
+bool calibrated_known(struct device *device, const struct calibration *calibration, const char *name,
+                      const char *backend);
+void calibrated_nearest(struct device *device, const struct calibration *calibration);
+
+// "AMD EPYC": this machine's processor, without what it can do.
+void calibrated_host_name(char *out, size_t bytes);

@@ -1,0 +1,195 @@
+// sim/calibration.c - asking a calibration: which curve, and where on it.
+#include "sim/calibration_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+// Points are bins an eighth of an octave wide: a place that close to one counts as measured.
+static const double MEASURED_OCTAVES = 0.125;
+
+void calibration_free(struct calibration *calibration)
+{
+    if (!calibration) {
+        return;
+    }
+    for (int32_t p = 0; p < calibration->n_profiles; p++) {
+        for (int32_t c = 0; c < calibration->profiles[p].n_curves; c++) {
+            free(calibration->profiles[p].curves[c].points);
+        }
+        free(calibration->profiles[p].curves);
+    }
+    free(calibration->profiles);
+    free(calibration->traces);
+    free(calibration);
+}
+
+enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index)
+{
+    switch (stage) {
+    case STAGE_QKV:
+    case STAGE_INDEX_PROJECT:
+    case STAGE_OUTPUT:
+    case STAGE_FFN:
+    case STAGE_HEAD: return weight;
+    case STAGE_INDEX_SCORE: return index;
+    default: return kv;
+    }
+}
+
+bool calibration_depends_on_unit(enum stage stage)
+{
+    return stage == STAGE_INDEX_SCORE || stage == STAGE_INDEX_SELECT || stage == STAGE_GATHER ||
+           stage == STAGE_ATTENTION;
+}
+
+int32_t calibration_level_rows(int32_t rows)
+{
+    return rows <= 16 ? rows : (int32_t)ceil(exp2(floor(8 * log2(rows)) / 8));
+}
+
+// One number of rows: the points [begin, end) of it, without `skip`.
+struct level {
+    double efficiency;
+    double nearest;    // octaves to the nearest point
+    bool inside;       // between its first and its last point
+};
+
+static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip)
+{
+    const struct calibration_point *below = NULL, *above = NULL;
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        const struct calibration_point *point = &curve->points[i];
+        if (i == skip || point->rows != rows) {
+            continue;
+        }
+        if (point->work <= work) {
+            below = point;
+        } else if (!above) {
+            above = point;
+        }
+    }
+    struct level level = {.nearest = INFINITY, .inside = (below && above) || (below && below->work >= work)};
+    if (below) {
+        level.nearest = log2(work / below->work);
+        level.efficiency = below->efficiency;
+    }
+    if (above) {
+        double octaves = log2(above->work / work);
+        if (below) {
+            double share = level.nearest / (level.nearest + octaves);
+            level.efficiency += share * (above->efficiency - below->efficiency);
+        } else {
+            level.efficiency = above->efficiency;
+        }
+        level.nearest = octaves < level.nearest ? octaves : level.nearest;
+    }
+    return level;
+}
+
+bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
+                          double *efficiency, enum provenance *provenance)
+{
+    int32_t low = 0, high = INT32_MAX;    // the numbers of rows around; 0 and INT32_MAX: none
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        int32_t here = curve->points[i].rows;
+        if (i == skip) {
+            continue;
+        }
+        low = here <= rows && here > low ? here : low;
+        high = here >= rows && here < high ? here : high;
+    }
+    if (low == 0 && high == INT32_MAX) {
+        return false;
+    }
+    if (low == 0 || high == INT32_MAX || low == high) {
+        struct level level = level_at(curve, low == 0 ? high : low, work, skip);
+        *efficiency = level.efficiency;
+        *provenance = low != high                          ? PROVENANCE_EXTRAPOLATED
+                      : level.nearest <= MEASURED_OCTAVES ? PROVENANCE_MEASURED
+                      : level.inside                      ? PROVENANCE_INTERPOLATED
+                                                          : PROVENANCE_EXTRAPOLATED;
+        return true;
+    }
+    struct level below = level_at(curve, low, work, skip), above = level_at(curve, high, work, skip);
+    double share = log2((double)rows / low) / log2((double)high / low);
+    *efficiency = below.efficiency + share * (above.efficiency - below.efficiency);
+    bool near = (below.inside || below.nearest <= MEASURED_OCTAVES) && (above.inside || above.nearest <= MEASURED_OCTAVES);
+    *provenance = near ? PROVENANCE_INTERPOLATED : PROVENANCE_EXTRAPOLATED;
+    return true;
+}
+
+bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
+                     const struct calibration_query *query)
+{
+    const struct calibration_curve *best = NULL;
+    int best_score = -1;
+    int32_t unit_tokens = calibration_depends_on_unit(query->stage) ? query->unit_tokens : 0;
+    for (int32_t c = 0; c < profile->n_curves && best_score < 3; c++) {
+        const struct calibration_curve *curve = &profile->curves[c];
+        if (curve->stage != query->stage || curve->phase != query->phase) {
+            continue;
+        }
+        // How keys are chosen changes a kernel more than their type does.
+        int score = 2 * (curve->unit_tokens == unit_tokens) + (curve->dtype == query->dtype);
+        if (score > best_score) {
+            best = curve;
+            best_score = score;
+        }
+    }
+    if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1,
+                                       &out->efficiency, &out->provenance)) {
+        return false;
+    }
+    out->floor_s = best->floor_s;
+    if (best_score < 3) {
+        out->provenance = PROVENANCE_EXTRAPOLATED;
+    }
+    return true;
+}
+
+// "AMD EPYC" of "AMD EPYC, 2 threads".
+static bool same_processor(const char *samples, const char *device)
+{
+    const char *comma = strrchr(samples, ',');
+    return comma && strlen(device) == (size_t)(comma - samples) &&
+           strncasecmp(samples, device, (size_t)(comma - samples)) == 0;
+}
+
+const struct calibration_profile *calibration_find(const struct calibration *calibration, const char *device,
+                                                   const char *backend)
+{
+    for (int32_t p = 0; p < calibration->n_profiles; p++) {
+        const struct calibration_profile *profile = &calibration->profiles[p];
+        if ((strcasecmp(profile->rates.name, device) == 0 || same_processor(profile->device, device)) &&
+            (!backend || strncmp(profile->backend, backend, strlen(backend)) == 0)) {
+            return profile;
+        }
+    }
+    return NULL;
+}
+
+// The widest known rate: of bf16 where there is one, else of f32.
+static double matrix_rate(const struct device *device)
+{
+    const struct device_figure *rate = device_rate(device, DTYPE_BF16);
+    return rate ? rate->value : 1;
+}
+
+const struct calibration_profile *calibration_nearest(const struct calibration *calibration,
+                                                      const struct device *device)
+{
+    const struct calibration_profile *nearest = NULL;
+    double least = INFINITY;
+    for (int32_t p = 0; p < calibration->n_profiles; p++) {
+        const struct device *rates = &calibration->profiles[p].rates;
+        double distance = fabs(log(rates->bytes_per_s.value / device->bytes_per_s.value)) +
+                          fabs(log(matrix_rate(rates) / matrix_rate(device)));
+        if (distance < least) {
+            least = distance;
+            nearest = &calibration->profiles[p];
+        }
+    }
+    return nearest;
+}

@@ -1,0 +1,109 @@
+// sim/calibration.h - what share of a device's peaks kernels reach: learned from recorded samples, used by predictions.
+//
+// time(stage of a layer) = floor + roofline time / efficiency. The roofline bends where the work does (at k, at the
+// window), so that only its efficiency is interpolated: linearly over the logarithm of the work (bytes + flops), between
+// two numbers of rows over the logarithm of the rows, and held beyond what was measured. One curve per stage, shape of
+// its rows, unit of selection and type of operand; one profile per device and backend. A step adds what it spends
+// outside stages. Residuals are by leaving out one point at a time, beside those of the bare roofline.
+//
+// A calibration carries the rates that it was made with, so that a prediction needs no new measurement. Fitting is a
+// pure function of the samples, the rates and the texts given: no clock, and the same inputs give the same bits. Not
+// known from samples: which of a method's layers attend in full (Quest's first two count as selecting ones).
+#pragma once
+
+#include "engine/sample.h"
+#include "sim/device.h"
+
+enum { CALIBRATION_TEXT_BYTES = 256, CALIBRATION_DATE_BYTES = 32 };
+
+// Samples whose work, and from 16 rows on whose rows, differ by less than an eighth of an octave, as their medians.
+struct calibration_point {
+    int32_t rows;         // the fewest of its eighth of an octave
+    double work;          // bytes + flops of one layer's stage
+    double efficiency;    // roofline time / (measured time - floor); above 1 where caches do better than the rates say
+    int64_t samples;
+};
+
+// Of |predicted / measured - 1| over points. n == 0: unknown.
+struct calibration_error {
+    int32_t n;
+    double median, p95;
+};
+
+struct calibration_curve {
+    enum stage stage;
+    enum phase phase;         // DECODE: one row per sequence; PREFILL: several
+    int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
+    enum dtype dtype;         // of the operands that are multiplied
+    double floor_s;
+    int32_t n_points;
+    struct calibration_point *points;    // [n_points], owned; ascending by rows, then by work
+    struct calibration_error roofline, calibrated;
+};
+
+struct calibration_profile {
+    char device[SOURCE_NAME_BYTES], backend[SOURCE_NAME_BYTES];    // as the samples name them
+    char models[CALIBRATION_TEXT_BYTES];                           // "bench-100m clsa, bench-100m dense"
+    int32_t threads;
+    struct device rates;                 // rates.name is the device's name in predictions
+    int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
+    double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
+    int32_t n_curves;
+    struct calibration_curve *curves;    // [n_curves], owned
+};
+
+struct calibration {
+    char date[CALIBRATION_DATE_BYTES], command[CALIBRATION_TEXT_BYTES];
+    int32_t n_traces, n_profiles;
+    char (*traces)[CALIBRATION_TEXT_BYTES];    // [n_traces], owned
+    struct calibration_profile *profiles;      // [n_profiles], owned
+};
+void calibration_free(struct calibration *calibration);    // NULL-safe
+
+// The type whose multiply-adds a stage is made of.
+enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
+// Whether a stage's speed depends on what is selected: index stages, gather, global attention.
+bool calibration_depends_on_unit(enum stage stage);
+
+// The efficiency at one place. False: no curve of that stage and phase. Without a curve of that unit and type the
+// nearest is taken, and its answer is EXTRAPOLATED.
+struct calibration_query {
+    enum stage stage;
+    enum phase phase;
+    int32_t unit_tokens, rows;
+    enum dtype dtype;
+    double work;
+};
+struct calibration_answer {
+    double floor_s, efficiency;
+    enum provenance provenance;    // MEASURED | INTERPOLATED | EXTRAPOLATED
+};
+bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
+                     const struct calibration_query *query);
+
+// The profile of a device by the name of its rates, or by the processor that its samples name; case-insensitive.
+// `backend` is a prefix of the profile's ("cpu"), NULL: the first. NULL if there is none.
+const struct calibration_profile *calibration_find(const struct calibration *calibration, const char *device,
+                                                   const char *backend);
+// The profile whose bandwidth and multiply-add rate are nearest to the device's, by their ratios.
+const struct calibration_profile *calibration_nearest(const struct calibration *calibration,
+                                                      const struct device *device);
+
+// Fitting: a sink of samples, trace after trace. Samples that cannot be used (no duration, no rows, a step that never
+// ended) are counted.
+struct calibration_fit;
+int calibration_fit_open(struct calibration_fit **out);
+void calibration_fit_close(struct calibration_fit *fit);    // NULL-safe
+int calibration_fit_trace(struct calibration_fit *fit, const char *name);    // what follows comes from that trace
+struct sample_sink calibration_fit_sink(struct calibration_fit *fit);
+int32_t calibration_fit_profiles(const struct calibration_fit *fit);
+const struct sample_source *calibration_fit_source(const struct calibration_fit *fit, int32_t profile);
+int64_t calibration_fit_dropped(const struct calibration_fit *fit);
+// `rates` [profiles]. *out is owned by the caller. -EINVAL without a usable sample, or without a rate that is needed.
+int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
+                           const char *date, const char *command);
+
+// One JSON file, written whole. Reading is strict: -EINVAL names the file, the place and what was expected.
+int calibration_save(const struct calibration *calibration, const char *path);
+int calibration_load(struct calibration **out, const char *path);
+int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);

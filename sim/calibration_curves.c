@@ -1,0 +1,273 @@
+// sim/calibration_curves.c - from collected samples to efficiency curves.
+//
+// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a curve
+// is, of eight shares of its shortest time, the one under which points left out are predicted best; a curve's residuals
+// are those of its points left out. The floor has seen all points: with few of them residuals are flattered a little.
+#include "sim/calibration_internal.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/status.h"
+
+enum { FLOOR_SHARES = 8, BINS_PER_OCTAVE = 8 };
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+// Of values [n] > 0, which it sorts. Of an even number the mean of the two in the middle.
+static double median_of(double *values, int64_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
+}
+
+static struct calibration_error error_of(double *values, int32_t n)
+{
+    if (n == 0) {
+        return (struct calibration_error){0};
+    }
+    double median = median_of(values, n);
+    int32_t rank = (int32_t)ceil(0.95 * n);    // the smallest that 95% do not exceed
+    return (struct calibration_error){n, median, values[rank - 1]};
+}
+
+static double work_of(const struct fit_sample *sample)
+{
+    return (double)sample->bytes + (double)sample->flops;
+}
+
+static int compare_curve(const struct fit_sample *a, const struct fit_sample *b)
+{
+    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, a->unit_tokens, (int32_t)a->dtype};
+    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, b->unit_tokens, (int32_t)b->dtype};
+    for (int i = 0; i < 5; i++) {
+        if (left[i] != right[i]) {
+            return left[i] < right[i] ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+static int compare_samples(const void *left, const void *right)
+{
+    const struct fit_sample *a = left, *b = right;
+    int order = compare_curve(a, b);
+    order = order ? order : (a->rows > b->rows) - (a->rows < b->rows);
+    return order ? order : (a->bin > b->bin) - (a->bin < b->bin);
+}
+
+static int price_samples(struct calibration_fit *fit, const struct device *rates)
+{
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        struct fit_sample *sample = &fit->samples[i];
+        const struct device *device = &rates[sample->profile];
+        const struct device_figure *rate = device_rate(device, sample->dtype);
+        if (!rate || !(device->bytes_per_s.value > 0)) {
+            return status_fail(-EINVAL, "device %s: its bandwidth or its rate for %s is unknown, which %s needs",
+                               device->name, dtype_name(sample->dtype), stage_name(sample->stage));
+        }
+        double bytes_s = (double)sample->bytes / device_bandwidth(device, (double)sample->step_bytes);
+        double flops_s = (double)sample->flops / rate->value;
+        sample->roof_s = bytes_s > flops_s ? bytes_s : flops_s;
+        sample->launch_s = device->launch_s.value;
+        sample->rows = calibration_level_rows(sample->rows);
+        sample->bin = (int32_t)floor(BINS_PER_OCTAVE * log2(work_of(sample)));
+    }
+    return 0;
+}
+
+// A point while its curve is fitted. Its time is the roofline's times the median ratio: robust, and exact for one shape.
+struct fit_point {
+    double roof_s, time_s, launch_s;
+};
+
+static struct fit_point reduce(struct calibration_point *out, const struct fit_sample *samples, int64_t n,
+                               double *scratch)
+{
+    struct fit_point point = {.launch_s = samples[0].launch_s};
+    for (int64_t i = 0; i < n; i++) {
+        scratch[i] = work_of(&samples[i]);
+    }
+    *out = (struct calibration_point){.rows = samples[0].rows, .work = median_of(scratch, n), .samples = n};
+    for (int64_t i = 0; i < n; i++) {
+        scratch[i] = samples[i].roof_s;
+    }
+    point.roof_s = median_of(scratch, n);
+    for (int64_t i = 0; i < n; i++) {
+        scratch[i] = 1e-9 * (double)samples[i].duration_ns / samples[i].roof_s;
+    }
+    point.time_s = point.roof_s * median_of(scratch, n);
+    return point;
+}
+
+// Fits the efficiencies to a floor and predicts each point from the others. errors [n_points].
+static struct calibration_error try_floor(struct calibration_curve *curve, const struct fit_point *points,
+                                          double floor_s, double *errors)
+{
+    int32_t n = 0;
+    curve->floor_s = floor_s;
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        curve->points[i].efficiency = points[i].roof_s / (points[i].time_s - floor_s);
+    }
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        const struct calibration_point *point = &curve->points[i];
+        double efficiency;
+        enum provenance provenance;
+        if (calibration_curve_at(curve, point->rows, point->work, i, &efficiency, &provenance)) {
+            errors[n++] = fabs((floor_s + points[i].roof_s / efficiency) / points[i].time_s - 1);
+        }
+    }
+    return error_of(errors, n);
+}
+
+static void fit_curve(struct calibration_curve *curve, const struct fit_point *points, double *errors)
+{
+    double shortest_s = INFINITY, best_floor_s = 0, best = INFINITY;
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        shortest_s = points[i].time_s < shortest_s ? points[i].time_s : shortest_s;
+        errors[i] = fabs((points[i].roof_s + points[i].launch_s) / points[i].time_s - 1);
+    }
+    curve->roofline = error_of(errors, curve->n_points);
+    // Two points say nothing of a floor: predicting one from the other, any would do.
+    for (int share = 0; share < (curve->n_points > 2 ? FLOOR_SHARES : 1); share++) {
+        double floor_s = shortest_s * share / FLOOR_SHARES;
+        double median = try_floor(curve, points, floor_s, errors).median;
+        if (median < best) {
+            best = median;
+            best_floor_s = floor_s;
+        }
+    }
+    curve->calibrated = try_floor(curve, points, best_floor_s, errors);
+}
+
+// One curve from its sorted samples [n]. scratch [n].
+static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, double *scratch)
+{
+    int32_t n_points = 0;
+    for (int64_t i = 0; i < n; i++) {
+        n_points += i == 0 || compare_samples(&samples[i], &samples[i - 1]) != 0;
+    }
+    *out = (struct calibration_curve){.stage = samples->stage, .phase = samples->phase,
+                                      .unit_tokens = samples->unit_tokens, .dtype = samples->dtype};
+    struct fit_point *points = calloc((size_t)n_points, sizeof *points);
+    out->points = calloc((size_t)n_points, sizeof *out->points);
+    if (!points || !out->points) {
+        free(points);
+        return status_fail(-ENOMEM, "no memory for %d points", n_points);
+    }
+    for (int64_t begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && compare_samples(&samples[begin], &samples[end]) == 0; end++) {
+        }
+        points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, scratch);
+        out->n_points++;
+    }
+    fit_curve(out, points, scratch);
+    free(points);
+    return 0;
+}
+
+static int make_curves(struct calibration *out, struct calibration_fit *fit, double *scratch)
+{
+    qsort(fit->samples, (size_t)fit->n_samples, sizeof *fit->samples, compare_samples);
+    for (int64_t begin = 0, end; begin < fit->n_samples; begin = end) {
+        for (end = begin + 1; end < fit->n_samples && compare_curve(&fit->samples[begin], &fit->samples[end]) == 0;) {
+            end++;
+        }
+        struct calibration_profile *profile = &out->profiles[fit->samples[begin].profile];
+        struct calibration_curve *grown =
+            realloc(profile->curves, ((size_t)profile->n_curves + 1) * sizeof *profile->curves);
+        if (!grown) {
+            return status_fail(-ENOMEM, "no memory for curves");
+        }
+        profile->curves = grown;
+        int error = make_curve(&grown[profile->n_curves++], &fit->samples[begin], end - begin, scratch);
+        if (error) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+static void make_overheads(struct calibration *out, const struct calibration_fit *fit, double *scratch)
+{
+    for (int32_t p = 0; p < out->n_profiles; p++) {
+        for (int phase = 0; phase < PHASE_MIXED; phase++) {
+            int64_t n = 0;
+            for (int64_t i = 0; i < fit->n_steps; i++) {
+                if (fit->steps[i].profile == p && fit->steps[i].phase == (enum phase)phase) {
+                    scratch[n++] = 1e-9 * (double)fit->steps[i].overhead_ns;
+                }
+            }
+            out->profiles[p].n_steps[phase] = n;
+            out->profiles[p].overhead_s[phase] = n > 0 ? median_of(scratch, n) : 0;
+        }
+    }
+}
+
+static int fill(struct calibration *out, struct calibration_fit *fit, const struct device *rates, double *scratch)
+{
+    out->profiles = calloc((size_t)fit->n_profiles, sizeof *out->profiles);
+    out->traces = calloc((size_t)fit->n_traces + 1, sizeof *out->traces);
+    if (!out->profiles || !out->traces) {
+        return status_fail(-ENOMEM, "no memory for a calibration");
+    }
+    out->n_profiles = fit->n_profiles;
+    out->n_traces = fit->n_traces;
+    if (fit->n_traces > 0) {
+        memcpy(out->traces, fit->traces, (size_t)fit->n_traces * sizeof *out->traces);
+    }
+    for (int32_t p = 0; p < out->n_profiles; p++) {
+        struct calibration_profile *profile = &out->profiles[p];
+        const struct sample_source *source = &fit->profiles[p].source;
+        memcpy(profile->device, source->device, sizeof profile->device);
+        memcpy(profile->backend, source->backend, sizeof profile->backend);
+        memcpy(profile->models, fit->profiles[p].models, sizeof profile->models);
+        profile->threads = source->threads;
+        profile->rates = rates[p];
+        profile->rates.threads = source->threads;
+        profile->rates.calibration = NULL;
+    }
+    int error = price_samples(fit, rates);
+    error = error ? error : make_curves(out, fit, scratch);
+    if (!error) {
+        make_overheads(out, fit, scratch);
+    }
+    return error;
+}
+
+int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
+                           const char *date, const char *command)
+{
+    *out = NULL;
+    if (fit->error) {
+        return fit->error == -ENOMEM ? status_fail(-ENOMEM, "no memory for the samples of these traces")
+                                     : status_fail(-EINVAL, "more than %d devices and backends; calibrate from fewer traces",
+                                                   CALIBRATION_MAX_PROFILES);
+    }
+    if (fit->n_samples == 0) {
+        return status_fail(-EINVAL, "no stage with bytes and a duration in a whole step: nothing to calibrate from");
+    }
+    int64_t most = fit->n_samples > fit->n_steps ? fit->n_samples : fit->n_steps;
+    double *scratch = calloc((size_t)most, sizeof *scratch);
+    struct calibration *made = calloc(1, sizeof *made);
+    int error = scratch && made ? 0 : status_fail(-ENOMEM, "no memory for a calibration");
+    if (!error) {
+        snprintf(made->date, sizeof made->date, "%s", date);
+        snprintf(made->command, sizeof made->command, "%s", command);
+        error = fill(made, fit, rates, scratch);
+    }
+    free(scratch);
+    if (error) {
+        calibration_free(made);
+        return error;
+    }
+    *out = made;
+    return 0;
+}

@@ -1,0 +1,264 @@
+// sim/calibration_fit.c - collects samples for a calibration.
+//
+// Samples of one stage of one layer in one step are put together (a stage may run in tiles or in parts), and wait for
+// their step, whose bytes are the working set that the roofline's bandwidth is for. What cannot be used is counted.
+#include "sim/calibration_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/plan.h"
+#include "engine/status.h"
+
+enum { MAX_TRACES = 4096 };
+
+// The array with room for element n, grown by doubling; NULL where memory is out, the old one then still stands.
+static void *reserve(void *array, int64_t n, int64_t *capacity, size_t bytes)
+{
+    if (n < *capacity) {
+        return array;
+    }
+    int64_t grown_capacity = *capacity ? 2 * *capacity : 1024;
+    void *grown = realloc(array, (size_t)grown_capacity * bytes);
+    if (grown) {
+        *capacity = grown_capacity;
+    }
+    return grown;
+}
+
+int calibration_fit_open(struct calibration_fit **out)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : status_fail(-ENOMEM, "no memory for a calibration");
+}
+
+void calibration_fit_close(struct calibration_fit *fit)
+{
+    if (fit) {
+        free(fit->traces);
+        free(fit->profiles);
+        free(fit->sources);
+        free(fit->samples);
+        free(fit->steps);
+        free(fit);
+    }
+}
+
+// Forgets what waits for a step that will not end.
+static void drop_pending(struct calibration_fit *fit)
+{
+    fit->dropped += fit->n_pending;
+    fit->n_pending = 0;
+    fit->pending_stage_ns = 0;
+    memset(fit->slots, 0, sizeof fit->slots);
+}
+
+int calibration_fit_trace(struct calibration_fit *fit, const char *name)
+{
+    if (fit->n_traces == MAX_TRACES || strlen(name) >= CALIBRATION_TEXT_BYTES) {
+        return status_fail(-EINVAL, "%.64s: expected at most %d traces, with paths shorter than %d bytes", name,
+                           MAX_TRACES, CALIBRATION_TEXT_BYTES);
+    }
+    char(*grown)[CALIBRATION_TEXT_BYTES] = realloc(fit->traces, ((size_t)fit->n_traces + 1) * sizeof *grown);
+    if (!grown) {
+        return status_fail(-ENOMEM, "no memory for the names of traces");
+    }
+    fit->traces = grown;
+    strcpy(grown[fit->n_traces++], name);
+    fit->n_sources = 0;    // their numbers are unique within one trace only
+    drop_pending(fit);
+    return 0;
+}
+
+// Adds "bench-100m clsa" to a profile's models if it is not there; what does not fit is left out whole.
+static void note_model(struct fit_profile *profile, const struct sample_source *source)
+{
+    char entry[2 * SOURCE_NAME_BYTES + 2];
+    size_t length = strlen(profile->models);
+    int n = snprintf(entry, sizeof entry, "%s %s", source->model, source->method);
+    for (const char *at = profile->models; (at = strstr(at, entry)) != NULL; at++) {
+        bool begins = at == profile->models || at[-1] == ' ';
+        if (begins && (at[n] == 0 || at[n] == ',')) {
+            return;
+        }
+    }
+    if (length + (size_t)n + 3 <= sizeof profile->models) {
+        snprintf(profile->models + length, sizeof profile->models - length, "%s%s", length ? ", " : "", entry);
+    }
+}
+
+static int32_t profile_of(struct calibration_fit *fit, const struct sample_source *source)
+{
+    int32_t p = 0;
+    while (p < fit->n_profiles && (strcmp(fit->profiles[p].source.device, source->device) != 0 ||
+                                   strcmp(fit->profiles[p].source.backend, source->backend) != 0 ||
+                                   fit->profiles[p].source.threads != source->threads)) {
+        p++;
+    }
+    if (p == fit->n_profiles) {
+        struct fit_profile *grown =
+            p < CALIBRATION_MAX_PROFILES ? realloc(fit->profiles, ((size_t)p + 1) * sizeof *grown) : NULL;
+        if (!grown) {
+            fit->error = p < CALIBRATION_MAX_PROFILES ? -ENOMEM : -EINVAL;
+            return -1;
+        }
+        fit->profiles = grown;
+        grown[fit->n_profiles++] = (struct fit_profile){.source = *source};
+    }
+    note_model(&fit->profiles[p], source);
+    return p;
+}
+
+static struct fit_source *find_source(struct calibration_fit *fit, int32_t id)
+{
+    for (int32_t i = fit->n_sources - 1; i >= 0; i--) {
+        if (fit->sources[i].source.id == id) {
+            return &fit->sources[i];
+        }
+    }
+    return NULL;
+}
+
+static void on_source(void *user, const struct sample_source *source)
+{
+    struct calibration_fit *fit = user;
+    int32_t profile = profile_of(fit, source);
+    struct fit_source *place = find_source(fit, source->id);
+    if (profile < 0) {
+        return;
+    }
+    if (!place) {
+        struct fit_source *grown = realloc(fit->sources, ((size_t)fit->n_sources + 1) * sizeof *grown);
+        if (!grown) {
+            fit->error = -ENOMEM;
+            return;
+        }
+        fit->sources = grown;
+        place = &grown[fit->n_sources++];
+    }
+    *place = (struct fit_source){*source, profile};
+}
+
+// No sum over a step comes near an overflow: a trace may hold anything.
+static const int64_t MAX_SUM = INT64_C(1) << 60;
+
+static bool usable(const struct stage_sample *sample)
+{
+    return sample->layer >= -1 && sample->layer < PLAN_MAX_LAYERS && sample->n_tokens > 0 &&
+           sample->n_tokens < 1 << 29 && sample->n_seqs > 0 && sample->bytes >= 0 && sample->flops >= 0 &&
+           sample->duration_ns >= 0 && sample->bytes < MAX_SUM && sample->flops < MAX_SUM &&
+           sample->duration_ns < MAX_SUM;
+}
+
+static bool full(const struct fit_sample *sum)
+{
+    return sum->bytes >= MAX_SUM || sum->flops >= MAX_SUM || sum->duration_ns >= MAX_SUM || sum->rows >= 1 << 29;
+}
+
+static void on_stage(void *user, const struct stage_sample *sample)
+{
+    struct calibration_fit *fit = user;
+    const struct fit_source *from = find_source(fit, sample->source);
+    if (fit->error || sample->stage == STAGE_HOST) {
+        return;    // what is not in stages is a step's overhead
+    }
+    if (fit->n_pending > 0 && (sample->source != fit->pending_source || sample->step != fit->pending_step)) {
+        drop_pending(fit);
+    }
+    if (!from || !usable(sample) || fit->pending_stage_ns >= MAX_SUM) {
+        fit->dropped++;
+        return;
+    }
+    struct fit_sample *samples =
+        reserve(fit->samples, fit->n_samples + fit->n_pending, &fit->capacity, sizeof *samples);
+    if (!samples) {
+        fit->error = -ENOMEM;
+        return;
+    }
+    fit->samples = samples;
+    fit->pending_source = sample->source;
+    fit->pending_step = sample->step;
+    fit->pending_stage_ns += sample->duration_ns;
+    int64_t *slot = &fit->slots[sample->stage][sample->layer + 1];
+    if (*slot == 0) {
+        const struct sample_source *source = &from->source;
+        *slot = ++fit->n_pending;
+        fit->samples[fit->n_samples + *slot - 1] = (struct fit_sample){
+            .profile = from->profile, .stage = sample->stage, .phase = PHASE_DECODE,
+            .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
+            .dtype = calibration_dtype(sample->stage, source->weight_dtype, source->kv_dtype, source->index_dtype),
+        };
+    }
+    struct fit_sample *sum = &fit->samples[fit->n_samples + *slot - 1];
+    if (full(sum)) {
+        fit->dropped++;
+        return;
+    }
+    // Tiles share out the rows; parts run over the same ones, or over fewer.
+    bool tiles = sample->stage == STAGE_INDEX_SCORE || sample->stage == STAGE_INDEX_SELECT;
+    sum->rows = tiles ? sum->rows + sample->n_tokens : sum->rows > sample->n_tokens ? sum->rows : sample->n_tokens;
+    sum->phase = sample->n_tokens > sample->n_seqs ? PHASE_PREFILL : sum->phase;
+    sum->bytes += sample->bytes;
+    sum->flops += sample->flops;
+    sum->duration_ns += sample->duration_ns;
+}
+
+static void on_step(void *user, const struct step_sample *step)
+{
+    struct calibration_fit *fit = user;
+    if (fit->error) {
+        return;
+    }
+    if (fit->n_pending == 0 || step->source != fit->pending_source || step->step != fit->pending_step) {
+        fit->dropped++;
+        drop_pending(fit);
+        return;
+    }
+    struct fit_step *steps = reserve(fit->steps, fit->n_steps, &fit->step_capacity, sizeof *steps);
+    if (!steps) {
+        fit->error = -ENOMEM;
+        return;
+    }
+    fit->steps = steps;
+    struct fit_sample *pending = fit->samples + fit->n_samples;
+    int64_t overhead_ns = step->duration_ns < 0 ? 0 : step->duration_ns - fit->pending_stage_ns, step_bytes = 0, kept = 0;
+    fit->steps[fit->n_steps++] = (struct fit_step){
+        .profile = pending[0].profile, .phase = step->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL,
+        .overhead_ns = overhead_ns > 0 ? overhead_ns : 0,    // on a GPU stages may overlap more than they leave gaps
+    };
+    for (int64_t i = 0; i < fit->n_pending; i++) {
+        step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
+    }
+    for (int64_t i = 0; i < fit->n_pending; i++) {
+        pending[i].step_bytes = step_bytes;
+        if (pending[i].duration_ns > 0 && pending[i].bytes > 0) {
+            pending[kept++] = pending[i];
+        }
+    }
+    fit->dropped += fit->n_pending - kept;
+    fit->n_samples += kept;
+    fit->n_pending = 0;
+    drop_pending(fit);
+}
+
+struct sample_sink calibration_fit_sink(struct calibration_fit *fit)
+{
+    return (struct sample_sink){.user = fit, .source = on_source, .stage = on_stage, .step = on_step};
+}
+
+int32_t calibration_fit_profiles(const struct calibration_fit *fit)
+{
+    return fit->n_profiles;
+}
+
+const struct sample_source *calibration_fit_source(const struct calibration_fit *fit, int32_t profile)
+{
+    return &fit->profiles[profile].source;
+}
+
+int64_t calibration_fit_dropped(const struct calibration_fit *fit)
+{
+    return fit->dropped + fit->n_pending;
+}
