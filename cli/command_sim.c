@@ -1,4 +1,4 @@
-// cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline.
+// cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline or calibrated.
 //
 // The model is a named size, one of our folders, or any config.json that engine/model_config.h reads: more can be
 // priced than run. One row per method and device; with --stages the breakdown of each. Nothing here runs a model.
@@ -9,8 +9,10 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "cli/calibrated.h"
 #include "cli/command.h"
 #include "cli/table.h"
+#include "cli/workload.h"
 #include "engine/model_config.h"
 #include "engine/status.h"
 #include "sim/predict.h"
@@ -20,7 +22,7 @@ enum { MAX_CHUNKS = 1 << 16 };    // each is priced: this many take a second
 
 struct sim {
     // From the command line.
-    const char *model, *methods, *device_names, *devices_file;
+    const char *model, *methods, *device_names, *devices_file, *calibration_file;
     int32_t batch, context, output, chunk, threads;
     bool json, stages;
     struct plan_flags flags;
@@ -30,6 +32,7 @@ struct sim {
     int32_t n_plans, n_devices;
     struct plan plans[MAX_PLANS];
     struct device devices[MAX_DEVICES];
+    struct calibration *calibration;    // NULL: bare roofline
 };
 
 static const struct table_column request_columns[] = {
@@ -204,11 +207,17 @@ static int choose_devices(struct sim *sim)
     error = error ? error : device_table_load(&table, &n_table, sim->devices_file);
     for (int32_t i = 0; !error && i < n; i++) {
         struct device *device = &sim->devices[sim->n_devices++];
+        if (sim->calibration && calibrated_known(device, sim->calibration, names[i], NULL)) {
+            continue;
+        }
         if (strcasecmp(names[i], "host") == 0) {
             error = device_measure_host(device, sim->threads);
         } else {
             error = device_table_find(device, table, n_table, names[i]);
             error = error ? status_prefix(error, "--device ") : 0;
+        }
+        if (!error && sim->calibration) {
+            calibrated_nearest(device, sim->calibration);
         }
     }
     free(table);
@@ -303,7 +312,7 @@ static void add_stages(struct table *table, const struct plan *plan, const struc
         table_number(table, "gb", 1e-9 * (double)stage->cost.bytes);
         table_number(table, "gflop", 1e-9 * (double)stage->cost.flops);
         table_text(table, "bound", bound_name(stage->bound));
-        table_text(table, "provenance", provenance_name(step->provenance));
+        table_text(table, "provenance", provenance_name(stage->provenance));
     }
 }
 
@@ -336,15 +345,21 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
         return;
     }
     const struct model_shape *shape = &sim->config.native.shape;
-    printf("%s: %d x (%d prompt + %d output tokens), roofline\n\n", shape->name[0] ? shape->name : sim->model,
-           sim->batch, sim->context, sim->output);
+    printf("%s: %d x (%d prompt + %d output tokens), %s\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
+           sim->context, sim->output, sim->calibration ? "calibrated" : "roofline");
     table_print(requests, stdout);
     if (sim->stages) {
         printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
         table_print(stages, stdout);
     }
-    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n"
-           "A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
+    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n");
+    if (sim->calibration) {
+        printf("A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
+               "stages. \"figures\": the row's weakest: measured, interpolated, extrapolated (also: another device's curves),\n"
+               "roofline (not in %s). Without --calibration: the bare roofline.\n", sim->calibration_file);
+        return;
+    }
+    printf("A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
            "faster, most are slower. \"figures\": how the row's weakest rate came about (clsa devices --sources).\n");
 }
 
@@ -358,6 +373,9 @@ static int run(struct sim *sim)
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : open_config(sim);
     error = error ? error : choose_plans(sim);
+    if (!error && sim->calibration_file) {
+        error = calibration_load(&sim->calibration, sim->calibration_file);
+    }
     error = error ? error : choose_devices(sim);
     if (error) {
         return error;
@@ -375,6 +393,10 @@ static int run(struct sim *sim)
 
 int command_sim(int argc, char **argv)
 {
+    if (workload_given(argc, argv)) {
+        return command_sim_workload(argc, argv);
+    }
+    const char *workload = NULL;    // for --help only: with one, the line above has left
     // Static: plans and devices are half a megabyte, and a process runs one command.
     static struct sim sim;
     sim = (struct sim){.model = "paper-4b",
@@ -392,12 +414,15 @@ int command_sim(int argc, char **argv)
          "host is measured; clsa devices lists the others"},
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
+        {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
+         "what was measured, from clsa calibrate (default: bare roofline)"},
         {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
         {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each"},
         {"chunk", OPTION_INT, &sim.chunk, 0, 1 << 24, "tokens", "rows of one prefill step; 0: the whole prompt"},
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
+        {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "simulate a service; then see --workload NAME --help"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(sim.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
@@ -410,5 +435,6 @@ int command_sim(int argc, char **argv)
     if (error == 0) {
         error = run(&sim);
     }
+    calibration_free(sim.calibration);
     return error >= 0 ? EXIT_DONE : command_fail("sim", error);
 }

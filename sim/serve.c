@@ -359,6 +359,7 @@ int serve_run(struct serve_result *out, const struct workload *workload, const s
     error = error ? error : open_service(&service);
     if (!error) {
         describe(out, &service.options);
+        out->provenance = step_price_provenance(service.price);
         begin_arrivals(&service);
         error = run(&service);
     }

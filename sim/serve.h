@@ -48,6 +48,7 @@ struct serve_result {
     int64_t weight_bytes, kv_bytes, peak_kv_bytes;    // kv: of the whole cache, rings of all sequences included
     int32_t max_seqs, max_step_tokens, peak_running;
     bool stopped;
+    enum provenance provenance;         // the weakest of the device's figures used
     uint64_t decisions;                 // a hash of who ran, was preempted and finished, in which order
     char first_rejection[256];
 };

@@ -61,6 +61,7 @@ struct step_price {
     struct plan plan;
     struct stage_timer timer;
     double overhead_s;
+    enum provenance provenance;
     int32_t n_terms, n_rows_terms;
     struct term terms[MAX_TERMS];      // functions of rows first
     double window, budget, budget_units;
@@ -175,7 +176,7 @@ static int32_t choose_probes(int32_t *contexts, const struct step_price *price)
 static int fit_term(struct term *term, const struct step_price *price)
 {
     int32_t contexts[MAX_PROBES], n = choose_probes(contexts, price);
-    double features[MAX_PROBES][FEATURE_COUNT], bytes[MAX_PROBES], flops[MAX_PROBES];
+    double features[MAX_PROBES][FEATURE_COUNT] = {{0}}, bytes[MAX_PROBES] = {0}, flops[MAX_PROBES] = {0};
     for (int32_t i = 0; i < n; i++) {
         struct work work = {contexts[i], 1, 1};
         struct stage_cost cost = cost_of(price, term, &work);
@@ -239,11 +240,24 @@ static bool ever_costs(const struct step_price *price, const struct term *term)
     return false;
 }
 
+// The roofline's rate of multiply-adds, seen on a device where nothing else takes time; 0 if the term has none.
+static double rate_of(const struct step_price *price, const struct term *term)
+{
+    struct device bare = price->device;
+    struct stage_prediction seen;
+    const struct work work = {9, 3, 3};
+    bare.bytes_per_s.value = 1e300;
+    bare.launch_s.value = 0;
+    bare.n_curve = 0;
+    int error = predict_stage(&seen, &bare, &price->plan, term->stage, term->layer, &work, 1);
+    return error || seen.cost.flops == 0 ? 0 : (double)seen.cost.flops / seen.seconds;
+}
+
 static int add_terms(struct step_price *price, int32_t layer, double n_layers, bool additive)
 {
     for (int s = 0; s < STAGE_COUNT; s++) {
         struct term term = {.stage = (enum stage)s, .layer = layer, .n_layers = n_layers};
-        term.rate = predict_rate(&price->device, &price->plan, term.stage);
+        term.rate = rate_of(price, &term);
         if (reads_cache(term.stage) != additive || !ever_costs(price, &term)) {
             continue;
         }
@@ -500,6 +514,7 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     price->plan = *plan;
     price->timer = options->timer ? *options->timer : (struct stage_timer){NULL, NULL};
     price->overhead_s = options->step_overhead_s;
+    price->provenance = probe.provenance;
     price->window = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : never;
     price->budget = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : never;
     price->budget_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : never;
@@ -512,6 +527,11 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     }
     *out = price;
     return 0;
+}
+
+enum provenance step_price_provenance(const struct step_price *price)
+{
+    return price->provenance;
 }
 
 void step_price_close(struct step_price *price)

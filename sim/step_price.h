@@ -31,6 +31,7 @@ struct step_price_options {
 
 // -EINVAL where predict_step would refuse too. *out is NULL on failure.
 int step_price_open(struct step_price **out, const struct step_price_options *options);
+enum provenance step_price_provenance(const struct step_price *price);    // the weakest of the figures used
 void step_price_close(struct step_price *price);    // NULL-safe
 
 // Seconds of one step over work [n_seqs].

@@ -1,0 +1,251 @@
+// cli/sim_workload.c - clsa sim --workload: a service under load, simulated for each method on each device.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "cli/workload.h"
+#include "engine/status.h"
+#include "sim/serve.h"
+
+enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
+
+struct sim {
+    const char *model, *methods, *devices;
+    int32_t max_seqs, chunk, threads;
+    int64_t cache_tokens;
+    double memory_percent, overhead_us;
+    bool json, timeline, per_request, every_step;
+    struct workload_flags load;
+    struct plan_flags flags;
+    struct model_config config;
+    struct workload workload;
+    struct table *service, *latency, *use, *points, *requests, *lengths;
+    char rejection[256];
+};
+
+static const struct table_column use_columns[] = {
+    {"method", "method", -1},        {"device", "device", -1},          {"steps", "steps", 0},
+    {"jumped_percent", "jumped %", 1}, {"max_sequences", "max seqs", 0}, {"peak_sequences", "peak seqs", 0},
+    {"kv_gb", "KV GB", 3},           {"peak_kv_gb", "peak KV GB", 3},   {"weight_gb", "weights GB", 3},
+    {"cost_per_million_output_tokens", "$/M out", 4}, {"provenance", "figures", -1},
+};
+
+static const struct table_column point_columns[] = {
+    {"method", "method", -1}, {"device", "device", -1}, {"time_s", "time s", 3}, {"batch", "batch", 0},
+    {"queue", "queue", 0}, {"kv_percent", "KV %", 1}, {"output_tokens_per_s", "out tok/s", 1},
+};
+
+static int read_model(struct sim *sim)
+{
+    const struct model_shape *known = plan_find_model(sim->model);
+    if (known) {
+        sim->config.native.shape = *known;
+        return 0;
+    }
+    int error = model_file_load_config(&sim->config, sim->model);
+    return error ? status_prefix(error, "--model: ") : 0;
+}
+
+static int build_plan(struct plan *out, const struct sim *sim, const char *method)
+{
+    if (strcmp(method, "native") == 0 && !plan_find_model(sim->model)) {
+        *out = sim->config.native;
+        return 0;
+    }
+    int error = plan_build(out, &sim->config.native.shape, method, &sim->flags.options);
+    return error ? status_prefix(error, "--method %s: ", method) : 0;
+}
+
+static void show_progress(void *user, int64_t finished, int64_t total)
+{
+    (void)total;
+    progress_update(user, finished);
+}
+
+static void add_use(struct sim *sim, const struct plan *plan, const struct device *device, const struct serve_result *result)
+{
+    table_row(sim->use);
+    table_text(sim->use, "method", plan->method);
+    table_text(sim->use, "device", device->name);
+    table_number(sim->use, "steps", (double)result->steps);
+    table_number(sim->use, "jumped_percent", 100 * (double)result->jumped_steps / (double)result->steps);
+    table_number(sim->use, "max_sequences", result->max_seqs);
+    table_number(sim->use, "peak_sequences", result->peak_running);
+    table_number(sim->use, "kv_gb", 1e-9 * (double)result->kv_bytes);
+    table_number(sim->use, "peak_kv_gb", 1e-9 * (double)result->peak_kv_bytes);
+    table_number(sim->use, "weight_gb", 1e-9 * (double)result->weight_bytes);
+    if (device->price_per_hour.value > 0 && result->metrics.output_tokens > 0) {
+        table_number(sim->use, "cost_per_million_output_tokens", device->price_per_hour.value / 3600 *
+                                                                     result->metrics.span_s /
+                                                                     result->metrics.output_tokens * 1e6);
+    }
+    table_text(sim->use, "provenance", provenance_name(result->provenance));
+    for (int32_t i = 0; i < result->n_points; i++) {
+        const struct serve_point *point = &result->points[i];
+        table_row(sim->points);
+        table_text(sim->points, "method", plan->method);
+        table_text(sim->points, "device", device->name);
+        table_number(sim->points, "time_s", point->time_s);
+        table_number(sim->points, "batch", point->running);
+        table_number(sim->points, "queue", point->waiting);
+        table_number(sim->points, "kv_percent", 100.0 * point->kv_pages / (double)result->n_pages);
+        table_number(sim->points, "output_tokens_per_s", point->output_tokens_per_s);
+    }
+}
+
+static int simulate(struct sim *sim, const char *method, const struct device *device)
+{
+    // Static: the plan and the points are large, and a process runs one command.
+    static struct plan plan;
+    static struct serve_result result;
+    struct progress progress;
+    int error = build_plan(&plan, sim, method);
+    if (error) {
+        return error;
+    }
+    struct serve_options options = {.plan = &plan,
+                                    .device = device,
+                                    .step_overhead_s = 1e-6 * sim->overhead_us,
+                                    .max_seqs = sim->max_seqs,
+                                    .max_step_tokens = sim->chunk,
+                                    .cache_tokens = sim->cache_tokens,
+                                    .memory_share = 0.01 * sim->memory_percent,
+                                    .slo_ttft_s = sim->load.slo_ttft_s,
+                                    .slo_tpot_s = 1e-3 * sim->load.slo_tpot_ms,
+                                    .every_step = sim->every_step,
+                                    .progress = show_progress,
+                                    .progress_user = &progress};
+    progress_begin(&progress, plan.method, sim->workload.n);
+    error = serve_run(&result, &sim->workload, &options);
+    progress_end(&progress);
+    if (error) {
+        return status_prefix(error, "%s on %s: ", plan.method, device->name);
+    }
+    workload_add_service(sim->service, sim->latency, plan.method, device->name, &result.metrics);
+    add_use(sim, &plan, device, &result);
+    if (sim->per_request) {
+        workload_add_requests(sim->requests, plan.method, device->name, result.records, result.n_records);
+    }
+    if (result.first_rejection[0]) {
+        memcpy(sim->rejection, result.first_rejection, sizeof sim->rejection);
+    }
+    serve_close(&result);
+    return 0;
+}
+
+static int simulate_all(struct sim *sim)
+{
+    char *devices = strdup(sim->devices);
+    int error = devices ? 0 : status_fail(-ENOMEM, "no memory");
+    for (char *rest = devices, *name; !error && (name = strsep(&rest, ",")) != NULL;) {
+        struct device device;
+        char *methods = strdup(sim->methods);
+        error = methods ? device_find(&device, name, sim->threads) : status_fail(-ENOMEM, "no memory");
+        for (char *left = methods, *method; !error && (method = strsep(&left, ",")) != NULL;) {
+            error = simulate(sim, method, &device);
+        }
+        free(methods);
+    }
+    free(devices);
+    return error;
+}
+
+static void print(const struct sim *sim)
+{
+    const struct table *tables[6] = {sim->lengths, sim->service, sim->latency, sim->use};
+    int32_t n = 4;
+    if (sim->timeline) {
+        tables[n++] = sim->points;
+    }
+    if (sim->per_request) {
+        tables[n++] = sim->requests;
+    }
+    if (sim->json) {
+        tables_print_json(tables, n, stdout);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        table_print(tables[i], stdout);
+        putchar('\n');
+    }
+    fputs(workload_definitions, stdout);
+    printf("Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not reused.\n");
+}
+
+static int run(struct sim *sim)
+{
+    int error = plan_flags_resolve(&sim->flags);
+    error = error ? error : read_model(sim);
+    error = error ? error : workload_flags_load(&sim->workload, &sim->load);
+    if (error) {
+        return error;
+    }
+    if (sim->per_request && sim->workload.n > MAX_REQUEST_ROWS) {
+        return status_fail(-EINVAL, "--per-request: %lld requests: expected at most %d; lower --requests",
+                           (long long)sim->workload.n, MAX_REQUEST_ROWS);
+    }
+    sim->lengths = workload_table(&sim->workload);
+    sim->service = workload_service_table();
+    sim->latency = workload_latency_table();
+    sim->requests = workload_request_table();
+    sim->use = table_open("use", use_columns, sizeof use_columns / sizeof use_columns[0]);
+    sim->points = table_open("timeline", point_columns, sizeof point_columns / sizeof point_columns[0]);
+    if (!sim->lengths || !sim->service || !sim->latency || !sim->requests || !sim->use || !sim->points) {
+        return status_fail(-ENOMEM, "no memory for a table");
+    }
+    error = simulate_all(sim);
+    if (!error) {
+        print(sim);
+    }
+    if (!error && sim->rejection[0]) {
+        fprintf(stderr, "clsa sim: rejected: %s\n", sim->rejection);
+    }
+    return error;
+}
+
+int command_sim_workload(int argc, char **argv)
+{
+    static struct sim sim;
+    sim = (struct sim){.model = "paper-4b",
+                       .methods = "clsa",
+                       .devices = "h100-sxm",
+                       .max_seqs = 256,
+                       .chunk = 2048,
+                       .memory_percent = 90,
+                       .load = workload_flags_default(),
+                       .flags = plan_flags_default()};
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
+        {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]", "attention methods; native: as the config declares it"},
+        {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
+        {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
+        {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},
+        {"cache-tokens", OPTION_LONG, &sim.cache_tokens, 0, 1e12, "tokens", "size of the KV cache; 0: what memory leaves"},
+        {"memory-percent", OPTION_REAL, &sim.memory_percent, 1, 100, "%", "of the device's memory that may be used"},
+        {"step-overhead", OPTION_REAL, &sim.overhead_us, 0, 1e6, "us", "added to every step"},
+        {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
+        {"timeline", OPTION_FLAG, &sim.timeline, 0, 0, NULL, "batch, queue and KV over time"},
+        {"per-request", OPTION_FLAG, &sim.per_request, 0, 0, NULL, "a row for every request"},
+        {"every-step", OPTION_FLAG, &sim.every_step, 0, 0, NULL, "do not jump over steady decode (slow, same results)"},
+        {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
+        WORKLOAD_OPTIONS(sim.load),
+        PLAN_OPTIONS(sim.flags),
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"sim", "Simulates a service that answers a workload.", NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 0) {
+        error = run(&sim);
+    }
+    struct table *tables[] = {sim.service, sim.latency, sim.use, sim.points, sim.requests, sim.lengths};
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        table_close(tables[i]);
+    }
+    workload_close(&sim.workload);
+    return error >= 0 ? EXIT_DONE : command_fail("sim", error);
+}
