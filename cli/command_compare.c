@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/calibrated.h"
 #include "cli/measure.h"
 #include "cli/stages.h"
 #include "cli/table.h"
@@ -22,7 +23,7 @@ enum { MAX_METHODS = 32 };
 
 struct compare {
     // From the command line.
-    const char *models, *methods, *prompt, *text, *device, *sim_device, *trace;
+    const char *models, *methods, *prompt, *text, *device, *sim_device, *calibration_file, *trace;
     int32_t context, output, batch, chunk, threads;
     int64_t seed;
     bool json;
@@ -33,6 +34,7 @@ struct compare {
     struct trace_writer *writer;
     struct device rates;            // what floors and predictions are made from
     bool rates_known;
+    struct calibration *calibration;    // NULL: bare roofline
     int32_t n_methods;
     struct entry {
         const struct method_info *method;
@@ -208,6 +210,7 @@ static void predict_entry(const struct compare *compare, const struct entry *ent
     struct request_prediction request;
     struct device ideal = compare->rates;
     ideal.launch_s.value = 0;
+    ideal.calibration = NULL;
     if (predict_step(&step, &compare->rates, &entry->plan, work, batch) ||
         predict_step(&floor, &ideal, &entry->plan, work, batch) ||
         predict_request(&request, &compare->rates, &entry->plan, compare->batch, compare->context, compare->output,
@@ -282,8 +285,9 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
         printf("%s on %s (%s): context %d, output %d, batch %d\n\n", source->model, source->device, source->backend,
                compare->context, compare->output, compare->batch);
         table_print(tables[0], stdout);
-        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: floor + launches; agreement: equal\n"
-               "greedy tokens with the dense form of the same weights (dense | yoco), on its text\n");
+        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s; agreement: equal\n"
+               "greedy tokens with the dense form of the same weights (dense | yoco), on its text\n",
+               compare->calibration ? "calibrated" : "floor + launches");
         printf("\ndecode, us per step (mean)\n");
         table_print(tables[1], stdout);
         printf("\nprefill, ms in all\n");
@@ -292,6 +296,29 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
     for (int i = 0; i < 3; i++) {
         table_close(tables[i]);
     }
+    return error;
+}
+
+// What floors and predictions are made from: a calibrated device has its rates in the calibration.
+static int find_rates(struct compare *compare)
+{
+    char backend[32];
+    int32_t number;
+    const char *name = compare->sim_device ? compare->sim_device : "host";
+    int error = measure_device(backend, sizeof backend, &number, compare->device);
+    if (!error && compare->calibration_file) {
+        error = calibration_load(&compare->calibration, compare->calibration_file);
+    }
+    if (error || (strcmp(backend, "cuda") == 0 && !compare->sim_device)) {
+        return error;
+    }
+    if (!compare->calibration || !calibrated_known(&compare->rates, compare->calibration, name, backend)) {
+        error = device_find(&compare->rates, name, compare->threads);
+        if (!error && compare->calibration) {
+            calibrated_nearest(&compare->rates, compare->calibration);
+        }
+    }
+    compare->rates_known = !error;
     return error;
 }
 
@@ -305,10 +332,7 @@ static int prepare(struct compare *compare)
     if (error) {
         return error;
     }
-    if (strncmp(compare->device, "cuda", 4) != 0 || compare->sim_device) {
-        error = device_find(&compare->rates, compare->sim_device ? compare->sim_device : "host", compare->threads);
-        compare->rates_known = !error;
-    }
+    error = find_rates(compare);
     if (!error && compare->trace) {
         struct trace_writer_options options = {.path = compare->trace, .command = "clsa compare"};
         error = trace_writer_open(&compare->writer, &options);
@@ -334,6 +358,7 @@ int command_compare(int argc, char **argv)
         {"device", OPTION_TEXT, &compare.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},
+        {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE", "predict from clsa calibrate's file (default: bare roofline)"},
         {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},
         {"trace", OPTION_TEXT, &compare.trace, 0, 0, "FILE", "also write a Perfetto trace of all methods"},
         {"json", OPTION_FLAG, &compare.json, 0, 0, NULL, "print JSON"},
@@ -360,6 +385,7 @@ int command_compare(int argc, char **argv)
     }
     model_file_close(compare.files[0]);
     model_file_close(compare.files[1]);
+    calibration_free(compare.calibration);
     free(compare.tokens);
     return error ? command_fail("compare", error) : EXIT_DONE;
 }

@@ -59,6 +59,12 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
+// Whether the calibration was made on another device.
+static bool foreign(const struct device *device)
+{
+    return strcmp(device->calibration->rates.name, device->name) != 0;
+}
+
 // Replaces the roofline's time by what kernels were measured to take.
 static void calibrate(struct stage_prediction *out, const struct pass *pass, enum stage stage, int32_t layer,
                       double roof_s)
@@ -81,11 +87,16 @@ static void calibrate(struct stage_prediction *out, const struct pass *pass, enu
         out->provenance = PROVENANCE_ROOFLINE;
         return;
     }
+    if (foreign(pass->device)) {
+        // Another device's launches, and what its caches added to its memory's rate, say nothing of this one's.
+        answer.floor_s = pass->device->launch_s.value > 0 ? pass->device->launch_s.value : answer.floor_s;
+        answer.efficiency = answer.efficiency < 1 ? answer.efficiency : 1;
+        answer.provenance = PROVENANCE_EXTRAPOLATED;
+    }
     double above_s = roof_s / answer.efficiency;
     out->seconds = answer.floor_s + above_s;
     out->bound = answer.floor_s >= above_s ? BOUND_LATENCY : out->bound;
-    bool foreign = strcmp(profile->rates.name, pass->device->name) != 0;
-    out->provenance = foreign ? PROVENANCE_EXTRAPOLATED : answer.provenance;
+    out->provenance = answer.provenance;
 }
 
 // One stage of one layer whose cost is known.
@@ -167,11 +178,10 @@ static void add_overhead(struct stage_prediction *host, const struct pass *pass)
 {
     const struct calibration_profile *profile = pass->device->calibration;
     enum phase phase = pass->chunked ? PHASE_PREFILL : PHASE_DECODE;
-    bool foreign = strcmp(profile->rates.name, pass->device->name) != 0;
     host->seconds += profile->overhead_s[phase];
     host->bound = BOUND_LATENCY;
     host->provenance = profile->n_steps[phase] == 0 ? PROVENANCE_ROOFLINE
-                       : foreign                    ? PROVENANCE_EXTRAPOLATED
+                       : foreign(pass->device)      ? PROVENANCE_EXTRAPOLATED
                                                     : PROVENANCE_INTERPOLATED;
 }
 

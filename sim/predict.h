@@ -5,7 +5,7 @@
 // for attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine
 // would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over the
 // efficiency measured, and a step adds its time outside stages as STAGE_HOST; efficiencies that another device reached
-// are EXTRAPOLATED, stages that the calibration lacks stay ROOFLINE. Pure functions: the same inputs give the same bits.
+// (with this one's launches, and at most 1) are EXTRAPOLATED, stages that the calibration lacks stay ROOFLINE. Pure functions: the same inputs give the same bits.
 // Not modelled: overlap, communication, activations in memory; without a calibration, what share of its peaks a kernel
 // reaches.
 #pragma once
@@ -35,9 +35,6 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
                   int32_t layer, const struct work *work, int32_t n_seqs);
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
-
-// Multiply-adds per second, counted as 2, that the roofline takes for `stage`; 0 if the device has none.
-double predict_rate(const struct device *device, const struct plan *plan, enum stage stage);
 
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are
