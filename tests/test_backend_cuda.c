@@ -49,7 +49,9 @@ static void compare_random(const struct backend *cuda, const char *method)
 static void compare_engine(const char *method)
 {
     struct model_shape shape = *plan_find_model("tiny");
-    struct plan plan = fixture_plan(&shape, method, NULL);
+    struct plan_options everything = plan_options_default();
+    everything.top_k = 256;    // more than the context: a near tie decided the other way would change everything after it
+    struct plan plan = fixture_plan(&shape, method, &everything);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
     enum { N_TOKENS = 200, N_PROMPT = 150 };
@@ -70,8 +72,7 @@ static void compare_engine(const char *method)
         square += (double)text[0].logits[i] * (double)text[0].logits[i];
         error_square += e * e;
     }
-    // Selections may differ by a near tie, so the whole is held to its mean error only.
-    CHECK_MESSAGE(error || error_square <= 2e-2 * square, "%s: normalised mean square error of the logits %.3g", method,
+    CHECK_MESSAGE(error || error_square <= 5e-3 * square, "%s: normalised mean square error of the logits %.3g", method,
                   error_square / square);
     if (!error) {
         printf("%-12s logits of a generation: normalised mean square error %.2g\n", method, error_square / square);

@@ -14,7 +14,7 @@
 
 enum {
     COMPUTE_WARPS = 8,
-    COPY_WARPS = 4,                   // all of them for 16-byte copies, the first alone for bulk copies
+    COPY_WARPS = 4,                   // several, because looking a token up and issuing its copy takes as long as the copy
     THREADS = (COMPUTE_WARPS + COPY_WARPS) * 32,
     BULK_BYTES = 512,                 // shorter runs would keep the copy engine busy with their number
     WARP_TOKENS = 16,
@@ -23,7 +23,7 @@ enum {
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
     MAX_GROUP = 16,
-    MERGE_THREADS = 512,
+    MERGE_THREADS = 1024,
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
 
@@ -122,33 +122,37 @@ static __device__ __forceinline__ void token_address(const attend_arguments &a, 
     value = key + p.view.value_offset;
 }
 
-// Fills stage after stage with bulk copies; one warp, a lane per token of a tile. Addresses are looked up while the stage is
-// still in use.
+// Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up while
+// the stage is still in use.
 static __device__ void copy_bulk_tokens(const attend_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
 {
     const int lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
-    int stage = 0;
+    int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
     uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
     for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
         int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
         int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts), list = list_of(a, w.item);
         for (int tile = w.tile; tile < w.item_end; tile++) {
-            // Beyond the end, the last token once more: what is masked must still be numbers.
-            const uint8_t *key, *value;
-            int index = max(0, min(tile * a.s.tile_tokens + lane, tokens - 1));
-            token_address(a, row, list, head, index, tokens > 0, key, value);
-            barrier_wait(empty + stage * 8, parity);
-            if (lane == 0) {
-                barrier_arrive_expect(full + stage * 8, (uint32_t)(a.s.tile_tokens * half * 2));
+            if (turns == 0) {
+                // Beyond the end, the last token once more: what is masked must still be numbers.
+                const uint8_t *key, *value;
+                int index = max(0, min(tile * a.s.tile_tokens + lane, tokens - 1));
+                token_address(a, row, list, head, index, tokens > 0, key, value);
+                barrier_wait(empty + stage * 8, parity);
+                if (lane == 0) {
+                    barrier_arrive_expect(full + stage * 8, (uint32_t)(a.s.tile_tokens * half * 2));
+                }
+                __syncwarp();
+                uint32_t to = stages + (stage * a.s.tile_tokens + lane) * a.s.row_bytes;
+                if (lane < a.s.tile_tokens && value == key + half) {
+                    copy_bulk(to, key, half * 2, full + stage * 8);
+                } else if (lane < a.s.tile_tokens) {
+                    copy_bulk(to, key, half, full + stage * 8);
+                    copy_bulk(to + half, value, half, full + stage * 8);
+                }
+                turns = COPY_WARPS;
             }
-            __syncwarp();
-            uint32_t to = stages + (stage * a.s.tile_tokens + lane) * a.s.row_bytes;
-            if (lane < a.s.tile_tokens && value == key + half) {
-                copy_bulk(to, key, half * 2, full + stage * 8);
-            } else if (lane < a.s.tile_tokens) {
-                copy_bulk(to, key, half, full + stage * 8);
-                copy_bulk(to + half, value, half, full + stage * 8);
-            }
+            turns--;
             if (++stage == a.s.stages) {
                 stage = 0;
                 parity ^= 1;
@@ -412,17 +416,17 @@ __global__ void __launch_bounds__(THREADS, 1) attention_kernel(const __grid_cons
     dependents_may_launch();
     wait_for_predecessor();
 
-    int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles, a.s.runs);
+    int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles / a.s.groups, a.s.runs);
     walk w = {};
     if (blockIdx.x >= runs) {
         return;
     }
     walk_begin(item_tiles{a}, a.s.items, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
     if (warp >= COMPUTE_WARPS) {
-        if (!a.s.bulk) {
-            copy_small_tokens(a, w, stages, full, empty);
-        } else if (warp == COMPUTE_WARPS) {
+        if (a.s.bulk) {
             copy_bulk_tokens(a, w, stages, full, empty);
+        } else {
+            copy_small_tokens(a, w, stages, full, empty);
         }
         return;
     }

@@ -1,8 +1,8 @@
 // engine/cuda/index_score.cu - index queries against every index key of a sequence: one score per token or per block.
 //
 // Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into equal runs,
-// one per multiprocessor. One warp streams pages to shared memory with the bulk copy engine; eight warps score 16 tokens
-// each. Keys are the tensor core's A operand, queries of the heads its B operand, held in registers. Since any
+// one per multiprocessor. One warp streams pages to shared memory with the bulk copy engine; groups of eight warps take
+// turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's A operand, queries of the heads its B operand, held in registers. Since any
 // permutation of a key's dimensions that query and key share gives the same product, a lane takes 16 consecutive bytes
 // of its token's key at once. fp8 queries are quantised here, one scale per head. Blocks of 16 to 128 tokens reduce on
 // the chip: their tokens' scores are never stored. Other block sizes take a plainer kernel.
@@ -13,7 +13,6 @@
 enum {
     WARPS = 8,
     TILE_TOKENS = WARPS * 16,
-    STREAM_THREADS = (WARPS + 1) * 32,
     MAX_DIM = 128,
     MAX_HEADS = 64,
     MAX_STAGES = 8,
@@ -260,12 +259,12 @@ template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
     float scale[NT][8];
 };
 
-template <bool FP8, int KC, int NT, bool GATED>
+template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
 static __device__ __forceinline__ void share_queries(const index_score_params &p, int row, shared_queries<FP8, KC, NT, GATED> &sh,
                                                      uint32_t (&q)[NT][KC][4], float (&factor)[NT][2])
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
+    asm volatile("bar.sync 3, %0;" ::"n"(GROUPS * WARPS * 32) : "memory");
     if (warp < NT) {
         uint32_t mine[KC][4];
         float scale = load_query<FP8, KC>(p, row, warp * 8 + g, mine);
@@ -277,7 +276,7 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
             sh.scale[warp][g] = GATED ? (head < p.heads ? scale * p.gate[(int64_t)row * p.heads + head] : 0) : scale;
         }
     }
-    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
+    asm volatile("bar.sync 3, %0;" ::"n"(GROUPS * WARPS * 32) : "memory");
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
@@ -293,12 +292,12 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
     }
 }
 
-// Reduces the 16 tokens of each warp, then the warps of each block of tokens. pool [2][WARPS][8 sets]: two, so that one
-// barrier per tile is enough.
+// Reduces the 16 tokens of each warp, then the warps of each block of tokens. pool [WARPS][8 sets]; callers alternate
+// between two, so that one barrier of the group per tile is enough.
 static __device__ __forceinline__ void pool_tile(const index_score_params &p, const float (&score)[2][2], int tile, int last,
                                                  float (*pool)[8], float *scores)
 {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int warp = threadIdx.x / 32 % WARPS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const bool mean = p.pooling == POOLING_MEAN;
     const int first = tile * TILE_TOKENS + warp * 16;
 #pragma unroll
@@ -314,8 +313,8 @@ static __device__ __forceinline__ void pool_tile(const index_score_params &p, co
             pool[warp][2 * t + i] = v;
         }
     }
-    asm volatile("bar.sync 1, %0;" ::"n"(WARPS * 32) : "memory");
-    const int warps = p.unit_tokens / 16, set = threadIdx.x % 8, unit = threadIdx.x / 8;
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + (int)threadIdx.x / (WARPS * 32)), "n"(WARPS * 32) : "memory");
+    const int warps = p.unit_tokens / 16, set = threadIdx.x % 8, unit = threadIdx.x % (WARPS * 32) / 8;
     if (unit < WARPS / warps && set < p.sets) {
         int begin = tile * TILE_TOKENS + unit * p.unit_tokens, tokens = min(p.unit_tokens, last + 1 - begin);
         if (tokens > 0) {
@@ -329,15 +328,15 @@ static __device__ __forceinline__ void pool_tile(const index_score_params &p, co
     }
 }
 
-template <bool FP8, int KC, int NT, bool GATED>
-__global__ void __launch_bounds__(STREAM_THREADS, 1) stream_kernel(const __grid_constant__ stream_arguments a)
+template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
+__global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(const __grid_constant__ stream_arguments a)
 {
     extern __shared__ __align__(128) uint8_t stages[];
     __shared__ shared_queries<FP8, KC, NT, GATED> queries;
-    __shared__ float pool[2][WARPS][8];
+    __shared__ float pool[GROUPS][2][WARPS][8];
     __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
     const index_score_params &p = a.p;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / 32 / WARPS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const uint32_t full = smem_address(barriers), empty = full + MAX_STAGES * 8;
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.s.stages; i++) {
@@ -355,42 +354,45 @@ __global__ void __launch_bounds__(STREAM_THREADS, 1) stream_kernel(const __grid_
     }
     walk w = {};
     walk_begin(row_tiles{p}, p.n, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
-    if (warp == WARPS) {
+    if (group == GROUPS) {
         copy_pages(a, w, smem_address(stages), full, empty);
         return;
     }
-    int stage = 0;
-    uint32_t parity = 0;
+    int stage = 0, turn = 0;    // whose turn the current tile is
+    uint32_t parity = 0, round = 0;
     for (; w.left > 0; walk_next_item(row_tiles{p}, w)) {
         const int row = p.first + w.item, last = p.rows.position[row];
         uint32_t q[NT][KC][4];
         float factor[NT][2];
-        share_queries<FP8, KC, NT, GATED>(p, row, queries, q, factor);
+        share_queries<GROUPS, FP8, KC, NT, GATED>(p, row, queries, q, factor);
         float *scores = p.scores + (int64_t)w.item * p.sets * p.stride;
         for (int tile = w.tile; tile < w.item_end; tile++) {
-            barrier_wait(full + stage * 8, parity);
-            key_pair<FP8, KC> k;
-            stage_keys<FP8, KC>(stages + stage * a.s.stage_bytes, a.s.key_bytes, warp, k);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) {
-                barrier_arrive(empty + stage * 8);
-            }
-            float score[2][2];
-            score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
-            if (p.unit_tokens > 1) {
-                pool_tile(p, score, tile, last, pool[tile & 1], scores);
-            } else {
+            if (turn == group) {
+                barrier_wait(full + stage * 8, parity);
+                key_pair<FP8, KC> k;
+                stage_keys<FP8, KC>(stages + stage * a.s.stage_bytes, a.s.key_bytes, warp, k);
+                __syncwarp();
+                if (threadIdx.x % 32 == 0) {
+                    barrier_arrive(empty + stage * 8);
+                }
+                float score[2][2];
+                score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
+                if (p.unit_tokens > 1) {
+                    pool_tile(p, score, tile, last, pool[group][round++ & 1], scores);
+                } else {
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    int token = tile * TILE_TOKENS + warp * 16 + half * 8 + g;
+                    for (int half = 0; half < 2; half++) {
+                        int token = tile * TILE_TOKENS + warp * 16 + half * 8 + g;
 #pragma unroll
-                    for (int i = 0; i < (GATED ? 1 : 2); i++) {
-                        if (token <= last && 2 * t + i < p.sets) {
-                            scores[(int64_t)(2 * t + i) * p.stride + token] = score[half][i];
+                        for (int i = 0; i < (GATED ? 1 : 2); i++) {
+                            if (token <= last && 2 * t + i < p.sets) {
+                                scores[(int64_t)(2 * t + i) * p.stride + token] = score[half][i];
+                            }
                         }
                     }
                 }
             }
+            turn = turn + 1 == GROUPS ? 0 : turn + 1;
             if (++stage == a.s.stages) {
                 stage = 0;
                 parity ^= 1;
@@ -463,10 +465,11 @@ template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const i
     }
     launch_shape shape = {};
     shape.grid = dim3((unsigned)a.s.runs);
-    shape.threads = STREAM_THREADS;
+    constexpr int GROUPS = NT == 1 ? 2 : 1;    // many heads need the registers of both
+    shape.threads = (GROUPS * WARPS + 1) * 32;
     shape.smem_bytes = (size_t)a.s.stages * a.s.stage_bytes;
-    int error = allow_smem("index scores", stream_kernel<FP8, KC, NT, GATED>, STAGE_SMEM);
-    return error ? error : launch("index scores", stream_kernel<FP8, KC, NT, GATED>, shape, stream, a);
+    int error = allow_smem("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, STAGE_SMEM);
+    return error ? error : launch("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, shape, stream, a);
 }
 
 template <bool FP8, int KC, int NT, bool GATED> static int launch_kernel(const index_score_params &p, cudaStream_t stream)

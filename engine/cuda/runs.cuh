@@ -25,10 +25,10 @@ template <typename Tiles> static __device__ __forceinline__ int32_t all_tiles(co
     return warp_sum(tiles);
 }
 
-// No run is empty.
+// How many of `runs` runs are used: none is empty.
 static __device__ __forceinline__ int runs_of(int32_t tiles, int runs)
 {
-    return (int)(tiles < runs ? tiles : runs);
+    return max(1, min(tiles, runs));
 }
 
 static __device__ __forceinline__ int32_t run_begin(int32_t tiles, int runs, int run)

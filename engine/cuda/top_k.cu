@@ -1,9 +1,9 @@
 // engine/cuda/top_k.cu - exact, deterministic selection of the k best of up to millions of scores, ascending.
 //
-// One cluster of blocks per row; every warp holds its contiguous part of the row in shared memory (or reads it again
-// from L2 if it is too large). Scores become integers of the same order. A lower bound of the k-th best comes from group
-// maxima while loading: if at least k groups were seen, the least of their maxima has at least k scores above it. Only
-// scores not below the bound are kept, in order, in place. Then the interval between bound and maximum is cut into 256
+// One cluster of blocks per row; every warp owns a contiguous part of the row. Scores become integers of the same order.
+// A first read finds a lower bound of the k-th best from group maxima: if at least k groups were seen, the least of their
+// maxima has at least k scores above it. A second read, from L2, keeps the scores not below the bound in shared memory,
+// in order; a warp whose scores do not fit reads them again each time. Then the interval between bound and maximum is cut into 256
 // bins, counted, and narrowed to the bin where the k-th best lies, until that bin holds few scores (ranked directly) or
 // a single value. That ends after at most four rounds for any input whatever: no buffer can overflow, all scores may be
 // equal. Blocks read each other's counts through distributed shared memory, so each knows how many winners and ties
@@ -22,7 +22,8 @@ enum {
     BINS = 256,
     FEW = 1024,                    // scores of a bin that are ranked directly
     MAX_CLUSTER = 8,               // what every chip grants; 16 was no faster
-    SHARE_SCORES = 35 * 1024,      // scores that a block keeps in shared memory: 4 bytes of key, 2 of place each
+    KEPT = 512,                    // scores that a warp keeps in shared memory: 4 bytes of key, 4 of place each
+    KEPT_BYTES = WARPS * KEPT * 8,
     BATCH = 8                      // loads in flight per thread
 };
 
@@ -50,8 +51,8 @@ static __device__ __forceinline__ uint32_t key_of(float score)
 // One warp's part of the row: units [first, first + length), of which `count` entries are still in play.
 struct warp_part {
     const float *scores;           // of the row
-    uint32_t *keys;                // [length] this warp's, in shared memory; NULL: read from scores every time
-    uint16_t *places;              // [length] unit - first of each entry, once compacted
+    uint32_t *keys;                // [KEPT] this warp's, in shared memory; NULL: read from scores every time
+    int32_t *units;                // [KEPT] of each entry
     int first, length, count;
     int sink, local;               // units below sink and from local on are always selected
 };
@@ -69,10 +70,10 @@ static __device__ __forceinline__ uint32_t key_at(const warp_part &w, int entry)
 
 static __device__ __forceinline__ int unit_at(const warp_part &w, int entry)
 {
-    return w.first + (w.keys ? w.places[entry] : entry);
+    return w.keys ? w.units[entry] : w.first + entry;
 }
 
-// Pass 1: keys into shared memory; the maximum of each group of `group` lanes; NaN.
+// First read: the maximum of each group of `group` lanes; NaN.
 static __device__ void load_part(const warp_part &w, top_k_shared &sh, int group)
 {
     const int lane = threadIdx.x % 32;
@@ -92,9 +93,6 @@ static __device__ void load_part(const warp_part &w, top_k_shared &sh, int group
                 nan |= score[j] != score[j];
                 uint32_t key = read_key(w, i, score[j]);
                 high = max(high, key);
-                if (w.keys) {
-                    w.keys[i] = key;
-                }
             }
         }
     }
@@ -147,28 +145,35 @@ static __device__ void join_bounds(cg::cluster_group &cluster, top_k_shared &sh,
     }
 }
 
-// Keeps the entries that are not below `low`, in order, in place.
-static __device__ void compact(warp_part &w, uint32_t low)
+// Second read: keeps the entries that are not below `low`, in order. If they are too many, w.keys becomes NULL.
+static __device__ void keep_best(warp_part &w, uint32_t low)
 {
-    if (!w.keys) {
-        return;
-    }
     const int lane = threadIdx.x % 32;
     const unsigned below = (1u << lane) - 1;
     int kept = 0;
-    for (int base = 0; base < w.length; base += 32) {
-        int i = base + lane;
-        uint32_t key = i < w.length ? w.keys[i] : 0;
-        bool keep = i < w.length && key >= low;
-        unsigned lanes = __ballot_sync(FULL_MASK, keep);
-        if (keep) {
-            int at = kept + __popc(lanes & below);
-            w.keys[at] = key;
-            w.places[at] = (uint16_t)i;
+    for (int base = 0; base < w.length && kept <= KEPT; base += BATCH * 32) {
+        float score[BATCH];
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            int i = base + j * 32 + lane;
+            score[j] = i < w.length ? w.scores[w.first + i] : 0;
         }
-        kept += __popc(lanes);
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            int i = base + j * 32 + lane;
+            uint32_t key = read_key(w, i, score[j]);
+            bool keep = i < w.length && key >= low;
+            unsigned lanes = __ballot_sync(FULL_MASK, keep);
+            int at = kept + __popc(lanes & below);
+            if (keep && at < KEPT) {
+                w.keys[at] = key;
+                w.units[at] = w.first + i;
+            }
+            kept += __popc(lanes);
+        }
     }
-    w.count = kept;
+    w.keys = kept <= KEPT ? w.keys : nullptr;
+    w.count = w.keys ? kept : w.length;
     __syncwarp();
 }
 
@@ -388,7 +393,7 @@ static __device__ void find_value(cg::cluster_group &cluster, const warp_part &w
             ties = k;
             return;
         }
-        high = min(high, low + ((1u << shift) - 1));
+        high = low + min(high - low, (1u << shift) - 1);    // not min(high, low + ...): that sum may pass 2^32
         if (inside <= FEW) {
             collect_few(w, sh, low, high);
             cluster.sync();
@@ -440,9 +445,8 @@ __global__ void __launch_bounds__(THREADS, 1) top_k_kernel(const __grid_constant
     w.length = w.count = min(length, n - w.first);
     w.local = n - min(p.keep_local, k);
     w.sink = min(p.keep_sink, k - (n - w.local));
-    bool fits = length * WARPS <= SHARE_SCORES;
-    w.keys = fits ? share + warp * length : nullptr;
-    w.places = fits ? (uint16_t *)(share + WARPS * length) + warp * length : nullptr;
+    w.keys = share + warp * KEPT;
+    w.units = (int32_t *)(share + WARPS * KEPT) + warp * KEPT;
     __syncthreads();
 
     // The widest groups of lanes that still make k groups.
@@ -462,7 +466,7 @@ __global__ void __launch_bounds__(THREADS, 1) top_k_kernel(const __grid_constant
     } else {
         uint32_t low, high, value, ties;
         join_bounds(cluster, sh, blocks, (uint32_t)k, low, high);
-        compact(w, low);
+        keep_best(w, low);
         find_value(cluster, w, sh, blocks, low, high, (uint32_t)k, value, ties);
         write_units(w, sh, value, ties, rank, out);
     }
@@ -472,14 +476,14 @@ __global__ void __launch_bounds__(THREADS, 1) top_k_kernel(const __grid_constant
     cluster.sync();    // peers may still read this block's counts
 }
 
-// Blocks per row: the whole chip if rows are few, fewer where each block would see little.
+// Blocks per row: as many as rows leave, fewer where each would see little. Three quarters of the chip, because clusters
+// never fill all of it and a second wave would double the time.
 static unsigned cluster_of(int64_t lists, int32_t max_units)
 {
-    unsigned blocks = MAX_CLUSTER;
-    while (blocks > 1 && (lists * blocks > multiprocessors() || (int64_t)(blocks / 2) * THREADS * 4 >= max_units)) {
-        blocks /= 2;
-    }
-    return blocks;
+    int64_t blocks = multiprocessors() * 3 / 4 / lists, useful = (max_units + THREADS * 4 - 1) / (THREADS * 4);
+    blocks = blocks > MAX_CLUSTER ? MAX_CLUSTER : blocks;
+    blocks = blocks > useful ? useful : blocks;
+    return blocks < 1 ? 1u : (unsigned)blocks;
 }
 
 extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
@@ -492,12 +496,11 @@ extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
         return 0;
     }
     unsigned blocks = cluster_of(lists, p->max_units);
-    int share = part_length(p->max_units, (int)blocks) * WARPS;
     launch_shape shape = {};
     shape.grid = dim3((unsigned)(lists * blocks));
     shape.threads = THREADS;
-    shape.smem_bytes = (size_t)(share <= SHARE_SCORES ? share : SHARE_SCORES) * 6;
+    shape.smem_bytes = KEPT_BYTES;
     shape.cluster = blocks;
-    int error = allow_smem("top-k", top_k_kernel, SHARE_SCORES * 6);
+    int error = allow_smem("top-k", top_k_kernel, KEPT_BYTES);
     return error ? error : launch("top-k", top_k_kernel, shape, stream, *p, (int)blocks);
 }

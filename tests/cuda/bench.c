@@ -300,6 +300,41 @@ static void bench_top_k(const char *name, int32_t n, int32_t units, int32_t k, i
     paged_free(&paged);
 }
 
+struct bound_case {
+    struct page_bound_params p;
+};
+
+static int run_bounds(void *context, int call, cudaStream_t stream)
+{
+    struct bound_case *c = context;
+    (void)call;
+    return page_bound_launch(&c->p, stream);
+}
+
+static void bench_bounds(const char *name, int32_t n)
+{
+    if (!wanted(name)) {
+        return;
+    }
+    int32_t tokens[64];
+    for (int32_t i = 0; i < n; i++) {
+        tokens[i] = CONTEXT;
+    }
+    struct paged paged = paged_new(tokens, n, PAGE);
+    int64_t unit_bytes = 2 * KV_HEADS * HEAD_DIM * 4, bytes = n * (int64_t)(CONTEXT / 16) * unit_bytes;
+    struct buffer bounds = device_random(bytes, 1), q = device_random((int64_t)n * HEADS * HEAD_DIM * 2, 1);
+    struct buffer scores = device_random((int64_t)n * HEADS * (CONTEXT / 16) * 4, 1);
+    struct bound_case c = {.p = {.rows = paged.rows, .n = n, .q = q.device, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
+                                 .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / 16,
+                                 .bounds = {.data = bounds.device, .page_tokens = PAGE, .unit_tokens = 16,
+                                            .page_stride = PAGE / 16 * unit_bytes}}};
+    report(name, n, bytes + (int64_t)n * HEADS * (CONTEXT / 16) * 4, run_bounds, &c, 12);
+    cudaFree(bounds.device);
+    cudaFree(q.device);
+    cudaFree(scores.device);
+    paged_free(&paged);
+}
+
 int bench(const char *filter, const char *tsv)
 {
     struct cudaDeviceProp properties;
@@ -333,6 +368,10 @@ int bench(const char *filter, const char *tsv)
         bench_attention("attention_2048_tokens_L2_warm", n, 1, 1, 1);
         bench_attention("attention_16_blocks_4_sets", n, 4, 128, n == 1 ? 64 : 8);
         bench_window("attention_window_512", n);
+        if (n > 1) {    // one sequence's bounds would stay in L2
+            bench_bounds("page_bounds_16_20_heads", n);
+            bench_top_k("top_128_of_8192_pages_20_sets", n, CONTEXT / 16, TOP_K / 16, HEADS, 16);
+        }
     }
     return tsv_file ? fclose(tsv_file) != 0 : 0;
 }
