@@ -6,6 +6,7 @@
 
 #include "cli/measure.h"
 #include "cli/stages.h"
+#include "cli/workload.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 #include "traces/summary.h"
@@ -15,7 +16,7 @@ struct run {
     int32_t context, output, batch, chunk, threads;
     int64_t seed;
     double temperature, top_p;
-    bool json;
+    bool json, answering;    // answering: something of the answer was printed
     struct plan_flags flags;
     int32_t *tokens, n_tokens;
     struct trace_summary *summary;
@@ -40,7 +41,7 @@ static size_t printable(char *out, int32_t token)
 static void print_token(void *user, int32_t token)
 {
     char shown[16];
-    (void)user;
+    *(bool *)user = true;
     fwrite(shown, 1, printable(shown, token), stdout);
     fflush(stdout);
 }
@@ -129,8 +130,12 @@ static int run_it(struct run *run)
             .chunk_tokens = run->chunk, .text = run->tokens, .n_text = run->n_tokens, .context_tokens = run->context,
             .output_tokens = run->output, .temperature = run->temperature, .top_p = run->top_p,
             .seed = (uint64_t)run->seed, .sinks = &sink, .n_sinks = 1, .token = run->json ? NULL : print_token,
+            .token_user = &run->answering,
         };
         error = measure(&run->measured, &options);
+        if (error && run->answering) {
+            putchar('\n');    // the answer breaks off; what is said next begins a line
+        }
     }
     error = error ? error : trace_summary_update(run->summary);
     error = error ? error : print_result(run);
@@ -140,6 +145,10 @@ static int run_it(struct run *run)
 
 int command_run(int argc, char **argv)
 {
+    if (workload_given(argc, argv)) {
+        return command_run_workload(argc, argv);
+    }
+    const char *workload = NULL;    // for --help only: with one, the line above has left
     struct run run = {
         .model = "demo-8m", .method = "clsa", .device = "cpu", .output = 64, .batch = 1, .chunk = 512, .seed = 1,
         .top_p = 1, .flags = plan_flags_default(),
@@ -158,6 +167,7 @@ int command_run(int argc, char **argv)
         {"chunk", OPTION_INT, &run.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
         {"device", OPTION_TEXT, &run.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &run.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "answer a workload; then see --workload NAME --help"},
         {"json", OPTION_FLAG, &run.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(run.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

@@ -1,6 +1,5 @@
 // cli/sim_workload.c - clsa sim --workload: a service under load, simulated for each method on each device.
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

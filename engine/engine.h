@@ -47,6 +47,7 @@ struct engine_stats {
     int64_t steps, prompt_tokens, output_tokens;
     int64_t kv_bytes_used, kv_bytes_allocated, weight_bytes;
     int32_t running, waiting;
+    int64_t preemptions;         // times that a running request lost its pages and had to start over
 };
 
 // *out is NULL on failure. A model that does not fit is -ENOMEM with the sizes that would.

@@ -26,7 +26,7 @@ struct engine {
     struct kv_cache *cache;
     struct forward *forward;
     int32_t max_logit_rows, failed;
-    int64_t steps, prompt_tokens, output_tokens;
+    int64_t steps, prompt_tokens, output_tokens, preemptions;
 
     struct request **requests;        // [n_requests] by id; NULL once finished
     int64_t n_requests, requests_capacity;

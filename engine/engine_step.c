@@ -204,6 +204,7 @@ int engine_step(struct engine *engine, const struct engine_output **outputs)
     if (n == 0) {
         return status_fail(-ENODATA, "no request waits or runs");
     }
+    engine->preemptions += n_preempted;
     struct observed_step step = describe_step(engine, n);
     for (int32_t i = 0; i < n; i++) {
         struct request *request = engine->requests[engine->scheduled[i].request];
@@ -280,6 +281,7 @@ struct engine_stats engine_stats(const struct engine *engine)
         .weight_bytes = plan_weight_bytes(&engine->plan),
         .running = running,
         .waiting = scheduler_waiting(engine->scheduler),
+        .preemptions = engine->preemptions,
     };
 }
 
