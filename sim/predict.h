@@ -3,11 +3,11 @@
 // time(stage of a layer) = max(bytes / bandwidth, flops / rate) + launch; stages follow each other. The bandwidth is
 // that of the step's whole working set, the rate that of the operands' type: the weights' for projections, the cache's
 // for attention, the index keys' for scores; a type without a rate of its own takes the next wider one's, as an engine
-// would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over the
-// efficiency measured, and a step adds its time outside stages as STAGE_HOST; efficiencies that another device reached
-// (with this one's launches, and at most 1) are EXTRAPOLATED, stages that the calibration lacks stay ROOFLINE. Pure functions: the same inputs give the same bits.
-// Not modelled: overlap, communication, activations in memory; without a calibration, what share of its peaks a kernel
-// reaches.
+// would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over
+// the efficiency measured, and a step adds its time outside stages as STAGE_HOST. Efficiencies that another device
+// reached (with this one's launches, and at most 1) are EXTRAPOLATED; stages that the calibration lacks stay ROOFLINE.
+// Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations in memory;
+// without a calibration, what share of its peaks a kernel reaches.
 #pragma once
 
 #include "engine/cost.h"
