@@ -1,8 +1,9 @@
 // sim/calibration_curves.c - from collected samples to efficiency curves.
 //
 // Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a curve
-// is, of eight shares of its shortest time, the one under which points left out are predicted best; a curve's residuals
-// are those of its points left out. The floor has seen all points: with few of them residuals are flattered a little.
+// is, of eight shares of its shortest time, the one under which points left out are predicted best; 0 below five points.
+// A curve's residuals are those of its points left out. The floor has seen all points: with few of them residuals are
+// flattered a little.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
@@ -13,7 +14,7 @@
 
 #include "engine/status.h"
 
-enum { FLOOR_SHARES = 8, BINS_PER_OCTAVE = 8 };
+enum { FLOOR_SHARES = 8, FLOOR_POINTS = 5, BINS_PER_OCTAVE = 8 };
 
 static int compare_doubles(const void *left, const void *right)
 {
@@ -135,8 +136,8 @@ static void fit_curve(struct calibration_curve *curve, const struct fit_point *p
         errors[i] = fabs((points[i].roof_s + points[i].launch_s) / points[i].time_s - 1);
     }
     curve->roofline = error_of(errors, curve->n_points);
-    // Two points say nothing of a floor: predicting one from the other, any would do.
-    for (int share = 0; share < (curve->n_points > 2 ? FLOOR_SHARES : 1); share++) {
+    // A few points say nothing of a floor: predicting one from the others, some share always happens to fit.
+    for (int share = 0; share < (curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1); share++) {
         double floor_s = shortest_s * share / FLOOR_SHARES;
         double median = try_floor(curve, points, floor_s, errors).median;
         if (median < best) {
