@@ -1,0 +1,297 @@
+// tests/test_serve.c - the simulated service: prices against predict_step, jumps against every step, laws of queueing.
+#include "engine/scheduler.h"
+#include "engine/status.h"
+#include "sim/predict.h"
+#include "sim/serve.h"
+#include "tests/check.h"
+
+#include <errno.h>
+
+static struct plan random_plan(void)
+{
+    static const char *const models[] = {"tiny", "demo-8m", "bench-100m", "paper-4b"};
+    const struct method_info *method = plan_method(check_range(0, plan_method_count() - 1));
+    struct plan_options options = plan_options_default();
+    struct plan plan;
+    options.page_tokens = check_range(0, 1) ? 0 : 32;
+    if (check_range(0, 1)) {
+        options.window_tokens = check_range(1, 300);
+    }
+    int error = plan_build(&plan, plan_find_model(models[check_range(0, 3)]), method->name, &options);
+    if (error) {
+        error = plan_build(&plan, plan_find_model("tiny"), method->name, NULL);
+    }
+    CHECK_MESSAGE(error == 0, "%s", status_text());
+    return plan;
+}
+
+// A device of which everything is known; sometimes with caches, whose bandwidth depends on the step's size.
+static struct device random_device(void)
+{
+    struct device device = {.name = "made up"};
+    device.bytes_per_s.value = 1e11 * (1 + check_uniform());
+    device.flops_per_s[DTYPE_F32].value = 1e13 * (1 + check_uniform());
+    device.memory_bytes.value = 1e12;
+    device.launch_s.value = check_range(0, 1) ? 0 : 1e-6 * check_uniform();
+    device.n_curve = check_range(0, 2);
+    for (int32_t i = 0; i < device.n_curve; i++) {
+        device.curve_bytes[i] = 1e6 * (1 + 40 * i);
+        device.curve_bytes_per_s[i] = device.bytes_per_s.value * (4 - i);
+    }
+    return device;
+}
+
+static struct work random_work(const struct plan *plan)
+{
+    int32_t budget = plan->index.budget_tokens, window = plan->shape.window_tokens;
+    int32_t near[] = {0, budget, window, 4 * (budget + window) + 1000};
+    struct work work = {.context_tokens = check_range(0, near[check_range(0, 3)]), .new_tokens = 1, .logit_rows = 1};
+    if (check_range(0, 3) == 0) {
+        work.new_tokens = check_range(1, 200);
+        work.logit_rows = check_range(0, 1);
+    }
+    return work;
+}
+
+static bool near(double got, double expected, double tolerance)
+{
+    return fabs(got - expected) <= tolerance * fabs(expected);
+}
+
+static void test_price(void)
+{
+    enum { SEQS = 12 };
+    struct plan plan = random_plan();
+    struct device device = random_device();
+    struct step_price *price;
+    struct step_price_options options = {.device = &device, .plan = &plan, .step_overhead_s = 3e-5, .max_seqs = SEQS};
+    int error = step_price_open(&price, &options);
+    CHECK_MESSAGE(error == 0, "%s %s: %s", plan.shape.name, plan.method, status_text());
+    for (int i = 0; !error && i < 30; i++) {
+        struct work work[SEQS];
+        int32_t n = check_range(1, SEQS);
+        for (int32_t s = 0; s < n; s++) {
+            work[s] = random_work(&plan);
+        }
+        struct step_prediction step;
+        CHECK(predict_step(&step, &device, &plan, work, n) == 0);
+        double seconds = step_price_seconds(price, work, n);
+        CHECK_MESSAGE(near(seconds, step.seconds + 3e-5, 1e-9), "%s %s: %.12g, expected %.12g", plan.shape.name,
+                      plan.method, seconds, step.seconds + 3e-5);
+    }
+    step_price_close(error ? NULL : price);
+}
+
+static void test_walk(void)
+{
+    enum { SEQS = 9 };
+    struct plan plan = random_plan();
+    struct device device = random_device();
+    struct step_price *price;
+    struct step_price_options options = {.device = &device, .plan = &plan, .max_seqs = SEQS};
+    CHECK(step_price_open(&price, &options) == 0);
+    struct work work[SEQS];
+    int32_t n = check_range(1, SEQS);
+    for (int32_t s = 0; s < n; s++) {
+        work[s] = random_work(&plan);
+        work[s].new_tokens = work[s].logit_rows = 1;
+    }
+    double walked[600];
+    step_price_walk(price, work, n);
+    for (int i = 0; i < 600; i++) {
+        walked[i] = step_price_next(price);
+    }
+    for (int i = 0; i < 600 && !check_failures; i++) {
+        double seconds = step_price_seconds(price, work, n);
+        CHECK_MESSAGE(walked[i] == seconds, "%s %s: step %d takes %.17g, walked %.17g", plan.shape.name, plan.method, i,
+                      seconds, walked[i]);
+        for (int32_t s = 0; s < n; s++) {
+            work[s].context_tokens++;
+        }
+    }
+    step_price_close(price);
+}
+
+static struct workload random_workload(int32_t n)
+{
+    struct workload workload = {.n = n, .block_tokens = 1, .requests = calloc((size_t)n, sizeof *workload.requests)};
+    int64_t now_ns = 0, gap_ns = (int64_t)1 << check_range(0, 32);
+    for (int32_t i = 0; i < n; i++) {
+        workload.requests[i] = (struct workload_request){.arrival_ns = now_ns,
+                                                         .prefix_id = -1,
+                                                         .prompt_tokens = check_range(1, check_range(1, 400)),
+                                                         .output_tokens = check_range(1, check_range(1, 500))};
+        now_ns += (int64_t)(check_uniform() * (double)gap_ns);
+    }
+    if (check_range(0, 3) == 0) {
+        workload.users = check_range(1, n);
+        workload.pause_ns = (int64_t)(check_uniform() * (double)gap_ns);
+        for (int32_t i = 0; i < n; i++) {
+            workload.requests[i].arrival_ns = 0;
+        }
+    }
+    return workload;
+}
+
+static void compare_runs(const struct serve_result *jumped, const struct serve_result *stepped)
+{
+    CHECK_MESSAGE(jumped->decisions == stepped->decisions, "jumping decided otherwise than stepping");
+    CHECK(jumped->steps == stepped->steps && jumped->peak_pages == stepped->peak_pages);
+    CHECK(jumped->peak_running == stepped->peak_running && jumped->peak_kv_bytes == stepped->peak_kv_bytes);
+    CHECK(jumped->metrics.preemptions == stepped->metrics.preemptions && stepped->jumped_steps == 0);
+    for (int64_t i = 0; i < jumped->n_records; i++) {
+        const struct request_record *a = &jumped->records[i], *b = &stepped->records[i];
+        CHECK_MESSAGE(near(a->arrival_s, b->arrival_s, 1e-6) && near(a->started_s, b->started_s, 1e-6) &&
+                          near(a->first_token_s, b->first_token_s, 1e-6) && near(a->finished_s, b->finished_s, 1e-6),
+                      "request %lld finished at %.12g, by steps at %.12g", (long long)i, a->finished_s, b->finished_s);
+        CHECK(a->preemptions == b->preemptions && a->rejected == b->rejected);
+    }
+}
+
+static void check_records(const struct serve_result *result)
+{
+    for (int64_t i = 0; i < result->n_records; i++) {
+        const struct request_record *record = &result->records[i];
+        CHECK(record->rejected || (record->arrival_s <= record->started_s && record->started_s < record->first_token_s &&
+                                   record->first_token_s <= record->finished_s));
+        CHECK(record->rejected || (record->output_tokens > 1) == (record->finished_s > record->first_token_s));
+    }
+    for (int32_t i = 1; i < result->n_points; i++) {
+        CHECK(result->points[i].time_s > result->points[i - 1].time_s);
+    }
+    CHECK(result->peak_pages <= result->n_pages);
+}
+
+static void test_jumps(int64_t *preemptions, int64_t *jumps)
+{
+    static struct serve_result jumped, stepped;
+    struct plan plan = random_plan();
+    struct device device = random_device();
+    struct workload workload = random_workload(check_range(1, 60));
+    struct serve_options options = {.plan = &plan,
+                                    .device = &device,
+                                    .max_seqs = check_range(1, 20),
+                                    .max_step_tokens = check_range(1, 300),
+                                    .cache_tokens = check_range(900, 6000)};
+    int error = serve_run(&jumped, &workload, &options);
+    options.every_step = true;
+    CHECK_MESSAGE(error == 0 && serve_run(&stepped, &workload, &options) == 0, "%s", status_text());
+    if (!error) {
+        compare_runs(&jumped, &stepped);
+        check_records(&jumped);
+        CHECK(jumped.metrics.finished + jumped.metrics.rejected == workload.n);
+        *preemptions += jumped.metrics.preemptions;
+        *jumps += jumped.jumped_steps;
+        serve_close(&jumped);
+        serve_close(&stepped);
+    }
+    workload_close(&workload);
+}
+
+// One request alone: its times follow from predict_step by hand.
+static void test_alone(void)
+{
+    static struct serve_result result;
+    struct plan plan = random_plan();
+    struct device device = random_device();
+    struct workload_request request = {.arrival_ns = 5000000000, .prefix_id = -1, .prompt_tokens = 300, .output_tokens = 40};
+    struct workload workload = {.n = 1, .requests = &request};
+    struct serve_options options = {.plan = &plan, .device = &device, .max_step_tokens = 128};
+    CHECK_MESSAGE(serve_run(&result, &workload, &options) == 0, "%s", status_text());
+    struct step_prediction step;
+    double now_s = 5;
+    for (int32_t done = 0; done < 300; done += 128) {
+        int32_t rows = 300 - done < 128 ? 300 - done : 128;
+        CHECK(predict_step(&step, &device, &plan, &(struct work){done, rows, done + rows == 300}, 1) == 0);
+        now_s += step.seconds;
+    }
+    CHECK(near(result.records[0].first_token_s, now_s, 1e-9) && result.records[0].started_s == 5);
+    for (int32_t i = 0; i < 39; i++) {
+        CHECK(predict_step(&step, &device, &plan, &(struct work){300 + i, 1, 1}, 1) == 0);
+        now_s += step.seconds;
+    }
+    CHECK_MESSAGE(near(result.records[0].finished_s, now_s, 1e-9), "finished at %.12g, expected %.12g",
+                  result.records[0].finished_s, now_s);
+    CHECK(near(result.metrics.tpot_s.mean, (now_s - result.records[0].first_token_s) / 39, 1e-6));
+    CHECK(result.steps == 42 && result.metrics.saturation == SATURATION_STABLE);
+    serve_close(&result);
+}
+
+static double constant_seconds(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost,
+                               double bandwidth, int32_t n_seqs, int32_t n_tokens)
+{
+    (void)layer;
+    (void)cost;
+    (void)bandwidth;
+    (void)n_seqs;
+    (void)n_tokens;
+    return stage == STAGE_HEAD ? *(const double *)user : 0;
+}
+
+// A service whose steps that leave logits take 1 s each is a queue that can be worked out: load decides the verdict.
+static void test_verdict(void)
+{
+    static struct serve_result result;
+    struct plan plan;
+    struct device device = random_device();
+    double second = 1;
+    struct stage_timer timer = {&second, constant_seconds};
+    struct serve_options options = {.plan = &plan, .device = &device, .timer = &timer, .max_seqs = 1, .slo_ttft_s = 1.5};
+    struct workload_request requests[40];
+    struct workload workload = {.n = 40, .requests = requests};
+    CHECK(plan_build(&plan, plan_find_model("tiny"), "clsa", NULL) == 0);
+    for (int gap_s = 2; gap_s <= 8; gap_s += 3) {    // each request takes 5 s
+        for (int i = 0; i < 40; i++) {
+            requests[i] = (struct workload_request){
+                .arrival_ns = (int64_t)i * gap_s * 1000000000, .prefix_id = -1, .prompt_tokens = 8, .output_tokens = 5};
+        }
+        CHECK_MESSAGE(serve_run(&result, &workload, &options) == 0, "%s", status_text());
+        CHECK(result.metrics.saturation == (gap_s == 2 ? SATURATION_OVERLOADED : SATURATION_STABLE));
+        CHECK(near(result.metrics.tpot_s.p99, 1, 1e-9));
+        double last_s = gap_s == 2 ? 40 * 5 - 39 * 2 - 4 : 1;
+        CHECK_MESSAGE(near(result.metrics.ttft_s.max, last_s, 1e-9), "gap %d: last TTFT %g, expected %g", gap_s,
+                      result.metrics.ttft_s.max, last_s);
+        CHECK(near(result.metrics.slo_share, gap_s == 2 ? 1.0 / 40 : 1, 1e-9));
+        CHECK(result.n_points > 0);
+        serve_close(&result);
+    }
+}
+
+static void test_wrong_input(void)
+{
+    static struct serve_result result;
+    struct plan plan;
+    struct device device = random_device();
+    struct workload_request request = {.prefix_id = -1, .prompt_tokens = 1000, .output_tokens = 100};
+    struct workload workload = {.n = 1, .requests = &request};
+    struct serve_options options = {.plan = &plan, .device = &device, .cache_tokens = 512};
+    CHECK(plan_build(&plan, plan_find_model("tiny"), "dense", NULL) == 0);
+    CHECK(serve_run(&result, &workload, &options) == -EINVAL && strstr(status_text(), "no request fits"));
+    CHECK(result.records == NULL);
+    options.cache_tokens = 0;
+    device.memory_bytes.value = 1000;
+    CHECK(serve_run(&result, &workload, &options) == -EINVAL && strstr(status_text(), "does not fit"));
+    device.memory_bytes.value = 0;
+    CHECK(serve_run(&result, &workload, &options) == -EINVAL && strstr(status_text(), "memory is unknown"));
+    options.max_seqs = -1;
+    CHECK(serve_run(&result, &workload, &options) == -EINVAL && strstr(status_text(), "sequences"));
+}
+
+int main(void)
+{
+    check_begin();
+    int64_t preemptions = 0, jumps = 0;
+    for (int i = 0; i < 60 && !check_failures; i++) {
+        test_price();
+        test_walk();
+    }
+    for (int i = 0; i < 60 && !check_failures; i++) {
+        test_jumps(&preemptions, &jumps);
+    }
+    CHECK_MESSAGE(check_failures || (preemptions > 0 && jumps > 0), "%lld preemptions, %lld jumped steps: shows too little",
+                  (long long)preemptions, (long long)jumps);
+    test_alone();
+    test_verdict();
+    test_wrong_input();
+    return check_end();
+}
