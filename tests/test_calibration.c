@@ -326,8 +326,9 @@ static void check_profile_equal(const struct calibration_profile *a, const struc
         const struct calibration_curve *x = &a->curves[c], *y = &b->curves[c];
         CHECK(x->stage == y->stage && x->phase == y->phase && x->unit_tokens == y->unit_tokens && x->dtype == y->dtype);
         CHECK(x->floor_s == y->floor_s && x->n_points == y->n_points);
-        CHECK(memcmp(&x->roofline, &y->roofline, sizeof x->roofline) == 0);
-        CHECK(memcmp(&x->calibrated, &y->calibrated, sizeof x->calibrated) == 0);
+        CHECK(x->roofline.n == y->roofline.n && x->roofline.median == y->roofline.median && x->roofline.p95 == y->roofline.p95);
+        CHECK(x->calibrated.n == y->calibrated.n && x->calibrated.median == y->calibrated.median &&
+              x->calibrated.p95 == y->calibrated.p95);
         for (int32_t i = 0; i < x->n_points; i++) {
             CHECK(x->points[i].rows == y->points[i].rows && x->points[i].work == y->points[i].work);
             CHECK(x->points[i].efficiency == y->points[i].efficiency && x->points[i].samples == y->points[i].samples);
