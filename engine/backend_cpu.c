@@ -11,6 +11,7 @@
 // by rounding: f32 sums in another order; and where more than CPU_PASS_ROWS rows meet bf16 weights on avx512_bf16, by
 // rounding the rows to bf16 first. Selection from given scores is exact. Index scores differ by rounding, so that units
 // whose scores nearly tie may be chosen differently.
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -25,8 +26,7 @@
 enum {
     ALIGNMENT = 64,
     MAPPED_BYTES = 4 << 20,    // from here on memory is mapped by itself, in huge pages where the system has them
-    ROW_ITEM = 8,              // rows per item of norms and the like
-    FIRST_TILE_FLOATS = 128    // weight rows that linear.c widens at a time
+    ROW_ITEM = 8               // rows per item of norms and the like
 };
 
 // Memory ------------------------------------------------------------------------------------------------------------
@@ -45,7 +45,8 @@ static int allocate(struct backend_context *context, void **out, int64_t bytes)
     int64_t total = bytes + (int64_t)sizeof *block + ALIGNMENT - 1;
     total -= total % ALIGNMENT;
     if (bytes >= MAPPED_BYTES) {
-        void *mapped = mmap(NULL, (size_t)total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *mapped =
+            mmap(NULL, (size_t)total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         block = mapped == MAP_FAILED ? NULL : mapped;
         if (block) {
             madvise(mapped, (size_t)total, MADV_HUGEPAGE);    // fewer address translations; a refusal costs only speed
@@ -104,9 +105,7 @@ void *cpu_scratch_take(struct cpu_scratch *scratch, int64_t bytes)
 {
     unsigned char *block = scratch->next;
     scratch->next += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (scratch->next > scratch->end) {
-        abort();    // our own arithmetic in the *_scratch_bytes functions
-    }
+    assert(scratch->next <= scratch->end);    // what the *_scratch_bytes functions promise
     return block;
 }
 
@@ -143,8 +142,8 @@ static void close_context(struct backend_context *context)
 }
 
 struct wanted {
-    void *slot;        // a pointer variable
-    int64_t n, bytes;  // elements and their size
+    void *slot;          // a pointer variable
+    int64_t n, bytes;    // elements and their size
 };
 
 static int allocate_scratch(struct backend_context *context)
@@ -196,10 +195,11 @@ static int allocate_thread_scratch(struct backend_context *context)
         cpu_attention_scratch_bytes(plan),
         cpu_prefill_scratch_bytes(plan),
         cpu_index_scratch_bytes(plan, context->max_context),
-        FIRST_TILE_FLOATS * (int64_t)cpu_widest_input(plan) * (int64_t)sizeof(float) + ALIGNMENT,
+        CPU_TILE_OUTPUTS * (int64_t)cpu_widest_input(plan) * (int64_t)sizeof(float) + ALIGNMENT,
     };
     for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
-        context->thread_scratch_bytes = needs[i] > context->thread_scratch_bytes ? needs[i] : context->thread_scratch_bytes;
+        context->thread_scratch_bytes =
+            needs[i] > context->thread_scratch_bytes ? needs[i] : context->thread_scratch_bytes;
     }
     context->thread_scratch = calloc((size_t)threads, sizeof *context->thread_scratch);
     if (!context->thread_scratch) {
@@ -221,8 +221,10 @@ static int choose_kernels(struct backend_context *context)
     const char *name = getenv("CLSA_CPU_ISA");
     context->kernels = cpu_kernels_choose(name && *name ? name : NULL);
     if (!context->kernels) {
-        return status_fail(-EINVAL, "CLSA_CPU_ISA is '%s': expected one of avx512_bf16, avx512, avx2, baseline that this "
-                           "machine has", name);
+        return status_fail(-EINVAL,
+                           "CLSA_CPU_ISA is '%s': expected one of avx512_bf16, avx512, avx2, baseline that this "
+                           "machine has",
+                           name);
     }
     return 0;
 }
@@ -369,8 +371,8 @@ static void finish_heads(const struct rows_task *task, float *heads, int32_t n_h
             kernels->rms_norm(head, head, norm->data, norm->dtype, dim, shape->norm_eps);
         }
         if (task->rotation) {
-            kernels->rotate(head, task->rotation->cosine + (int64_t)row * half, task->rotation->sine + (int64_t)row * half,
-                            half);
+            kernels->rotate(head, task->rotation->cosine + (int64_t)row * half,
+                            task->rotation->sine + (int64_t)row * half, half);
         }
     }
 }

@@ -1,8 +1,8 @@
-// tests/test_backend_cpu.c - the fast CPU backend against the reference, on every instruction set that this machine has.
+// tests/test_backend_cpu.c - the fast CPU backend against the reference, on every instruction set of this machine.
 //
-// tests/operators.c compares operator by operator; here are the shapes that hurt: tails of every vector width, groups of
-// 5 and of 7, one row and many, long contexts, windows longer than the context. And what the comparison cannot see: the
-// same bits on any number of threads, and an instruction set that does not exist.
+// tests/operators.c compares operator by operator; here are the shapes that hurt: tails of every vector width, groups
+// of 5 and of 7, one row and many, long contexts, windows longer than the context. And what the comparison cannot see:
+// the same bits on any number of threads, and an instruction set that does not exist.
 #include <errno.h>
 
 #include "engine/backend.h"
@@ -54,14 +54,15 @@ static struct plan random_plan(const char *method, const struct model_shape *sha
     options.index_dtype = check_range(DTYPE_F32, DTYPE_FP8);
     options.keep_sink = check_range(0, 1) && shape->top_k > 64 ? 1 : 0;
     options.block_tokens = strstr(method, "block") || strcmp(method, "quest") == 0 ? 4 << check_range(0, 2) : 0;
-    options.page_tokens = options.block_tokens && check_range(0, 1) ? options.block_tokens * 3 : 16 << check_range(0, 2);
+    bool odd_pages = options.block_tokens && check_range(0, 1);
+    options.page_tokens = odd_pages ? options.block_tokens * 3 : 16 << check_range(0, 2);
     struct plan plan = fixture_plan(shape, method, &options);
     plan.index.pooling = check_range(0, 1) ? POOLING_MEAN : POOLING_MAX;
     return plan;
 }
 
-// Absolute and relative bounds do the work; the mean square error of a single score near 0 can be anything. f32 sums are
-// in another order; and where rows are rounded to bf16 before they meet bf16 weights, 2^-9 per factor.
+// Absolute and relative bounds do the work; the mean square error of a single score near 0 can be anything. f32 sums
+// are in another order; and where rows are rounded to bf16 before they meet bf16 weights, 2^-9 per factor.
 static void compare(const char *isa, const struct plan *plan, int32_t max_context, int32_t max_rows, int32_t max_seqs)
 {
     bool rounds = strcmp(isa, "avx512_bf16") == 0 && plan->weight_dtype == DTYPE_BF16 && max_rows > 8;
@@ -72,8 +73,8 @@ static void compare(const char *isa, const struct plan *plan, int32_t max_contex
     int failures = operators_compare(&options);
     check_state = options.seed + 1;
     CHECK_MESSAGE(failures == 0,
-                  "%s, %s: %d failures (heads %d/%d x %d, hidden %d, ffn %d, index %d x %d, unit %d, page %d, context %d, "
-                  "rows %d, dtypes %s %s %s)",
+                  "%s, %s: %d failures (heads %d/%d x %d, hidden %d, ffn %d, index %d x %d, unit %d, page %d, "
+                  "context %d, rows %d, dtypes %s %s %s)",
                   isa, plan->method, failures, plan->shape.n_heads, plan->shape.n_kv_heads, plan->shape.head_dim,
                   plan->shape.hidden, plan->shape.ffn, plan->index.heads, plan->index.dim, plan->index.unit_tokens,
                   plan->page_tokens, max_context, max_rows, dtype_name(plan->weight_dtype), dtype_name(plan->kv_dtype),
@@ -97,9 +98,9 @@ static void compare_long(const char *isa)
 {
     static const char *const methods[] = {"dense", "clsa", "block", "dsa", "quest"};
     const struct model_shape shape = {
-        .name = "long", .hidden = 40, .ffn = 40, .n_layers = 2, .n_heads = 5, .n_kv_heads = 1, .head_dim = 16, .vocab = 20,
-        .window_tokens = 500, .top_k = 2048, .index_dim = 16, .lightning_heads = 3, .rope_theta_window = 1e4f,
-        .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+        .name = "long", .hidden = 40, .ffn = 40, .n_layers = 2, .n_heads = 5, .n_kv_heads = 1, .head_dim = 16,
+        .vocab = 20, .window_tokens = 500, .top_k = 2048, .index_dim = 16, .lightning_heads = 3,
+        .rope_theta_window = 1e4f, .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
     for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
         if (check_range(0, 1)) {
             continue;    // the reference is slow here: about half of them a run
@@ -134,8 +135,8 @@ static void check_threads(const char *method)
         logits[i] = text.logits;
     }
     for (int i = 1; i < 3; i++) {
-        CHECK_MESSAGE(memcmp(logits[0], logits[i], (size_t)bytes) == 0, "%s: other bits on %d threads than on one", method,
-                      threads[i]);
+        CHECK_MESSAGE(memcmp(logits[0], logits[i], (size_t)bytes) == 0, "%s: other bits on %d threads than on one",
+                      method, threads[i]);
     }
     for (int i = 0; i < 3; i++) {
         free(logits[i]);

@@ -10,9 +10,9 @@ enum { MAX_ITEMS = 5000 };
 
 struct work {
     int32_t threads;
-    int32_t runs[MAX_ITEMS];         // plain: the pool must order the accesses
+    int32_t runs[MAX_ITEMS];    // plain: the pool must order the accesses
     int32_t strange_thread[MAX_ITEMS];
-    int32_t slow_item;               // sleeps, so that others and the caller wait; -1: none
+    int32_t slow_item;    // sleeps, so that others and the caller wait; -1: none
 };
 
 static void count(void *user, int32_t item, int32_t thread)
@@ -49,12 +49,13 @@ int main(void)
     CHECK_MESSAGE(thread_pool_processors() >= 1, "no processor");
     for (int32_t threads = 1; threads <= 9; threads++) {
         CHECK_MESSAGE(thread_pool_open(&pool, threads) == 0, "%d threads: %s", threads, status_text());
-        CHECK_MESSAGE(thread_pool_threads(pool) == threads, "%d threads instead of %d", thread_pool_threads(pool), threads);
+        CHECK_MESSAGE(thread_pool_threads(pool) == threads, "%d threads instead of %d", thread_pool_threads(pool),
+                      threads);
         static const int32_t sizes[] = {0, 1, 2, 3, 7, 64, 1000, MAX_ITEMS};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
             work.slow_item = -1;
             check_run(pool, &work, sizes[i]);
-            work.slow_item = sizes[i] - 1;     // the caller, or all others, wait for one
+            work.slow_item = sizes[i] - 1;    // the caller, or all others, wait for one
             check_run(pool, &work, sizes[i]);
         }
         // Many short tasks in a row, and pauses long enough that all workers sleep.

@@ -1,4 +1,4 @@
-// engine/cpu/attention.c - the caches of keys and values, and attention of rows one by one.
+// engine/cpu/attention.c - attention of rows one by one.
 //
 // One row is bound by reading its keys: they are cut into parts, each an item that reads its tokens once for all query
 // heads, a tile of 64 tokens at a time, and keeps a running softmax (maximum, sum, weighted values) per head. A second
@@ -12,7 +12,6 @@
 enum {
     LEAST_PART_TOKENS = 128,    // per item: below, starting and merging it costs more than it saves
     RUN_ROWS = 8,               // rows of one sequence from which on tiles win over rows one by one
-    WRITE_ROWS = 16,            // rows per item of a write
     CACHE_LINE = 64
 };
 
@@ -22,20 +21,20 @@ struct attention_task {
     const struct batch *batch;
     const struct rows *rows;
     const struct kv_view *view;
-    const struct selection *selection;             // NULL: all keys, or those of the window
-    const struct op_window_attention *fresh;       // NULL: all keys lie in the view
-    int32_t window;                                // INT32_MAX: all keys
+    const struct selection *selection;          // NULL: all keys, or those of the window
+    const struct op_window_attention *fresh;    // NULL: all keys lie in the view
+    int32_t window;                             // INT32_MAX: all keys
     const float *q;
-    float *out, *lse;                              // lse may be NULL
+    float *out, *lse;    // lse may be NULL
     int32_t sets, n_heads, head_dim, group;
-    int32_t n, parts;                              // rows context->single_rows [n], each in so many parts
+    int32_t n, parts;    // rows context->single_rows [n], each in so many parts
 };
 
 // What one row and set see: token number i is unit i / unit_tokens of the selection and so on, or first + i.
 struct token_list {
     struct cpu_keys keys;
     int32_t n, first;
-    const int32_t *unit;                           // NULL: no selection
+    const int32_t *unit;    // NULL: no selection
     int32_t unit_tokens;
 };
 
@@ -71,9 +70,10 @@ void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t toke
     for (int32_t i = 0; i < n;) {
         int32_t place = (token + i) % view->page_tokens;
         int32_t end = i + (view->page_tokens - place) < n ? i + (view->page_tokens - place) : n;
-        int32_t page = view->ring ? keys->batch->seqs[keys->seq].slot
-                                  : keys->batch->pages[(int64_t)keys->seq * keys->batch->max_pages +
-                                                       (token + i) / view->page_tokens];
+        int32_t page =
+            view->ring
+                ? keys->batch->seqs[keys->seq].slot
+                : keys->batch->pages[(int64_t)keys->seq * keys->batch->max_pages + (token + i) / view->page_tokens];
         const unsigned char *base = view->data + page * view->page_stride + kv_head * view->head_stride;
         for (; i < end; i++, place++) {
             tile->key[i] = base + place * view->token_stride;
@@ -84,6 +84,38 @@ void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t toke
     tile->n = n;
 }
 
+// Selected tokens one by one. Pages are nearly always a power of two of tokens, which spares a division a token.
+static void locate_tokens(struct cpu_tile *tile, const struct kv_view *view, const int32_t *pages, const int32_t *token)
+{
+    uint32_t page_tokens = (uint32_t)view->page_tokens;
+    int32_t shift = (page_tokens & (page_tokens - 1)) == 0 ? __builtin_ctz(page_tokens) : -1;
+    for (int32_t i = 0; i < tile->n; i++) {
+        uint32_t page = shift >= 0 ? (uint32_t)token[i] >> shift : (uint32_t)token[i] / page_tokens;
+        uint32_t place = (uint32_t)token[i] - page * page_tokens;
+        tile->key[i] = view->data + pages[page] * view->page_stride + place * view->token_stride;
+        tile->value[i] = tile->key[i] + view->value_offset;
+    }
+}
+
+// Selected units, in runs that end where a unit or a page does.
+static void locate_units(struct cpu_tile *tile, const struct token_list *list, const int32_t *pages, int32_t from)
+{
+    const struct kv_view *view = list->keys.view;
+    for (int32_t i = 0; i < tile->n;) {
+        int32_t unit = (from + i) / list->unit_tokens, rest = (from + i) % list->unit_tokens;
+        int32_t token = list->unit[unit] * list->unit_tokens + rest;
+        int32_t page = token / view->page_tokens, place = token % view->page_tokens;
+        int32_t run =
+            list->unit_tokens - rest < view->page_tokens - place ? list->unit_tokens - rest : view->page_tokens - place;
+        int32_t end = i + run < tile->n ? i + run : tile->n;
+        const unsigned char *base = view->data + pages[page] * view->page_stride;
+        for (; i < end; i++, place++) {
+            tile->key[i] = base + place * view->token_stride;
+            tile->value[i] = tile->key[i] + view->value_offset;
+        }
+    }
+}
+
 // Fills the tile with list entries [from, from + n) at most, for KV head 0.
 static void locate_list(struct cpu_tile *tile, const struct token_list *list, int32_t from, int32_t n)
 {
@@ -91,21 +123,13 @@ static void locate_list(struct cpu_tile *tile, const struct token_list *list, in
         cpu_locate(tile, &list->keys, list->first + from, n, 0);
         return;
     }
-    const struct kv_view *view = list->keys.view;
     const int32_t *pages = list->keys.batch->pages + (int64_t)list->keys.seq * list->keys.batch->max_pages;
-    uint32_t unit_tokens = (uint32_t)list->unit_tokens, page_tokens = (uint32_t)view->page_tokens;
     tile->n = n < CPU_TILE_KEYS ? n : CPU_TILE_KEYS;
-    tile->head_stride = view->head_stride;
-    for (int32_t i = 0; i < tile->n; i++) {
-        uint32_t at = (uint32_t)(from + i), token;
-        if (unit_tokens == 1) {
-            token = (uint32_t)list->unit[at];
-        } else {
-            token = (uint32_t)list->unit[at / unit_tokens] * unit_tokens + at % unit_tokens;
-        }
-        uint32_t page = token / page_tokens;
-        tile->key[i] = view->data + pages[page] * view->page_stride + (token - page * page_tokens) * view->token_stride;
-        tile->value[i] = tile->key[i] + view->value_offset;
+    tile->head_stride = list->keys.view->head_stride;
+    if (list->unit_tokens == 1) {
+        locate_tokens(tile, list->keys.view, pages, list->unit + from);
+    } else {
+        locate_units(tile, list, pages, from);
     }
 }
 
@@ -429,69 +453,6 @@ int cpu_window_attention(struct backend_context *context, const struct batch *ba
 int64_t cpu_attention_scratch_bytes(const struct plan *plan)
 {
     const struct model_shape *shape = &plan->shape;
-    return (int64_t)shape->n_heads * (2 * cpu_padded(shape->head_dim) + CPU_TILE_KEYS + 2) * (int64_t)sizeof(float) + 512;
-}
-
-struct write_task {
-    struct backend_context *context;
-    const struct batch *batch;
-    const struct op_kv_write *op;
-};
-
-// Item: WRITE_ROWS rows. A ring takes only the last page_tokens rows of a sequence: no two of them share a place.
-static void write_item(void *user, int32_t item, int32_t thread)
-{
-    const struct write_task *task = user;
-    const struct model_shape *shape = &task->context->plan->shape;
-    const struct batch *batch = task->batch;
-    const struct kv_view *view = &task->op->view;
-    (void)thread;
-    int64_t head_bytes = (int64_t)shape->head_dim * dtype_bytes(view->dtype), row_bytes = shape->n_kv_heads * head_bytes;
-    for (int32_t r = item * WRITE_ROWS; r < (item + 1) * WRITE_ROWS && r < batch->all.n; r++) {
-        int32_t s = batch->all.seq[r], token = batch->all.position[r];
-        const struct batch_seq *seq = &batch->seqs[s];
-        if (view->ring && r < seq->first_row + seq->n_rows - view->page_tokens) {
-            continue;
-        }
-        int32_t page = view->ring ? seq->slot
-                                  : batch->pages[(int64_t)s * batch->max_pages + token / view->page_tokens];
-        unsigned char *to = view->data + page * view->page_stride + token % view->page_tokens * view->token_stride;
-        const unsigned char *k = (const unsigned char *)task->op->k + r * row_bytes;
-        const unsigned char *v = (const unsigned char *)task->op->v + r * row_bytes;
-        for (int32_t h = 0; h < shape->n_kv_heads; h++) {
-            memcpy(to + h * view->head_stride, k + h * head_bytes, (size_t)head_bytes);
-            memcpy(to + h * view->head_stride + view->value_offset, v + h * head_bytes, (size_t)head_bytes);
-        }
-    }
-}
-
-// Item: one sequence, whose tokens extend their units' bounds in order.
-static void bounds_item(void *user, int32_t s, int32_t thread)
-{
-    const struct write_task *task = user;
-    const struct model_shape *shape = &task->context->plan->shape;
-    const struct bound_view *bounds = &task->op->bounds;
-    const struct batch_seq *seq = &task->batch->seqs[s];
-    (void)thread;
-    int32_t width = shape->n_kv_heads * shape->head_dim;
-    enum dtype dtype = task->op->view.dtype;
-    for (int32_t i = 0; i < seq->n_rows; i++) {
-        int32_t token = seq->context_tokens + i, first = token / bounds->unit_tokens * bounds->unit_tokens;
-        int32_t page = task->batch->pages[(int64_t)s * task->batch->max_pages + first / bounds->page_tokens];
-        float *low = (float *)(void *)(bounds->data + page * bounds->page_stride) +
-                     (int64_t)(first % bounds->page_tokens / bounds->unit_tokens) * 2 * width;
-        const unsigned char *key = (const unsigned char *)task->op->k +
-                                   (int64_t)(seq->first_row + i) * width * dtype_bytes(dtype);
-        task->context->kernels->extend_bounds(low, low + width, key, width, dtype, token == first);
-    }
-}
-
-int cpu_kv_write(struct backend_context *context, const struct batch *batch, const struct op_kv_write *op)
-{
-    struct write_task task = {context, batch, op};
-    thread_pool_run(context->pool, write_item, &task, (batch->all.n + WRITE_ROWS - 1) / WRITE_ROWS);
-    if (op->bounds.data) {
-        thread_pool_run(context->pool, bounds_item, &task, batch->n_seqs);
-    }
-    return 0;
+    return (int64_t)shape->n_heads * (2 * cpu_padded(shape->head_dim) + CPU_TILE_KEYS + 2) * (int64_t)sizeof(float) +
+           512;
 }

@@ -1,7 +1,8 @@
 // engine/cpu/context.h - what the files of the CPU backend share: its context and the steps that several operators use.
 //
 // backend_cpu.c holds life, memory and the dense operators; linear.c matrix products; gemm.c the library under them;
-// attention.c and prefill.c attention; index.c the indexer. Not a public header: only these files use it.
+// kv_write.c the caches; attention.c and prefill.c attention; index.c the indexer. Not a public header: only these
+// files use it.
 //
 // Work is cut into items by sizes alone, never by the number of threads, and each item's sums run in one order: equal
 // inputs give equal bits on every number of threads.
@@ -15,8 +16,9 @@ enum {
     // Up to so many rows share one pass over the weights in plain f32; more go to the library. At 8 rows a pass is
     // about as much bound by arithmetic as by memory.
     CPU_PASS_ROWS = 8,
-    CPU_ROTATIONS = 4,     // tables of cosines and sines kept within a step: two bases, all and last rows
-    CPU_SPLITS = 64        // a few rows' attention is cut into about so many items
+    CPU_TILE_OUTPUTS = 128,    // weight rows per tile of the library: 768 columns and a copy fit into 1 MB
+    CPU_ROTATIONS = 4,         // tables of cosines and sines kept within a step: two bases, all and last rows
+    CPU_SPLITS = 64            // a few rows' attention is cut into about so many items
 };
 
 // Cosines and sines of a step's rows for one base, kept until the step ends.
@@ -78,7 +80,7 @@ const struct cpu_rotation *cpu_rotation_for(struct backend_context *context, con
 
 // gemm.c --------------------------------------------------------------------------------------------------------------
 
-// c [n_rows][c_stride] = (or +=) a [n_rows][depth] * (b [n_columns][depth])^T; a and b of one dtype, f32 or bf16; c f32.
+// c [n_rows][c_stride] = (or +=) a [n_rows][depth] * (b [n_columns][depth])^T; a and b f32 or both bf16; c f32.
 struct cpu_gemm_shape {
     int32_t n_rows, n_columns, depth;
     int64_t c_stride;
@@ -123,7 +125,7 @@ struct cpu_tile {
 // Tokens from `token` on, at most n and a tile's worth, all of one source. tile->n says how many.
 void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t token, int32_t n, int32_t kv_head);
 
-// Rows [first, first + n) of one sequence, with the keys that each sees: positions [from its own - window + 1, its own].
+// Rows [first, first + n) of one sequence, with the keys that each sees: from its own position - window + 1 to its own.
 struct cpu_run {
     const struct rows *rows;
     int32_t first, n;

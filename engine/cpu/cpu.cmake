@@ -3,8 +3,8 @@
 target_include_directories(engine SYSTEM PRIVATE ${DNNL_INCLUDE_DIR})
 target_link_libraries(engine PUBLIC ${DNNL_LIBRARY})
 target_sources(engine PRIVATE
-    engine/cpu/attention.c engine/cpu/gemm.c engine/cpu/index.c engine/cpu/kernels_choose.c engine/cpu/linear.c
-    engine/cpu/prefill.c engine/cpu/thread_pool.c)
+    engine/cpu/attention.c engine/cpu/gemm.c engine/cpu/index.c engine/cpu/kernels_choose.c engine/cpu/kv_write.c
+    engine/cpu/linear.c engine/cpu/prefill.c engine/cpu/thread_pool.c)
 
 function(cpu_variant isa)
     add_library(engine_cpu_${isa} OBJECT engine/cpu/kernels.c engine/cpu/kernels_dots.c engine/cpu/kernels_select.c)

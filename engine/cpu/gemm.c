@@ -27,11 +27,11 @@ struct cpu_gemm_kernel {
 struct cpu_gemm {
     dnnl_engine_t engine;
     int32_t threads, n_kernels;
-    dnnl_stream_t *streams;                        // [threads]
-    void **scratch;                                // [threads] of scratch_bytes each
+    dnnl_stream_t *streams;    // [threads]
+    void **scratch;            // [threads] of scratch_bytes each
     size_t scratch_bytes;
-    struct cpu_gemm_kernel *kernels[MAX_KERNELS];  // owned
-    void (*set_threads)(int);                      // of the library's OpenMP; NULL if it has none
+    struct cpu_gemm_kernel *kernels[MAX_KERNELS];    // owned
+    void (*set_threads)(int);                        // of the library's OpenMP; NULL if it has none
 };
 
 static void free_kernel(struct cpu_gemm_kernel *kernel)
@@ -207,8 +207,15 @@ int cpu_gemm_run(struct cpu_gemm *gemm, const struct cpu_gemm_kernel *kernel, in
                  const void *b, float *c)
 {
     // The library's handles know no const; it reads a and b only.
-    union { const void *in; void *out; } pa = {.in = a}, pb = {.in = b};
-    struct { int argument; const dnnl_memory_desc_t *description; void *data; } parts[] = {
+    union {
+        const void *in;
+        void *out;
+    } pa = {.in = a}, pb = {.in = b};
+    struct {
+        int argument;
+        const dnnl_memory_desc_t *description;
+        void *data;
+    } parts[] = {
         {DNNL_ARG_SRC, &kernel->a, pa.out},
         {DNNL_ARG_WEIGHTS, &kernel->b, pb.out},
         {DNNL_ARG_DST, &kernel->c, c},
@@ -220,8 +227,8 @@ int cpu_gemm_run(struct cpu_gemm *gemm, const struct cpu_gemm_kernel *kernel, in
     one_thread(gemm);
     for (int i = 0; i < N_PARTS; i++) {
         arguments[i].arg = parts[i].argument;
-        status = status ? status : dnnl_memory_create(&arguments[i].memory, parts[i].description, gemm->engine,
-                                                      parts[i].data);
+        status = status ? status
+                        : dnnl_memory_create(&arguments[i].memory, parts[i].description, gemm->engine, parts[i].data);
     }
     status = status ? status : dnnl_primitive_execute(kernel->primitive, gemm->streams[thread], N_PARTS, arguments);
     status = status ? status : dnnl_stream_wait(gemm->streams[thread]);

@@ -1,9 +1,9 @@
 // engine/cpu/index.c - the indexer: projections, index keys, scores, selection.
 //
 // Scores of few rows are bound by reading the index keys, each once for all heads: items are chunks of about 1024
-// tokens, whole units. Plain dot products add up over the heads of a set before they meet a key, since the sum is linear
-// in the query. Gated heads are not: their products with a tile of keys are a small matrix product, the keys widened
-// once for several rows. Pooling follows within the item. fp8 queries are rounded as the cached keys are.
+// tokens, whole units. Plain dot products add up over the heads of a set before they meet a key, since the sum is
+// linear in the query. Gated heads are not: their products with a tile of keys are a small matrix product, the keys
+// widened once for several rows. Pooling follows within the item. fp8 queries are rounded as the cached keys are.
 // Selection: one item per row and set (kernels_select.c).
 #include <errno.h>
 #include <math.h>
@@ -13,12 +13,12 @@
 #include "engine/status.h"
 
 enum {
-    CHUNK_TOKENS = 1024,      // per item, rounded to whole units: 128 KB of bf16 keys of 64
-    BLOCK_QUERIES = 16,       // queries of a plain block: their scores of a chunk stay within a cache of 64 KB
-    BLOCK_COLUMNS = 128,      // columns of a gated block: heads of several rows
-    LANES_MOST = 16,          // heads of a row are padded to whole vectors of any width
+    CHUNK_TOKENS = 1024,    // per item, rounded to whole units: 128 KB of bf16 keys of 64
+    BLOCK_QUERIES = 16,     // queries of a plain block: their scores of a chunk stay within a cache of 64 KB
+    BLOCK_COLUMNS = 128,    // columns of a gated block: heads of several rows
+    LANES_MOST = 16,        // heads of a row are padded to whole vectors of any width
     WRITE_ROWS = 16,
-    BOUND_UNITS = 256         // units per item of bounds
+    BOUND_UNITS = 256    // units per item of bounds
 };
 static const double KEY_NORM_EPS = 1e-5;
 
@@ -151,7 +151,8 @@ static void finish_item(void *user, int32_t row, int32_t thread)
     const struct index_spec *index = &task->context->plan->index;
     (void)thread;
     int32_t half = index->dim / 4;
-    const float *cosine = task->rotation->cosine + (int64_t)row * half, *sine = task->rotation->sine + (int64_t)row * half;
+    const float *cosine = task->rotation->cosine + (int64_t)row * half,
+                *sine = task->rotation->sine + (int64_t)row * half;
     for (int32_t h = 0; op->q && h < index->heads; h++) {
         float *q = (float *)op->q + ((int64_t)row * index->heads + h) * index->dim;
         task->context->kernels->rotate(q, cosine, sine, half);
@@ -181,8 +182,8 @@ int cpu_index_project(struct backend_context *context, const struct batch *batch
         return error;
     }
     struct project_task task = {context, op, NULL};
-    task.rotation = cpu_rotation_for(context, op->position, op->n, context->plan->shape.rope_theta_global,
-                                     index->dim / 4 * 2);
+    task.rotation =
+        cpu_rotation_for(context, op->position, op->n, context->plan->shape.rope_theta_global, index->dim / 4 * 2);
     thread_pool_run(context->pool, finish_item, &task, op->n);
     return 0;
 }
@@ -361,12 +362,14 @@ static void score_item(void *user, int32_t item, int32_t thread)
         struct cpu_scratch scratch = cpu_scratch_of(task->context, thread);
         int64_t score_bytes = (int64_t)(end - row) * index->sets * task->chunk * (int64_t)sizeof(float);
         float *scores = cpu_scratch_take(&scratch, score_bytes);
-        (index->score == INDEX_GATED_RELU ? score_gated : score_plain)(task, &scratch, scores, row, end - row, token, n);
+        (index->score == INDEX_GATED_RELU ? score_gated : score_plain)(task, &scratch, scores, row, end - row, token,
+                                                                       n);
         for (int32_t i = 0; i < (end - row) * index->sets; i++) {
             int32_t seen = smaller(op->rows->position[row + i / index->sets] + 1 - token, n);
             if (seen > 0) {
                 pool(task->context->kernels,
-                     op->scores + ((int64_t)(row - op->first) * index->sets + i) * op->stride + token / index->unit_tokens,
+                     op->scores + ((int64_t)(row - op->first) * index->sets + i) * op->stride +
+                         token / index->unit_tokens,
                      scores + (int64_t)i * task->chunk, seen, index);
             }
         }
@@ -390,8 +393,9 @@ static void bound_item(void *user, int32_t item, int32_t thread)
     float *scores = op->scores + (int64_t)(row - op->first) * sets * op->stride;
     for (int32_t unit = first; unit < first + BOUND_UNITS && unit <= own; unit++) {
         int32_t token = unit * view->unit_tokens;
-        const float *low = (const float *)(const void *)(view->data + pages[token / view->page_tokens] * view->page_stride) +
-                           (int64_t)(token % view->page_tokens / view->unit_tokens) * 2 * width;
+        const float *low =
+            (const float *)(const void *)(view->data + pages[token / view->page_tokens] * view->page_stride) +
+            (int64_t)(token % view->page_tokens / view->unit_tokens) * 2 * width;
         for (int32_t set = 0; set < sets; set++) {
             float score = unit == own ? INFINITY : 0.0f;
             for (int32_t h = set * per_set; unit < own && h < (set + 1) * per_set; h++) {

@@ -160,8 +160,9 @@ INLINE void multiply_block(float *c, int64_t c_stride, const float *a, int64_t a
     }
 }
 
-INLINE void multiply_columns(float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_column, const float *b,
-                             int64_t b_stride, int32_t n_rows, int32_t n_vectors, int32_t depth, bool add)
+INLINE void multiply_columns(float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_column,
+                             const float *b, int64_t b_stride, int32_t n_rows, int32_t n_vectors, int32_t depth,
+                             bool add)
 {
     int32_t i = 0;
     for (; i + BLOCK_ROWS <= n_rows; i += BLOCK_ROWS) {

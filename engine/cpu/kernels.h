@@ -1,7 +1,7 @@
 // engine/cpu/kernels.h - the inner loops of the CPU backend: one table per instruction set, chosen at run time.
 //
-// kernels.c, kernels_dots.c and kernels_select.c are compiled once per instruction set (cpu.cmake); each compilation leaves one table.
-// Kernels know raw pointers and sizes only: no batch, no plan, no threads, no allocation, no errors.
+// kernels.c, kernels_dots.c and kernels_select.c are compiled once per instruction set (cpu.cmake); each compilation
+// leaves one table. Kernels know raw pointers and sizes only: no batch, no plan, no threads, no allocation, no errors.
 //
 // Vectors that meet cached keys, values or weights are "packed": reordered to how the dtype at hand is widened (see
 // vector.h) and padded with zeros to a multiple of CPU_PAD values, which is also what every packed row's stride must be

@@ -12,7 +12,9 @@ extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernel
 // Best first.
 static const struct cpu_kernels *const tables[] = {
 #if defined(__x86_64__)
-    &cpu_kernels_avx512_bf16, &cpu_kernels_avx512, &cpu_kernels_avx2,
+    &cpu_kernels_avx512_bf16,
+    &cpu_kernels_avx512,
+    &cpu_kernels_avx2,
 #endif
     &cpu_kernels_baseline,
 };

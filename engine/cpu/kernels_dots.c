@@ -1,5 +1,5 @@
-// engine/cpu/kernels_dots.c - dot products with vectors as they are cached, and weighted sums of them; compiled once per
-// instruction set.
+// engine/cpu/kernels_dots.c - dot products with vectors as they are cached, and weighted sums of them; compiled once
+// per instruction set.
 //
 // What decode spends its time in: weights, keys and values are read once, widened in registers and multiplied for all
 // queries at hand. Four vectors at once: their four sums leave through one reduction, and a pair of query vectors in
@@ -17,8 +17,8 @@ enum {
 // Adds the products of one pair of dimensions of four keys with n_queries queries. All counts are constants where this
 // is inlined: only then do the sums stay in registers.
 INLINE void dots_step(vector sum[QUERY_BLOCK][4], const float *queries, int64_t query_stride, int32_t n_queries,
-                      const unsigned char *k0, const unsigned char *k1, const unsigned char *k2, const unsigned char *k3,
-                      enum dtype dtype)
+                      const unsigned char *k0, const unsigned char *k1, const unsigned char *k2,
+                      const unsigned char *k3, enum dtype dtype)
 {
     vector a[4], b[4];
     vector_pair(&a[0], &b[0], k0, dtype);
@@ -40,7 +40,8 @@ INLINE void dots_step(vector sum[QUERY_BLOCK][4], const float *queries, int64_t 
 // Products of n_queries <= QUERY_BLOCK queries with four keys; n_queries and dtype are constants at each call. `ahead`:
 // bytes to prefetch by, 0 for none.
 INLINE void dots_four(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                      int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
+                      int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype,
+                      int64_t ahead)
 {
     vector sum[QUERY_BLOCK][4];
     UNROLL
@@ -88,7 +89,8 @@ INLINE void dots_four(float *out, int64_t out_stride, int32_t n_out, const float
 
 // The same for any number of queries and n_out <= 4 keys. Only the first queries prefetch.
 INLINE void dots_block(float *out, int64_t out_stride, int32_t n_out, const float *queries, int64_t query_stride,
-                       int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype, int64_t ahead)
+                       int32_t n_queries, const unsigned char *const key[4], int32_t dim, enum dtype dtype,
+                       int64_t ahead)
 {
     int32_t q = 0;
     for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
@@ -170,8 +172,9 @@ INLINE void dots_by_list(float *out, int64_t out_stride, const float *queries, i
     }
 }
 
-void CPU_VARIANT(cpu_dots)(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                           const void *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype)
+void CPU_VARIANT(cpu_dots)(float *out, int64_t out_stride, const float *queries, int64_t query_stride,
+                           int32_t n_queries, const void *keys, int64_t key_stride, int32_t n, int32_t dim,
+                           enum dtype dtype)
 {
     switch (dtype) {
     case DTYPE_F32:
@@ -186,9 +189,9 @@ void CPU_VARIANT(cpu_dots)(float *out, int64_t out_stride, const float *queries,
     }
 }
 
-void CPU_VARIANT(cpu_dots_list)(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                                const unsigned char *const *keys, int32_t n, int32_t dim, enum dtype dtype,
-                                const struct cpu_ahead *ahead)
+void CPU_VARIANT(cpu_dots_list)(float *out, int64_t out_stride, const float *queries, int64_t query_stride,
+                                int32_t n_queries, const unsigned char *const *keys, int32_t n, int32_t dim,
+                                enum dtype dtype, const struct cpu_ahead *ahead)
 {
     if (dtype == DTYPE_BF16) {
         dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_BF16, ahead);
@@ -271,8 +274,8 @@ INLINE void weigh_any(float *out, int64_t out_stride, const float *weights, int6
 {
     int32_t q = 0;
     for (; q + QUERY_BLOCK <= n_queries; q += QUERY_BLOCK) {
-        weigh_block(out + q * out_stride, out_stride, weights + q * weight_stride, weight_stride, QUERY_BLOCK, values, n,
-                    dim, dtype, q ? NULL : ahead);
+        weigh_block(out + q * out_stride, out_stride, weights + q * weight_stride, weight_stride, QUERY_BLOCK, values,
+                    n, dim, dtype, q ? NULL : ahead);
     }
     ahead = q ? NULL : ahead;
     out += q * out_stride;
@@ -289,9 +292,9 @@ INLINE void weigh_any(float *out, int64_t out_stride, const float *weights, int6
     }
 }
 
-void CPU_VARIANT(cpu_weigh_list)(float *out, int64_t out_stride, const float *weights, int64_t weight_stride, int32_t n_queries,
-                                 const unsigned char *const *values, int32_t n, int32_t dim, enum dtype dtype,
-                                 const struct cpu_ahead *ahead)
+void CPU_VARIANT(cpu_weigh_list)(float *out, int64_t out_stride, const float *weights, int64_t weight_stride,
+                                 int32_t n_queries, const unsigned char *const *values, int32_t n, int32_t dim,
+                                 enum dtype dtype, const struct cpu_ahead *ahead)
 {
     if (dtype == DTYPE_BF16) {
         weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16, ahead);

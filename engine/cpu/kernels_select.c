@@ -1,14 +1,22 @@
 // engine/cpu/kernels_select.c - the k best of n scores, exactly, ascending; compiled once per instruction set.
 //
-// Scores become integers of the same order. A histogram of their upper 11 bits finds the bin that holds the k-th best;
-// the bin's members are collected and the next 11 bits, then the last 10, decide among them. What remains is the exact
+// Scores become integers of the same order. A histogram of their upper bits finds the bin that holds the k-th best; the
+// bin's members are collected and the next bits decide among them, and so on. What remains is the exact
 // integer of the k-th best and how many of its equals belong to the selection; one ascending pass emits. Nothing is
 // assumed about the scores: all equal, all in one bin or all zero only make the later lists long. Among equals the
 // lowest unit wins, and -0 equals 0. Work: three passes over n, bound by the histogram (one increment a score).
 #include "engine/cpu/kernels_variant.h"
 #include "engine/cpu/vector.h"
 
-enum { BITS = 32, TABLES = 4 };    // four tables in turn: equal scores do not wait for one counter
+enum { BITS = 32, MOST_TABLES = 4, FEW_UNITS = 4096 };
+
+// How the integers' bits are cut into digits. Few units: small tables, since clearing them would cost more than
+// counting. Many: four tables in turn, so that equal scores do not wait for one counter.
+struct digits {
+    int32_t n, tables;
+    int32_t width[4];
+};
+static const struct digits few_digits = {4, 1, {8, 8, 8, 8}}, many_digits = {3, MOST_TABLES, {11, 11, 10}};
 
 // Integers in the order of the scores. Returns whether one of them is NaN. Adding 0 turns -0 into 0.
 static bool order_scores(uint32_t *keys, const float *scores, int32_t n)
@@ -33,16 +41,18 @@ static int32_t first_nan(const float *scores)
     return i;
 }
 
-// Finds the bin of (key >> shift) % (1 << width) that holds the *rank-th greatest of keys [n], counted from 1, and makes
-// *rank the rank within it.
-static uint32_t find_bin(uint32_t *bins, const uint32_t *keys, int32_t n, int32_t shift, int32_t width, int32_t *rank)
+// Finds the bin of (key >> shift) % (1 << width) that holds the *rank-th greatest of keys [n], counted from 1; *rank
+// becomes the rank within it.
+static uint32_t find_bin(uint32_t *bins, int32_t tables, const uint32_t *keys, int32_t n, int32_t shift, int32_t width,
+                         int32_t *rank)
 {
     uint32_t mask = (1u << width) - 1;
-    memset(bins, 0, TABLES * CPU_SELECT_BINS * sizeof *bins);
+    size_t table_bins = (size_t)mask + 1;
+    memset(bins, 0, (size_t)tables * table_bins * sizeof *bins);
     int32_t i = 0;
-    for (; i + TABLES <= n; i += TABLES) {
-        for (int32_t table = 0; table < TABLES; table++) {
-            bins[(uint32_t)table * CPU_SELECT_BINS + ((keys[i + table] >> shift) & mask)]++;
+    for (; tables == MOST_TABLES && i + MOST_TABLES <= n; i += MOST_TABLES) {
+        for (int32_t table = 0; table < MOST_TABLES; table++) {
+            bins[(size_t)table * table_bins + ((keys[i + table] >> shift) & mask)]++;
         }
     }
     for (; i < n; i++) {
@@ -50,8 +60,8 @@ static uint32_t find_bin(uint32_t *bins, const uint32_t *keys, int32_t n, int32_
     }
     for (uint32_t bin = mask;; bin--) {
         uint32_t count = 0;
-        for (uint32_t table = 0; table < TABLES; table++) {
-            count += bins[table * CPU_SELECT_BINS + bin];
+        for (int32_t table = 0; table < tables; table++) {
+            count += bins[(size_t)table * table_bins + bin];
         }
         if ((uint32_t)*rank <= count || bin == 0) {
             return bin;
@@ -67,8 +77,8 @@ static int32_t collect(uint32_t *out, const uint32_t *keys, int32_t n, int32_t s
 #if defined(__AVX512F__)
     for (; i + LANES <= n; i += LANES) {
         __m512i all = _mm512_loadu_si512(keys + i);
-        __mmask16 mask = _mm512_cmpeq_epi32_mask(_mm512_srl_epi32(all, _mm_cvtsi32_si128(shift)),
-                                                 _mm512_set1_epi32((int)prefix));
+        __mmask16 mask =
+            _mm512_cmpeq_epi32_mask(_mm512_srl_epi32(all, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32((int)prefix));
         if (mask) {
             // Compressed in a register: the storing form of the instruction is slow on some processors. It may write
             // past what is kept, but never past place i + LANES.
@@ -88,13 +98,14 @@ static int32_t collect(uint32_t *out, const uint32_t *keys, int32_t n, int32_t s
 // The key of the budget-th best, and in *equals how many of those equal to it are selected.
 static uint32_t find_threshold(const struct cpu_selection *selection, int32_t *equals)
 {
-    static const int32_t widths[] = {11, 11, 10};
+    const struct digits *digits = selection->n_units < FEW_UNITS ? &few_digits : &many_digits;
     const uint32_t *keys = selection->keys;
     int32_t n = selection->n_units, rank = selection->budget, shift = BITS;
     uint32_t prefix = 0;
-    for (int32_t pass = 0; pass < 3; pass++) {
-        shift -= widths[pass];
-        prefix = prefix << widths[pass] | find_bin(selection->bins, keys, n, shift, widths[pass], &rank);
+    for (int32_t pass = 0; pass < digits->n; pass++) {
+        int32_t width = digits->width[pass];
+        shift -= width;
+        prefix = prefix << width | find_bin(selection->bins, digits->tables, keys, n, shift, width, &rank);
         n = shift ? collect(selection->candidates, keys, n, shift, prefix) : n;
         keys = selection->candidates;
     }

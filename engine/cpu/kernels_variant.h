@@ -19,8 +19,9 @@
 #endif
 
 extern const struct cpu_kernels CPU_VARIANT(cpu_kernels);
-void CPU_VARIANT(cpu_dots)(float *out, int64_t out_stride, const float *queries, int64_t query_stride, int32_t n_queries,
-                           const void *keys, int64_t key_stride, int32_t n, int32_t dim, enum dtype dtype);
+void CPU_VARIANT(cpu_dots)(float *out, int64_t out_stride, const float *queries, int64_t query_stride,
+                           int32_t n_queries, const void *keys, int64_t key_stride, int32_t n, int32_t dim,
+                           enum dtype dtype);
 void CPU_VARIANT(cpu_dots_list)(float *out, int64_t out_stride, const float *queries, int64_t query_stride,
                                 int32_t n_queries, const unsigned char *const *keys, int32_t n, int32_t dim,
                                 enum dtype dtype, const struct cpu_ahead *ahead);

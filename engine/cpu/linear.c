@@ -1,12 +1,12 @@
 // engine/cpu/linear.c - matrix products: one pass over the weights for few rows, the library for many; rotation tables.
 //
-// Few rows (decode): bound by reading the weights. They are cut into runs of rows of about 64 KB, long enough to stream,
-// short enough that threads end together; every input row is multiplied while the weights are in registers.
+// Few rows (decode): bound by reading the weights. They are cut into runs of rows of about 64 KB, long enough to
+// stream, short enough that threads end together; every input row is multiplied while the weights are in registers.
 //
 // Many rows (prefill): tiles of the library's product. bf16 weights meet inputs rounded to bf16 where the processor
-// multiplies bf16: twice the speed of f32 (figures in gemm.c), and the error of a product, about 2^-9 per input averaged
-// over the sum (normalised mean square 1e-6), is that of the weights' own rounding. Elsewhere a tile's weights
-// are widened to f32 first, in the thread that uses them.
+// multiplies bf16: twice the speed of f32 (figures in gemm.c), and an error of at most 2^-9 per input that averages out
+// over the sum, no more than the weights' own rounding costs. Elsewhere a tile's weights are widened to f32 first, in
+// the thread that uses them.
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -15,11 +15,10 @@
 #include "engine/status.h"
 
 enum {
-    PASS_BYTES = 64 << 10,     // weights per item of a pass
-    TILE_ROWS = 256,           // inputs per tile: enough that reading the weights into the library's layout costs little
-    TILE_OUTPUTS = 128,        // weight rows per tile: with 768 columns they and their copy fit into a 1 MB cache
+    PASS_BYTES = 64 << 10,    // weights per item of a pass
+    TILE_ROWS = 256,          // inputs per tile: enough that reading the weights into the library's layout costs little
     MAX_PRODUCTS = 3,
-    ROUND_ROWS = 16            // rows per item where inputs are rounded
+    ROUND_ROWS = 16    // rows per item where inputs are rounded
 };
 
 int32_t cpu_widest_input(const struct plan *plan)
@@ -40,9 +39,9 @@ struct products {
     int32_t outputs_per_item[MAX_PRODUCTS];
     // Of the library's way.
     int32_t tile_rows, n_row_tiles;
-    bool rounded;              // x is taken from context->rounded
+    bool rounded;                                                 // x is taken from context->rounded
     const struct cpu_gemm_kernel *kernels[MAX_PRODUCTS][2][2];    // [last row tile][last output tile]
-    atomic_int error;          // of any tile that failed
+    atomic_int error;                                             // of any tile that failed
 };
 
 static int32_t divide_up(int32_t a, int32_t b)
@@ -96,8 +95,8 @@ static void one_pass(struct products *work)
     struct backend_context *context = work->context;
     enum dtype dtype = work->product[0].weight->dtype;
     for (int32_t r = 0; r < work->n; r++) {
-        context->kernels->pack(context->packed + (int64_t)r * cpu_padded(work->depth), work->x + (int64_t)r * work->depth,
-                               work->depth, dtype);
+        context->kernels->pack(context->packed + (int64_t)r * cpu_padded(work->depth),
+                               work->x + (int64_t)r * work->depth, work->depth, dtype);
     }
     for (int32_t p = 0; p < work->n_products; p++) {
         int32_t row_bytes = work->depth * dtype_bytes(dtype);
@@ -125,22 +124,25 @@ static void tile_item(void *user, int32_t item, int32_t thread)
     int32_t place = item - work->first_item[p], row_tile = place % work->n_row_tiles, tile = place / work->n_row_tiles;
     const struct cpu_product *product = &work->product[p];
     const struct matrix *weight = product->weight;
-    int32_t first = tile * TILE_OUTPUTS, n = weight->n_rows - first < TILE_OUTPUTS ? weight->n_rows - first : TILE_OUTPUTS;
+    int32_t first = tile * CPU_TILE_OUTPUTS,
+            n = weight->n_rows - first < CPU_TILE_OUTPUTS ? weight->n_rows - first : CPU_TILE_OUTPUTS;
     int64_t first_row = (int64_t)row_tile * work->tile_rows;
-    const unsigned char *b = (const unsigned char *)weight->data + (int64_t)first * work->depth * dtype_bytes(weight->dtype);
+    const unsigned char *b =
+        (const unsigned char *)weight->data + (int64_t)first * work->depth * dtype_bytes(weight->dtype);
     const void *a = work->x + first_row * work->depth;
     if (work->rounded) {
         a = context->rounded + first_row * work->depth;
     } else if (weight->dtype == DTYPE_BF16) {
         struct cpu_scratch scratch = cpu_scratch_of(context, thread);
-        float *wide = cpu_scratch_take(&scratch, (int64_t)TILE_OUTPUTS * work->depth * (int64_t)sizeof(float));
+        float *wide = cpu_scratch_take(&scratch, (int64_t)CPU_TILE_OUTPUTS * work->depth * (int64_t)sizeof(float));
         for (int32_t i = 0; i < n; i++) {
-            context->kernels->widen(wide + (int64_t)i * work->depth, (const uint16_t *)(const void *)b + (int64_t)i * work->depth,
-                                    work->depth, DTYPE_BF16);
+            context->kernels->widen(wide + (int64_t)i * work->depth,
+                                    (const uint16_t *)(const void *)b + (int64_t)i * work->depth, work->depth,
+                                    DTYPE_BF16);
         }
         b = (const unsigned char *)wide;
     }
-    bool last_rows = row_tile == work->n_row_tiles - 1, last_outputs = first + TILE_OUTPUTS >= weight->n_rows;
+    bool last_rows = row_tile == work->n_row_tiles - 1, last_outputs = first + CPU_TILE_OUTPUTS >= weight->n_rows;
     int error = cpu_gemm_run(context->gemm, work->kernels[p][last_rows][last_outputs], thread, a, b,
                              product->out + first_row * weight->n_rows + first);
     if (error) {
@@ -153,16 +155,16 @@ static int find_kernels(struct products *work, int32_t p)
 {
     const struct matrix *weight = work->product[p].weight;
     int32_t last_rows = work->n - (work->n_row_tiles - 1) * work->tile_rows;
-    int32_t last_outputs = weight->n_rows - (divide_up(weight->n_rows, TILE_OUTPUTS) - 1) * TILE_OUTPUTS;
+    int32_t last_outputs = weight->n_rows - (divide_up(weight->n_rows, CPU_TILE_OUTPUTS) - 1) * CPU_TILE_OUTPUTS;
     int error = 0;
     for (int32_t kind = 0; kind < 4 && !error; kind++) {
         bool at_bottom = kind / 2, at_right = kind % 2;
-        if ((!at_bottom && work->n_row_tiles == 1) || (!at_right && weight->n_rows <= TILE_OUTPUTS)) {
+        if ((!at_bottom && work->n_row_tiles == 1) || (!at_right && weight->n_rows <= CPU_TILE_OUTPUTS)) {
             continue;
         }
         struct cpu_gemm_shape shape = {
             .n_rows = at_bottom ? last_rows : work->tile_rows,
-            .n_columns = at_right ? last_outputs : TILE_OUTPUTS,
+            .n_columns = at_right ? last_outputs : CPU_TILE_OUTPUTS,
             .depth = work->depth,
             .c_stride = weight->n_rows,
             .dtype = work->rounded ? DTYPE_BF16 : DTYPE_F32,
@@ -187,7 +189,7 @@ static int many_tiles(struct products *work)
             return error;
         }
         work->first_item[p + 1] =
-            work->first_item[p] + divide_up(work->product[p].weight->n_rows, TILE_OUTPUTS) * work->n_row_tiles;
+            work->first_item[p] + divide_up(work->product[p].weight->n_rows, CPU_TILE_OUTPUTS) * work->n_row_tiles;
     }
     if (work->rounded) {
         thread_pool_run(context->pool, round_item, work, divide_up(work->n, ROUND_ROWS));

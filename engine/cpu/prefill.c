@@ -1,7 +1,7 @@
 // engine/cpu/prefill.c - attention of many rows of one sequence, tile by tile.
 //
-// Bound by multiply-adds. A tile of queries (rows times the heads of one KV head's group, the columns) meets tiles of 64
-// keys, which are widened to f32 once for all columns. Everything is kept transposed, one column per vector lane:
+// Bound by multiply-adds. A tile of queries (rows times the heads of one KV head's group, the columns) meets tiles of
+// 64 keys, which are widened to f32 once for all columns. Everything is kept transposed, one column per vector lane:
 //     scores [key][column] = K [key][d] * Q^T [d][column]
 //     softmax down the columns, no sums across lanes
 //     out^T [d][column] += V^T [d][key] * scores [key][column]
@@ -21,10 +21,10 @@ struct prefill_task {
 
 // One thread's buffers, rows of COLUMNS floats unless said otherwise.
 struct prefill_buffers {
-    float *query;       // [head_dim]
-    float *scores;      // [CPU_TILE_KEYS]
-    float *sum;         // [head_dim]
-    float *vectors;     // [CPU_TILE_KEYS][head_dim] keys, then values, of a tile
+    float *query;      // [head_dim]
+    float *scores;     // [CPU_TILE_KEYS]
+    float *sum;        // [head_dim]
+    float *vectors;    // [CPU_TILE_KEYS][head_dim] keys, then values, of a tile
     float *first, *last, *greatest, *total, *factor;
 };
 
@@ -113,7 +113,8 @@ static void prefill_item(void *user, int32_t item, int32_t thread)
     struct prefill_buffers buffers = take_buffers(task, thread);
     load_queries(task, &buffers, run->first + offset, n_rows, kv_head);
     int32_t n_columns = (n_rows * task->group + CPU_TILE_COLUMNS - 1) / CPU_TILE_COLUMNS * CPU_TILE_COLUMNS;
-    struct cpu_columns columns = {n_columns, buffers.first, buffers.last, buffers.greatest, buffers.total, buffers.factor};
+    struct cpu_columns columns = {n_columns,        buffers.first, buffers.last,
+                                  buffers.greatest, buffers.total, buffers.factor};
     int32_t end = run->rows->position[run->first + offset + n_rows - 1] + 1;
     float scale = (float)(1.0 / sqrt((double)dim));
     struct cpu_tile tile;
@@ -125,8 +126,8 @@ static void prefill_item(void *user, int32_t item, int32_t thread)
         kernels->softmax_columns(buffers.scores, COLUMNS, tile.n, token, scale, &columns);
         kernels->scale_columns(buffers.sum, COLUMNS, dim, n_columns, buffers.factor);
         widen_tile(task, buffers.vectors, tile.value, tile.n);
-        kernels->multiply(buffers.sum, COLUMNS, buffers.vectors, 1, dim, buffers.scores, COLUMNS, dim, n_columns, tile.n,
-                          true);
+        kernels->multiply(buffers.sum, COLUMNS, buffers.vectors, 1, dim, buffers.scores, COLUMNS, dim, n_columns,
+                          tile.n, true);
     }
     store_outputs(task, &buffers, run->first + offset, n_rows, kv_head);
 }

@@ -27,7 +27,7 @@ struct worker {
 };
 
 struct thread_pool {
-    struct worker *workers;       // [threads - 1]
+    struct worker *workers;    // [threads - 1]
     int32_t threads;
     thread_pool_task *task;
     void *user;

@@ -148,7 +148,8 @@ INLINE void vector_pair_bf16(vector *a, vector *b, const void *p)
 
 INLINE void vector_split(vector *even, vector *odd, vector a, vector b)
 {
-    __m256d lower = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), upper = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
+    __m256d lower = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    __m256d upper = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
     *even = _mm256_castpd_ps(_mm256_permute4x64_pd(lower, 0xd8));
     *odd = _mm256_castpd_ps(_mm256_permute4x64_pd(upper, 0xd8));
 }

@@ -1,4 +1,4 @@
-// tests/bench/bench_decode.c - decode steps at a long context: what each stage reaches of this machine's read bandwidth.
+// tests/bench/bench_decode.c - decode steps at a long context: what each stage reaches of this machine's bandwidth.
 //
 // The cache is filled with random keys and values instead of a prefill of minutes: timing depends on their place, not
 // on their worth. Every step decodes the same position, reads all weights and so leaves little of the caches for the
@@ -160,7 +160,8 @@ static void load_matrix(const struct run *run, struct matrix *matrix)
 static void load_weights(struct run *run)
 {
     struct model_weights *w = &run->weights;
-    struct matrix *const outside[] = {&w->embedding, &w->memory_norm, &w->memory_k, &w->memory_v, &w->final_norm, &w->head};
+    struct matrix *const outside[] = {&w->embedding, &w->memory_norm, &w->memory_k,
+                                      &w->memory_v,  &w->final_norm,  &w->head};
     for (size_t i = 0; i < sizeof outside / sizeof *outside; i++) {
         load_matrix(run, outside[i]);
     }
@@ -271,7 +272,8 @@ static void first_line(char *out, int bytes, const char *command)
 }
 
 // One line on the screen and one in the results. values [n] are sorted here; `bytes` is what one of them moves.
-static void report(const struct run *run, const char *quantity, double *values, int32_t n, double bytes, const char *unit)
+static void report(const struct run *run, const char *quantity, double *values, int32_t n, double bytes,
+                   const char *unit)
 {
     const struct options *o = run->options;
     double unit_s = strcmp(unit, "ms") == 0 ? 1e-3 : 1e-6;
@@ -295,8 +297,9 @@ static void report(const struct run *run, const char *quantity, double *values, 
         fprintf(stderr, "bench_decode: %s cannot be written; run from the top of the checkout\n", o->results);
         return;
     }
-    fprintf(results, "%s\t%s\t%s, %s\t-\tbench_decode\t%s\t%s\t%d\t%d\t%s\t%.6g\t%.3g\t%.6g\t%s\n", date, commit, device,
-            variant, o->model, run->plan.method, o->context, o->sequences, quantity, median, spread, floor, unit);
+    fprintf(results, "%s\t%s\t%s, %s\t-\tbench_decode\t%s\t%s\t%d\t%d\t%s\t%.6g\t%.3g\t%.6g\t%s\n", date, commit,
+            device, variant, o->model, run->plan.method, o->context, o->sequences, quantity, median, spread, floor,
+            unit);
     fclose(results);
 }
 
