@@ -14,7 +14,7 @@
 int command_fail(const char *command, int error)
 {
     fprintf(stderr, "clsa %s: %s\n", command, status_text());
-    return error == -EINVAL ? EXIT_WRONG_INPUT : EXIT_FAILED;
+    return error == -EINVAL ? EXIT_WRONG_INPUT : error == -EINTR ? EXIT_INTERRUPTED : EXIT_FAILED;
 }
 
 struct plan_flags plan_flags_default(void)

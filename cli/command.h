@@ -4,7 +4,7 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 
-enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_WRONG_INPUT = 2 };
+enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_WRONG_INPUT = 2, EXIT_INTERRUPTED = 130 };
 
 // Each takes argv from its own name on and returns an exit status.
 int command_run(int argc, char **argv);

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cli/table.h"
 #include "engine/cost.h"
@@ -109,13 +110,14 @@ static int resolve_backbone(struct init *init)
     return 0;
 }
 
-static void show_progress(void *user, int64_t done, int64_t total)
+static int show_progress(void *user, int64_t done, int64_t total)
 {
     struct progress *progress = user;
     if (progress->total == 0) {
         progress_begin(progress, "clsa: writing", total);
     }
     progress_update(progress, done);
+    return interrupt_check();
 }
 
 static int init_it(struct init *init)
@@ -142,6 +144,7 @@ static int init_it(struct init *init)
         .plans = init->pointers, .n_plans = init->n_plans, .max_shard_bytes = (int64_t)init->max_shard_mb * 1000000,
         .progress = show_progress, .user = &progress,
     };
+    interrupt_catch();
     error = model_file_write(init->out, &options);
     progress_end(&progress);
     if (!error) {

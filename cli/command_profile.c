@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/interrupt.h"
 #include "cli/measure.h"
 #include "cli/stages.h"
 #include "engine/status.h"
@@ -20,7 +21,8 @@ struct profile {
     struct trace_summary *summary;
 };
 
-static int profile_method(struct profile *profile, const char *method)
+// One method's model and plan; only looked at where `run` is false.
+static int profile_method(struct profile *profile, const char *method, bool run)
 {
     struct model_file *file;
     struct plan plan;
@@ -30,7 +32,7 @@ static int profile_method(struct profile *profile, const char *method)
         return error;
     }
     error = command_plan_build(&plan, file, method, &profile->flags);
-    if (!error) {
+    if (!error && run) {
         struct sample_sink sinks[] = {trace_writer_sink(profile->writer), trace_summary_sink(profile->summary)};
         struct measure_options options = {
             .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads, .batch = profile->batch,
@@ -44,30 +46,38 @@ static int profile_method(struct profile *profile, const char *method)
     return error;
 }
 
-static int profile_all(struct profile *profile)
+static int profile_all(struct profile *profile, bool run)
 {
     char list[512];
     if (snprintf(list, sizeof list, "%s", profile->methods) >= (int)sizeof list) {
         return status_fail(-EINVAL, "--method: longer than %zu characters", sizeof list);
     }
     int error = 0;
+    int32_t n = 0;
     char *rest = NULL;
     for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
-        error = profile_method(profile, name);
+        error = profile_method(profile, name, run);
+        n++;
     }
-    return error;
+    return n > 0 ? error : status_fail(-EINVAL, "--method: none named");
 }
 
 static int run(struct profile *profile)
 {
     int error = plan_flags_resolve(&profile->flags);
     error = error ? error : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt, profile->text);
+    error = error ? error : profile_all(profile, false);    // wrong input must not replace an older trace
     error = error ? error : trace_summary_open(&profile->summary);
     struct trace_writer_options options = {.path = profile->out, .command = "clsa profile"};
+    interrupt_catch();
     error = error ? error : trace_writer_open(&profile->writer, &options);
-    error = error ? error : profile_all(profile);
+    error = error ? error : profile_all(profile, true);
+    // Also after a failure: what was recorded until then is a whole trace.
     int close_error = trace_writer_close(profile->writer);
     error = error ? error : close_error;
+    if (error == -EINTR && !close_error) {
+        status_fail(error, "interrupted; %s holds what was recorded until then", profile->out);
+    }
     error = error ? error : trace_summary_update(profile->summary);
     if (error) {
         return error;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cupti/collector.h"
 #include "engine/status.h"
@@ -153,8 +154,8 @@ static int run_to_end(struct engine *engine, const struct measure_options *optio
     snprintf(label, sizeof label, "%s on %s", options->plan->method, options->device);
     struct progress progress;
     progress_begin(&progress, label, (int64_t)options->batch * (options->context_tokens + options->output_tokens));
-    int error = 0;
-    for (;;) {
+    int error;
+    while (!(error = interrupt_check())) {
         const struct engine_output *outputs;
         int n = engine_step(engine, &outputs);
         if (n < 0) {
@@ -194,6 +195,7 @@ int measure(struct measurement *out, const struct measure_options *options)
     char backend[32];
     int32_t number;
     int64_t first = 0;
+    interrupt_catch();
     int error = measure_device(backend, sizeof backend, &number, options->device);
     error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
     if (error) {

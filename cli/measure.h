@@ -33,6 +33,7 @@ struct measurement {
     int32_t n_tokens;
 };
 
+// SIGINT and SIGTERM end it after the current step with -EINTR (cli/interrupt.h).
 int measure(struct measurement *out, const struct measure_options *options);
 void measurement_free(struct measurement *measurement);
 

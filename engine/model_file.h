@@ -55,7 +55,7 @@ struct model_file_random_options {
     const struct plan *const *plans;
     int32_t n_plans;
     int64_t max_shard_bytes;    // > 0: split into shards of at most this, or of one tensor
-    void (*progress)(void *user, int64_t done_bytes, int64_t total_bytes);    // now and then; may be NULL
+    int (*progress)(void *user, int64_t done_bytes, int64_t total_bytes);    // now and then; its error ends it; may be NULL
     void *user;
 };
 

@@ -182,8 +182,9 @@ static int put_tensor(struct writer *writer, struct output_file *file, const str
             return error;
         }
         writer->done_bytes += bytes;
-        if (options->progress) {
-            options->progress(options->user, writer->done_bytes, writer->total_bytes);
+        error = options->progress ? options->progress(options->user, writer->done_bytes, writer->total_bytes) : 0;
+        if (error) {
+            return error;
         }
     }
     return 0;

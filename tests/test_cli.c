@@ -22,17 +22,23 @@ static void read_into(const char *path, char *buffer, size_t bytes)
 
 static char errors[1 << 16];
 
-// Runs the program with these arguments (a shell line) and returns its exit status; -1 if a signal ended it.
-static int clsa(const char *arguments)
+// Runs the program under `prefix` with these arguments (a shell line) and returns its exit status; -1 if a signal ended it.
+static int clsa_under(const char *prefix, const char *arguments)
 {
     char line[4096], path[256];
-    snprintf(line, sizeof line, "%s %s >%s/stdout 2>%s/stderr </dev/null", getenv("CLSA_BINARY"), arguments, folder, folder);
+    snprintf(line, sizeof line, "%s %s %s >%s/stdout 2>%s/stderr </dev/null", prefix, getenv("CLSA_BINARY"), arguments,
+             folder, folder);
     int status = system(line);
     snprintf(path, sizeof path, "%s/stdout", folder);
     read_into(path, output, sizeof output);
     snprintf(path, sizeof path, "%s/stderr", folder);
     read_into(path, errors, sizeof errors);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int clsa(const char *arguments)
+{
+    return clsa_under("", arguments);
 }
 
 static int lines(const char *text)
@@ -163,6 +169,12 @@ static void outputs(void)
     CHECK(clsa(format(line, sizeof line, "trace check %s/a.pftrace", folder)) == 0);
     CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
     CHECK(output[0] == '{' && strstr(output, "\"attention\""));
+    // Wrong input leaves an older file alone.
+    expect_error(2, format(line, sizeof line, "profile --model tiny --method clsa,nonsense --text x --out %s/a.pftrace", folder),
+                 "nonsense");
+    expect_error(2, format(line, sizeof line, "profile --model tiny --method , --text x --out %s/a.pftrace", folder), "--method");
+    CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
+    CHECK(strstr(output, "\"attention\""));
     // Cut in the middle: what is whole is told, the cut is an error.
     struct stat info;
     format(path, sizeof path, "%s/a.pftrace", folder);
@@ -184,6 +196,27 @@ static void outputs(void)
     CHECK_MESSAGE(status == 1, "full disk: exit %d: %s", status, errors);
     CHECK_MESSAGE(strstr(errors, "b.pftrace") != NULL, "full disk: %s", errors);
     CHECK_MESSAGE(files_in(path) == 0, "full disk: %d files left behind", files_in(path));
+}
+
+// Ctrl-C and kill: one line, exit 130, and what was being written is whole or not there.
+static void interrupts(void)
+{
+    char line[1024], path[512];
+    static const char *const signals[] = {"INT", "TERM"};
+    format(path, sizeof path, "%s/stopped", folder);
+    CHECK(mkdir(path, 0755) == 0);
+    for (int i = 0; i < 2; i++) {
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "timeout --preserve-status -s %s 1", signals[i]);
+        int status = clsa_under(prefix, format(line, sizeof line, "profile --model tiny --text x --output 1M --out %s/a.pftrace", path));
+        CHECK_MESSAGE(status == 130 && lines(errors) == 1 && strstr(errors, "interrupted"), "SIG%s: exit %d: %s",
+                      signals[i], status, errors);
+        CHECK_MESSAGE(files_in(path) == 1, "SIG%s: %d files", signals[i], files_in(path));
+        CHECK(clsa(format(line, sizeof line, "trace check %s/a.pftrace", path)) == 0);
+        status = clsa_under(prefix, format(line, sizeof line, "model init --preset paper-4b --out %s/model", path));
+        CHECK_MESSAGE(status == 130 && lines(errors) == 1, "SIG%s: exit %d: %s", signals[i], status, errors);
+        CHECK_MESSAGE(files_in(path) == 1, "SIG%s: %d files", signals[i], files_in(path));
+    }
 }
 
 static void good_runs(void)
@@ -219,6 +252,7 @@ int main(void)
     wrong_files();
     models();
     outputs();
+    interrupts();
     good_runs();
     char line[64];
     snprintf(line, sizeof line, "rm -rf %s", folder);

@@ -44,6 +44,7 @@ struct trace_writer {
     char error_text[512];
     int64_t bytes;                  // encoded so far
     int64_t file_bytes;             // of them safely handed to the file
+    int64_t last_ns;                // the latest time of an event
 
     struct byte_buffer out;         // ready for the file
     struct byte_buffer step;        // the pending step, without its begin
@@ -101,6 +102,8 @@ static int write_out(struct trace_writer *writer)
 static void put(struct trace_writer *writer, struct byte_buffer *buffer, struct event *event)
 {
     size_t before = buffer->n;
+    int64_t time_ns = (int64_t)event->packet.timestamp;
+    writer->last_ns = time_ns > writer->last_ns ? time_ns : writer->last_ns;
     remember(writer, event_encode(event, buffer));
     writer->bytes += (int64_t)(buffer->n - before);
 }
@@ -497,12 +500,26 @@ int64_t trace_writer_bytes(const struct trace_writer *writer)
     return writer->bytes;
 }
 
+// Requests that were given up end where the recording ends. Unlike those that finished they say nothing of their tokens.
+static void end_requests(struct trace_writer *writer)
+{
+    for (int64_t i = 0; i < writer->n_requests; i++) {
+        if (writer->requests[i].open) {
+            struct event event;
+            event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END, writer->requests[i].track,
+                        writer->last_ns);
+            put(writer, &writer->out, &event);
+        }
+    }
+}
+
 int trace_writer_close(struct trace_writer *writer)
 {
     if (!writer) {
         return 0;
     }
     settle(writer);
+    end_requests(writer);
     put_sources(writer, clock_ns(CLOCK_BOOTTIME));
     remember(writer, write_out(writer));
     int error = writer->error ? status_fail(writer->error, "%s", writer->error_text) : 0;

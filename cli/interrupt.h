@@ -1,0 +1,16 @@
+// cli/interrupt.h - SIGINT and SIGTERM as a question that loops ask: shall we stop?
+//
+// A command that is asked to stop finishes the step it is in, completes what it writes, says so in one line and exits
+// with EXIT_INTERRUPTED. Who does not want to wait asks a second time: that ends the program at once. Commands that
+// never call interrupt_catch end at the first signal, as any program does.
+#pragma once
+
+#include <stdbool.h>
+
+// From here on the signals only set a flag. A signal that was ignored when the program began stays ignored.
+void interrupt_catch(void);
+
+bool interrupt_requested(void);
+
+// 0, or -EINTR and a status text once a stop was asked for.
+int interrupt_check(void);
