@@ -21,19 +21,10 @@ const char *bound_name(enum bound bound)
     return names[bound];
 }
 
-// What the stages of one step have in common.
-struct pass {
-    const struct device *device;
-    const struct plan *plan;
-    double bandwidth;             // for the step's whole working set
-    int64_t new_rows, logit_rows;
-    bool chunked, logits_chunked;    // some sequence has more than one such row
-};
-
-static struct pass pass_of(const struct device *device, const struct plan *plan, const struct work *work,
+static struct predict_pass pass_of(const struct device *device, const struct plan *plan, const struct work *work,
                            int32_t n_seqs)
 {
-    struct pass pass = {.device = device, .plan = plan};
+    struct predict_pass pass = {.device = device, .plan = plan};
     pass.bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
     for (int32_t i = 0; i < n_seqs; i++) {
         pass.new_rows += work[i].new_tokens;
@@ -66,7 +57,7 @@ static bool foreign(const struct device *device)
 }
 
 // Replaces the roofline's time by what kernels were measured to take.
-static void calibrate(struct stage_prediction *out, const struct pass *pass, enum stage stage, int32_t layer,
+static void calibrate(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
                       double roof_s)
 {
     const struct calibration_profile *profile = pass->device->calibration;
@@ -100,7 +91,7 @@ static void calibrate(struct stage_prediction *out, const struct pass *pass, enu
 }
 
 // One stage of one layer whose cost is known.
-static int price(struct stage_prediction *out, const struct pass *pass, enum stage stage, int32_t layer,
+int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
                  const struct stage_cost *cost)
 {
     const struct device *device = pass->device;
@@ -151,8 +142,8 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
     if (error) {
         return error;
     }
-    struct pass pass = pass_of(device, plan, work, n_seqs);
-    return price(out, &pass, stage, layer, &cost);
+    struct predict_pass pass = pass_of(device, plan, work, n_seqs);
+    return predict_cost(out, &pass, stage, layer, &cost);
 }
 
 static bool outside_layers(enum stage stage)
@@ -173,8 +164,14 @@ static void add(struct stage_prediction *sum, double *under, const struct stage_
     }
 }
 
+double predict_overhead_s(const struct predict_pass *pass)
+{
+    const struct calibration_profile *profile = pass->device->calibration;
+    return profile ? profile->overhead_s[pass->chunked ? PHASE_PREFILL : PHASE_DECODE] : 0;
+}
+
 // What a step takes outside its stages, the same for all steps of its kind.
-static void add_overhead(struct stage_prediction *host, const struct pass *pass)
+static void add_overhead(struct stage_prediction *host, const struct predict_pass *pass)
 {
     const struct calibration_profile *profile = pass->device->calibration;
     enum phase phase = pass->chunked ? PHASE_PREFILL : PHASE_DECODE;
@@ -189,7 +186,7 @@ int predict_step(struct step_prediction *out, const struct device *device, const
                  const struct work *work, int32_t n_seqs)
 {
     struct step_prediction step = {.provenance = PROVENANCE_MEASURED};
-    struct pass pass = pass_of(device, plan, work, n_seqs);
+    struct predict_pass pass = pass_of(device, plan, work, n_seqs);
     int error = check_device(device);
     for (int s = 0; !error && s < STAGE_COUNT; s++) {
         enum stage stage = (enum stage)s;
@@ -200,7 +197,7 @@ int predict_step(struct step_prediction *out, const struct device *device, const
             struct stage_cost cost;
             struct stage_prediction one;
             error = stage_cost(&cost, plan, stage, layer, work, n_seqs);
-            error = error ? error : price(&one, &pass, stage, layer, &cost);
+            error = error ? error : predict_cost(&one, &pass, stage, layer, &cost);
             if (!error) {
                 add(&step.stages[s], under, &one);
             }

@@ -10,6 +10,8 @@
 // without a calibration, what share of its peaks a kernel reaches.
 #pragma once
 
+#include <stdbool.h>
+
 #include "engine/cost.h"
 #include "sim/device.h"
 
@@ -35,6 +37,19 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
                   int32_t layer, const struct work *work, int32_t n_seqs);
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
+
+// The same for a caller that knows each stage's cost and asks millions of times: what the stages of one step have in
+// common, the time of one with a known cost, and what the step takes outside its stages (0 without a calibration).
+struct predict_pass {
+    const struct device *device;     // borrowed
+    const struct plan *plan;         // borrowed
+    double bandwidth;                // for the step's whole working set
+    int64_t new_rows, logit_rows;
+    bool chunked, logits_chunked;    // some sequence has more than one such row
+};
+int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
+                 const struct stage_cost *cost);
+double predict_overhead_s(const struct predict_pass *pass);
 
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are

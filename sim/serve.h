@@ -1,7 +1,7 @@
 // sim/serve.h - a service under load: requests arrive, wait, are prefilled in chunks, decode in a batch, and finish.
 //
 // Discrete events over the engine's own scheduler and page accounting: each decision is the one that the engine would
-// take. Time comes from sim/step_price.h, calibrated if a timer is given. Where all that happens for many steps is that
+// take. Time comes from sim/step_price.h: roofline, or calibrated where the device is. Where all that happens for many steps is that
 // everyone draws one more token, only the clock moves: the same decisions in the same order as step by step, and the
 // same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
 //
@@ -15,7 +15,7 @@
 struct serve_options {
     const struct plan *plan;
     const struct device *device;
-    const struct stage_timer *timer;    // NULL: roofline
+    const struct stage_timer *timer;    // NULL: as sim/predict.h, calibrated if the device is
     double step_overhead_s;
     int32_t max_seqs;                   // 0: 256
     int32_t max_step_tokens;            // 0: 2048

@@ -44,6 +44,7 @@ struct rows_entry {
     int64_t new_rows, logit_rows;
     double bytes, bandwidth, seconds;
     int32_t n_seqs;
+    bool logits_chunked;
     struct stage_cost *cost;    // [n_rows_terms] borrowed from cache_costs
 };
 
@@ -249,6 +250,7 @@ static double rate_of(const struct step_price *price, const struct term *term)
     bare.bytes_per_s.value = 1e300;
     bare.launch_s.value = 0;
     bare.n_curve = 0;
+    bare.calibration = NULL;
     int error = predict_stage(&seen, &bare, &price->plan, term->stage, term->layer, &work, 1);
     return error || seen.cost.flops == 0 ? 0 : (double)seen.cost.flops / seen.seconds;
 }
@@ -318,64 +320,83 @@ static struct rows_entry *rows_entry(struct step_price *price, int64_t new_rows,
     return entry;
 }
 
-static double time_of(const struct step_price *price, const struct term *term, const struct stage_cost *cost,
-                      double bandwidth, int32_t n_seqs, int64_t n_tokens)
+static double time_of(const struct step_price *price, const struct predict_pass *pass, const struct term *term,
+                      const struct stage_cost *cost, int32_t n_seqs)
 {
     if (cost->bytes == 0 && cost->flops == 0) {
         return 0;
     }
     if (price->timer.seconds) {
-        return term->n_layers * price->timer.seconds(price->timer.user, term->stage, term->layer, cost, bandwidth, n_seqs,
-                                                     (int32_t)n_tokens);
+        return term->n_layers * price->timer.seconds(price->timer.user, term->stage, term->layer, cost, pass->bandwidth,
+                                                     n_seqs, (int32_t)pass->new_rows);
     }
-    double bytes_s = (double)cost->bytes / bandwidth, flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
+    if (price->device.calibration) {
+        struct stage_prediction one;
+        int error = predict_cost(&one, pass, term->stage, term->layer, cost);
+        return error ? NAN : term->n_layers * one.seconds;    // what can fail did not when the price was opened
+    }
+    double bytes_s = (double)cost->bytes / pass->bandwidth, flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
     return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
 }
 
-// The step whose decode rows have these features; price->extra holds what the other rows cost in additive terms.
-static double seconds_of(struct step_price *price, const double *features, int64_t new_rows, int64_t logit_rows,
-                         int32_t n_seqs)
+// What a step holds, counted.
+struct batch {
+    double features[FEATURE_COUNT];    // of the rows that decode
+    int64_t new_rows, logit_rows;
+    int32_t n_seqs;
+    bool logits_chunked;               // some sequence has more than one row that leaves logits
+};
+
+// price->extra holds what the rows that do not decode cost in additive terms.
+static double seconds_of(struct step_price *price, const struct batch *batch)
 {
-    struct rows_entry *rows = rows_entry(price, new_rows, logit_rows);
+    struct rows_entry *rows = rows_entry(price, batch->new_rows, batch->logit_rows);
     struct stage_cost cost[MAX_TERMS];    // [n_terms], additive ones only
     double bytes = rows->bytes;
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
         const struct term *term = &price->terms[i];
         double term_bytes = 0, term_flops = 0;
         for (int32_t k = 0; k < term->n_used; k++) {
-            term_bytes += term->bytes[term->used[k]] * features[term->used[k]];
-            term_flops += term->flops[term->used[k]] * features[term->used[k]];
+            term_bytes += term->bytes[term->used[k]] * batch->features[term->used[k]];
+            term_flops += term->flops[term->used[k]] * batch->features[term->used[k]];
         }
         cost[i].bytes = price->extra[i].bytes + (int64_t)term_bytes;
         cost[i].flops = price->extra[i].flops + (int64_t)term_flops;
         bytes += term->n_layers * (double)cost[i].bytes;
     }
-    double bandwidth = device_bandwidth(&price->device, bytes);
-    if (rows->bandwidth != bandwidth || rows->n_seqs != n_seqs) {
-        rows->bandwidth = bandwidth;
-        rows->n_seqs = n_seqs;
+    struct predict_pass pass = {.device = &price->device,
+                                .plan = &price->plan,
+                                .bandwidth = device_bandwidth(&price->device, bytes),
+                                .new_rows = batch->new_rows,
+                                .logit_rows = batch->logit_rows,
+                                .chunked = batch->new_rows > batch->n_seqs,
+                                .logits_chunked = batch->logits_chunked};
+    if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs || rows->logits_chunked != batch->logits_chunked) {
+        rows->bandwidth = pass.bandwidth;
+        rows->n_seqs = batch->n_seqs;
+        rows->logits_chunked = batch->logits_chunked;
         rows->seconds = 0;
         for (int32_t i = 0; i < price->n_rows_terms; i++) {
-            rows->seconds += time_of(price, &price->terms[i], &rows->cost[i], bandwidth, n_seqs, new_rows);
+            rows->seconds += time_of(price, &pass, &price->terms[i], &rows->cost[i], batch->n_seqs);
         }
     }
-    double seconds = price->overhead_s + rows->seconds;
+    double seconds = price->overhead_s + (price->timer.seconds ? 0 : predict_overhead_s(&pass)) + rows->seconds;
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
-        seconds += time_of(price, &price->terms[i], &cost[i], bandwidth, n_seqs, new_rows);
+        seconds += time_of(price, &pass, &price->terms[i], &cost[i], batch->n_seqs);
     }
     return seconds;
 }
 
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs)
 {
-    double features[FEATURE_COUNT] = {0};
-    int64_t new_rows = 0, logit_rows = 0;
+    struct batch batch = {.n_seqs = n_seqs};
     bool extra = false;
     for (int32_t i = 0; i < n_seqs; i++) {
-        new_rows += work[i].new_tokens;
-        logit_rows += work[i].logit_rows;
+        batch.new_rows += work[i].new_tokens;
+        batch.logit_rows += work[i].logit_rows;
+        batch.logits_chunked = batch.logits_chunked || work[i].logit_rows > 1;
         if (work[i].new_tokens == 1 && work[i].logit_rows == 1) {
-            add_features(features, price, work[i].context_tokens);
+            add_features(batch.features, price, work[i].context_tokens);
             continue;
         }
         extra = true;
@@ -385,7 +406,7 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
             price->extra[t].flops += cost.flops;
         }
     }
-    double seconds = seconds_of(price, features, new_rows, logit_rows, n_seqs);
+    double seconds = seconds_of(price, &batch);
     if (extra) {
         memset(price->extra, 0, sizeof price->extra);
     }
@@ -472,7 +493,9 @@ double step_price_next(struct step_price *price)
         }
         begin_segment(price);
     }
-    return seconds_of(price, walk->features, walk->n_seqs, walk->n_seqs, walk->n_seqs);
+    struct batch batch = {.new_rows = walk->n_seqs, .logit_rows = walk->n_seqs, .n_seqs = walk->n_seqs};
+    memcpy(batch.features, walk->features, sizeof batch.features);
+    return seconds_of(price, &batch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

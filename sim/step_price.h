@@ -13,7 +13,7 @@
 
 struct step_price;
 
-// Replaces the roofline: seconds that one layer's `stage` takes, given its cost and the bandwidth that predict.h would
+// Replaces roofline and calibration: seconds that one layer's `stage` takes, given its cost and the bandwidth that predict.h would
 // use for this step. `layer` stands for all layers of its kind.
 struct stage_timer {
     const void *user;    // borrowed until the price is closed
@@ -22,9 +22,9 @@ struct stage_timer {
 };
 
 struct step_price_options {
-    const struct device *device;       // copied
+    const struct device *device;       // copied; its calibration is borrowed until close
     const struct plan *plan;           // copied
-    const struct stage_timer *timer;   // copied; NULL: the roofline of predict.h
+    const struct stage_timer *timer;   // copied; NULL: as predict.h, calibrated if the device is
     double step_overhead_s;            // added to every step
     int32_t max_seqs;                  // of a step
 };
