@@ -1,6 +1,7 @@
 // tests/test_serve.c - the simulated service: prices against predict_step, jumps against every step, laws of queueing.
 #include "engine/scheduler.h"
 #include "engine/status.h"
+#include "sim/calibration.h"
 #include "sim/predict.h"
 #include "sim/serve.h"
 #include "tests/check.h"
@@ -25,6 +26,29 @@ static struct plan random_plan(void)
     return plan;
 }
 
+// Curves for all stages, with efficiencies that change with work and rows.
+static const struct calibration_profile *random_calibration(void)
+{
+    static struct calibration_point points[2 * STAGE_COUNT][4];
+    static struct calibration_curve curves[2 * STAGE_COUNT];
+    static struct calibration_profile profile;
+    profile = (struct calibration_profile){.n_curves = 2 * STAGE_COUNT, .curves = curves, .n_steps = {5, 5, 5}};
+    for (int32_t c = 0; c < 2 * STAGE_COUNT; c++) {
+        for (int32_t i = 0; i < 4; i++) {
+            points[c][i] = (struct calibration_point){i < 2 ? 1 : 8, i % 2 ? 1e8 : 1e4, 0.2 + check_uniform(), 3};
+        }
+        curves[c] = (struct calibration_curve){.stage = (enum stage)(c / 2),
+                                               .phase = c % 2 ? PHASE_DECODE : PHASE_PREFILL,
+                                               .dtype = DTYPE_BF16,
+                                               .floor_s = 1e-5 * check_uniform(),
+                                               .n_points = 4,
+                                               .points = points[c]};
+    }
+    profile.overhead_s[PHASE_PREFILL] = 1e-4;
+    profile.overhead_s[PHASE_DECODE] = 2e-5;
+    return &profile;
+}
+
 // A device of which everything is known; sometimes with caches, whose bandwidth depends on the step's size.
 static struct device random_device(void)
 {
@@ -38,6 +62,7 @@ static struct device random_device(void)
         device.curve_bytes[i] = 1e6 * (1 + 40 * i);
         device.curve_bytes_per_s[i] = device.bytes_per_s.value * (4 - i);
     }
+    device.calibration = check_range(0, 1) ? random_calibration() : NULL;
     return device;
 }
 
