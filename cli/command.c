@@ -76,8 +76,7 @@ int command_plan_build(struct plan *out, const struct model_file *file, const ch
     const struct plan *native = &model_file_config(file)->native;
     struct plan_options options = flags->options;
     options.weight_dtype = (int32_t)native->weight_dtype;
-    int error = plan_build(out, &native->shape, method, &options);
-    return error ? status_prefix(error, "%s: ", method) : 0;
+    return plan_build(out, &native->shape, method, &options);
 }
 
 void command_method_names(char *names, size_t bytes)
@@ -93,7 +92,7 @@ int command_prompt(int32_t **tokens, int32_t *n_tokens, int32_t *context_tokens,
 {
     *tokens = NULL;
     if (!file == !text) {
-        return status_fail(-EINVAL, "give the prompt as --prompt FILE or as --text TEXT");
+        return status_fail(-EINVAL, "give the prompt either as --prompt FILE or as --text TEXT");
     }
     if (file) {
         int error = measure_read_prompt(tokens, n_tokens, file);

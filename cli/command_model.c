@@ -36,13 +36,22 @@ static void append(char *names, const char *name)
     }
 }
 
-static int unknown_preset(const char *given)
+static void preset_names(char *names)
 {
-    char names[NAMES_BYTES] = "";
+    names[0] = 0;
     for (int32_t i = 0; i < plan_model_count(); i++) {
         append(names, plan_model(i)->name);
     }
-    return status_fail(-EINVAL, "--preset %s: expected one of %s", given ? given : "is missing", names);
+}
+
+static int unknown_preset(const char *given)
+{
+    char names[NAMES_BYTES];
+    preset_names(names);
+    if (!given) {
+        return status_fail(-EINVAL, "--preset is missing: expected one of %s", names);
+    }
+    return status_fail(-EINVAL, "--preset %s: expected one of %s", given, names);
 }
 
 static int add_method(struct init *init, const char *name)
@@ -325,6 +334,11 @@ static int find_model(struct info *info, const char *name)
     if (stat(name, &about) != 0 && preset) {
         info->config.runnable = true;
         return plan_build(&info->config.native, preset, preset->backbone == BACKBONE_YOCO ? "yoco" : "dense", NULL);
+    }
+    if (stat(name, &about) != 0 && errno == ENOENT) {
+        char names[NAMES_BYTES];
+        preset_names(names);
+        return status_fail(-EINVAL, "%s: neither a folder, a config.json nor a known size (%s)", name, names);
     }
     int error = model_file_load_config(&info->config, name);
     if (error || !S_ISDIR(about.st_mode) || !info->config.runnable) {

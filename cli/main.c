@@ -1,4 +1,5 @@
 // cli/main.c - main(): finds the subcommand.
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +29,20 @@ static void usage(FILE *out)
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
     }
-    fputs("\nclsa COMMAND --help lists a command's options. Exit status: 0 done, 1 failed, 2 wrong input.\n", out);
+    fputs("\nclsa COMMAND --help lists a command's options. Exit status: 0 done, 1 failed, 2 wrong input,\n"
+          "130 interrupted (the current step is finished; a trace holds what was recorded until then).\n", out);
+}
+
+// Results that did not reach their reader, as on a full disk, are a failure.
+static int finish(int status)
+{
+    bool lost = ferror(stdout) != 0;
+    lost = fflush(stdout) != 0 || lost;
+    if (!lost || status != EXIT_DONE) {
+        return status;
+    }
+    fprintf(stderr, "clsa: cannot write the results to standard output: %s\n", strerror(errno));
+    return EXIT_FAILED;
 }
 
 int main(int argc, char **argv)
@@ -40,12 +54,12 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         if (strcmp(argv[1], commands[i].name) == 0) {
-            return commands[i].run(argc - 1, argv + 1);
+            return finish(commands[i].run(argc - 1, argv + 1));
         }
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         usage(stdout);
-        return EXIT_DONE;
+        return finish(EXIT_DONE);
     }
     fprintf(stderr, "clsa: %s: no such command; clsa --help lists them\n", argv[1]);
     return EXIT_WRONG_INPUT;

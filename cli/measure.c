@@ -14,6 +14,8 @@
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 
+enum { MAX_CONTEXT = 1 << 27 };    // of an engine
+
 int measure_read_prompt(int32_t **tokens, int32_t *n, const char *path)
 {
     *tokens = NULL;
@@ -63,6 +65,9 @@ int measure_device(char *backend, size_t bytes, int32_t *number, const char *dev
         long value = strtol(colon + 1, &end, 10);
         if (end == colon + 1 || *end || value < 0 || value > 1023) {
             return status_fail(-EINVAL, "--device %s: expected a number from 0 behind the colon", device);
+        }
+        if (strcmp(backend, "cuda") != 0) {
+            return status_fail(-EINVAL, "--device %s: only cuda takes a number; expected cpu, reference or cuda[:N]", device);
         }
         *number = (int32_t)value;
     }
@@ -197,6 +202,10 @@ int measure(struct measurement *out, const struct measure_options *options)
     int64_t first = 0;
     interrupt_catch();
     int error = measure_device(backend, sizeof backend, &number, options->device);
+    if (!error && options->context_tokens > MAX_CONTEXT - options->output_tokens) {
+        error = status_fail(-EINVAL, "--context %d and --output %d: a sequence has at most %d tokens",
+                            options->context_tokens, options->output_tokens, MAX_CONTEXT);
+    }
     error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
     if (error) {
         goto done;

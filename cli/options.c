@@ -173,8 +173,8 @@ int options_parse(const struct command_spec *command, int argc, char **argv, int
         } else if (!only_positional && argv[i][0] == '-' && argv[i][1]) {
             return unknown(command, argv[i]);
         } else if (n == command->max_positional) {
-            return status_fail(-EINVAL, "%s: unexpected; usage: clsa %s [options] %s", argv[i], command->name,
-                               command->positional ? command->positional : "");
+            return status_fail(-EINVAL, "%s: unexpected; usage: clsa %s [options]%s%s", argv[i], command->name,
+                               command->positional ? " " : "", command->positional ? command->positional : "");
         } else {
             argv[++n] = argv[i];
         }

@@ -107,6 +107,9 @@ static void wrong_flags(void)
     expect_error(2, "run --model tiny --text x --device abacus", "abacus");
     expect_error(2, "run --model tiny --method block --top-k 13 --block-tokens 4 --text x", "13");
     expect_error(2, "run --model tiny --text x --kv-dtype fp8", "fp8");
+    expect_error(2, "run --model tiny --text x --device cpu:1", "cpu:1|cuda");
+    expect_error(2, "run --model tiny --text x --context 128M", "--context|--output");
+    expect_error(2, "model info gigantic", "gigantic|demo-8m");
     expect_error(2, "sim --model tiny --device no-such-device", "no-such-device");
     expect_error(2, "sim --model tiny --device H100 --batch -1", "--batch");
     expect_error(2, "top", "terminal|--snapshot");
@@ -223,6 +226,10 @@ static void good_runs(void)
 {
     char line[1024];
     CHECK(clsa("--help") == 0 && strstr(output, "compare"));
+    // Results that cannot be written are a failure, whatever the work came to.
+    format(line, sizeof line, "%s model info tiny >/dev/full 2>%s/stderr", getenv("CLSA_BINARY"), folder);
+    int status = system(line);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 1);
     CHECK(clsa("compare --help") == 0 && strstr(output, "--context"));
     CHECK(clsa("run --model tiny --method clsa --text hello --output 4 --json") == 0 && output[0] == '{');
     CHECK(clsa("compare --model tiny --text hello --context 64 --output 4 --json") == 0 && strstr(output, "\"quest\""));
