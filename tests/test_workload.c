@@ -4,6 +4,7 @@
 #include "tests/check.h"
 #include "workloads/workload.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <unistd.h>
 
@@ -234,6 +235,30 @@ static void test_damage(void)
     }
 }
 
+// What the fuzzer kept is parsed again.
+static void test_corpus(void)
+{
+    static const char folder[] = "tests/fuzz/corpus/workload";
+    DIR *directory = opendir(folder);
+    int32_t n = 0;
+    CHECK_MESSAGE(directory != NULL, "%s: cannot read: run from the top of the checkout", folder);
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        char path[512];
+        struct workload workload;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (entry->d_name[0] != '.') {
+            int error = workload_load(&workload, path, &(struct workload_options){.max_requests = 64});
+            CHECK_MESSAGE(error == 0 || error == -EINVAL, "%s: %d", path, error);
+            workload_close(&workload);
+            n++;
+        }
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    CHECK_MESSAGE(n >= 100, "%s: %d files", folder, n);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Real traces
 
@@ -314,6 +339,7 @@ int main(void)
     test_rates_by_window();
     test_options();
     test_damage();
+    test_corpus();
     test_real_traces();
     return check_end();
 }
