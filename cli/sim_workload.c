@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/calibrated.h"
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "cli/workload.h"
@@ -13,7 +14,7 @@
 enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 
 struct sim {
-    const char *model, *methods, *devices;
+    const char *model, *methods, *devices, *calibration_file;
     int32_t max_seqs, chunk, threads;
     int64_t cache_tokens;
     double memory_percent, overhead_us;
@@ -23,6 +24,7 @@ struct sim {
     struct model_config config;
     struct workload workload;
     struct table *service, *latency, *use, *points, *requests, *lengths;
+    struct calibration *calibration;    // NULL: bare roofline
     char rejection[256];
 };
 
@@ -136,6 +138,18 @@ static int simulate(struct sim *sim, const char *method, const struct device *de
     return 0;
 }
 
+static int find_device(struct device *out, const struct sim *sim, const char *name)
+{
+    if (sim->calibration && calibrated_known(out, sim->calibration, name, NULL)) {
+        return 0;
+    }
+    int error = device_find(out, name, sim->threads);
+    if (!error && sim->calibration) {
+        calibrated_nearest(out, sim->calibration);
+    }
+    return error ? status_prefix(error, "--device ") : 0;
+}
+
 static int simulate_all(struct sim *sim)
 {
     char *devices = strdup(sim->devices);
@@ -143,7 +157,7 @@ static int simulate_all(struct sim *sim)
     for (char *rest = devices, *name; !error && (name = strsep(&rest, ",")) != NULL;) {
         struct device device;
         char *methods = strdup(sim->methods);
-        error = methods ? device_find(&device, name, sim->threads) : status_fail(-ENOMEM, "no memory");
+        error = methods ? find_device(&device, sim, name) : status_fail(-ENOMEM, "no memory");
         for (char *left = methods, *method; !error && (method = strsep(&left, ",")) != NULL;) {
             error = simulate(sim, method, &device);
         }
@@ -172,7 +186,9 @@ static void print(const struct sim *sim)
         putchar('\n');
     }
     fputs(workload_definitions, stdout);
-    printf("Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not reused.\n");
+    puts(sim->calibration ? "Step times as calibrated; \"figures\": how the weakest of them came about. Prefixes are not reused."
+                          : "Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not "
+                            "reused.");
 }
 
 static int run(struct sim *sim)
@@ -180,6 +196,9 @@ static int run(struct sim *sim)
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : read_model(sim);
     error = error ? error : workload_flags_load(&sim->workload, &sim->load);
+    if (!error && sim->calibration_file) {
+        error = calibration_load(&sim->calibration, sim->calibration_file);
+    }
     if (error) {
         return error;
     }
@@ -221,6 +240,7 @@ int command_sim_workload(int argc, char **argv)
         {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
         {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]", "attention methods; native: as the config declares it"},
         {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
+        {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE", "of clsa calibrate: what kernels reach of the peaks"},
         {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},
         {"cache-tokens", OPTION_LONG, &sim.cache_tokens, 0, 1e12, "tokens", "size of the KV cache; 0: what memory leaves"},
@@ -246,5 +266,6 @@ int command_sim_workload(int argc, char **argv)
         table_close(tables[i]);
     }
     workload_close(&sim.workload);
+    calibration_free(sim.calibration);
     return error >= 0 ? EXIT_DONE : command_fail("sim", error);
 }

@@ -76,27 +76,26 @@ struct step_price {
 // ---------------------------------------------------------------------------------------------------------------------
 // Features
 
-static void features_of(double *out, const struct step_price *price, int32_t context_tokens)
-{
-    double tokens = context_tokens + 1.0;
-    int32_t unit = price->unit;
-    double units = unit == 1 ? tokens : context_tokens / unit + 1;
-    out[FEATURE_ROWS] = 1;
-    out[FEATURE_TOKENS] = tokens;
-    out[FEATURE_WINDOW] = tokens < price->window ? tokens : price->window;
-    out[FEATURE_BUDGET] = tokens < price->budget ? tokens : price->budget;
-    out[FEATURE_UNITS] = units;
-    out[FEATURE_BUDGET_UNITS] = units < price->budget_units ? units : price->budget_units;
-    out[FEATURE_BROKEN] = unit > 1 && context_tokens % unit != 0;
-}
-
+// Adds those of one row that decodes.
 static void add_features(double *sums, const struct step_price *price, int32_t context_tokens)
 {
-    double features[FEATURE_COUNT];
-    features_of(features, price, context_tokens);
-    for (int f = 0; f < FEATURE_COUNT; f++) {
-        sums[f] += features[f];
+    double tokens = context_tokens + 1.0, units = tokens;
+    if (price->unit > 1) {
+        units = context_tokens / price->unit + 1;
+        sums[FEATURE_BROKEN] += context_tokens % price->unit != 0;
     }
+    sums[FEATURE_ROWS] += 1;
+    sums[FEATURE_TOKENS] += tokens;
+    sums[FEATURE_WINDOW] += tokens < price->window ? tokens : price->window;
+    sums[FEATURE_BUDGET] += tokens < price->budget ? tokens : price->budget;
+    sums[FEATURE_UNITS] += units;
+    sums[FEATURE_BUDGET_UNITS] += units < price->budget_units ? units : price->budget_units;
+}
+
+static void features_of(double *out, const struct step_price *price, int32_t context_tokens)
+{
+    memset(out, 0, FEATURE_COUNT * sizeof *out);
+    add_features(out, price, context_tokens);
 }
 
 static struct stage_cost cost_of(const struct step_price *price, const struct term *term, const struct work *work)
@@ -431,17 +430,18 @@ static void begin_segment(struct step_price *price)
         add_features(walk->features, price, context);
         if (tokens < price->window) {
             walk->slope[FEATURE_WINDOW]++;
-            length = fmin(length, price->window - tokens);
+            length = price->window - tokens < length ? price->window - tokens : length;
         }
         if (tokens < price->budget) {
             walk->slope[FEATURE_BUDGET]++;
-            length = fmin(length, price->budget - tokens);
+            length = price->budget - tokens < length ? price->budget - tokens : length;
         }
         if (price->unit > 1) {
             walk->units_at[context % price->unit]++;
             if (context / price->unit + 1 < price->budget_units) {
                 walk->budget_at[context % price->unit]++;
-                length = fmin(length, price->budget_units * price->unit - context);
+                double left = price->budget_units * price->unit - context;
+                length = left < length ? left : length;
             }
         }
     }
