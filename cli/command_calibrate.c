@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #include "cli/calibrated.h"
@@ -183,12 +184,27 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
     return error;
 }
 
+// What sim/device.c would refuse when the calibration is read again.
+static int check_name(const char *name)
+{
+    bool printable = name[0] && strlen(name) < DEVICE_NAME_BYTES;
+    for (const char *at = name; *at && printable; at++) {
+        printable = *at >= ' ' && *at <= '~' && *at != ',';
+    }
+    if (!printable || strcasecmp(name, "host") == 0) {
+        return status_fail(-EINVAL, "--device-name: expected up to %d characters of ASCII without a comma, and not \"host\", "
+                                    "which is whichever machine one is on", DEVICE_NAME_BYTES - 1);
+    }
+    return 0;
+}
+
 static int run(const struct calibrate *calibrate, char **paths, int32_t n)
 {
     struct calibration_fit *fit = NULL;
     struct calibration *calibration = NULL;
     int error = calibrate->out ? calibration_fit_open(&fit)
                                : status_fail(-EINVAL, "--out FILE is missing: where the calibration goes");
+    error = error || !calibrate->device_name ? error : check_name(calibrate->device_name);
     error = error ? error : read_traces(fit, paths, n);
     error = error ? error : fit_all(&calibration, calibrate, fit);
     error = error ? error : calibration_save(calibration, calibrate->out);

@@ -1,5 +1,6 @@
 // tests/test_calibration.c - calibrations: a known law is found again, residuals are those of an independent
 // computation, curves behave between and beyond their points, files come back bit by bit, and damaged ones are refused.
+#include <dirent.h>
 #include <errno.h>
 #include <unistd.h>
 
@@ -450,6 +451,31 @@ static void check_deterministic(void)
     calibration_free(made[1]);
 }
 
+// What fuzzing starts from and has found, under this build's sanitizers.
+static void check_corpus(void)
+{
+    static const char folder[] = "tests/fuzz/corpus/calibration";
+    DIR *directory = opendir(folder);
+    int accepted = 0, refused = 0;
+    for (struct dirent *entry; directory && (entry = readdir(directory)) != NULL;) {
+        char path[512];
+        size_t length;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (entry->d_name[0] != '.') {
+            char *text = read_back(path, &length);
+            int error = parse(text, length);
+            accepted += error == 0;
+            refused += error != 0;
+            free(text);
+        }
+    }
+    CHECK_MESSAGE(accepted > 0 && refused > 0, "%s: %d accepted, %d refused; run from the top of the checkout", folder,
+                  accepted, refused);
+    if (directory) {
+        closedir(directory);
+    }
+}
+
 int main(void)
 {
     check_begin();
@@ -461,5 +487,6 @@ int main(void)
     check_file();
     check_found();
     check_deterministic();
+    check_corpus();
     return check_end();
 }

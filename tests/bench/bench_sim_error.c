@@ -1,0 +1,315 @@
+// tests/bench/bench_sim_error.c - how far predictions are from measured stages and steps, for shapes not calibrated with.
+//
+// Runs contexts and batches of two kinds in turns: those of the grid go into a calibration, those between are held out
+// and predicted. Turns, and medians over rounds, because the machine may be shared and its speed drifts. A held-out
+// datum is one decode batch at one context, or one chunk of a prompt: its step, and each of its stages summed over
+// layers. Errors are |predicted / measured - 1|, of the bare roofline and calibrated. Steps with rows of both phases and
+// batches that are no longer whole are left out: their shapes are not in the samples.
+// Appends to tests/bench/results.tsv (--results); run from the top of the checkout. A minute or two.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/calibrated.h"
+#include "cli/command.h"
+#include "cli/measure.h"
+#include "engine/status.h"
+#include "sim/predict.h"
+
+enum { MAX_STEPS = 1 << 14, MAX_DATA = 1 << 12, OUTPUT_TOKENS = 24, TEXT_TOKENS = 1 << 13 };
+
+static const struct {
+    int32_t context, batch;
+    bool held_out;
+} shapes[] = {
+    {512, 1, false},  {768, 1, true},  {1024, 1, false}, {1536, 1, true}, {2048, 1, false}, {3072, 1, true},
+    {4096, 1, false}, {512, 2, false}, {768, 2, true},   {1024, 2, false}, {512, 4, false}, {768, 3, true},
+    {1024, 4, false},
+};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+struct bench {
+    const char *model, *methods, *device, *results;
+    int32_t rounds, threads, chunk;
+    bool each;
+    struct plan_flags flags;
+    struct calibration_fit *fit;
+    struct sample_source source;
+};
+
+// One step of a held-out run: its stages in seconds.
+struct held_step {
+    int32_t method, shape;
+    enum phase phase;
+    int32_t n_tokens, context_tokens;
+    double seconds, stages[STAGE_COUNT];
+};
+
+static struct held_step held[MAX_STEPS];
+static int32_t n_held;
+static struct held_step current;    // of the step that is running
+
+static void on_stage(void *user, const struct stage_sample *sample)
+{
+    (void)user;
+    current.stages[sample->stage] += 1e-9 * (double)sample->duration_ns;
+}
+
+static void on_step(void *user, const struct step_sample *sample)
+{
+    const struct held_step *run = user;
+    bool whole = sample->phase == PHASE_DECODE && sample->n_seqs == shapes[run->shape].batch;
+    bool chunk = sample->phase == PHASE_PREFILL && sample->n_seqs == 1;
+    if ((whole || chunk) && n_held < MAX_STEPS) {
+        current.method = run->method;
+        current.shape = run->shape;
+        current.phase = sample->phase;
+        current.n_tokens = sample->n_tokens;
+        current.context_tokens = sample->context_tokens;
+        current.seconds = 1e-9 * (double)sample->duration_ns;
+        held[n_held++] = current;
+    }
+    current = (struct held_step){0};
+}
+
+static int run_shape(struct bench *bench, const struct plan *plan, struct model_file *model, int32_t method,
+                     int32_t shape)
+{
+    static int32_t text[TEXT_TOKENS];
+    struct held_step run = {.method = method, .shape = shape};
+    struct sample_sink sink = calibration_fit_sink(bench->fit);
+    if (shapes[shape].held_out) {
+        sink = (struct sample_sink){.user = &run, .stage = on_stage, .step = on_step};
+    }
+    for (int32_t i = 0; i < TEXT_TOKENS; i++) {
+        text[i] = 'a' + i * 7 % 26;
+    }
+    struct measurement measured = {0};
+    struct measure_options options = {
+        .plan = plan, .model = model, .device = bench->device, .threads = bench->threads,
+        .batch = shapes[shape].batch, .chunk_tokens = bench->chunk, .text = text, .n_text = TEXT_TOKENS,
+        .context_tokens = shapes[shape].context, .output_tokens = OUTPUT_TOKENS, .sinks = &sink, .n_sinks = 1,
+    };
+    int error = calibration_fit_trace(bench->fit, "bench_sim_error");
+    error = error ? error : measure(&measured, &options);
+    bench->source = measured.source;
+    measurement_free(&measured);
+    return error;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static double median_of(double *values, int32_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return n > 0 ? 0.5 * (values[(n - 1) / 2] + values[n / 2]) : NAN;
+}
+
+static double p95_of(double *values, int32_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return n > 0 ? values[(int32_t)ceil(0.95 * n) - 1] : NAN;
+}
+
+struct errors {
+    double values[MAX_DATA];
+    int32_t n;
+};
+
+static struct errors step_errors[2], stage_errors[2], large_errors[2], phase_errors[2][2];    // [roofline, calibrated]
+
+static void note(struct errors *errors, double predicted, double measured)
+{
+    if (errors->n < MAX_DATA && measured > 0) {
+        errors->values[errors->n++] = fabs(predicted / measured - 1);
+    }
+}
+
+// Same datum: the same batch in decode, whatever the few tokens that it has grown; the same chunk in prefill.
+static bool same(const struct held_step *a, const struct held_step *b)
+{
+    return a->method == b->method && a->shape == b->shape && a->phase == b->phase &&
+           (a->phase == PHASE_DECODE || (a->n_tokens == b->n_tokens && a->context_tokens == b->context_tokens));
+}
+
+// Median over the steps that are the datum of `first`; stage STAGE_COUNT: of the whole step.
+static double measured_s(const struct held_step *first, int stage)
+{
+    static double values[MAX_STEPS];
+    int32_t n = 0;
+    for (int32_t i = 0; i < n_held; i++) {
+        if (same(&held[i], first)) {
+            values[n++] = stage == STAGE_COUNT ? held[i].seconds : held[i].stages[stage];
+        }
+    }
+    return median_of(values, n);
+}
+
+static int judge(const struct held_step *first, const struct plan *plan, const struct device *device, int mode, bool each)
+{
+    struct work work[16];
+    int32_t batch = first->phase == PHASE_DECODE ? shapes[first->shape].batch : 1, context = shapes[first->shape].context;
+    bool decode = first->phase == PHASE_DECODE;
+    for (int32_t i = 0; i < batch; i++) {
+        work[i] = decode ? (struct work){context + OUTPUT_TOKENS / 2, 1, 1}
+                         : (struct work){first->context_tokens - first->n_tokens, first->n_tokens,
+                                         first->context_tokens == context};
+    }
+    struct step_prediction step;
+    int error = predict_step(&step, device, plan, work, batch);
+    if (error) {
+        return error;
+    }
+    double whole_s = measured_s(first, STAGE_COUNT);
+    note(&step_errors[mode], step.seconds, whole_s);
+    if (each) {
+        printf("%-8s %-8s %d x %4d tokens, to context %5d: measured %8.3f ms, %s %+6.1f%%\n", plan->method,
+               phase_name(first->phase), batch, decode ? 1 : first->n_tokens, first->context_tokens, 1e3 * whole_s,
+               mode ? "calibrated" : "roofline", 100 * (step.seconds / whole_s - 1));
+    }
+    note(&phase_errors[first->phase][mode], step.seconds, whole_s);
+    for (int s = 0; s < STAGE_HOST; s++) {
+        double stage_s = measured_s(first, s);
+        if (step.stages[s].seconds > 0 && stage_s > 0) {
+            note(&stage_errors[mode], step.stages[s].seconds, stage_s);
+            if (stage_s >= 0.01 * whole_s) {
+                note(&large_errors[mode], step.stages[s].seconds, stage_s);
+            }
+        }
+    }
+    return 0;
+}
+
+static void first_line(char *out, int bytes, const char *command)
+{
+    FILE *pipe = popen(command, "r");
+    if (!pipe || !fgets(out, bytes, pipe)) {
+        snprintf(out, (size_t)bytes, "unknown");
+    }
+    out[strcspn(out, "\n\t")] = 0;
+    if (pipe) {
+        pclose(pipe);
+    }
+}
+
+static void report(const struct bench *bench, const char *level, struct errors *errors, int mode)
+{
+    const char *mode_name = mode ? "calibrated" : "roofline";
+    double median = 100 * median_of(errors->values, errors->n), p95 = 100 * p95_of(errors->values, errors->n);
+    printf("%-24s %-10s  %4d data  median %6.1f%%  P95 %6.1f%%\n", level, mode_name, errors->n, median, p95);
+    FILE *results = bench->results ? fopen(bench->results, "ae") : NULL;
+    if (!results) {
+        return;
+    }
+    char commit[32], date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
+    for (int row = 0; row < 2; row++) {
+        fprintf(results, "%s\t%s\t%s\t-\tbench_sim_error --methods %s --rounds %d\t%s\t%s\t768-3072\t1-3\tsim_error.%s.%s%s\t%.4g\t-\t-\t%%\n",
+                date, commit, bench->source.device, bench->methods, bench->rounds, bench->model, bench->methods, level,
+                mode_name, row ? ".p95" : "", row ? p95 : median);
+    }
+    fclose(results);
+}
+
+static int run_all(struct bench *bench, struct plan *plans, int32_t *n_methods)
+{
+    char list[256], *rest = NULL;
+    struct model_file *models[8] = {NULL};
+    snprintf(list, sizeof list, "%s", bench->methods);
+    int error = 0;
+    for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
+        int32_t m = (*n_methods)++;
+        error = m < 8 ? command_model_open(&models[m], bench->model, name, &bench->flags, 1)
+                      : status_fail(-EINVAL, "--methods: more than 8");
+        error = error ? error : command_plan_build(&plans[m], models[m], name, &bench->flags);
+    }
+    for (int32_t r = 0; r < bench->rounds && !error; r++) {
+        for (int32_t s = 0; s < N_SHAPES && !error; s++) {
+            for (int32_t m = 0; m < *n_methods && !error; m++) {
+                error = run_shape(bench, &plans[m], models[m], m, s);
+            }
+        }
+    }
+    for (int32_t m = 0; m < *n_methods && m < 8; m++) {
+        model_file_close(models[m]);
+    }
+    return error;
+}
+
+static int judge_all(struct bench *bench, const struct plan *plans, struct calibration **calibration)
+{
+    static struct device rates[64], bare, calibrated;
+    char host[DEVICE_NAME_BYTES];
+    calibrated_host_name(host, sizeof host);
+    for (int32_t p = 0; p < calibration_fit_profiles(bench->fit) && p < 64; p++) {
+        int error = device_find(&rates[p], "host", calibration_fit_source(bench->fit, p)->threads);
+        if (error) {
+            return error;
+        }
+        snprintf(rates[p].name, sizeof rates[p].name, "%s", host);
+    }
+    int error = calibration_fit_finish(calibration, bench->fit, rates, "", "bench_sim_error");
+    for (int32_t i = 0; i < n_held && !error; i++) {
+        bool seen = false;
+        for (int32_t before = 0; before < i && !seen; before++) {
+            seen = same(&held[before], &held[i]);
+        }
+        bare = (*calibration)->profiles[0].rates;
+        calibrated = bare;
+        calibrated.calibration = &(*calibration)->profiles[0];
+        error = seen ? 0 : judge(&held[i], &plans[held[i].method], &bare, 0, bench->each);
+        error = seen || error ? error : judge(&held[i], &plans[held[i].method], &calibrated, 1, bench->each);
+    }
+    return error;
+}
+
+int main(int argc, char **argv)
+{
+    static struct plan plans[8];
+    struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .rounds = 3, .chunk = 512,
+                          .flags = plan_flags_default()};
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size (random weights)"},
+        {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M[,M...]", "methods, at most 8"},
+        {"device", OPTION_TEXT, &bench.device, 0, 0, "cpu|reference", "backend"},
+        {"rounds", OPTION_INT, &bench.rounds, 1, 100, "rounds", "medians are over them"},
+        {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
+        {"threads", OPTION_INT, &bench.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every held-out step"},
+        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"bench_sim_error", "Prediction errors on shapes not calibrated with.", NULL, 0,
+                                         0, options};
+    int32_t n_positional, n_methods = 0;
+    struct calibration *calibration = NULL;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return 0;
+    }
+    error = error ? error : plan_flags_resolve(&bench.flags);
+    error = error ? error : calibration_fit_open(&bench.fit);
+    error = error ? error : run_all(&bench, plans, &n_methods);
+    error = error ? error : judge_all(&bench, plans, &calibration);
+    for (int mode = 0; mode < 2 && !error; mode++) {
+        report(&bench, "step", &step_errors[mode], mode);
+        report(&bench, "step.decode", &phase_errors[PHASE_DECODE][mode], mode);
+        report(&bench, "step.prefill", &phase_errors[PHASE_PREFILL][mode], mode);
+        report(&bench, "stage", &stage_errors[mode], mode);
+        report(&bench, "stage_over_1_percent", &large_errors[mode], mode);
+    }
+    calibration_free(calibration);
+    calibration_fit_close(bench.fit);
+    return error ? command_fail("bench_sim_error", error) : 0;
+}

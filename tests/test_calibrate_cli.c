@@ -1,0 +1,137 @@
+// tests/test_calibrate_cli.c - clsa calibrate and its users: profile, calibrate, predict, compare, and wrong input.
+#include <jansson.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+
+static char folder[] = "/tmp/clsa-calibrate-XXXXXX";
+static char output[1 << 20], errors[1 << 16];
+
+static void read_into(const char *name, char *buffer, size_t bytes)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "r");
+    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
+    buffer[n] = 0;
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+// Runs the program in the folder, so that files there go by their names. Returns its exit status.
+static int clsa(const char *arguments)
+{
+    char line[4096];
+    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
+    int status = system(line);
+    read_into("stdout", output, sizeof output);
+    read_into("stderr", errors, sizeof errors);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void expect_done(const char *arguments)
+{
+    int status = clsa(arguments);
+    CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", arguments, status, errors);
+}
+
+static void expect_refused(const char *arguments, const char *word)
+{
+    int status = clsa(arguments);
+    CHECK_MESSAGE(status == 2 && strstr(errors, word), "clsa %s: exit %d, \"%s\" is not in: %s", arguments, status, word,
+                  errors);
+}
+
+// The predictions' sum over stages of one row of `clsa sim --stages --json`, and the row of the request.
+static double decode_ms(const char *arguments, const char **figures)
+{
+    static char kept[64];
+    json_error_t error;
+    expect_done(arguments);
+    json_t *root = json_loads(output, JSON_REJECT_DUPLICATES, &error);
+    const json_t *row = json_array_get(json_object_get(root, "sim"), 0);
+    double ms = json_number_value(json_object_get(row, "first_decode_step_ms"));
+    const char *text = json_string_value(json_object_get(row, "provenance"));
+    snprintf(kept, sizeof kept, "%s", text ? text : "");
+    *figures = kept;
+    json_decref(root);
+    return ms;
+}
+
+static void calibrates(void)
+{
+    expect_done("profile --model tiny --method clsa,dense --device reference --text abcdefgh --context 96 --output 40 "
+                "--batch 2 --chunk 32 --threads 1 --out a.pftrace");
+    expect_done("profile --model tiny --method clsa,dense --device reference --text abcdefgh --context 200 --output 40 "
+                "--batch 1 --chunk 64 --threads 1 --out b.pftrace");
+    expect_done("calibrate a.pftrace b.pftrace --out c.json --device-name bench --json");
+    json_error_t error;
+    json_t *root = json_loads(output, JSON_REJECT_DUPLICATES, &error), *row;
+    json_t *rows = json_object_get(root, "calibration");
+    size_t i;
+    int attention = 0;
+    CHECK(json_array_size(json_object_get(root, "profiles")) == 1 && json_array_size(rows) > 10);
+    json_array_foreach(rows, i, row)
+    {
+        double least = json_number_value(json_object_get(row, "efficiency_min"));
+        double most = json_number_value(json_object_get(row, "efficiency_max"));
+        CHECK(least > 0 && least <= most && json_number_value(json_object_get(row, "points")) >= 1);
+        CHECK(json_is_number(json_object_get(row, "roofline_error_median")));
+        attention += strcmp(json_string_value(json_object_get(row, "stage")), "attention") == 0;
+    }
+    CHECK(attention == 3);    // full in prefill and decode; selected only with one row per sequence, also after a prompt
+    json_decref(root);
+}
+
+// Scalar code is far slower than the machine: calibrated predictions say so, and say how they know.
+static void predicts(void)
+{
+    const char *figures;
+    double bare = decode_ms("sim --model tiny --method clsa --context 96 --output 8 --threads 1 --json", &figures);
+    double fitted = decode_ms("sim --model tiny --method clsa --device bench --context 96 --output 8 --calibration c.json "
+                              "--json", &figures);
+    CHECK_MESSAGE(fitted > 2 * bare && bare > 0, "%g ms calibrated, %g ms roofline", fitted, bare);
+    CHECK_MESSAGE(strcmp(figures, "datasheet") != 0 && strcmp(figures, "roofline") != 0, "%s", figures);
+    double foreign = decode_ms("sim --model tiny --method clsa --device h100 --context 96 --output 8 --calibration c.json "
+                               "--json", &figures);
+    CHECK(foreign > 0 && strcmp(figures, "extrapolated") == 0);
+    expect_done("sim --model tiny --method dsa --device bench --context 96 --output 8 --calibration c.json --stages");
+    CHECK(strstr(output, "calibrated") && strstr(output, "host"));
+    expect_done("compare --model tiny --methods clsa --device reference --threads 1 --text abcdefgh --context 64 "
+                "--output 8 --calibration c.json --sim-device bench");
+    CHECK(strstr(output, "predicted: calibrated"));
+}
+
+static void wrong_input(void)
+{
+    expect_refused("calibrate a.pftrace", "--out");
+    expect_refused("calibrate --out d.json", "TRACE");
+    expect_refused("calibrate nowhere.pftrace --out d.json", "nowhere.pftrace");
+    expect_refused("calibrate c.json --out d.json", "c.json");
+    expect_refused("calibrate a.pftrace --out d.json --device-name a,b", "--device-name");
+    expect_refused("sim --model tiny --calibration a.pftrace", "a.pftrace");
+    expect_refused("sim --model tiny --calibration nowhere.json", "nowhere.json");
+    expect_refused("compare --model tiny --text ab --context 32 --output 2 --calibration a.pftrace", "a.pftrace");
+    CHECK(clsa("calibrate a.pftrace --out no/such/folder/d.json") == 1 && strstr(errors, "no/such/folder"));
+    char path[256];
+    snprintf(path, sizeof path, "%s/d.json", folder);
+    CHECK(access(path, F_OK) != 0);
+}
+
+int main(void)
+{
+    check_begin();
+    if (!getenv("CLSA_BINARY")) {
+        return check_skip("CLSA_BINARY does not name the program");
+    }
+    CHECK(mkdtemp(folder) != NULL);
+    calibrates();
+    predicts();
+    wrong_input();
+    char line[256];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
