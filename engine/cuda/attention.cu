@@ -23,7 +23,7 @@ enum {
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
     MAX_GROUP = 16,
-    MERGE_THREADS = 1024,
+    MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
 
@@ -479,7 +479,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_const
     wait_for_predecessor();
     const int item = blockIdx.x, head = blockIdx.y, hd = a.p.head_dim;
     const int2 ends = ((const int2 *)a.p.workspace)[item];
-    const int states = ends.y - ends.x + 1, dim = threadIdx.x % hd, slice = threadIdx.x / hd, slices = MERGE_THREADS / hd;
+    const int states = ends.y - ends.x + 1, dim = threadIdx.x % hd, slice = threadIdx.x / hd, slices = blockDim.x / hd;
     if (states == 1) {
         return;
     }
@@ -599,7 +599,7 @@ template <int HD, int NT> static int launch_attention(const attend_arguments &a,
     }
     launch_shape merge = {};
     merge.grid = dim3((unsigned)a.s.items, (unsigned)a.s.q_heads);
-    merge.threads = MERGE_THREADS;
+    merge.threads = a.s.items * a.s.q_heads <= a.s.runs ? MERGE_THREADS : MERGE_THREADS / 4;
     return launch("attention merge", merge_kernel, merge, stream, a);
 }
 

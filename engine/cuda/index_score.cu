@@ -2,10 +2,13 @@
 //
 // Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into equal runs,
 // one per multiprocessor. One warp streams pages to shared memory with the bulk copy engine; groups of eight warps take
-// turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's A operand, queries of the heads its B operand, held in registers. Since any
-// permutation of a key's dimensions that query and key share gives the same product, a lane takes 16 consecutive bytes
-// of its token's key at once. fp8 queries are quantised here, one scale per head. Blocks of 16 to 128 tokens reduce on
-// the chip: their tokens' scores are never stored. Other block sizes take a plainer kernel.
+// turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's A operand, queries of the heads its B
+// operand, held in registers. Since any permutation of a key's dimensions that query and key share gives the same
+// product, a lane takes 16 consecutive bytes of its token's key at once. fp8 queries are quantised here, one scale per
+// head, and multiply by whole warp groups from shared memory: the narrow fp8 instruction is emulated on this chip by
+// conversions that take longer than the keys' way from memory (64 heads, 32 x 131072 keys: 380 us with it, 156 without).
+// Blocks of 16 to 128 tokens reduce on the chip: their tokens' scores are never stored. Other block sizes take a plainer
+// kernel.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -15,7 +18,7 @@ enum {
     TILE_TOKENS = WARPS * 16,
     MAX_DIM = 128,
     MAX_HEADS = 64,
-    MAX_STAGES = 8,
+    MAX_STAGES = 12,
     STAGE_SMEM = 200 * 1024
 };
 
@@ -117,6 +120,26 @@ static __device__ __forceinline__ void dot(float (&c)[4], const key_pair<FP8, KC
     }
 }
 
+static __device__ __forceinline__ void add_gated(const float (&c)[4], const float (&factor)[2], float (&sum)[2])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        sum[i / 2] = fmaf(max_or_nan(c[i], 0), factor[i % 2], sum[i / 2]);
+    }
+}
+
+// The heads of a token lie in four lanes.
+static __device__ __forceinline__ void finish_gated(float (&sum)[2], const float (&key_scale)[2], float (&score)[2][2])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 1);
+        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 2);
+        score[half][0] = sum[half] * key_scale[half];
+        score[half][1] = 0;
+    }
+}
+
 // Scores of one tile of 16 tokens. DOT: score[half][i] is head 2t + i, token g + 8*half. GATED: score[half][0] is the
 // sum over heads, in every lane of the token.
 template <bool FP8, int KC, int NT, bool GATED>
@@ -138,17 +161,9 @@ static __device__ __forceinline__ void score_tile(const key_pair<FP8, KC> &k, co
     for (int n = 0; n < NT; n++) {
         float c[4] = {};
         dot<FP8, KC>(c, k, q[n]);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            sum[i / 2] = fmaf(max_or_nan(c[i], 0), factor[n][i % 2], sum[i / 2]);
-        }
+        add_gated(c, factor[n], sum);
     }
-    for (int half = 0; half < 2; half++) {
-        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 1);
-        sum[half] += __shfl_xor_sync(FULL_MASK, sum[half], 2);
-        score[half][0] = sum[half] * k.scale[half];
-        score[half][1] = 0;
-    }
+    finish_gated(sum, k.scale, score);
 }
 
 // factor[n][i]: what the products of head n*8 + 2t + i are multiplied with: its query's scale, and its gate.
@@ -254,8 +269,13 @@ static __device__ __forceinline__ void stage_keys(const uint8_t *stage, int key_
 }
 
 // Queries of one row for all computing warps: each quantises a share, all read the result.
+// wide: the operand of group_mma_fp8, per 32 dimensions cores of 8 heads x 16 bytes: [2*KC][NT][2][8][16 bytes].
 template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
-    uint4 q[NT][KC][32];
+    static constexpr bool WIDE = FP8 && (NT == 8 || NT == 1);
+    union {
+        uint4 q[NT][KC][32];
+        __align__(128) uint32_t wide[2 * KC][NT][2][8][4];
+    };
     float scale[NT][8];
 };
 
@@ -268,8 +288,17 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
     if (warp < NT) {
         uint32_t mine[KC][4];
         float scale = load_query<FP8, KC>(p, row, warp * 8 + g, mine);
+#pragma unroll
         for (int c = 0; c < KC; c++) {
-            sh.q[warp][c][lane] = make_uint4(mine[c][0], mine[c][1], mine[c][2], mine[c][3]);
+            if constexpr (shared_queries<FP8, KC, NT, GATED>::WIDE) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    sh.wide[2 * c + i / 2][warp][i % 2][g][t] = mine[c][i];
+                }
+                fence_for_group_mma();
+            } else {
+                sh.q[warp][c][lane] = make_uint4(mine[c][0], mine[c][1], mine[c][2], mine[c][3]);
+            }
         }
         if (t == 0) {
             int head = warp * 8 + g;
@@ -280,7 +309,7 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
-        for (int c = 0; c < KC; c++) {
+        for (int c = 0; c < KC && !shared_queries<FP8, KC, NT, GATED>::WIDE; c++) {
             uint4 v = sh.q[n][c][lane];
             q[n][c][0] = v.x;
             q[n][c][1] = v.y;
@@ -290,6 +319,38 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
         factor[n][0] = sh.scale[n][2 * t];
         factor[n][1] = sh.scale[n][2 * t + 1];
     }
+}
+
+// The same scores by warp groups: 64 tokens of four warps with all heads.
+template <int KC, int NT, bool GATED>
+static __device__ __forceinline__ void score_tile_wide(const key_pair<true, KC> &k, const uint32_t *wide, const float (&factor)[NT][2],
+                                                       float (&score)[2][2])
+{
+    // Distance of cores along the dimensions 128 bytes, along the heads 256; no swizzle.
+    const uint64_t layout = (uint64_t)(128 >> 4) << 16 | (uint64_t)(256 >> 4) << 32;
+    const uint32_t address = smem_address(wide);
+    float c[NT][4];
+    group_mma_begin();
+#pragma unroll
+    for (int i = 0; i < KC; i++) {
+        uint64_t b = layout | ((address + i * 2 * NT * 256) & 0x3ffff) >> 4;
+        group_mma_fp8(c, k.key[0][i].x, k.key[1][i].x, k.key[0][i].y, k.key[1][i].y, b, i == 0);
+        group_mma_fp8(c, k.key[0][i].z, k.key[1][i].z, k.key[0][i].w, k.key[1][i].w, b + (NT * 256 >> 4), false);
+    }
+    group_mma_end();
+    if (!GATED) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            score[i / 2][i % 2] = c[0][i] * factor[0][i % 2] * k.scale[i / 2];
+        }
+        return;
+    }
+    float sum[2] = {};
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        add_gated(c[n], factor[n], sum);
+    }
+    finish_gated(sum, k.scale, score);
 }
 
 // Reduces the 16 tokens of each warp, then the warps of each block of tokens. pool [WARPS][8 sets]; callers alternate
@@ -376,7 +437,11 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
                     barrier_arrive(empty + stage * 8);
                 }
                 float score[2][2];
-                score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
+                if constexpr (shared_queries<FP8, KC, NT, GATED>::WIDE) {
+                    score_tile_wide<KC, NT, GATED>(k, &queries.wide[0][0][0][0][0], factor, score);
+                } else {
+                    score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
+                }
                 if (p.unit_tokens > 1) {
                     pool_tile(p, score, tile, last, pool[group][round++ & 1], scores);
                 } else {
@@ -465,7 +530,7 @@ template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const i
     }
     launch_shape shape = {};
     shape.grid = dim3((unsigned)a.s.runs);
-    constexpr int GROUPS = NT == 1 ? 2 : 1;    // many heads need the registers of both
+    constexpr int GROUPS = NT == 1 && !FP8 ? 2 : 1;    // many heads need the registers of both, fp8 gained nothing
     shape.threads = (GROUPS * WARPS + 1) * 32;
     shape.smem_bytes = (size_t)a.s.stages * a.s.stage_bytes;
     int error = allow_smem("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, STAGE_SMEM);

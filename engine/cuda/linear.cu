@@ -8,6 +8,8 @@
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 
+enum { LONG_INPUT = 4096, MANY_OUTPUTS = 65536 };
+
 // MT: tiles of 16 outputs of a block; NT: tiles of 8 rows of x.
 template <int MT, int NT, int WARPS, bool SWIGLU>
 __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const __grid_constant__ linear_params p)
@@ -131,20 +133,22 @@ template <int MT, int NT, int WARPS, bool SWIGLU> static int launch_shape_of(con
     shape.grid = dim3(blocks);
     shape.threads = WARPS * 32;
     shape.smem_bytes = (size_t)WARPS * NT * 8 * (MT * 16 + 4) * sizeof(float);
-    return launch("linear", linear_kernel<MT, NT, WARPS, SWIGLU>, shape, stream, *p);
+    int error = shape.smem_bytes > 48 * 1024 ? allow_smem("linear", linear_kernel<MT, NT, WARPS, SWIGLU>, shape.smem_bytes) : 0;
+    return error ? error : launch("linear", linear_kernel<MT, NT, WARPS, SWIGLU>, shape, stream, *p);
 }
 
 template <int NT> static int launch_rows(const linear_params *p, cudaStream_t stream)
 {
     if (p->epilogue == LINEAR_SWIGLU) {
-        return launch_shape_of<2, NT, 4, true>(p, stream);
+        return launch_shape_of<2, NT, 8, true>(p, stream);
     }
     int64_t outputs = 0;
     for (int s = 0; s < p->n_segments; s++) {
         outputs += p->segments[s].n_out;
     }
-    // Few outputs: smaller tiles and more warps a block, so that every multiprocessor has enough loads in flight.
-    return outputs < 8192 ? launch_shape_of<1, NT, 8, false>(p, stream) : launch_shape_of<2, NT, 4, false>(p, stream);
+    // Measured: narrow tiles where inputs are long (more blocks, each with much to do) or outputs very many.
+    return p->n_in > LONG_INPUT || outputs > MANY_OUTPUTS ? launch_shape_of<1, NT, 8, false>(p, stream)
+                                                           : launch_shape_of<2, NT, 8, false>(p, stream);
 }
 
 extern "C" int linear_launch(const linear_params *p, cudaStream_t stream)

@@ -476,14 +476,15 @@ __global__ void __launch_bounds__(THREADS, 1) top_k_kernel(const __grid_constant
     cluster.sync();    // peers may still read this block's counts
 }
 
-// Blocks per row: as many as rows leave, fewer where each would see little. Three quarters of the chip, because clusters
-// never fill all of it and a second wave would double the time.
+// Blocks per row: a power of two, as many as rows leave, fewer where each would see little. Half of the chip, because
+// clusters never fill all of it and a second wave would double the time.
 static unsigned cluster_of(int64_t lists, int32_t max_units)
 {
-    int64_t blocks = multiprocessors() * 3 / 4 / lists, useful = (max_units + THREADS * 4 - 1) / (THREADS * 4);
-    blocks = blocks > MAX_CLUSTER ? MAX_CLUSTER : blocks;
-    blocks = blocks > useful ? useful : blocks;
-    return blocks < 1 ? 1u : (unsigned)blocks;
+    unsigned blocks = MAX_CLUSTER;
+    while (blocks > 1 && (lists * blocks > multiprocessors() / 2 || (int64_t)(blocks / 2) * THREADS * 4 >= max_units)) {
+        blocks /= 2;
+    }
+    return blocks;
 }
 
 extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)

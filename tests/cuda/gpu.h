@@ -54,7 +54,6 @@ int test_linear(void);
 int test_attention(void);
 int test_index(void);
 int test_top_k(void);
-int test_small(void);
 void gpu_begin(void);    // seeds the helpers
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
