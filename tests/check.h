@@ -13,8 +13,13 @@
 #include <string.h>
 #include <time.h>
 
+#ifdef CHECK_SHARED    // by the files of one helper, of which one defines these
+extern int check_failures;
+extern uint64_t check_seed, check_state;
+#else
 static int check_failures;
 static uint64_t check_seed, check_state;
+#endif
 
 static inline void check_begin(void)
 {
