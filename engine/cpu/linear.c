@@ -1,6 +1,6 @@
 // engine/cpu/linear.c - matrix products: one pass over the weights for few rows, the library for many; rotation tables.
 //
-// Few rows (decode): bound by reading the weights. They are cut into runs of rows of about 64 KB, long enough to
+// Few rows (decode): bound by reading the weights. They are cut into runs of rows of about 128 KB, long enough to
 // stream, short enough that threads end together; every input row is multiplied while the weights are in registers.
 //
 // Many rows (prefill): tiles of the library's product. bf16 weights meet inputs rounded to bf16 where the processor
@@ -15,8 +15,8 @@
 #include "engine/status.h"
 
 enum {
-    PASS_BYTES = 64 << 10,    // weights per item of a pass
-    TILE_ROWS = 256,          // inputs per tile: enough that reading the weights into the library's layout costs little
+    PASS_BYTES = 128 << 10,    // weights per item of a pass
+    TILE_ROWS = 256,    // inputs per tile: enough that reading the weights into the library's layout costs little
     MAX_PRODUCTS = 3,
     ROUND_ROWS = 16    // rows per item where inputs are rounded
 };
@@ -99,10 +99,12 @@ static void one_pass(struct products *work)
                                work->x + (int64_t)r * work->depth, work->depth, dtype);
     }
     for (int32_t p = 0; p < work->n_products; p++) {
-        int32_t row_bytes = work->depth * dtype_bytes(dtype);
-        int32_t fours = divide_up(PASS_BYTES, row_bytes * 4);    // the kernel takes four weight rows at a time
-        work->outputs_per_item[p] = fours * 4;
-        work->first_item[p + 1] = work->first_item[p] + divide_up(work->product[p].weight->n_rows, fours * 4);
+        // Items of one size; the kernel takes four weight rows at a time.
+        int32_t n_rows = work->product[p].weight->n_rows;
+        int64_t bytes = (int64_t)n_rows * work->depth * dtype_bytes(dtype);
+        int32_t n_items = (int32_t)((bytes + PASS_BYTES - 1) / PASS_BYTES);
+        work->outputs_per_item[p] = divide_up(divide_up(n_rows, n_items), 4) * 4;
+        work->first_item[p + 1] = work->first_item[p] + divide_up(n_rows, work->outputs_per_item[p]);
     }
     thread_pool_run(context->pool, pass_item, work, work->first_item[work->n_products]);
 }
