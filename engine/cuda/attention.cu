@@ -8,6 +8,10 @@
 // query heads of the group as the 8 columns, so groups of 1 to 16 waste little. Softmax state per column: running
 // maximum m, sum l, out; two states merge as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into
 // several runs leaves its states in the workspace; a second kernel merges them in the order of the runs.
+//
+// Measured on an H200 (4.54 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: all keys 76 / 507 /
+// 1992 us (cuDNN 70 / 482 / 1879), 2048 selected tokens 10.5 / 19 / 46 us (PyTorch's gather and attention 11 / 31 / 108),
+// window of 512 9.2 / 11 / 19 us (PyTorch on a contiguous window 8.1 / 9.3 / 12).
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -408,7 +412,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_kernel(const __grid_cons
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.s.stages; i++) {
             barrier_init(full + i * 8, a.s.bulk ? 1 : COPY_WARPS * 32);
-            barrier_init(empty + i * 8, a.s.kv_heads * a.s.tile_subs);
+            barrier_init(empty + i * 8, a.s.kv_heads * a.s.tile_subs * 32);    // every lane that read
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -453,10 +457,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_kernel(const __grid_cons
                 if (valid > 0) {
                     attend_tokens<HD, NT>(a, s, q, keys, keys + a.s.kv_heads * HD * 2, valid, scale);
                 }
-                __syncwarp();
-                if (threadIdx.x % 32 == 0) {
-                    barrier_arrive(empty + stage * 8);
-                }
+                barrier_arrive(empty + stage * 8);
             }
             turn = turn + 1 == a.s.groups ? 0 : turn + 1;
             if (++stage == a.s.stages) {

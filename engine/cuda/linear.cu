@@ -5,6 +5,9 @@
 // product: each lane takes 8 consecutive elements (one 16-byte load) of its row, which feed two k16 instructions. No
 // shared memory on the way in, every weight read exactly once, straight into the register that multiplies it. The warps
 // of a block split n_in in an interleaved manner and meet in shared memory, in a fixed order.
+//
+// Measured on an H200 (4.54 TB/s), one row: 2560 -> 15360 21.6 us (80% of that rate), 2560 -> 3584 6.8, 7680 -> 2560 14.8,
+// 2560 -> 131072 163 us; cuBLAS through PyTorch 21.3, 8.0, 15.0, 164. From 16 rows on cuBLAS is faster.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 

@@ -9,6 +9,8 @@
 // equal. Blocks read each other's counts through distributed shared memory, so each knows how many winners and ties
 // stand before its share: winners are written in place, ascending, and the lowest indices win ties. Bound by latency:
 // one read of the scores and three cluster barriers.
+//
+// Measured on an H200, 2048 of 131072, 1 / 8 / 32 rows: 17 / 18 / 34 us (torch.topk 52 / 65 / 99).
 #include <cooperative_groups.h>
 
 #include "engine/cuda/device.cuh"
