@@ -1,17 +1,18 @@
 // engine/cuda/attention.cu - attention of single query rows over all keys, selected keys, or a window ring.
 //
-// Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs, one
-// run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying warps bring
-// tokens to shared memory: with the bulk copy engine where the heads of a token lie side by side (one contiguous run per
-// token: a selected token costs what any other does), else by 16-byte copies. Eight warps compute. A computing warp owns one KV head and 16 tokens of a
-// tile: scores^T = K q^T and out^T += V^T p^T on tensor cores with tokens (and then dimensions) as the 16 rows and the
-// query heads of the group as the 8 columns, so groups of 1 to 16 waste little. Softmax state per column: running
-// maximum m, sum l, out; two states merge as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into
-// several runs leaves its states in the workspace; a second kernel merges them in the order of the runs.
+// Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs,
+// one run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
+// warps bring tokens to shared memory: with the bulk copy engine where the heads of a token lie side by side (one
+// contiguous run per token: a selected token costs what any other does), else by 16-byte copies. Eight warps
+// compute. A computing warp owns one KV head and 16 tokens of a tile: scores^T = K q^T and out^T += V^T p^T on
+// tensor cores with tokens (and then dimensions) as the 16 rows and the query heads of the group as the 8 columns,
+// so groups of 1 to 16 waste little. Softmax state per column: running maximum m, sum l, out; two states merge as m
+// = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into several runs leaves its states in the
+// workspace; a second kernel merges them in the order of the runs.
 //
-// Measured on an H200 (4.54 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: all keys 76 / 507 /
-// 1992 us (cuDNN 70 / 482 / 1879), 2048 selected tokens 10.5 / 19 / 46 us (PyTorch's gather and attention 11 / 31 / 108),
-// window of 512 9.2 / 11 / 19 us (PyTorch on a contiguous window 8.1 / 9.3 / 12).
+// Measured on an H200 (4.54 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: all keys 76 /
+// 507 / 1992 us (cuDNN 70 / 482 / 1879), 2048 selected tokens 10.5 / 19 / 46 us (PyTorch's gather and attention 11
+// / 31 / 108), window of 512 9.2 / 11 / 19 us (PyTorch on a contiguous window 8.1 / 9.3 / 12).
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"

@@ -1,9 +1,10 @@
 // engine/cuda/runs.cuh - cutting the work of many rows of unequal length into equal runs, one per block.
 //
-// Rows (items) consist of tiles; the tiles of all items form one list that is cut into runs of equal length, the first
-// ones longer by one tile where it does not divide. A run may end one item and begin the next. Lengths are read on the device, so the cut follows the real contexts. Every
-// warp of a block walks its run by itself: nothing is shared, nothing is waited for. `Tiles` is a callable: item -> its
-// number of tiles, at least 1. All items together may have up to 2^31 - 1 tiles.
+// Rows (items) consist of tiles; the tiles of all items form one list that is cut into runs of equal length, the
+// first ones longer by one tile where it does not divide. A run may end one item and begin the next. Lengths are
+// read on the device, so the cut follows the real contexts. Every warp of a block walks its run by itself: nothing
+// is shared, nothing is waited for. `Tiles` is a callable: item -> its number of tiles, at least 1. All items
+// together may have up to 2^31 - 1 tiles.
 #pragma once
 
 #include "engine/cuda/device.cuh"
