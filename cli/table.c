@@ -67,7 +67,7 @@ static struct cell *find(struct table *table, const char *key)
             return &table->cells[(table->n_rows - 1) * table->n_columns + i];
         }
     }
-    assert(!"a cell for a column that the table does not have");
+    assert(false && "a cell for a column that the table does not have");
     return NULL;
 }
 

@@ -10,7 +10,8 @@ function(cpu_variant isa)
     add_library(engine_cpu_${isa} OBJECT engine/cpu/kernels.c engine/cpu/kernels_dots.c engine/cpu/kernels_select.c)
     target_include_directories(engine_cpu_${isa} PRIVATE ${CMAKE_SOURCE_DIR})
     target_compile_definitions(engine_cpu_${isa} PRIVATE _GNU_SOURCE CPU_ISA=${isa})
-    target_compile_options(engine_cpu_${isa} PRIVATE ${CLSA_WARNINGS} -O3 ${ARGN})
+    target_compile_options(engine_cpu_${isa} PRIVATE ${CLSA_WARNINGS}
+        $<IF:$<BOOL:${CLSA_SANITIZE}>,-O1,-O3> ${ARGN})
     target_sources(engine PRIVATE $<TARGET_OBJECTS:engine_cpu_${isa}>)
 endfunction()
 
