@@ -207,10 +207,9 @@ static void choose_ahead(struct cpu_ahead ahead[2], const struct attention_task 
 
 static void move_tile(struct cpu_tile *tile, int32_t heads)
 {
-    int64_t step = heads * tile->head_stride;
-    for (int32_t i = 0; i < tile->n; i++) {
-        tile->key[i] += step;
-        tile->value[i] += step;
+    for (int32_t i = 0; i < tile->n; i++) {    // an empty tile has no stride either
+        tile->key[i] += heads * tile->head_stride;
+        tile->value[i] += heads * tile->head_stride;
     }
 }
 
