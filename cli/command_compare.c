@@ -65,8 +65,10 @@ static int choose_methods(struct compare *compare)
             command_method_names(names, sizeof names);
             return status_fail(-EINVAL, "--methods: %s is not a method (%s)", name, names);
         }
-        if (compare->n_methods == MAX_METHODS) {
-            return status_fail(-EINVAL, "--methods: more than %d", MAX_METHODS);
+        for (int32_t i = 0; i < compare->n_methods; i++) {
+            if (compare->entries[i].method == method) {
+                return status_fail(-EINVAL, "--methods: %s is named twice", name);
+            }
         }
         compare->entries[compare->n_methods++].method = method;
     }
@@ -378,6 +380,9 @@ int command_compare(int argc, char **argv)
     // The writer is closed also after a failure: what was recorded until then is a whole trace.
     int close_error = trace_writer_close(compare.writer);
     error = error ? error : close_error;
+    if (error == -EINTR && compare.trace && !close_error) {
+        status_fail(error, "interrupted; %s holds what was recorded until then", compare.trace);
+    }
     error = error ? error : print_all(&compare, summary);
     trace_summary_close(summary);
     for (int32_t i = 0; i < compare.n_methods; i++) {

@@ -49,6 +49,7 @@ struct team {
     unsigned char *memory;                // [n * share_bytes]
     size_t share_bytes;                   // each thread's part
     bool again;                           // written by thread 0 between two barriers
+    double launch_s;                      // shortest round of fork_join, by thread 0
     struct device *out;                   // written by thread 0
     size_t sizes[DEVICE_CURVE_POINTS];    // [n_sizes] working sets in caches, ascending
     int32_t n_sizes;
@@ -151,13 +152,20 @@ static void meet(struct team *team)
     }
 }
 
-// An empty operator: all threads start together and meet again.
+// An empty operator: all threads start together and meet again. The shortest round counts: a pass always holds one in
+// which a thread lost its processor.
 static void fork_join(struct member *member, const void *arg)
 {
     (void)arg;
+    struct team *team = member->team;
     for (int i = 0; i < LAUNCH_ROUNDS; i++) {
-        meet(member->team);
-        meet(member->team);
+        double begin_s = now_s();
+        meet(team);
+        meet(team);
+        double round_s = now_s() - begin_s;
+        if (member->index == 0 && round_s < team->launch_s) {
+            team->launch_s = round_s;
+        }
     }
 }
 
@@ -181,7 +189,7 @@ static void measure_all(struct member *member)
     double memory = measure_read(member, team->share_bytes, MEMORY_S);
     double f32 = measure_fma(member, team->kernels.fma_f32);
     double bf16 = team->kernels.fma_bf16 ? measure_fma(member, team->kernels.fma_bf16) : f32;
-    double launch_s = best_pass(member, LAUNCH_S, fork_join, NULL) / LAUNCH_ROUNDS;
+    best_pass(member, LAUNCH_S, fork_join, NULL);
     if (member->index != 0) {
         return;
     }
@@ -197,7 +205,7 @@ static void measure_all(struct member *member)
     set_figure(&out->flops_per_s[DTYPE_F32], team, f32, "multiply-adds in registers");
     set_figure(&out->flops_per_s[DTYPE_BF16], team, bf16,
                team->kernels.fma_bf16 ? "bf16 dot products in registers" : "bf16 widened to f32");
-    set_figure(&out->launch_s, team, launch_s, "empty start and join");
+    set_figure(&out->launch_s, team, team->launch_s, "empty start and join");
 }
 
 static void *member_main(void *arg)
@@ -358,6 +366,7 @@ static int run_team(struct team *team)
 {
     int error;
     size_t bytes = (size_t)team->n * team->share_bytes;
+    team->launch_s = 1;    // above any that is measured
     team->members = calloc((size_t)team->n, sizeof *team->members);
     team->memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (!team->members || team->memory == MAP_FAILED) {
