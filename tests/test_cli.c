@@ -210,7 +210,8 @@ static void interrupts(void)
     CHECK(mkdir(path, 0755) == 0);
     for (int i = 0; i < 2; i++) {
         char prefix[64];
-        snprintf(prefix, sizeof prefix, "timeout --preserve-status -s %s 1", signals[i]);
+        // In the foreground: else timeout also signals its whole group, and a second signal ends a program at once.
+        snprintf(prefix, sizeof prefix, "timeout --foreground --preserve-status -s %s 1", signals[i]);
         int status = clsa_under(prefix, format(line, sizeof line, "profile --model tiny --text x --output 1M --out %s/a.pftrace", path));
         CHECK_MESSAGE(status == 130 && lines(errors) == 1 && strstr(errors, "interrupted"), "SIG%s: exit %d: %s",
                       signals[i], status, errors);
