@@ -317,8 +317,13 @@ static size_t cache_share(int level, size_t otherwise)
 // eight times the last cache little of it can be left over from the pass before.
 static void choose_sizes(struct team *team)
 {
-    size_t l2 = cache_share(2, 512 << 10), l3 = cache_share(3, 4 << 20), n = (size_t)team->n;
+    size_t l2 = cache_share(2, 0), l3 = cache_share(3, 0), n = (size_t)team->n;
     size_t wanted[] = {l2 / 4, l2 / 2, l2 * 3 / 4, l3 / 4, l3 / 2, l3 * 3 / 4};
+    if (!l2 || !l3) {    // nothing known of the caches: a series that finds their edges by itself
+        static const size_t series[] = {128 << 10, 512 << 10, 2 << 20, 4 << 20, 8 << 20, 16 << 20};
+        memcpy(wanted, series, sizeof wanted);
+        l3 = 32 << 20;
+    }
     size_t last = 0;
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         size_t bytes = wanted[i] & ~(size_t)511;
