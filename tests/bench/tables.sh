@@ -15,7 +15,7 @@ function table(pattern,    i, key, f) {
         split(row[order[i]], f, "\t")
         if (f[10] ~ pattern)
             printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", f[3], f[6], f[7], f[8], f[9], f[10], f[11],
-                   f[12], f[13], f[14], (f[10] ~ /^(decode_step|prefill|stage|peer)/ ? percent(f[13], f[11]) : "-"), f[1]
+                   f[12], f[13], f[14], (f[10] ~ /^(decode_step|prefill|stage|kernel|peer)/ ? percent(f[13], f[11]) : "-"), f[1]
     }
 }
 BEGIN {
