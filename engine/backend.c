@@ -31,6 +31,13 @@ static int load_cuda(const struct backend **out)
         return status_fail(-ENODEV, "backend 'cuda': %s speaks version %d of the interface, this program %d; "
                            "rebuild it", CUDA_PLUGIN, abi, BACKEND_ABI);
     }
+    symbol = dlsym(plugin, "clsa_cuda_absent");
+    const char *(*absent)(void) = NULL;
+    memcpy(&absent, &symbol, sizeof absent);
+    const char *reason = absent ? absent() : NULL;
+    if (reason) {    // static text of the plug-in, which therefore stays loaded
+        return status_fail(-ENODEV, "backend 'cuda': no usable GPU here: %s", reason);
+    }
     *out = backend;
     return 0;
 }

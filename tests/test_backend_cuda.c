@@ -91,7 +91,7 @@ int main(void)
     struct backend_options options = {.plan = &tiny, .threads = 1, .max_rows = 2, .max_seqs = 1, .max_context = 64};
     check_begin();
     if (backend_find(&cuda, "cuda")) {
-        return check_skip("no CUDA plug-in");
+        return check_skip(status_text());
     }
     int error = cuda->open(&context, &options);
     if (error == -ENODEV) {

@@ -11,8 +11,9 @@
 #include "engine/cuda/context.h"
 #include "engine/status.h"
 
-// What the loader looks for (engine/backend.c).
+// What the loader looks for (engine/backend.c): the table, and why it cannot be used here (NULL: it can).
 const struct backend *clsa_cuda_backend(void);
+const char *clsa_cuda_absent(void);
 
 enum { VECTOR_ALIGNMENT = 16 };
 
@@ -353,4 +354,11 @@ static const struct backend table = {
 const struct backend *clsa_cuda_backend(void)
 {
     return &table;
+}
+
+const char *clsa_cuda_absent(void)
+{
+    int count = 0;
+    cudaError_t found = cudaGetDeviceCount(&count);
+    return found != cudaSuccess ? cudaGetErrorString(found) : count == 0 ? "no CUDA device" : NULL;
 }
