@@ -61,5 +61,3 @@ struct model_file_random_options {
 
 // `folder` must not exist or be empty; it appears whole or not at all.
 int model_file_write(const char *folder, const struct model_file_random_options *options);
-int model_file_write_random(const char *folder, const struct model_shape *shape, enum dtype weight_dtype, uint64_t seed,
-                            const struct plan *const *plans, int32_t n_plans, int64_t max_shard_bytes);

@@ -383,13 +383,3 @@ int model_file_write(const char *folder, const struct model_file_random_options 
     free(writer.folder);
     return error;
 }
-
-int model_file_write_random(const char *folder, const struct model_shape *shape, enum dtype weight_dtype, uint64_t seed,
-                            const struct plan *const *plans, int32_t n_plans, int64_t max_shard_bytes)
-{
-    const struct model_file_random_options options = {
-        .shape = shape, .weight_dtype = weight_dtype, .seed = seed, .plans = plans, .n_plans = n_plans,
-        .max_shard_bytes = max_shard_bytes,
-    };
-    return model_file_write(folder, &options);
-}

@@ -26,6 +26,16 @@ static const char *path_of(const char *name)
     return path;
 }
 
+static int write_random(const char *folder, const struct model_shape *shape, enum dtype weight_dtype, uint64_t seed,
+                        const struct plan *const *plans, int32_t n_plans, int64_t max_shard_bytes)
+{
+    const struct model_file_random_options options = {
+        .shape = shape, .weight_dtype = weight_dtype, .seed = seed, .plans = plans, .n_plans = n_plans,
+        .max_shard_bytes = max_shard_bytes,
+    };
+    return model_file_write(folder, &options);
+}
+
 static void clear_folder(const char *path)
 {
     DIR *directory = opendir(path);
@@ -171,7 +181,7 @@ static void test_round_trip(void)
         if (round % 3 == 0) {
             mkdir(folder, 0777);    // an empty folder may stand there
         }
-        int error = model_file_write_random(folder, &shape, dtype, seed, pointers, n_plans, max_shard_bytes);
+        int error = write_random(folder, &shape, dtype, seed, pointers, n_plans, max_shard_bytes);
         CHECK_MESSAGE(error == 0, "%s", status_text());
         struct model_file *mapped = open_model(folder), *drawn;
         CHECK(model_file_random(&drawn, &shape, dtype, seed) == 0);
@@ -198,7 +208,7 @@ static void test_format(void)
     struct plan plan;
     const struct plan *pointer = &plan;
     CHECK(plan_build(&plan, shape, "clsa", NULL) == 0);
-    CHECK(model_file_write_random(path_of("format"), shape, DTYPE_F32, 7, &pointer, 1, 0) == 0);
+    CHECK(write_random(path_of("format"), shape, DTYPE_F32, 7, &pointer, 1, 0) == 0);
     size_t length;
     char *bytes = slurp(path_of("format/model.safetensors"), &length);
     uint64_t header;
@@ -314,7 +324,7 @@ static void test_wrong_requests(void)
     struct plan plan;
     const struct plan *pointer = &plan;
     CHECK(plan_build(&plan, &shape, "clsa", NULL) == 0);
-    CHECK(model_file_write_random(path_of("model"), &shape, DTYPE_BF16, 7, &pointer, 1, 0) == 0);
+    CHECK(write_random(path_of("model"), &shape, DTYPE_BF16, 7, &pointer, 1, 0) == 0);
     struct model_file *file = open_model(path_of("model"));
     refuse_plan(file, &shape, "dense", 0, "model|YOCO|dense|clsa model init --methods dense");
     refuse_plan(file, &shape, "yoco-token", 0, "model.layers.3.indexer.q_proj.weight|[16, 64]|--methods yoco-token");
@@ -325,15 +335,15 @@ static void test_wrong_requests(void)
 
     // Folders that are taken, missing or of another kind stay as they are.
     shape.hidden = 64;
-    CHECK(model_file_write_random(path_of("model"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
+    CHECK(write_random(path_of("model"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
     check_text("model|not empty");
-    CHECK(model_file_write_random(path_of("model/config.json"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
-    CHECK(model_file_write_random(path_of("no/such/folder"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
+    CHECK(write_random(path_of("model/config.json"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
+    CHECK(write_random(path_of("no/such/folder"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
     check_text("no/such/folder");
-    CHECK(model_file_write_random("", &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
-    CHECK(model_file_write_random("/proc/clsa-model", &shape, DTYPE_BF16, 8, &pointer, 1, 0) < 0);
+    CHECK(write_random("", &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
+    CHECK(write_random("/proc/clsa-model", &shape, DTYPE_BF16, 8, &pointer, 1, 0) < 0);
     shape.backbone = BACKBONE_TRANSFORMER;
-    CHECK(model_file_write_random(path_of("other"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
+    CHECK(write_random(path_of("other"), &shape, DTYPE_BF16, 8, &pointer, 1, 0) == -EINVAL);
     check_text("clsa|YOCO");
     CHECK(items_in(place) == 1 && items_in(path_of("model")) == 2);
     clear_folder(path_of("model"));
@@ -349,8 +359,8 @@ static void test_full_disk(void)
     small.rlim_cur = 1 << 20;
     void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    int whole = model_file_write_random(path_of("full"), &shape, DTYPE_BF16, 1, NULL, 0, 0);
-    int sharded = model_file_write_random(path_of("full"), &shape, DTYPE_BF16, 1, NULL, 0, 2000000);
+    int whole = write_random(path_of("full"), &shape, DTYPE_BF16, 1, NULL, 0, 0);
+    int sharded = write_random(path_of("full"), &shape, DTYPE_BF16, 1, NULL, 0, 2000000);
     setrlimit(RLIMIT_FSIZE, &before);
     signal(SIGXFSZ, handler);
     CHECK(whole == -EFBIG && sharded == -EFBIG);
@@ -394,7 +404,7 @@ static char *find_bytes(char *text, size_t length, const char *word)
 static void write_tiny(const char *folder, int64_t max_shard_bytes)
 {
     const struct model_shape *shape = plan_find_model("tiny");
-    CHECK_MESSAGE(model_file_write_random(folder, shape, DTYPE_BF16, 5, NULL, 0, max_shard_bytes) == 0, "%s",
+    CHECK_MESSAGE(write_random(folder, shape, DTYPE_BF16, 5, NULL, 0, max_shard_bytes) == 0, "%s",
                   status_text());
 }
 
