@@ -237,12 +237,13 @@ static void add_row(struct table *table, const struct sample_source *source, con
     table_number(table, "total_ms", row->total_ns * 1e-6);
     table_number(table, "median_us", row->median_ns * 1e-3);
     table_number(table, "p95_us", row->p95_ns * 1e-3);
-    table_number(table, "share_percent", step->total_ns > 0 ? 100.0 * row->total_ns / (double)step->total_ns : NAN);
+    table_number(table, "share_percent", step->staged_ns > 0 ? 100.0 * row->total_ns / (double)step->staged_ns : NAN);
     table_number(table, "gb_per_s", rates ? row->bytes / row->total_ns : NAN);    // bytes per ns are 10^9 bytes per s
     table_number(table, "gflop_per_s", rates ? row->flops / row->total_ns : NAN);
 }
 
-// The stages of one (source, phase), then gaps, overlap and the step itself: stages + gaps - overlap = step.
+// The stages of one (source, phase), then gaps, overlap and the step itself: stages + gaps - overlap = steps, those that
+// told their stages. Shares are of these.
 static void add_phase(struct table *table, const struct trace_summary *summary, const struct sample_source *source,
                       const struct summary_step *step)
 {

@@ -75,6 +75,11 @@ static void on_counter(void *user, enum counter counter, double value)
     also(user)->counter(also(user)->user, counter, value);
 }
 
+static void on_device_stages(void *user, const struct device_stage *stages, int32_t n)
+{
+    also(user)->device_stages(also(user)->user, stages, n);
+}
+
 static void choose_observer(struct serving *serving)
 {
     const struct observer *other = serving->options->observer;
@@ -86,6 +91,7 @@ static void choose_observer(struct serving *serving)
         serving->observer.layer_end = other->layer_end ? on_layer_end : NULL;
         serving->observer.stage_begin = other->stage_begin ? on_stage_begin : NULL;
         serving->observer.stage_end = other->stage_end ? on_stage_end : NULL;
+        serving->observer.device_stages = other->device_stages ? on_device_stages : NULL;
         serving->observer.counter = other->counter ? on_counter : NULL;
     }
 }

@@ -63,15 +63,15 @@ struct table *stages_of_all(const char *name, const struct trace_summary *summar
             if (stage->source != step->source || stage->phase != step->phase) {
                 continue;
             }
-            add_row(table, method, step->phase, stage_name(stage->stage), stage->count, stage->total_ns, step->total_ns);
+            add_row(table, method, step->phase, stage_name(stage->stage), stage->count, stage->total_ns, step->staged_ns);
             add_spread(table, stage->median_ns, stage->p95_ns);
             if (stage->total_ns > 0) {    // bytes per ns are GB/s
                 table_number(table, "gb_per_s", (double)stage->bytes / (double)stage->total_ns);
                 table_number(table, "gflop_per_s", (double)stage->flops / (double)stage->total_ns);
             }
         }
-        add_row(table, method, step->phase, "gaps", -1, step->gaps_ns, step->total_ns);
-        add_row(table, method, step->phase, "overlap", -1, step->overlap_ns, step->total_ns);
+        add_row(table, method, step->phase, "gaps", -1, step->gaps_ns, step->staged_ns);
+        add_row(table, method, step->phase, "overlap", -1, step->overlap_ns, step->staged_ns);
         add_row(table, method, step->phase, "step", step->count, step->total_ns, step->total_ns);
         add_spread(table, step->median_ns, step->p95_ns);
     }
@@ -102,10 +102,10 @@ static int64_t stage_total_ns(const struct trace_summary *summary, int32_t sourc
     return -1;
 }
 
-// What one unit of the table is in ns: us of one step in decode, ms of the whole in prefill.
-static double scale(enum phase phase, const struct summary_step *step)
+// What one unit of the table is in ns: us of one of the `count` steps in decode, ms of the whole in prefill.
+static double scale(enum phase phase, int64_t count)
 {
-    return phase == PHASE_DECODE ? 1e-3 / (double)step->count : 1e-6;
+    return phase == PHASE_DECODE ? 1e-3 / (double)count : 1e-6;
 }
 
 struct table *stages_by_method(const char *name, const struct trace_summary *summary, enum phase phase,
@@ -131,7 +131,7 @@ struct table *stages_by_method(const char *name, const struct trace_summary *sum
                 table_text(table, "stage", stage_name((enum stage)stage));
                 begun = true;
             }
-            table_number(table, names[i], (double)total_ns * scale(phase, step));
+            table_number(table, names[i], (double)total_ns * scale(phase, step->staged_count));
         }
     }
     static const char *const ends[] = {"gaps", "overlap", "step"};
@@ -140,9 +140,9 @@ struct table *stages_by_method(const char *name, const struct trace_summary *sum
         table_text(table, "stage", ends[row]);
         for (int32_t i = 0; i < n; i++) {
             const struct summary_step *step = find_step(summary, sources[i], phase);
-            if (step) {
+            if (step && (row == 2 || step->staged_count > 0)) {
                 int64_t total_ns = row == 0 ? step->gaps_ns : row == 1 ? step->overlap_ns : step->total_ns;
-                table_number(table, names[i], (double)total_ns * scale(phase, step));
+                table_number(table, names[i], (double)total_ns * scale(phase, row == 2 ? step->count : step->staged_count));
             }
         }
     }

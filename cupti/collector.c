@@ -1,8 +1,12 @@
 // cupti/collector.c - the CPU clock: two readings around each stage.
 //
+// Stages of an asynchronous device come with times of its own clock, once their pass has ended. They are placed so that
+// the last of them ends now: what the host was late to notice that end is the error, some microseconds, and it is the
+// same for all stages of a step.
+//
 // CLOCK_BOOTTIME is read through the vDSO on Linux 5.3 and later, no system call. What happens inside a step is kept in a
 // buffer that only grows, so that a stage costs two clock readings and one copy; the sink sees it after the step's end.
-// Tokens per second are counted here: rows that the stage `sample` worked on, over windows of a second or more.
+// Tokens per second are counted here: what steps draw, over windows of a second or more.
 #include "cupti/collector.h"
 
 #include <assert.h>
@@ -145,6 +149,7 @@ static void on_step_end(void *user, const struct observed_step *step)
     if (collector->sink.step) {
         collector->sink.step(collector->sink.user, &sample);
     }
+    collector->window_tokens += step->n_outputs;
     if (now_ns - collector->window_begin_ns >= rate_window_ns) {
         close_window(collector, now_ns);
     }
@@ -165,12 +170,8 @@ static void on_stage_begin(void *user, const struct observed_stage *stage)
     collector->stage_begin_ns = collector_now_ns();
 }
 
-static void on_stage_end(void *user, const struct observed_stage *stage)
+static void keep_stage(struct collector *collector, const struct observed_stage *stage, int64_t begin_ns, int64_t end_ns)
 {
-    struct collector *collector = user;
-    int64_t now_ns = collector_now_ns();
-    assert(collector->in_stage);
-    collector->in_stage = false;
     struct record record = {
         .kind = RECORD_STAGE,
         .as.stage = {
@@ -184,13 +185,29 @@ static void on_stage_end(void *user, const struct observed_stage *stage)
             .context_tokens = stage->context_tokens,
             .bytes = stage->bytes,
             .flops = stage->flops,
-            .begin_ns = collector->stage_begin_ns,
-            .duration_ns = now_ns - collector->stage_begin_ns,
+            .begin_ns = begin_ns,
+            .duration_ns = end_ns - begin_ns,
         },
     };
     keep(collector, &record);
-    if (stage->stage == STAGE_SAMPLE) {
-        collector->window_tokens += stage->n_tokens;
+}
+
+static void on_stage_end(void *user, const struct observed_stage *stage)
+{
+    struct collector *collector = user;
+    int64_t now_ns = collector_now_ns();
+    assert(collector->in_stage);
+    collector->in_stage = false;
+    keep_stage(collector, stage, collector->stage_begin_ns, now_ns);
+}
+
+static void on_device_stages(void *user, const struct device_stage *stages, int32_t n)
+{
+    struct collector *collector = user;
+    int64_t zero_ns = collector_now_ns() - (n > 0 ? stages[n - 1].end_ns : 0);
+    assert(collector->in_step && !collector->in_stage);
+    for (int32_t i = 0; i < n; i++) {
+        keep_stage(collector, &stages[i].stage, zero_ns + stages[i].begin_ns, zero_ns + stages[i].end_ns);
     }
 }
 
@@ -235,6 +252,7 @@ int collector_open(struct collector **out, enum collector_source source, const s
             .layer_end = on_layer,
             .stage_begin = on_stage_begin,
             .stage_end = on_stage_end,
+            .device_stages = on_device_stages,
             .request = on_request,
             .counter = on_counter,
         },

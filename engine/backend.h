@@ -3,7 +3,8 @@
 // forward.c calls them top to bottom. `reference` is plain scalar C and defines what each operator means; every other
 // backend is compared with it. All tensor pointers are memory of the backend (what alloc returned); the arrays of a
 // struct batch are host memory, which begin_step may mirror. Operators take pointers and sizes, never allocate, and
-// return 0 or a negative errno with a status text. An operator's row count may be 0: it then does nothing.
+// return 0 or a negative errno with a status text. An operator's row count may be 0: it then does nothing. Operators of an
+// asynchronous backend return before their work is done: what they find wrong with the data, end_step says.
 //
 // Activations (the `void *` of normed, q, index queries and keys, attention output) have activation_bytes per element:
 // f32 on CPU backends, the backend's own type elsewhere. The residual stream x, gates, scores, logits and lse are always
@@ -15,7 +16,7 @@
 
 #include "engine/plan.h"
 
-enum { BACKEND_ABI = 1 };
+enum { BACKEND_ABI = 2 };
 
 // A matrix in memory of the backend. data == NULL: absent. What data points to is the backend's own business once
 // weight_load made it (CPU backends may pack); model_file.h fills the same struct with plain row-major host data.
@@ -101,6 +102,7 @@ struct batch {
     int32_t max_pages;
     struct rows all;                   // every row of this step
     struct rows last;                  // those that leave logits (all of them when every position runs every layer)
+    int32_t context_bound;             // no position of this step reaches it; sizes scores and launches
     int64_t step;                      // for error texts and random numbers
 };
 
@@ -187,8 +189,9 @@ struct op_index_score {
 };
 
 // Exact and deterministic: the budget's highest scores (all units if fewer), the lower unit among equals; forced local
-// and sink units count inside the budget. -0 equals 0. A NaN score is -EDOM with the position in the text.
+// and sink units count inside the budget. -0 equals 0. A NaN score is -EDOM with layer and position in the text.
 struct op_index_select {
+    int32_t layer;                     // for error texts
     const struct rows *rows;
     int32_t first, n;
     const float *scores;
@@ -225,7 +228,7 @@ struct op_head {
     float *logits;                     // out [n][vocab]
 };
 
-struct op_sample {
+struct op_sample {                     // the host memory is borrowed until end_step, which has the tokens in place
     const float *logits;               // [last.n][vocab]
     const struct sampling *sampling;   // [last.n] host memory
     int32_t *token;                    // out [last.n] host memory
@@ -235,6 +238,7 @@ struct backend {
     int32_t abi;                       // BACKEND_ABI
     const char *name;                  // "reference", "cpu", "cuda"
     int32_t activation_bytes;
+    bool asynchronous;                 // see the slots behind the operators
 
     // Life. describe: what runs, for samples and `clsa devices` ("AMD EPYC 9575F, 2 threads, avx512_bf16").
     int (*open)(struct backend_context **out, const struct backend_options *options);
@@ -246,6 +250,7 @@ struct backend {
     void (*free)(struct backend_context *context, void *pointer);
     int (*upload)(struct backend_context *context, void *to, const void *host, int64_t bytes);
     int (*download)(struct backend_context *context, void *host, const void *from, int64_t bytes);
+    int (*copy)(struct backend_context *context, void *to, const void *from, int64_t bytes);    // both the backend's
     // Makes a weight usable: CPU backends may borrow host->data, which outlives the context.
     int (*weight_load)(struct backend_context *context, struct matrix *out, const struct matrix *host);
 
@@ -268,6 +273,21 @@ struct backend {
     int (*ffn)(struct backend_context *, const struct batch *, const struct op_ffn *);
     int (*head)(struct backend_context *, const struct batch *, const struct op_head *);
     int (*sample)(struct backend_context *, const struct batch *, const struct op_sample *);
+
+    // The rest is NULL unless the backend is asynchronous.
+    // Bytes of device memory that alloc could still hand out, and all that there is.
+    int (*memory)(struct backend_context *context, int64_t *free_bytes, int64_t *total_bytes);
+    // mark notes the moment at which the work enqueued so far ends. After end_step, marks tells those of marks [0, n) in
+    // nanoseconds after mark 0; they ascend.
+    int (*mark)(struct backend_context *context, int32_t id);
+    int (*marks)(struct backend_context *context, int64_t *ns, int32_t n);
+    // Steps that decode are recorded and replayed. Between begin_step and end_step, replay runs the recording of an
+    // earlier step of the same shape (sequences, context_bound; with marks or without) on this step's batch and returns
+    // 1; 0: there is none. Then record_begin returns 1 if the operators that follow are recorded, 0 if they just run (the
+    // first step of a shape), and record_end, only after a 1, runs what was recorded, or drops it where `error` is set.
+    int (*replay)(struct backend_context *context, const struct op_sample *sample, bool marked);
+    int (*record_begin)(struct backend_context *context, bool marked);
+    int (*record_end)(struct backend_context *context, int error);
 };
 
 extern const struct backend backend_reference;

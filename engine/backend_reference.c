@@ -367,6 +367,7 @@ const struct backend backend_reference = {
     .free = release,
     .upload = copy,
     .download = copy,
+    .copy = copy,
     .weight_load = weight_load,
     .begin_step = begin_step,
     .end_step = end_step,

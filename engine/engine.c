@@ -8,7 +8,7 @@
 
 // Beyond any machine, and low enough that products of them with a checked plan's sizes stay within 64 bits.
 enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
-enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512 };
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 16 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Life
@@ -26,6 +26,7 @@ static int complete_options(struct engine_options *o, const struct plan *plan)
     o->max_seqs = o->max_seqs ? o->max_seqs : 1;
     o->max_context = o->max_context ? o->max_context : DEFAULT_CONTEXT;
     o->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : DEFAULT_STEP_TOKENS;
+    o->stage_every = o->stage_every ? o->stage_every : DEFAULT_STAGE_EVERY;
     int error = check_option("threads", o->threads, 0, 1 << 16);
     error = error ? error : check_option("max_seqs", o->max_seqs, 1, MAX_SEQS);
     error = error ? error : check_option("max_context", o->max_context, 1, MAX_CONTEXT);
@@ -164,7 +165,8 @@ static int open_parts(struct engine *engine)
                                               .observer = o->observer,
                                               .max_rows = o->max_step_tokens,
                                               .max_logit_rows = engine->max_logit_rows,
-                                              .max_context = o->max_context};
+                                              .max_context = o->max_context,
+                                              .stage_every = o->stage_every > 0 ? o->stage_every : 0};
     return forward_open(&engine->forward, &forward_options);
 }
 
@@ -300,20 +302,28 @@ static struct request *copy_request(const struct engine_request *from, int64_t i
     return request;
 }
 
+// A place for one request more in the list.
+static int grow_requests(struct engine *engine)
+{
+    if (engine->n_requests < engine->requests_capacity) {
+        return 0;
+    }
+    int64_t capacity = engine->requests_capacity ? 2 * engine->requests_capacity : 16;
+    struct request **grown = realloc(engine->requests, (size_t)capacity * sizeof(struct request *));
+    if (!grown) {
+        return status_fail(-ENOMEM, "no memory for %lld requests", (long long)capacity);
+    }
+    engine->requests = grown;
+    engine->requests_capacity = capacity;
+    return 0;
+}
+
 int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id)
 {
     int error = check_request(engine, request);
+    error = error ? error : grow_requests(engine);
     if (error) {
         return error;
-    }
-    if (engine->n_requests == engine->requests_capacity) {
-        int64_t capacity = engine->requests_capacity ? 2 * engine->requests_capacity : 16;
-        struct request **grown = realloc(engine->requests, (size_t)capacity * sizeof(struct request *));
-        if (!grown) {
-            return status_fail(-ENOMEM, "no memory for %lld requests", (long long)capacity);
-        }
-        engine->requests = grown;
-        engine->requests_capacity = capacity;
     }
     struct request *copy = copy_request(request, engine->n_requests);
     if (!copy) {
@@ -328,4 +338,48 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
     engine->requests[engine->n_requests++] = copy;
     engine_tell_request(engine, copy, REQUEST_SUBMITTED, -1);
     return 0;
+}
+
+// The same request once more, with what it has drawn.
+static struct request *copy_running(const struct request *from, int64_t id)
+{
+    struct engine_request again = {.prompt = from->tokens, .n_prompt = from->n_prompt, .max_output_tokens = from->max_output,
+                                   .stop_at_end = from->stop_at_end, .temperature = from->sampling.temperature,
+                                   .top_p = from->sampling.top_p, .seed = from->sampling.seed, .forced = from->forced};
+    struct request *copy = copy_request(&again, id);
+    if (copy) {
+        memcpy(copy->tokens + copy->n_prompt, from->tokens + from->n_prompt, (size_t)from->n_output * sizeof *copy->tokens);
+        copy->n_output = from->n_output;
+        copy->started = true;
+    }
+    return copy;
+}
+
+int engine_fork(struct engine *engine, int64_t of, int64_t *id)
+{
+    const struct request *original = of >= 0 && of < engine->n_requests ? engine->requests[of] : NULL;
+    if (!original) {
+        return status_fail(-EINVAL, "request %lld does not run: it cannot be forked", (long long)of);
+    }
+    int error = grow_requests(engine);
+    struct request *copy = error ? NULL : copy_running(original, engine->n_requests);
+    if (!copy) {
+        return error ? error : status_fail(-ENOMEM, "no memory for a request of %d tokens", original->n_prompt);
+    }
+    int32_t from, to, n_from, n_to;
+    error = scheduler_fork(engine->scheduler, of, copy->id, &from, &to);
+    if (error) {
+        engine_free_request(copy);
+        return error;
+    }
+    *id = copy->id;
+    engine->requests[engine->n_requests++] = copy;
+    const int32_t *from_pages = kv_pages_table(engine->pages, from, &n_from);
+    const int32_t *to_pages = kv_pages_table(engine->pages, to, &n_to);
+    error = kv_cache_copy(engine->cache, from_pages, to_pages, n_to, from, to);
+    engine->failed = error;    // its pages hold nothing that could be attended to
+    for (int state = REQUEST_SUBMITTED; state <= REQUEST_FIRST_TOKEN && !error; state++) {
+        engine_tell_request(engine, copy, (enum request_state)state, state == REQUEST_SUBMITTED ? -1 : engine->steps);
+    }
+    return error;
 }

@@ -21,6 +21,8 @@ struct engine_options {
     int32_t cache_tokens;            // tokens in pages for all sequences. 0: max_seqs * max_context
     bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
     const struct observer *observer; // borrowed until close; NULL: none
+    int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
+                                     // in so many. 0: 16; negative: none. On a CPU and in prefill, of every step's
 };
 
 struct engine_request {
@@ -55,6 +57,10 @@ int engine_open(struct engine **out, const struct engine_options *options);
 void engine_close(struct engine *engine);    // NULL-safe
 
 int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id);
+
+// A request that goes on from where `of` stands: the same tokens so far, with a cache of its own. `of` must have its
+// first token; nobody may wait. -EAGAIN if there is no room for its pages.
+int engine_fork(struct engine *engine, int64_t of, int64_t *id);
 
 // Runs one step. Returns the number of outputs in *outputs (borrowed until the next call), 0 if the step drew none (a
 // chunk of a prompt), -ENODATA if there was nothing to do, or another negative errno: the engine is then only good for

@@ -40,6 +40,7 @@ struct engine {
     bool *ended;                      // [max_seqs]
     int64_t *preempted, *finished;    // [max_seqs]
     struct engine_output *outputs;    // [max_seqs]
+    bool staged;                      // the observer is told its stages
     bool keep_logits;
     float *logits;                    // [max_logit_rows][vocab] on the host, once kept
     int32_t *units;                   // [budget units] the selection last asked for

@@ -37,7 +37,7 @@ static void host_begin(const struct engine *engine, struct observed_stage *stage
                                      .n_seqs = step->n_seqs,
                                      .n_tokens = step->n_tokens,
                                      .context_tokens = step->context_tokens};
-    if (observer && observer->stage_begin) {
+    if (engine->staged && observer->stage_begin) {
         observer->stage_begin(observer->user, stage);
     }
 }
@@ -45,7 +45,7 @@ static void host_begin(const struct engine *engine, struct observed_stage *stage
 static void host_end(const struct engine *engine, const struct observed_stage *stage)
 {
     const struct observer *observer = engine->options.observer;
-    if (observer && observer->stage_end) {
+    if (engine->staged && observer->stage_end) {
         observer->stage_end(observer->user, stage);
     }
 }
@@ -67,6 +67,7 @@ static struct observed_step describe_step(const struct engine *engine, int32_t n
         int32_t context = part->context_tokens + part->new_tokens;
         step.n_tokens += part->new_tokens;
         step.context_tokens = context > step.context_tokens ? context : step.context_tokens;
+        step.n_outputs += part->wants_logits;
         decoding += decodes(engine, part);
     }
     step.phase = decoding == n ? PHASE_DECODE : decoding == 0 ? PHASE_PREFILL : PHASE_MIXED;
@@ -87,6 +88,20 @@ static void tell_counters(const struct engine *engine, const struct observed_ste
 // ---------------------------------------------------------------------------------------------------------------------
 // The step
 
+// Steps that decode agree in their bound until the longest context passes a power of two: an asynchronous backend can
+// then replay what it recorded. Others are bounded by what they hold.
+static void round_bound(struct engine *engine)
+{
+    struct batch *batch = &engine->batch.batch;
+    int32_t bound = 1;
+    if (engine->backend->asynchronous && batch->all.n == batch->n_seqs) {
+        while (bound < batch->context_bound) {
+            bound *= 2;
+        }
+        batch->context_bound = bound < engine->options.max_context ? bound : engine->options.max_context;
+    }
+}
+
 // Fills the batch and the sampling of its logit rows.
 static int prepare(struct engine *engine, int32_t n)
 {
@@ -104,6 +119,7 @@ static int prepare(struct engine *engine, int32_t n)
         }
         engine->last_row[i] = first + logit_rows - 1;
     }
+    round_bound(engine);
     return forward_begin(engine->forward, &engine->batch.batch, engine->batch.work);
 }
 
@@ -161,16 +177,18 @@ static int32_t conclude(struct engine *engine, int32_t n, int32_t *n_finished)
 static int run_step(struct engine *engine, const struct observed_step *step, int32_t *n_finished)
 {
     struct observed_stage host;
+    bool one_row_each = step->n_tokens == step->n_seqs && step->n_outputs == step->n_seqs;
+    engine->staged = forward_tells_stages(engine->forward, step->step, one_row_each);
     host_begin(engine, &host, step);
     int error = prepare(engine, step->n_seqs);
     host_end(engine, &host);
     error = error ? error : forward_run(engine->forward, engine->sampling, engine->drawn);
+    error = error ? error : forward_end(engine->forward);
     if (error) {
         return error;
     }
     host_begin(engine, &host, step);
-    error = forward_end(engine->forward);
-    error = error ? error : copy_logits(engine);
+    error = copy_logits(engine);
     int32_t n_outputs = error ? error : conclude(engine, step->n_seqs, n_finished);
     host_end(engine, &host);
     return n_outputs;
@@ -314,6 +332,7 @@ void engine_source(const struct engine *engine, struct sample_source *out)
         .kv_dtype = plan->kv_dtype,
         .index_dtype = plan->index.key_dtype,
         .threads = count_threads(engine),
+        .graph = engine->backend->asynchronous,
     };
     engine->backend->describe(engine->context, device, variant, sizeof device);
     snprintf(out->device, sizeof out->device, "%s", device);

@@ -2,8 +2,14 @@
 //
 // forward_run at the end of this file is the whole model: embed, the layers, the head, the draw. Before it, one
 // function per stage tells the observer, calls the backend's operator and tells the observer again. Nothing is
-// allocated during a step.
+// allocated during a step, but for the list of stages that an asynchronous backend times, which grows to its longest.
+//
+// On an asynchronous backend a pass is marked between its stages, and what they took is told when it has ended. A step
+// that decodes is recorded and replayed: the same functions then run without their operators, to say which stages the
+// recording holds and what they cost this time.
 #include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 
 #include "engine/forward_state.h"
 #include "engine/status.h"
@@ -18,13 +24,42 @@ static int64_t share(int64_t cost, int32_t part, int32_t of)
     return (int64_t)((double)cost * part / of);
 }
 
+// Every operator goes through here: in a replayed pass it has already run.
+#define OPERATOR(f, slot, ...)                                                                                          \
+    ((f)->replayed ? 0 : (f)->options.backend->slot((f)->options.context, (f)->batch, __VA_ARGS__))
+
+static int grow_device_stages(struct forward *f)
+{
+    int32_t capacity = f->device_capacity ? 2 * f->device_capacity : 512;
+    struct device_stage *stages = realloc(f->on_device, (size_t)capacity * sizeof *stages);
+    f->on_device = stages ? stages : f->on_device;
+    int64_t *marks = realloc(f->mark_ns, ((size_t)capacity + 1) * sizeof *marks);
+    f->mark_ns = marks ? marks : f->mark_ns;
+    if (!stages || !marks) {
+        return status_fail(-ENOMEM, "no memory for the times of %d stages", capacity);
+    }
+    f->device_capacity = capacity;
+    return 0;
+}
+
+// Notes the stage that ends here, and the moment.
+static int mark_stage(struct forward *f)
+{
+    int error = f->n_on_device == f->device_capacity ? grow_device_stages(f) : 0;
+    if (!error) {
+        f->on_device[f->n_on_device++].stage = f->stage;
+        error = f->replayed ? 0 : f->options.backend->mark(f->options.context, f->n_on_device);
+    }
+    return error;
+}
+
 // Opens a stage over `rows`, of which [first, first + n) run now: its cost is shared out by rows, without loss.
 static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum part part, const struct rows *rows,
                        int32_t first, int32_t n)
 {
     const struct observer *observer = f->options.observer;
     f->stage = (struct observed_stage){.stage = stage, .layer = layer, .n_tokens = n};
-    if (!observer) {
+    if (!f->staged) {
         return;
     }
     for (int32_t r = first; r < first + n; r++) {
@@ -38,7 +73,7 @@ static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum 
         f->stage.bytes = share(cost.bytes, first + n, rows->n) - share(cost.bytes, first, rows->n);
         f->stage.flops = share(cost.flops, first + n, rows->n) - share(cost.flops, first, rows->n);
     }
-    if (observer->stage_begin) {
+    if (observer->stage_begin && !f->options.backend->asynchronous) {
         observer->stage_begin(observer->user, &f->stage);
     }
 }
@@ -52,7 +87,9 @@ static void enter(struct forward *f, enum stage stage, int32_t layer, enum part 
 static int leave(struct forward *f, int error)
 {
     const struct observer *observer = f->options.observer;
-    if (observer && observer->stage_end) {
+    if (f->staged && f->options.backend->asynchronous) {
+        error = error ? error : mark_stage(f);
+    } else if (f->staged && observer->stage_end) {
         observer->stage_end(observer->user, &f->stage);
     }
     return error && f->stage.layer >= 0 ? status_prefix(error, "layer %d: ", f->stage.layer) : error;
@@ -78,22 +115,21 @@ static void layer_end(const struct forward *f, int32_t layer)
 static int embed(struct forward *f)
 {
     enter(f, STAGE_EMBED, -1, PART_LAYER, f->rows);
-    return leave(f, f->options.backend->embed(f->options.context, f->batch, &f->options.weights->embedding, f->x));
+    return leave(f, OPERATOR(f, embed, &f->options.weights->embedding, f->x));
 }
 
 // From here on only the rows that leave logits run.
 static int keep_last_rows(struct forward *f)
 {
-    const struct backend *backend = f->options.backend;
     const struct model_shape *shape = &f->options.plan->shape;
     int error = 0;
     f->rows = &f->batch->last;
     if (f->batch->last.n < f->batch->all.n) {
-        error = backend->take_rows(f->options.context, f->batch, f->x_last, f->x_all, (int64_t)shape->hidden * 4);
+        error = OPERATOR(f, take_rows, f->x_last, f->x_all, (int64_t)shape->hidden * 4);
         f->x = f->x_last;
         if (!error && f->options.plan->index.query_from == HIDDEN_SHARED_MEMORY) {
-            error = backend->take_rows(f->options.context, f->batch, f->memory_last, f->memory_all,
-                                       (int64_t)shape->hidden * backend->activation_bytes);
+            error = OPERATOR(f, take_rows, f->memory_last, f->memory_all,
+                             (int64_t)shape->hidden * f->options.backend->activation_bytes);
             f->memory = f->memory_last;
         }
     }
@@ -124,7 +160,7 @@ static int project_layer(struct forward *f, int32_t layer)
         .k_out = f->k,
         .v_out = f->v,
     };
-    return leave(f, error ? error : f->options.backend->qkv(f->options.context, f->batch, &op));
+    return leave(f, error ? error : OPERATOR(f, qkv, &op));
 }
 
 // Window attention, and only then the ring: it would overwrite keys that this step's first rows still see.
@@ -134,18 +170,17 @@ static int attend_window(struct forward *f, int32_t layer)
     struct op_window_attention attend = {.q = f->q, .k = f->k, .v = f->v, .ring = ring, .out = f->attended};
     struct op_kv_write write = {.k = f->k, .v = f->v, .view = ring};
     enter(f, STAGE_WINDOW_ATTENTION, layer, PART_LAYER, f->rows);
-    int error = leave(f, f->options.backend->window_attention(f->options.context, f->batch, &attend));
+    int error = leave(f, OPERATOR(f, window_attention, &attend));
     if (error) {
         return error;
     }
     enter(f, STAGE_KV_WRITE, layer, PART_LAYER, f->rows);
-    return leave(f, f->options.backend->kv_write(f->options.context, f->batch, &write));
+    return leave(f, OPERATOR(f, kv_write, &write));
 }
 
 // The shared memory: a norm of its own over the self-decoder's output, keys and values without position.
 static int project_memory(struct forward *f, int32_t layer)
 {
-    const struct backend *backend = f->options.backend;
     const struct model_weights *weights = f->options.weights;
     struct op_qkv project = {
         .x = f->x,
@@ -160,12 +195,12 @@ static int project_memory(struct forward *f, int32_t layer)
     };
     struct op_kv_write write = {.k = f->k, .v = f->v, .view = kv_cache_pages(f->options.cache, layer)};
     enter(f, STAGE_QKV, layer, PART_MEMORY, f->rows);
-    int error = leave(f, backend->qkv(f->options.context, f->batch, &project));
+    int error = leave(f, OPERATOR(f, qkv, &project));
     if (error) {
         return error;
     }
     enter(f, STAGE_KV_WRITE, layer, PART_MEMORY, f->rows);
-    return leave(f, backend->kv_write(f->options.context, f->batch, &write));
+    return leave(f, OPERATOR(f, kv_write, &write));
 }
 
 static int project_index(struct forward *f, int32_t layer, const void *hidden, enum part part, bool query, bool key)
@@ -181,7 +216,7 @@ static int project_index(struct forward *f, int32_t layer, const void *hidden, e
         .k = key ? f->index_k : NULL,
     };
     enter(f, STAGE_INDEX_PROJECT, layer, part, f->rows);
-    return leave(f, f->options.backend->index_project(f->options.context, f->batch, &op));
+    return leave(f, OPERATOR(f, index_project, &op));
 }
 
 // The index keys that layers above the memory make of it, for all rows, before most of them leave.
@@ -198,7 +233,7 @@ static int index_memory(struct forward *f)
         if (!error) {
             struct op_index_write write = {.k = f->index_k, .view = kv_cache_index(f->options.cache, l)};
             enter(f, STAGE_KV_WRITE, l, PART_MEMORY, f->rows);
-            error = leave(f, f->options.backend->index_write(f->options.context, f->batch, &write));
+            error = leave(f, OPERATOR(f, index_write, &write));
         }
         layer_end(f, l);
     }
@@ -209,7 +244,6 @@ static int index_memory(struct forward *f)
 static int write_cache(struct forward *f, int32_t layer)
 {
     const struct plan *plan = f->options.plan;
-    const struct backend *backend = f->options.backend;
     bool index_keys = plan_runs_indexer(plan, layer) && plan->index.score != INDEX_PAGE_BOUND;
     int error = 0;
     enter(f, STAGE_KV_WRITE, layer, PART_LAYER, f->rows);
@@ -218,11 +252,11 @@ static int write_cache(struct forward *f, int32_t layer)
                                  .v = f->v,
                                  .view = kv_cache_pages(f->options.cache, layer),
                                  .bounds = kv_cache_bounds(f->options.cache, layer)};
-        error = backend->kv_write(f->options.context, f->batch, &op);
+        error = OPERATOR(f, kv_write, &op);
     }
     if (!error && index_keys) {
         struct op_index_write op = {.k = f->index_k, .view = kv_cache_index(f->options.cache, layer)};
-        error = backend->index_write(f->options.context, f->batch, &op);
+        error = OPERATOR(f, index_write, &op);
     }
     return leave(f, error);
 }
@@ -231,13 +265,8 @@ static int write_cache(struct forward *f, int32_t layer)
 static int select_units(struct forward *f, int32_t layer)
 {
     const struct plan *plan = f->options.plan;
-    const struct backend *backend = f->options.backend;
     bool bounds = plan->index.score == INDEX_PAGE_BOUND;
-    int32_t longest = 1;
-    for (int32_t r = 0; r < f->rows->n; r++) {
-        longest = f->rows->position[r] + 1 > longest ? f->rows->position[r] + 1 : longest;
-    }
-    int32_t stride = (forward_units(plan, longest) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
+    int32_t stride = (forward_units(plan, f->batch->context_bound) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
     int64_t fitting = f->score_capacity / ((int64_t)plan->index.sets * stride);
     int32_t tile = fitting < f->rows->n ? (int32_t)fitting : f->rows->n;
     for (int32_t first = 0; first < f->rows->n; first += tile) {
@@ -253,13 +282,13 @@ static int select_units(struct forward *f, int32_t layer)
             .scores = f->scores,
             .stride = stride,
         };
-        struct op_index_select select = {.rows = f->rows, .first = first, .n = n, .scores = f->scores, .stride = stride,
-                                         .out = f->selections[layer]};
+        struct op_index_select select = {.layer = layer, .rows = f->rows, .first = first, .n = n, .scores = f->scores,
+                                         .stride = stride, .out = f->selections[layer]};
         enter_tile(f, STAGE_INDEX_SCORE, layer, PART_LAYER, f->rows, first, n);
-        int error = leave(f, backend->index_score(f->options.context, f->batch, &score));
+        int error = leave(f, OPERATOR(f, index_score, &score));
         if (!error) {
             enter_tile(f, STAGE_INDEX_SELECT, layer, PART_LAYER, f->rows, first, n);
-            error = leave(f, backend->index_select(f->options.context, f->batch, &select));
+            error = leave(f, OPERATOR(f, index_select, &select));
         }
         if (error) {
             return error;
@@ -296,23 +325,22 @@ static int attend_global(struct forward *f, int32_t layer)
         .out = f->attended,
     };
     enter(f, STAGE_ATTENTION, layer, PART_LAYER, f->rows);
-    return leave(f, f->options.backend->attention(f->options.context, f->batch, &op));
+    return leave(f, OPERATOR(f, attention, &op));
 }
 
 static int mix_and_feed(struct forward *f, int32_t layer)
 {
-    const struct backend *backend = f->options.backend;
     const struct layer_weights *w = &f->options.weights->layers[layer];
     struct op_output output = {.attention = f->attended, .weight = &w->output, .n = f->rows->n, .x = f->x};
     struct op_ffn ffn = {.norm = &w->ffn_norm, .gate = &w->gate, .up = &w->up, .down = &w->down, .n = f->rows->n,
                          .x = f->x};
     enter(f, STAGE_OUTPUT, layer, PART_LAYER, f->rows);
-    int error = leave(f, backend->output(f->options.context, f->batch, &output));
+    int error = leave(f, OPERATOR(f, output, &output));
     if (error) {
         return error;
     }
     enter(f, STAGE_FFN, layer, PART_LAYER, f->rows);
-    return leave(f, backend->ffn(f->options.context, f->batch, &ffn));
+    return leave(f, OPERATOR(f, ffn, &ffn));
 }
 
 static int head(struct forward *f)
@@ -324,14 +352,14 @@ static int head(struct forward *f)
                          .weight = &f->options.weights->head,
                          .n = f->rows->n,
                          .logits = f->logits};
-    return leave(f, error ? error : f->options.backend->head(f->options.context, f->batch, &op));
+    return leave(f, error ? error : OPERATOR(f, head, &op));
 }
 
 static int sample(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};
     enter(f, STAGE_SAMPLE, -1, PART_LAYER, f->rows);
-    return leave(f, f->options.backend->sample(f->options.context, f->batch, &op));
+    return leave(f, OPERATOR(f, sample, &op));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -352,6 +380,19 @@ static int run_layer(struct forward *f, int32_t layer)
     return error;
 }
 
+// A replayed step announces only itself, but for every stage_every-th.
+bool forward_tells_stages(const struct forward *f, int64_t step, bool decodes)
+{
+    int32_t every = f->options.stage_every;
+    return f->options.observer && (!f->options.backend->asynchronous || !decodes || (every > 0 && step % every == 0));
+}
+
+// One row of each sequence, all leaving logits.
+static bool batch_decodes(const struct batch *batch)
+{
+    return batch->all.n == batch->n_seqs && batch->last.n == batch->n_seqs;
+}
+
 int forward_begin(struct forward *f, const struct batch *batch, const struct work *work)
 {
     assert(batch->all.n <= f->options.max_rows && batch->last.n <= f->options.max_logit_rows);
@@ -360,15 +401,20 @@ int forward_begin(struct forward *f, const struct batch *batch, const struct wor
     f->rows = &batch->all;
     f->x = f->x_all;
     f->memory = f->memory_all;
-    int error = f->options.observer ? forward_price(f) : 0;
+    f->staged = forward_tells_stages(f, batch->step, batch_decodes(batch));
+    f->replayed = false;
+    f->n_on_device = 0;
+    int error = f->staged ? forward_price(f) : 0;
     return error ? error : f->options.backend->begin_step(f->options.context, batch);
 }
 
-int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
+static int run_pass(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     const struct plan *plan = f->options.plan;
     int32_t n_layers = plan->shape.n_layers, first_cross = plan_first_cross_layer(plan);
-    int error = embed(f);
+    bool marked = f->staged && f->options.backend->asynchronous && !f->replayed;
+    int error = marked ? f->options.backend->mark(f->options.context, 0) : 0;
+    error = error ? error : embed(f);
     for (int32_t l = 0; l < first_cross && !error; l++) {
         error = run_layer(f, l);
     }
@@ -383,11 +429,49 @@ int forward_run(struct forward *f, const struct sampling *sampling, int32_t *tok
     return error ? error : sample(f, sampling, token);
 }
 
+int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
+{
+    const struct backend *backend = f->options.backend;
+    if (!backend->asynchronous || !batch_decodes(f->batch)) {
+        return run_pass(f, sampling, token);
+    }
+    struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};
+    int found = backend->replay(f->options.context, &op, f->staged);
+    if (found < 0) {
+        return found;
+    }
+    if (found) {
+        f->replayed = true;
+        return f->staged ? run_pass(f, sampling, token) : 0;
+    }
+    int recording = backend->record_begin(f->options.context, f->staged);
+    if (recording < 0) {
+        return recording;
+    }
+    int error = run_pass(f, sampling, token);
+    return recording ? backend->record_end(f->options.context, error) : error;
+}
+
+// What the marks say of the stages of a pass that has ended.
+static int tell_device_stages(struct forward *f)
+{
+    const struct observer *observer = f->options.observer;
+    int error = f->options.backend->marks(f->options.context, f->mark_ns, f->n_on_device + 1);
+    for (int32_t i = 0; i < f->n_on_device && !error; i++) {
+        f->on_device[i].begin_ns = f->mark_ns[i];
+        f->on_device[i].end_ns = f->mark_ns[i + 1];
+    }
+    if (!error && observer->device_stages) {
+        observer->device_stages(observer->user, f->on_device, f->n_on_device);
+    }
+    return error;
+}
+
 int forward_end(struct forward *f)
 {
     int error = f->options.backend->end_step(f->options.context);
     f->work = NULL;
-    return error;
+    return error || f->n_on_device == 0 ? error : tell_device_stages(f);
 }
 
 const float *forward_logits(const struct forward *f)

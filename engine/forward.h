@@ -19,11 +19,16 @@ struct forward_options {
     const struct kv_cache *cache;
     const struct observer *observer;          // NULL: none
     int32_t max_rows, max_logit_rows, max_context;
+    int32_t stage_every;                      // asynchronous backends: stages of one decode step in so many are told; 0: none
 };
 
 // -EINVAL for a plan that the engine cannot run, -ENOMEM with what was asked for. *out is NULL on failure.
 int forward_open(struct forward **out, const struct forward_options *options);
 void forward_close(struct forward *forward);    // NULL-safe
+
+// Whether the observer is told the stages of step `step`: always, but for steps that decode (one row of each sequence, all
+// leaving logits) on an asynchronous backend.
+bool forward_tells_stages(const struct forward *forward, int64_t step, bool decodes);
 
 // Host work before a pass: hands the batch to the backend, and prices its stages if there is an observer. work [n_seqs]
 // describes the same batch. Both are borrowed until forward_end.

@@ -117,6 +117,8 @@ void forward_close(struct forward *f)
     }
     free(f->selections);
     free(f->costs);
+    free(f->on_device);
+    free(f->mark_ns);
     free(f);
 }
 

@@ -150,6 +150,42 @@ void kv_cache_close(struct kv_cache *cache)
     free(cache);
 }
 
+// Runs of pages that lie side by side at both ends go in one copy.
+static int copy_pages(struct kv_cache *cache, void *data, int64_t stride, const int32_t *from, const int32_t *to, int32_t n)
+{
+    int error = 0;
+    for (int32_t first = 0, end; first < n && !error; first = end) {
+        for (end = first + 1; end < n && from[end] == from[end - 1] + 1 && to[end] == to[end - 1] + 1; end++) {
+        }
+        error = cache->backend->copy(cache->context, (char *)data + to[first] * stride, (char *)data + from[first] * stride,
+                                     (end - first) * stride);
+    }
+    return error;
+}
+
+int kv_cache_copy(struct kv_cache *cache, const int32_t *from, const int32_t *to, int32_t n_pages, int32_t from_slot,
+                  int32_t to_slot)
+{
+    const struct plan *plan = cache->plan;
+    int error = 0;
+    for (int32_t layer = 0; layer < plan->shape.n_layers && !error; layer++) {
+        const struct layer_cache *c = &cache->layers[layer];
+        if (c->ring) {
+            error = copy_pages(cache, c->ring, make_view(plan, NULL, true).page_stride, &from_slot, &to_slot, 1);
+        }
+        if (!error && c->pages) {
+            error = copy_pages(cache, c->pages, make_view(plan, NULL, false).page_stride, from, to, n_pages);
+        }
+        if (!error && c->index) {
+            error = copy_pages(cache, c->index, make_index(plan, NULL).page_stride, from, to, n_pages);
+        }
+        if (!error && c->bounds) {
+            error = copy_pages(cache, c->bounds, make_bounds(plan, NULL).page_stride, from, to, n_pages);
+        }
+    }
+    return error;
+}
+
 struct kv_view kv_cache_ring(const struct kv_cache *cache, int32_t layer)
 {
     assert(cache->layers[layer].ring);

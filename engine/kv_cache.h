@@ -19,4 +19,8 @@ struct kv_view kv_cache_pages(const struct kv_cache *cache, int32_t kv_from);   
 struct index_view kv_cache_index(const struct kv_cache *cache, int32_t layer);   // of a layer that runs an indexer
 struct bound_view kv_cache_bounds(const struct kv_cache *cache, int32_t layer);  // data == NULL unless PAGE_BOUND
 
+// Copies all layers' pages from[i] to to[i] and the window rings of one slot to another's.
+int kv_cache_copy(struct kv_cache *cache, const int32_t *from, const int32_t *to, int32_t n_pages, int32_t from_slot,
+                  int32_t to_slot);
+
 int64_t kv_cache_bytes(const struct kv_cache *cache);    // allocated

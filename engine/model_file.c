@@ -12,12 +12,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/cpu/thread_pool.h"
 #include "engine/input_file.h"
 #include "engine/model_random.h"
 #include "engine/safetensors.h"
 #include "engine/status.h"
 
 enum { MAX_JSON_BYTES = 64 << 20, TENSOR_ALIGNMENT = 64 };
+enum { FILL_PIECE = 1 << 20 };    // elements of a random tensor that one thread draws: a millisecond or two
 
 struct mapping {
     void *data;
@@ -331,8 +333,28 @@ static int draw_tensor(struct model_file *file, const struct model_tensor *tenso
     return 0;
 }
 
+// A large tensor is drawn in pieces by all processors: any piece has the same bits whoever draws it.
+struct fill {
+    const struct model_file *file;
+    const struct entry *entry;
+    const struct model_tensor *tensor;
+};
+
+static void fill_piece(void *user, int32_t piece, int32_t thread)
+{
+    const struct fill *fill = user;
+    const struct model_file_tensor *tensor = &fill->entry->tensor;
+    int64_t first = (int64_t)piece * FILL_PIECE, n = (int64_t)tensor->n_rows * tensor->n_cols - first;
+    (void)thread;
+    model_random_fill((char *)fill->entry->owned + first * dtype_bytes(tensor->dtype), fill->tensor, tensor->dtype,
+                      fill->file->seed, first, n < FILL_PIECE ? n : FILL_PIECE);
+}
+
 static int fill_entry(struct model_file *file, struct entry *entry, const struct model_tensor *tensor)
 {
+    struct thread_pool *pool = NULL;
+    int64_t n = (int64_t)tensor->n_rows * tensor->n_cols;
+    struct fill fill = {file, entry, tensor};
     // Rounded up: aligned_alloc wants whole multiples, and vector loads may run over the end of the last row.
     size_t bytes = ((size_t)entry->tensor.bytes + TENSOR_ALIGNMENT - 1) / TENSOR_ALIGNMENT * TENSOR_ALIGNMENT;
     entry->owned = aligned_alloc(TENSOR_ALIGNMENT, bytes);
@@ -340,8 +362,12 @@ static int fill_entry(struct model_file *file, struct entry *entry, const struct
         return status_fail(-ENOMEM, "out of memory: tensor %s needs %lld bytes", tensor->name,
                            (long long)entry->tensor.bytes);
     }
-    model_random_fill(entry->owned, tensor, entry->tensor.dtype, file->seed, 0,
-                      (int64_t)tensor->n_rows * tensor->n_cols);
+    int error = thread_pool_open(&pool, n > FILL_PIECE ? thread_pool_processors() : 1);
+    if (error) {
+        return error;
+    }
+    thread_pool_run(pool, fill_piece, &fill, (int32_t)((n + FILL_PIECE - 1) / FILL_PIECE));
+    thread_pool_close(pool);
     entry->tensor.data = entry->owned;
     return 0;
 }

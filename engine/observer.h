@@ -12,6 +12,7 @@ struct observed_step {
     int64_t step;
     enum phase phase;
     int32_t n_seqs, n_tokens, context_tokens;    // longest context, new rows included
+    int32_t n_outputs;                           // tokens that it draws
 };
 
 struct observed_stage {
@@ -19,6 +20,12 @@ struct observed_stage {
     int32_t layer;
     int32_t n_seqs, n_tokens, context_tokens;
     int64_t bytes, flops;
+};
+
+// A stage that ran on a device with a clock of its own; nanoseconds after the pass's first stage began.
+struct device_stage {
+    struct observed_stage stage;
+    int64_t begin_ns, end_ns;
 };
 
 struct observer {
@@ -29,6 +36,9 @@ struct observer {
     void (*layer_end)(void *user, int32_t layer);
     void (*stage_begin)(void *user, const struct observed_stage *stage);
     void (*stage_end)(void *user, const struct observed_stage *stage);
+    // The stages of a pass on an asynchronous device, in order, told once the pass has ended, instead of stage_begin and
+    // stage_end. Steps that are replayed whole tell none but every stage_every-th (engine.h).
+    void (*device_stages)(void *user, const struct device_stage *stages, int32_t n);
     // A request changed its state; the source and the time are the collector's to fill.
     void (*request)(void *user, const struct request_sample *request);
     void (*counter)(void *user, enum counter counter, double value);

@@ -203,6 +203,35 @@ static struct request *find_running(const struct scheduler *scheduler, int64_t i
     return NULL;
 }
 
+int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int32_t *from, int32_t *to)
+{
+    int32_t first = 0;
+    const struct request *original = scheduler->n_running > 0 ? find_running(scheduler, of, &first) : NULL;
+    if (!original || !decodes(original)) {
+        return status_fail(-EINVAL, "request %lld does not decode: it cannot be forked", (long long)of);
+    }
+    int32_t needed = kv_pages_for(scheduler->pages, original->cached_tokens), there = kv_pages_free(scheduler->pages);
+    if (scheduler->n_waiting > 0 || scheduler->n_running == scheduler->options.max_seqs || needed > there) {
+        return status_fail(-EAGAIN, "no room to fork request %lld: %d of %d sequences run, %d wait, %d pages are free and "
+                           "%d needed", (long long)of, scheduler->n_running, scheduler->options.max_seqs,
+                           scheduler->n_waiting, there, needed);
+    }
+    struct request *twin = malloc(sizeof *twin);
+    if (!twin) {
+        return status_fail(-ENOMEM, "no memory for another request");
+    }
+    *twin = *original;
+    twin->id = request;
+    int error = kv_pages_open_seq(scheduler->pages, &twin->slot);
+    error = error ? error : kv_pages_grow(scheduler->pages, twin->slot, twin->cached_tokens);
+    assert(!error);    // slots and pages were counted above
+    (void)error;
+    scheduler->running[scheduler->n_running++] = twin;
+    *from = original->slot;
+    *to = twin->slot;
+    return 0;
+}
+
 // Lets go of those that have nothing left to draw.
 static void retire(struct scheduler *scheduler, int64_t *finished, int32_t *n_finished)
 {

@@ -29,6 +29,11 @@ void scheduler_close(struct scheduler *scheduler);    // NULL-safe
 // A request waits from here on. -EINVAL if prompt + output can never fit into the pages that exist.
 int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens);
 
+// `request` joins the running `of`, which must be decoding, with as many tokens in a cache of its own and as many still
+// to draw: the caller copies what slot *from holds to slot *to. -EAGAIN if no slot or too few pages are free, or others
+// wait; -EINVAL if `of` does not decode.
+int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int32_t *from, int32_t *to);
+
 // Plans the next step: fills `out` [max_seqs], grows the page tables, and returns the number of sequences in it; 0 when
 // nothing waits or runs. Preempted requests are named in `preempted` [max_seqs]; their pages and slots are gone.
 int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64_t *preempted, int32_t *n_preempted);

@@ -49,6 +49,7 @@ void step_batch_clear(struct step_batch *batch, int64_t step)
 {
     batch->batch.step = step;
     batch->batch.n_seqs = 0;
+    batch->batch.context_bound = 1;
     batch->batch.seqs = batch->seqs;
     batch->batch.pages = batch->pages;
     batch->batch.all = rows_at(batch, 0, 0);
@@ -85,6 +86,9 @@ void step_batch_add(struct step_batch *batch, int32_t slot, int32_t context_toke
         }
         add_row(batch, 0, b->all.n, tokens[i], context_tokens + i, b->all.n);
         b->all.n++;
+    }
+    if (context_tokens + n_rows > b->context_bound) {
+        b->context_bound = context_tokens + n_rows;
     }
     b->n_seqs++;
 }

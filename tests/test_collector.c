@@ -86,7 +86,7 @@ static void test_step(void)
     struct request_sample request = {.source = 99, .request = 4, .state = REQUEST_SUBMITTED, .prompt_tokens = 7, .step = -1};
     observer->request(observer->user, &request);
     CHECK(strcmp(heard.order, "or") == 0);    // outside a step: at once
-    struct observed_step step = {11, PHASE_DECODE, 2, 3, 40};
+    struct observed_step step = {11, PHASE_DECODE, 2, 3, 40, 2};
     struct observed_stage ffn = {STAGE_FFN, 1, 2, 3, 40, 1000, 2000}, sample = {STAGE_SAMPLE, -1, 2, 2, 40, 10, 20};
     int64_t before_ns = collector_now_ns();
     observer->step_begin(observer->user, &step);
@@ -118,7 +118,7 @@ static void test_step(void)
           heard.requests[1].time_ns <= second->begin_ns && heard.requests[1].prompt_tokens == 7);
     CHECK(heard.counters[0].counter == COUNTER_BATCH && heard.counters[0].value == 2.5 && heard.counters[0].source == id);
 
-    // At close the rate of a window that was not full: the two rows that `sample` worked on.
+    // At close the rate of a window that was not full: the two tokens that the step drew.
     collector_close(collector);
     CHECK(strcmp(heard.order, "orsrscSc") == 0 && heard.counters[1].counter == COUNTER_TOKENS_PER_S);
     double seconds = (double)(heard.counters[1].time_ns - whole->begin_ns) * 1e-9;
@@ -135,7 +135,7 @@ static void test_pending(void)
     const struct observer *observer = collector_observer(collector);
     struct sample_source source = {.method = "dense"};
     int32_t first = collector_set_source(collector, &source);
-    struct observed_step step = {0, PHASE_PREFILL, 1, 5, 5};
+    struct observed_step step = {0, PHASE_PREFILL, 1, 5, 5, 0};
     struct observed_stage stage = {STAGE_QKV, 0, 1, 5, 5, 1, 1};
     observer->step_begin(observer->user, &step);
     for (int i = 0; i < 5000; i++) {
@@ -172,7 +172,7 @@ static void test_rate(void)
     const struct observer *observer = collector_observer(collector);
     struct sample_source source = {.method = "dense"};
     collector_set_source(collector, &source);
-    struct observed_step step = {0, PHASE_DECODE, 4, 4, 5};
+    struct observed_step step = {0, PHASE_DECODE, 4, 4, 5, 4};
     struct observed_stage stage = {STAGE_SAMPLE, -1, 4, 4, 5, 1, 1};
     int64_t tokens = 0, begin_ns = 0;
     while (heard.n_counters == 0) {
@@ -190,6 +190,34 @@ static void test_rate(void)
                   rate->value, seconds, (long long)tokens);
     collector_close(collector);
     CHECK(heard.n_counters == 1);    // the next window had no tokens
+}
+
+// Stages with a device's own times: whole, in order, inside the step, the last ending when the pass was seen to end.
+static void test_device_stages(void)
+{
+    struct heard heard;
+    struct sample_sink sink = hearing(&heard);
+    struct collector *collector;
+    CHECK(collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink) == 0);
+    const struct observer *observer = collector_observer(collector);
+    struct sample_source source = {.method = "clsa"};
+    int32_t id = collector_set_source(collector, &source);
+    struct observed_step step = {5, PHASE_DECODE, 1, 1, 9, 1};
+    struct device_stage stages[2] = {{{STAGE_QKV, 3, 1, 1, 9, 100, 200}, 0, 40000}, {{STAGE_FFN, 3, 1, 1, 9, 300, 400}, 41000, 90000}};
+    observer->step_begin(observer->user, &step);
+    wait_ns(200000);
+    int64_t before_ns = collector_now_ns();
+    observer->device_stages(observer->user, stages, 2);
+    int64_t after_ns = collector_now_ns();
+    observer->step_end(observer->user, &step);
+    CHECK_MESSAGE(strcmp(heard.order, "ossS") == 0, "order: %s", heard.order);
+    const struct stage_sample *first = &heard.stages[0], *second = &heard.stages[1];
+    int64_t end_ns = second->begin_ns + second->duration_ns;
+    CHECK(first->source == id && first->step == 5 && first->stage == STAGE_QKV && first->layer == 3 && first->bytes == 100 &&
+          first->flops == 200 && first->duration_ns == 40000);
+    CHECK(second->stage == STAGE_FFN && second->duration_ns == 49000 && second->begin_ns - first->begin_ns == 41000);
+    CHECK(before_ns <= end_ns && end_ns <= after_ns && heard.steps[0].begin_ns <= first->begin_ns);
+    collector_close(collector);
 }
 
 static void test_fanout(void)
@@ -232,6 +260,7 @@ int main(void)
     test_step();
     test_pending();
     test_rate();
+    test_device_stages();
     test_fanout();
     test_clock();
     return check_end();

@@ -259,8 +259,9 @@ static void check_observer(const char *method)
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
     struct witness w = {.plan = &plan, .n_prompt = 23, .layer = -1};
-    struct observer observer = {&w,          step_begin, step_end, layer_begin, layer_end,
-                                stage_begin, stage_end,  request,  counter};
+    struct observer observer = {.user = &w, .step_begin = step_begin, .step_end = step_end, .layer_begin = layer_begin,
+                                .layer_end = layer_end, .stage_begin = stage_begin, .stage_end = stage_end,
+                                .request = request, .counter = counter};
     struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
                                      .max_step_tokens = 9, .observer = &observer};
     struct answer answer = {.n_prompt = 23, .wanted = 5};

@@ -16,7 +16,7 @@ struct bag {
 struct source_bags {
     struct bag stages[PHASE_COUNT][STAGE_COUNT];
     struct bag steps[PHASE_COUNT];
-    int64_t gaps_ns[PHASE_COUNT], overlap_ns[PHASE_COUNT], n_tokens[PHASE_COUNT];
+    int64_t staged_count[PHASE_COUNT], staged_ns[PHASE_COUNT], gaps_ns[PHASE_COUNT], overlap_ns[PHASE_COUNT], n_tokens[PHASE_COUNT];
 };
 
 struct trace_summary {
@@ -187,9 +187,13 @@ static void on_step(void *user, const struct step_sample *step)
         bag->flops = plus(bag->flops, sample->flops);
         sum_ns = plus(sum_ns, sample->duration_ns);
     }
-    int64_t covered = n > 0 ? covered_ns(summary->pending, n, step) : 0;
-    bags->gaps_ns[step->phase] = plus(bags->gaps_ns[step->phase], step->duration_ns - covered);
-    bags->overlap_ns[step->phase] = plus(bags->overlap_ns[step->phase], sum_ns - covered);
+    if (n > 0) {
+        int64_t covered = covered_ns(summary->pending, n, step);
+        bags->staged_count[step->phase]++;
+        bags->staged_ns[step->phase] = plus(bags->staged_ns[step->phase], step->duration_ns);
+        bags->gaps_ns[step->phase] = plus(bags->gaps_ns[step->phase], step->duration_ns - covered);
+        bags->overlap_ns[step->phase] = plus(bags->overlap_ns[step->phase], sum_ns - covered);
+    }
     bags->n_tokens[step->phase] = plus(bags->n_tokens[step->phase], step->n_tokens);
     summary->error = error;
 }
@@ -234,7 +238,7 @@ static void add_rows(struct trace_summary *summary, int32_t index, enum phase ph
         struct summary_step *row = &summary->step_rows[summary->n_step_rows++];
         *row = (struct summary_step){
             .source = id, .phase = phase, .count = steps->n, .total_ns = steps->total_ns,
-            .gaps_ns = bags->gaps_ns[phase], .overlap_ns = bags->overlap_ns[phase], .n_tokens = bags->n_tokens[phase],
+            .staged_count = bags->staged_count[phase], .staged_ns = bags->staged_ns[phase], .gaps_ns = bags->gaps_ns[phase], .overlap_ns = bags->overlap_ns[phase], .n_tokens = bags->n_tokens[phase],
         };
         quantiles(steps, &row->median_ns, &row->p95_ns);
     }

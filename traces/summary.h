@@ -2,8 +2,8 @@
 //
 // A sink, so that a running engine and a trace file are summarised by the same code. Medians and 95th percentiles are
 // exact: every duration is kept (8 bytes a sample), rows are made on demand. For every (source, phase) the rows add up:
-// sum of total_ns of its stages + gaps_ns - overlap_ns = total_ns of its steps. Stages whose step never came (a run that
-// was cut) are left out of all rows and counted. No I/O, no clock.
+// sum of total_ns of its stages + gaps_ns - overlap_ns = staged_ns, the time of those of its steps that told their stages.
+// Stages whose step never came (a run that was cut) are left out of all rows and counted. No I/O, no clock.
 #pragma once
 
 #include "engine/sample.h"
@@ -24,7 +24,9 @@ struct summary_step {
     enum phase phase;
     int64_t count;
     int64_t total_ns, median_ns, p95_ns;
-    int64_t gaps_ns;            // inside a step, in no stage
+    int64_t staged_count;       // steps that told their stages: all of them, but where a GPU replays steps whole
+    int64_t staged_ns;
+    int64_t gaps_ns;            // inside those, in no stage
     int64_t overlap_ns;         // counted more than once because stages ran at the same time, or outside their step
     int64_t n_tokens;           // rows, summed over steps
 };

@@ -1,8 +1,7 @@
-// engine/cuda/backend_cuda.c - the CUDA backend's life, memory and steps, and its table, which the plug-in exports.
+// engine/cuda/backend_cuda.c - the CUDA backend's life and memory, and its table, which the plug-in exports.
 //
-// One context is one device, one stream. Everything that a step needs is taken when the context opens, but for the
-// mirror of the batch's arrays, which grows to the longest context seen. What is missing (driver, device, cuBLASLt) is
-// said in words; only cuBLASLt can be done without.
+// One context is one device, one stream. Everything that a step needs is taken when the context opens. What is missing
+// (driver, device, cuBLASLt) is said in words; only cuBLASLt can be done without.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,11 +21,6 @@ int cuda_status(cudaError_t error, const char *what)
     return error == cudaSuccess ? 0 : status_fail(-EIO, "%s: %s", what, cudaGetErrorString(error));
 }
 
-int cuda_settle(struct backend_context *c, int error)
-{
-    return error || c->async ? error : cuda_status(cudaStreamSynchronize(c->stream), "operator");
-}
-
 static void close_context(struct backend_context *c)
 {
     if (!c) {
@@ -41,9 +35,10 @@ static void close_context(struct backend_context *c)
     }
     free(c->weights);
     gemm_close(c->gemm);
+    cuda_step_close(c);
     cudaFreeHost(c->mirror_host);
-    cudaFreeHost(c->tokens_host);
-    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->attention, c->nan_row, c->tokens};
+    cudaFreeHost(c->results_host.nan_row);
+    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->attention, c->results.nan_row};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) {
         cudaFree(device[i]);
     }
@@ -96,7 +91,7 @@ static int check_plan(const struct plan *plan)
     return 0;
 }
 
-static int take(void **out, int64_t bytes, const char *what)
+int cuda_take(void **out, int64_t bytes, const char *what)
 {
     cudaError_t error = cudaMalloc(out, (size_t)(bytes > 0 ? bytes : 1));
     if (error != cudaSuccess) {
@@ -120,14 +115,16 @@ static int take_scratch(struct backend_context *c)
         int64_t bytes = attention_workspace_bytes(c->max_rows, shape->n_heads, shape->n_kv_heads, shape->head_dim, s);
         workspace = bytes > workspace ? bytes : workspace;
     }
-    int error = take(&c->normed, rows * shape->hidden * 2, "scratch");
-    error = error ? error : take(&c->inner, rows * shape->ffn * 2, "scratch");
-    error = error ? error : take(&c->inner_up, rows * shape->ffn * 2, "scratch");
-    error = error ? error : take(&c->attention, workspace, "attention workspace");
-    error = error ? error : take((void **)&c->nan_row, sizeof *c->nan_row, "scratch");
-    error = error ? error : take((void **)&c->tokens, rows * (int64_t)sizeof *c->tokens, "scratch");
-    error = error ? error : cuda_status(cudaMemset(c->nan_row, 0, sizeof *c->nan_row), "scratch");
-    error = error ? error : cuda_status(cudaMallocHost((void **)&c->tokens_host, (size_t)(rows + 1) * sizeof *c->tokens), "pinned memory");
+    int error = cuda_take(&c->normed, rows * shape->hidden * 2, "scratch");
+    error = error ? error : cuda_take(&c->inner, rows * shape->ffn * 2, "scratch");
+    error = error ? error : cuda_take(&c->inner_up, rows * shape->ffn * 2, "scratch");
+    error = error ? error : cuda_take(&c->attention, workspace, "attention workspace");
+    int64_t results = (shape->n_layers + rows) * (int64_t)sizeof(int32_t);
+    error = error ? error : cuda_take((void **)&c->results.nan_row, results, "scratch");
+    error = error ? error : cuda_status(cudaMemset(c->results.nan_row, 0, (size_t)results), "scratch");
+    error = error ? error : cuda_status(cudaMallocHost((void **)&c->results_host.nan_row, (size_t)results), "pinned memory");
+    c->results.token = c->results.nan_row + shape->n_layers;
+    c->results_host.token = c->results_host.nan_row + shape->n_layers;
     c->logits_host = malloc((size_t)shape->vocab * sizeof *c->logits_host);
     return error || c->logits_host ? error : status_fail(-ENOMEM, "no memory for a row of logits");
 }
@@ -142,7 +139,6 @@ static int open_context(struct backend_context **out, const struct backend_optio
     }
     c->plan = options->plan;
     c->max_rows = options->max_rows;
-    c->async = getenv("CLSA_CUDA_ASYNC") != NULL;
     error = choose_device(c, options->device);
     error = error ? error : cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
     error = error ? error : take_scratch(c);
@@ -151,7 +147,7 @@ static int open_context(struct backend_context **out, const struct backend_optio
         return error;
     }
     c->gemm = gemm_open();
-    snprintf(c->variant, sizeof c->variant, "sm_90a, %s%s", c->gemm ? "cuBLASLt" : "no cuBLASLt", c->async ? ", async" : "");
+    snprintf(c->variant, sizeof c->variant, "sm_90a, %s", c->gemm ? "cuBLASLt" : "no cuBLASLt");
     *out = c;
     return 0;
 }
@@ -166,7 +162,7 @@ static int alloc(struct backend_context *c, void **out, int64_t bytes)
 {
     int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
     *out = NULL;
-    error = error ? error : take(out, bytes, "memory");
+    error = error ? error : cuda_take(out, bytes, "memory");
     if (!error && bytes > 0) {
         error = cuda_status(cudaMemsetAsync(*out, 0, (size_t)bytes, c->stream), "clearing memory");
         error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "clearing memory");
@@ -202,6 +198,21 @@ static int upload(struct backend_context *c, void *to, const void *host, int64_t
 static int download(struct backend_context *c, void *host, const void *from, int64_t bytes)
 {
     return copy(c, host, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+static int copy_within(struct backend_context *c, void *to, const void *from, int64_t bytes)
+{
+    return copy(c, to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
+static int memory(struct backend_context *c, int64_t *free_bytes, int64_t *total_bytes)
+{
+    size_t left = 0, all = 0;
+    int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
+    error = error ? error : cuda_status(cudaMemGetInfo(&left, &all), "memory");
+    *free_bytes = (int64_t)left;
+    *total_bytes = (int64_t)all;
+    return error;
 }
 
 static int keep_weight(struct backend_context *c, void *data)
@@ -254,77 +265,11 @@ static int weight_load(struct backend_context *c, struct matrix *out, const stru
     return error;
 }
 
-// Appends n integers to the host side of the mirror; returns where they will lie on the device.
-static int32_t *reflect(struct backend_context *c, int64_t *at, const int32_t *from, int64_t n)
-{
-    int32_t *device = c->mirror_device + *at;
-    memcpy(c->mirror_host + *at, from, (size_t)n * sizeof *from);
-    *at += n;
-    return device;
-}
-
-static int grow_mirror(struct backend_context *c, int64_t wanted)
-{
-    if (wanted <= c->mirror_capacity) {
-        return 0;
-    }
-    cudaFree(c->mirror_device);
-    cudaFreeHost(c->mirror_host);
-    c->mirror_device = c->mirror_host = NULL;
-    c->mirror_capacity = 0;
-    int error = take((void **)&c->mirror_device, wanted * (int64_t)sizeof(int32_t), "page tables");
-    error = error ? error : cuda_status(cudaMallocHost((void **)&c->mirror_host, (size_t)wanted * sizeof(int32_t)), "pinned memory");
-    c->mirror_capacity = error ? 0 : wanted;
-    return error;
-}
-
-static int begin_step(struct backend_context *c, const struct batch *batch)
-{
-    int64_t n = batch->all.n, last = batch->last.n, seqs = batch->n_seqs, at = 0;
-    int64_t pages = seqs * batch->max_pages, wanted = 3 * n + 3 * last + pages + 4 * seqs;
-    int error = cuda_status(cudaSetDevice(c->device), "choosing the device");
-    error = error ? error : grow_mirror(c, wanted);
-    if (error) {
-        return error;
-    }
-    c->batch = batch;
-    c->mirror.token = reflect(c, &at, batch->all.token, n);
-    c->mirror.seq = reflect(c, &at, batch->all.seq, n);
-    c->mirror.position = reflect(c, &at, batch->all.position, n);
-    c->mirror.last_seq = reflect(c, &at, batch->last.seq, last);
-    c->mirror.last_position = reflect(c, &at, batch->last.position, last);
-    c->mirror.last_source = reflect(c, &at, batch->last.source, last);
-    c->mirror.pages = reflect(c, &at, batch->pages, pages);
-    int32_t **const of_seq[] = {&c->mirror.slot, &c->mirror.first_row, &c->mirror.context, &c->mirror.n_rows};
-    for (int i = 0; i < 4; i++) {
-        *of_seq[i] = c->mirror_device + at + i * seqs;
-    }
-    for (int64_t s = 0; s < seqs; s++) {
-        const struct batch_seq *seq = &batch->seqs[s];
-        c->mirror_host[at + s] = seq->slot;
-        c->mirror_host[at + seqs + s] = seq->first_row;
-        c->mirror_host[at + 2 * seqs + s] = seq->context_tokens;
-        c->mirror_host[at + 3 * seqs + s] = seq->n_rows;
-    }
-    error = cuda_status(cudaMemcpyAsync(c->mirror_device, c->mirror_host, (size_t)wanted * sizeof(int32_t), cudaMemcpyHostToDevice,
-                                        c->stream), "batch");
-    return error ? error : cuda_status(cudaMemsetAsync(c->nan_row, 0, sizeof *c->nan_row, c->stream), "batch");
-}
-
-static int end_step(struct backend_context *c)
-{
-    int error = cuda_status(cudaMemcpyAsync(c->tokens_host, c->nan_row, sizeof *c->nan_row, cudaMemcpyDeviceToHost, c->stream), "step");
-    error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "step");
-    c->batch = NULL;
-    return error || c->tokens_host[0] == 0
-               ? error
-               : status_fail(-EDOM, "row %d: an index score is not a number", c->tokens_host[0] - 1);
-}
-
 static const struct backend table = {
     .abi = BACKEND_ABI,
     .name = "cuda",
     .activation_bytes = 2,
+    .asynchronous = true,
     .open = open_context,
     .close = close_context,
     .describe = describe,
@@ -332,9 +277,11 @@ static const struct backend table = {
     .free = release,
     .upload = upload,
     .download = download,
+    .copy = copy_within,
+    .memory = memory,
     .weight_load = weight_load,
-    .begin_step = begin_step,
-    .end_step = end_step,
+    .begin_step = cuda_begin_step,
+    .end_step = cuda_end_step,
     .embed = cuda_embed,
     .take_rows = cuda_take_rows,
     .qkv = cuda_qkv,
@@ -349,6 +296,11 @@ static const struct backend table = {
     .ffn = cuda_ffn,
     .head = cuda_head,
     .sample = cuda_sample,
+    .mark = cuda_mark,
+    .marks = cuda_marks,
+    .replay = cuda_replay,
+    .record_begin = cuda_record_begin,
+    .record_end = cuda_record_end,
 };
 
 const struct backend *clsa_cuda_backend(void)

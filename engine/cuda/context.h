@@ -1,9 +1,8 @@
 // engine/cuda/context.h - what the files of the CUDA backend share: its context, and the dense products.
 //
-// backend_cuda.c holds life, memory and steps, operators.c the operators, gemm.c products through cuBLASLt. All work of a
-// context runs on one stream. Unless CLSA_CUDA_ASYNC is set, each operator is waited for, so that the time between its
-// call and its return is its own and stages can be told apart; then the host adds a few microseconds to each. Weights are
-// bf16 on the device, vectors f32; activations are bf16. Not a public header.
+// backend_cuda.c holds life and memory, step.c what happens around the operators of a step, operators.c the operators,
+// gemm.c products through cuBLASLt. All work of a context runs on one stream, in order; only end_step and the copies wait
+// for it. Weights are bf16 on the device, vectors f32; activations are bf16. Not a public header.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,30 +20,64 @@ struct mirror {
     int32_t *slot, *first_row, *context, *n_rows;          // [n_seqs]
 };
 
+// What a step leaves for the host, one block so that one copy brings it.
+struct results {
+    int32_t *nan_row;                   // [n_layers] the highest row + 1 with a NaN among its index scores
+    int32_t *token;                     // [max_rows] drawn greedily; -1: a logit is not a number
+};
+
+// A recorded step that decodes.
+struct recording {
+    int32_t n_seqs, context_bound;      // its shape
+    cudaGraphExec_t exec[2];            // owned; without marks, with them. NULL: not recorded yet
+    int64_t used;                       // when last, in steps
+};
+
+enum { MAX_RECORDINGS = 64 };           // shapes kept; a service whose batch shrinks one by one stays within them
+
 struct backend_context {
     const struct plan *plan;            // borrowed
     int32_t device, max_rows;
-    bool async;
     char name[128], variant[64];
     cudaStream_t stream;
     struct gemm *gemm;                  // owned; NULL where cuBLASLt is not
-    const struct batch *batch;          // borrowed during a step
-    struct mirror mirror;               // into mirror_device
-    int32_t *mirror_host, *mirror_device;    // owned; host pinned
-    int64_t mirror_capacity;            // in int32_t
     void **weights;                     // [n_weights] owned
     int32_t n_weights, weight_capacity;
     void *normed, *inner, *inner_up;    // owned scratch: [max_rows][hidden], 2x [max_rows][ffn] bf16
     void *attention;                    // owned workspace
-    int32_t *nan_row, *tokens;          // owned; [1], [max_rows]
-    int32_t *tokens_host;               // owned, pinned: [max_rows + 1]
     float *logits_host;                 // owned: [vocab]
+
+    // The step in progress.
+    const struct batch *batch;          // borrowed
+    struct op_sample draw;              // what `sample` was asked for; token NULL: nothing
+    struct mirror mirror;               // into mirror_device
+    int32_t *mirror_host, *mirror_device;    // owned; host pinned
+    int64_t mirror_capacity;            // in int32_t
+    int64_t mirrored_pages;             // page numbers at the mirror's begin that the device has
+    struct results results, results_host;    // owned; on the host pinned
+
+    cudaEvent_t *marks;                 // [n_marks] owned
+    int32_t n_marks;
+    struct recording recordings[MAX_RECORDINGS];
+    int32_t n_recordings;
+    struct recording *open;             // the one that is being recorded
+    bool open_marked;
+    int64_t steps;
 };
 
 int cuda_status(cudaError_t error, const char *what);    // 0, or -EIO with what the driver says
 
-// Waits for the operator just launched, unless the context runs asynchronously. Passes an earlier error on.
-int cuda_settle(struct backend_context *context, int error);
+int cuda_take(void **out, int64_t bytes, const char *what);    // device memory; -ENOMEM with the sizes
+
+// step.c
+int cuda_begin_step(struct backend_context *, const struct batch *);
+int cuda_end_step(struct backend_context *);
+int cuda_mark(struct backend_context *, int32_t id);
+int cuda_marks(struct backend_context *, int64_t *ns, int32_t n);
+int cuda_replay(struct backend_context *, const struct op_sample *, bool marked);
+int cuda_record_begin(struct backend_context *, bool marked);
+int cuda_record_end(struct backend_context *, int error);
+void cuda_step_close(struct backend_context *);    // what the functions above took
 
 // NULL where cuBLASLt cannot be loaded.
 struct gemm *gemm_open(void);

@@ -30,7 +30,8 @@ if(CLSA_CUDA AND CLSA_NVCC AND NOT CLSA_SANITIZE)
     file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/engine/cuda/*.c)
     nvcc_objects(CUDA_OBJECTS ${CUDA_KERNELS})
     # What it needs of the engine it has itself; the program exports its own, so that both speak of one error text.
-    add_library(clsa_cuda SHARED ${CUDA_SOURCES} ${CUDA_OBJECTS} engine/status.c engine/dtype.c engine/sampler.c)
+    add_library(clsa_cuda SHARED ${CUDA_SOURCES} ${CUDA_OBJECTS} engine/status.c engine/dtype.c engine/sampler.c
+        engine/plan.c engine/plan_check.c)
     set_target_properties(clsa PROPERTIES ENABLE_EXPORTS ON BUILD_RPATH "\$ORIGIN")
     set(CMAKE_BUILD_RPATH "\$ORIGIN")    # tests, too, look for it beside themselves
     add_dependencies(clsa clsa_cuda)

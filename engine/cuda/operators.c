@@ -5,10 +5,8 @@
 // kernel: right, but not yet fast.
 #include <errno.h>
 #include <math.h>
-#include <string.h>
 
 #include "engine/cuda/context.h"
-#include "engine/sampler.h"
 #include "engine/status.h"
 
 enum { SKINNY_ROWS = 8 };    // up to here our own kernels were level with cuBLASLt on an H200
@@ -44,15 +42,6 @@ static struct gpu_rows rows_of(const struct backend_context *c, const struct row
 static const int32_t *position_of(const struct backend_context *c, const int32_t *position)
 {
     return position == c->batch->last.position ? c->mirror.last_position : c->mirror.position;
-}
-
-static int32_t longest(const struct rows *rows, int32_t first, int32_t n)
-{
-    int32_t most = 0;
-    for (int32_t r = first; r < first + n; r++) {
-        most = rows->position[r] + 1 > most ? rows->position[r] + 1 : most;
-    }
-    return most;
 }
 
 // One or more products of the same input.
@@ -93,7 +82,7 @@ int cuda_embed(struct backend_context *c, const struct batch *batch, const struc
 {
     const struct model_shape *shape = &c->plan->shape;
     float scale = shape->backbone == BACKBONE_YOCO ? sqrtf((float)shape->hidden) : 1.0f;
-    return cuda_settle(c, embed_launch(x, weights_of(table), c->mirror.token, batch->all.n, shape->hidden, scale, c->stream));
+    return embed_launch(x, weights_of(table), c->mirror.token, batch->all.n, shape->hidden, scale, c->stream);
 }
 
 int cuda_take_rows(struct backend_context *c, const struct batch *batch, void *out, const void *in, int64_t row_bytes)
@@ -101,7 +90,7 @@ int cuda_take_rows(struct backend_context *c, const struct batch *batch, void *o
     if (row_bytes % 4 != 0) {
         return status_fail(-ENOTSUP, "rows of %lld bytes; a multiple of 4", (long long)row_bytes);
     }
-    return cuda_settle(c, take_rows_launch(out, in, c->mirror.last_source, batch->last.n, row_bytes, c->stream));
+    return take_rows_launch(out, in, c->mirror.last_source, batch->last.n, row_bytes, c->stream);
 }
 
 static int finish_heads(struct backend_context *c, const struct op_qkv *op, void *x, int32_t n_heads, const struct matrix *norm)
@@ -135,7 +124,7 @@ int cuda_qkv(struct backend_context *c, const struct batch *batch, const struct 
     if (!error && present(op->k)) {
         error = finish_heads(c, op, op->k_out, c->plan->shape.n_kv_heads, op->k_norm);
     }
-    return cuda_settle(c, error);
+    return error;
 }
 
 static struct attention_params attention_params(const struct backend_context *c)
@@ -157,7 +146,7 @@ int cuda_window_attention(struct backend_context *c, const struct batch *batch, 
     p.view = op->ring;
     p.window_tokens = c->plan->shape.window_tokens;
     p.out = op->out;
-    return cuda_settle(c, attention_launch(&p, c->stream));
+    return attention_launch(&p, c->stream);
 }
 
 int cuda_attention(struct backend_context *c, const struct batch *batch, const struct op_attention *op)
@@ -173,7 +162,7 @@ int cuda_attention(struct backend_context *c, const struct batch *batch, const s
     }
     p.out = op->out;
     p.lse = op->lse;
-    return cuda_settle(c, attention_launch(&p, c->stream));
+    return attention_launch(&p, c->stream);
 }
 
 int cuda_kv_write(struct backend_context *c, const struct batch *batch, const struct op_kv_write *op)
@@ -182,13 +171,13 @@ int cuda_kv_write(struct backend_context *c, const struct batch *batch, const st
                                 .slot = c->mirror.slot, .first_row = c->mirror.first_row, .context = c->mirror.context,
                                 .n_rows = c->mirror.n_rows, .n_seqs = batch->n_seqs, .n_kv_heads = c->plan->shape.n_kv_heads,
                                 .head_dim = c->plan->shape.head_dim};
-    return cuda_settle(c, kv_write_launch(&p, c->stream));
+    return kv_write_launch(&p, c->stream);
 }
 
 int cuda_index_write(struct backend_context *c, const struct batch *batch, const struct op_index_write *op)
 {
     struct index_write_params p = {.rows = rows_of(c, &batch->all), .k = op->k, .view = op->view};
-    return cuda_settle(c, index_write_launch(&p, c->stream));
+    return index_write_launch(&p, c->stream);
 }
 
 int cuda_index_project(struct backend_context *c, const struct batch *batch, const struct op_index_project *op)
@@ -226,51 +215,40 @@ int cuda_index_project(struct backend_context *c, const struct batch *batch, con
             error = index_norm_launch(&norm, c->stream);
         }
     }
-    return cuda_settle(c, error);
+    return error;
 }
 
 int cuda_index_score(struct backend_context *c, const struct batch *batch, const struct op_index_score *op)
 {
-    (void)batch;
     const struct index_spec *index = &c->plan->index;
     const struct model_shape *shape = &c->plan->shape;
-    int32_t context = longest(op->rows, op->first, op->n);
     if (index->score == INDEX_PAGE_BOUND) {
         if (index->sets != shape->n_heads) {
             return status_fail(-ENOTSUP, "page bounds: %d sets of %d heads; one set per head", index->sets, shape->n_heads);
         }
         struct page_bound_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .q = op->q, .bounds = op->bounds,
                                       .n_heads = shape->n_heads, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                                      .max_context = context, .scores = op->scores, .stride = op->stride};
-        return cuda_settle(c, page_bound_launch(&p, c->stream));
+                                      .max_context = batch->context_bound, .scores = op->scores, .stride = op->stride};
+        return page_bound_launch(&p, c->stream);
     }
     struct index_score_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .q = op->q, .gate = op->gate,
                                    .keys = op->keys, .score = index->score, .heads = index->heads, .sets = index->sets,
-                                   .unit_tokens = index->unit_tokens, .pooling = index->pooling, .max_context = context,
+                                   .unit_tokens = index->unit_tokens, .pooling = index->pooling, .max_context = batch->context_bound,
                                    .scores = op->scores, .stride = op->stride};
-    return cuda_settle(c, index_score_launch(&p, c->stream));
+    return index_score_launch(&p, c->stream);
 }
 
-// A NaN among the scores is looked for at once where operators are waited for, else at the end of the step.
+// A NaN among the scores is told at the end of the step.
 int cuda_index_select(struct backend_context *c, const struct batch *batch, const struct op_index_select *op)
 {
-    (void)batch;
     const struct index_spec *index = &c->plan->index;
     int32_t budget = index->budget_tokens / index->unit_tokens;
     struct top_k_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .scores = op->scores, .stride = op->stride,
                              .sets = op->out.sets, .unit_tokens = op->out.unit_tokens,
                              .k = budget < op->out.stride ? budget : op->out.stride, .keep_local = index->keep_local_units,
-                             .keep_sink = index->keep_sink_units, .out = op->out, .nan_row = c->nan_row,
-                             .max_units = (longest(op->rows, op->first, op->n) - 1) / op->out.unit_tokens + 1};
-    int error = top_k_launch(&p, c->stream);
-    if (error || c->async) {
-        return error;
-    }
-    int32_t row = 0;
-    error = cuda_status(cudaMemcpyAsync(c->tokens_host, c->nan_row, sizeof row, cudaMemcpyDeviceToHost, c->stream), "index select");
-    error = cuda_settle(c, error);
-    row = error ? 0 : c->tokens_host[0];
-    return row ? status_fail(-EDOM, "position %d: an index score is not a number", op->rows->position[row - 1]) : error;
+                             .keep_sink = index->keep_sink_units, .out = op->out, .nan_row = c->results.nan_row + op->layer,
+                             .max_units = (batch->context_bound - 1) / op->out.unit_tokens + 1};
+    return top_k_launch(&p, c->stream);
 }
 
 int cuda_output(struct backend_context *c, const struct batch *batch, const struct op_output *op)
@@ -278,7 +256,7 @@ int cuda_output(struct backend_context *c, const struct batch *batch, const stru
     (void)batch;
     int error = op->n == 0 ? 0 : multiply(c, op->attention, op->n, (const struct matrix *[]){op->weight}, (void *[]){op->x}, 1,
                                           LINEAR_ADD_F32);
-    return cuda_settle(c, error);
+    return error;
 }
 
 int cuda_ffn(struct backend_context *c, const struct batch *batch, const struct op_ffn *op)
@@ -299,7 +277,7 @@ int cuda_ffn(struct backend_context *c, const struct batch *batch, const struct 
     if (!error) {
         error = multiply(c, c->inner, op->n, (const struct matrix *[]){op->down}, (void *[]){op->x}, 1, LINEAR_ADD_F32);
     }
-    return cuda_settle(c, error);
+    return error;
 }
 
 int cuda_head(struct backend_context *c, const struct batch *batch, const struct op_head *op)
@@ -309,28 +287,12 @@ int cuda_head(struct backend_context *c, const struct batch *batch, const struct
     if (!error && op->n > 0) {
         error = multiply(c, c->normed, op->n, (const struct matrix *[]){op->weight}, (void *[]){op->logits}, 1, LINEAR_STORE_F32);
     }
-    return cuda_settle(c, error);
+    return error;
 }
 
-// Greedy rows on the device; a row that draws has its logits brought to the host, where the sampler defines the draw.
+// Draws greedily; end_step brings the tokens, and draws by chance where that is asked for.
 int cuda_sample(struct backend_context *c, const struct batch *batch, const struct op_sample *op)
 {
-    int32_t n = batch->last.n, vocab = c->plan->shape.vocab;
-    int error = argmax_launch(c->tokens, op->logits, n, vocab, c->stream);
-    error = error || n == 0 ? error : cuda_status(cudaMemcpyAsync(c->tokens_host, c->tokens, (size_t)n * sizeof *c->tokens,
-                                                                  cudaMemcpyDeviceToHost, c->stream), "sample");
-    error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "sample");
-    for (int32_t r = 0; r < n && !error; r++) {
-        int32_t token = c->tokens_host[r];
-        if (token >= 0 && op->sampling[r].temperature > 0) {
-            error = cuda_status(cudaMemcpy(c->logits_host, op->logits + (int64_t)r * vocab, (size_t)vocab * sizeof(float),
-                                           cudaMemcpyDeviceToHost), "logits");
-            token = error ? 0 : sampler_draw(c->logits_host, vocab, &op->sampling[r], batch->last.position[r]);
-        }
-        if (!error && token < 0) {
-            error = status_fail(-EDOM, "position %d: a logit is not a number", batch->last.position[r]);
-        }
-        op->token[r] = token;
-    }
-    return error;
+    c->draw = *op;
+    return argmax_launch(c->results.token, op->logits, batch->last.n, c->plan->shape.vocab, c->stream);
 }
