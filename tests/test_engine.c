@@ -130,6 +130,46 @@ static void check_forced_and_end(void)
     model_file_close(model);
 }
 
+// A fork draws what its original draws, from a copy of its cache; without room or a decoding original there is none.
+static void check_fork(const char *method)
+{
+    struct plan plan = small_plan(method, 4);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_seqs = 3, .max_context = 64,
+                                     .max_step_tokens = 16};
+    struct answer original = {.n_prompt = 21, .wanted = MAX_OUTPUT};
+    int32_t drawn[3][MAX_OUTPUT] = {{0}}, n_drawn[3] = {0};
+    int32_t *tokens = fixture_tokens(original.n_prompt, shape.vocab);
+    struct engine_request request = {.prompt = tokens, .n_prompt = original.n_prompt, .max_output_tokens = MAX_OUTPUT};
+    const struct engine_output *outputs;
+    struct engine *engine;
+    int64_t id, fork;
+    CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
+    CHECK(engine_step(engine, &outputs) == 0);
+    CHECK(engine_fork(engine, id, &fork) == -EINVAL && engine_fork(engine, 99, &fork) == -EINVAL);
+    for (int n; (n = engine_step(engine, &outputs)) >= 0;) {
+        for (int i = 0; i < n; i++) {
+            int64_t r = outputs[i].request;
+            CHECK(r >= 0 && r < 3 && outputs[i].index < MAX_OUTPUT);
+            drawn[r][outputs[i].index] = outputs[i].token;
+            n_drawn[r]++;
+        }
+        if (n_drawn[0] == 1 || n_drawn[0] == 7) {
+            CHECK_MESSAGE(engine_fork(engine, id, &fork) == 0 && fork == (n_drawn[0] == 1 ? 1 : 2), "%s", status_text());
+        } else if (n_drawn[0] == 8) {
+            CHECK(engine_fork(engine, id, &fork) == -EAGAIN);
+        }
+    }
+    CHECK(n_drawn[0] == MAX_OUTPUT && n_drawn[1] == MAX_OUTPUT - 1 && n_drawn[2] == MAX_OUTPUT - 7);
+    CHECK_MESSAGE(memcmp(drawn[1] + 1, drawn[0] + 1, (MAX_OUTPUT - 1) * sizeof(int32_t)) == 0 &&
+                  memcmp(drawn[2] + 7, drawn[0] + 7, (MAX_OUTPUT - 7) * sizeof(int32_t)) == 0, "%s: a fork went its own way", method);
+    CHECK(engine_stats(engine).kv_bytes_used == 0);
+    engine_close(engine);
+    free(tokens);
+    model_file_close(model);
+}
+
 // With every position, the drawn token belongs to the prompt's last row, and all rows' logits are there.
 static void check_every_position(void)
 {
@@ -417,6 +457,9 @@ int main(void)
         check_observer(plan_method(m)->name);
     }
     check_forced_and_end();
+    check_fork("clsa");
+    check_fork("block");
+    check_fork("quest");
     check_every_position();
     check_observer_on_failure();
     check_bad_options();
