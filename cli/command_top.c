@@ -13,15 +13,16 @@
 #include "tui/dashboard.h"
 #include "tui/feed.h"
 #include "tui/replay.h"
+#include "tui/script.h"
 
 enum {
     FEED_EVENTS = 1 << 17,          // 0.6 s of 200 thousand stages a second: far more than a frame
-    REPLAY_EVENTS = 50000,          // handed over per frame, so that --speed max leaves the keys alive
+    REPLAY_EVENTS = 250000,         // handed over per frame, so that --speed max leaves the keys alive
     SNAPSHOT_ROWS = 40, SNAPSHOT_COLS = 120
 };
 
 struct top {
-    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *speed, *snapshot;
+    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *speed, *snapshot, *script;
     int32_t context, output, batch, chunk, threads, rows, cols;
     int64_t seed;
     bool ascii, no_color;
@@ -193,7 +194,7 @@ static int print_snapshot(struct top *top)
         int32_t rows, cols;
         screen_size(top, &rows, &cols);
         ui.view = top->view;
-        error = dashboard_snapshot(&text, state, &ui, rows, cols, top->ascii);
+        error = dashboard_snapshot(&text, state, &ui, top->script, rows, cols, top->ascii);
     }
     if (!error) {
         fputs(text, stdout);
@@ -205,11 +206,12 @@ static int print_snapshot(struct top *top)
 
 static int run_dashboard(struct top *top)
 {
-    struct dashboard_options options = {.view = top->view, .ascii = top->ascii, .no_color = top->no_color};
+    struct dashboard_options options = {.view = top->view, .ascii = top->ascii, .no_color = top->no_color,
+                                        .script = top->script};
     struct dashboard_stream stream = {
         .user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
-        return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview|compare|stages");
+        return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview");
     }
     int error = top->replay ? 0 : open_live(top);
     error = error ? error : find_rates(top);
@@ -232,6 +234,10 @@ static int check_flags(struct top *top)
     if (error) {
         return status_prefix(error, "--snapshot ");
     }
+    error = top->script ? script_check(top->script) : 0;
+    if (error) {
+        return status_prefix(error, "--script ");
+    }
     top->replay_speed = strcmp(top->speed, "max") == 0 ? 0 : strtod(top->speed, &end);
     if (strcmp(top->speed, "max") != 0 && (end == top->speed || *end || !(top->replay_speed >= 1e-6) ||
                                            !(top->replay_speed <= 1e6))) {
@@ -250,7 +256,8 @@ int command_top(int argc, char **argv)
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What is shown"},
         {"replay", OPTION_TEXT, &top.replay_path, 0, 0, "FILE", "a trace instead of a live engine"},
         {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
-        {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print overview, compare or stages as text and end"},
+        {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print a view as text and end"},
+        {"script", OPTION_TEXT, &top.script, 0, 0, "KEYS", "keys to press first: \"4++<Right>/ffn<Enter>\""},
         {"rows", OPTION_INT, &top.rows, 1, 1000, "rows", "of the snapshot (default: the terminal's, else 40)"},
         {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},

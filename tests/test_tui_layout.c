@@ -18,7 +18,7 @@ static void check_size(enum view view, int32_t rows, int32_t cols, int32_t table
     struct layout layout;
     layout_compute(&layout, view, rows, cols, table_rows, help_rows);
     const struct rect rects[] = {layout.tabs, layout.note, layout.footer, layout.now, layout.history, layout.stack,
-                                 layout.table, layout.bars};
+                                 layout.table, layout.bars, layout.detail};
     enum { N = sizeof rects / sizeof rects[0] };
     CHECK(layout.too_small == (rows < LAYOUT_MIN_ROWS || cols < LAYOUT_MIN_COLS));
     int64_t area = 0;

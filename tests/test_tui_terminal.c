@@ -69,9 +69,13 @@ static void test_keys_and_sizes(void)
     terminal_keys(terminal, ">");
     CHECK_SHOWS(terminal, "share\u25bc");
     terminal_keys(terminal, "?");
-    CHECK_SHOWS(terminal, "these keys; any closes");
-    terminal_keys(terminal, "x");
-    CHECK(terminal_hides(terminal, "these keys; any closes", PATIENCE_MS));
+    CHECK_SHOWS(terminal, "Keys; type to search");
+    terminal_keys(terminal, "base");
+    CHECK_SHOWS(terminal, "Keys with \"base\"");
+    CHECK_SHOWS(terminal, "next baseline");
+    CHECK(terminal_hides(terminal, "next method", PATIENCE_MS));
+    terminal_keys(terminal, "Escape");
+    CHECK(terminal_hides(terminal, "next baseline", PATIENCE_MS));
     terminal_keys(terminal, "p");
     CHECK_SHOWS(terminal, "PAUSED");
     terminal_keys(terminal, "p");

@@ -11,8 +11,14 @@
 #include "tui/views.h"
 
 static const struct stream_options stream = {.seed = 1, .decode_steps = 60, .prefill_steps = 4, .requests = 2};
-static const char *const screens[] = {"overview", "compare", "stages", "help"};
-enum { N_SCREENS = 4 };
+
+// What is looked at: a view, and the keys pressed before.
+static const struct { const char *name; enum view view; const char *script; } screens[] = {
+    {"overview", VIEW_OVERVIEW, ""}, {"compare", VIEW_COMPARE, ""}, {"stages", VIEW_STAGES, ""},
+    {"help", VIEW_OVERVIEW, "?"}, {"timeline", VIEW_TIMELINE, ""},
+    {"timeline-selected", VIEW_TIMELINE, "w<Enter>jj<Right><Right>/ffn<Enter>---"},
+};
+enum { N_SCREENS = sizeof screens / sizeof screens[0] };
 
 static struct state *made_state(void)
 {
@@ -28,10 +34,9 @@ static char *draw(const struct state *state, int screen, int32_t rows, int32_t c
 {
     struct ui ui = ui_default();
     char *text;
-    ui.view = screen < VIEW_COUNT ? (enum view)screen : VIEW_OVERVIEW;
-    ui.help = screen == VIEW_COUNT;
+    ui.view = screens[screen].view;
     strcpy(ui.origin, "made up");
-    CHECK(dashboard_snapshot(&text, state, &ui, rows, cols, ascii) == 0);
+    CHECK(dashboard_snapshot(&text, state, &ui, screens[screen].script, rows, cols, ascii) == 0);
     return text;
 }
 
@@ -79,13 +84,13 @@ static void check_shape(const char *text, int32_t rows, int32_t cols, bool ascii
 
 static void test_golden(const struct state *state, const struct state *replayed)
 {
-    static const int32_t sizes[][2] = {{24, 80}, {40, 120}, {12, 40}};
+    static const int32_t sizes[][2] = {{24, 80}, {40, 120}, {12, 40}, {60, 200}};
     for (int screen = 0; screen < N_SCREENS; screen++) {
-        for (int size = 0; size < 3; size++) {
+        for (int size = 0; size < 4; size++) {
             for (int ascii = 0; ascii < 2; ascii++) {
                 char path[128];
                 int32_t rows = sizes[size][0], cols = sizes[size][1];
-                snprintf(path, sizeof path, "tests/golden/tui/%s_%dx%d_%s.txt", screens[screen], cols, rows,
+                snprintf(path, sizeof path, "tests/golden/tui/%s_%dx%d_%s.txt", screens[screen].name, cols, rows,
                          ascii ? "ascii" : "unicode");
                 char *text = draw(state, screen, rows, cols, ascii), *again = draw(replayed, screen, rows, cols, ascii);
                 check_shape(text, rows, cols, ascii);
@@ -139,24 +144,12 @@ static struct state *replayed_state(const char *path, int way)
 
 static int32_t random_key(void)
 {
-    static const int32_t keys[] = {'q',           '?',
-                                   'h',           '\t',
-                                   '1',           '2',
-                                   '3',           'p',
-                                   ' ',           's',
-                                   'm',           'b',
-                                   'f',           '<',
-                                   '>',           'r',
-                                   'j',           'k',
-                                   '+',           '-',
-                                   ']',           '[',
-                                   '}',           '{',
-                                   KEY_ARROW_UP,  KEY_ARROW_DOWN,
-                                   KEY_BACK_TAB,  KEY_PAGE_FORWARD,
-                                   KEY_PAGE_BACK, KEY_QUIT,
-                                   KEY_HELP_ME,   KEY_NONE};
-    int32_t n = (int32_t)(sizeof keys / sizeof keys[0]), drawn = check_range(0, n + 2);
-    return drawn < n ? keys[drawn] : check_range(-5, 300);
+    static const int32_t keys[] = {KEY_ARROW_UP,   KEY_ARROW_DOWN, KEY_ARROW_LEFT, KEY_ARROW_RIGHT, KEY_BACK_TAB,
+                                   KEY_PAGE_BACK,  KEY_TO_BEGIN,   KEY_TO_END,     KEY_REMOVE,      KEY_PAGE_FORWARD,
+                                   KEY_RETURN,     KEY_ESCAPE,     KEY_ERASE,      KEY_QUIT,        KEY_HELP_ME,
+                                   KEY_NONE,       '\t'};
+    int32_t n = (int32_t)(sizeof keys / sizeof keys[0]), drawn = check_range(0, 2);
+    return drawn == 0 ? keys[check_range(0, n - 1)] : drawn == 1 ? check_range(' ', '~') : check_range(-5, 300);
 }
 
 // Random keys, sizes and samples: nothing may crash, whatever is seen must be a screen.
@@ -169,6 +162,9 @@ static void test_fuzz(void)
     struct sample_sink sink = state_sink(state);
     int32_t rows = 24, cols = 80;
     for (int32_t event = 0; event < 10000; event++) {
+        if (ui.help || ui.input.mode != INPUT_NONE) {    // or half of the keys would go into texts
+            ui_key(&ui, state, check_range(0, 4) == 0 ? KEY_ESCAPE : KEY_NONE);
+        }
         struct request_to_owner request = ui_key(&ui, state, random_key());
         CHECK(request.command <= COMMAND_BATCH_DOWN && memchr(request.method, 0, sizeof request.method));
         CHECK(ui.view < VIEW_COUNT && ui.refresh >= 0 && ui.refresh < UI_REFRESHES && ui.scroll >= 0);

@@ -177,6 +177,9 @@ uint32_t cells_ascii(uint32_t glyph)
     if (glyph >= 0x2581 && glyph <= 0x2588) {
         return (uint32_t) ".:-=+*%#"[glyph - 0x2581];
     }
+    if (glyph >= 0x2800 && glyph < 0x2900) {    // braille: as dense as it has dots
+        return (uint32_t) " ..::oo##"[__builtin_popcount(glyph & 0xff)];
+    }
     if (glyph >= 0x2589 && glyph <= 0x258f) {
         return glyph <= 0x258c ? '#' : '|';    // half a column and more counts as one
     }

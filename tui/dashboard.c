@@ -6,6 +6,7 @@
 
 #include "engine/status.h"
 #include "tui/draw.h"
+#include "tui/script.h"
 #include "tui/views.h"
 
 enum { KEYS_PER_FRAME = 64 };    // a pasted text must not hold up the screen
@@ -34,6 +35,19 @@ static int draw_frame(struct cells *cells, const struct dashboard_stream *stream
     return 0;
 }
 
+// What a key leads to, beyond what is seen.
+static void press(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
+                  const struct sample_sink *sink, int32_t key)
+{
+    struct request_to_owner request = ui_key(ui, state, key);
+    if (request.command != COMMAND_NONE) {
+        stream->command(stream->user, &request, sink);
+    }
+    if (request.command == COMMAND_BATCH_UP || request.command == COMMAND_BATCH_DOWN) {
+        state_forget(state);    // methods are compared on the same work
+    }
+}
+
 // Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
 static bool take_keys(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
                       const struct sample_sink *sink, int64_t until_ns)
@@ -44,13 +58,7 @@ static bool take_keys(const struct dashboard_stream *stream, struct state *state
     int64_t wait_ns = until_ns - now_ns();
     int32_t key = draw_key(wait_ns > 0 ? (int32_t)((wait_ns + 999999) / 1000000) : 0);
     for (int i = 0; i < KEYS_PER_FRAME && key != KEY_NONE; i++, key = draw_key(0)) {
-        struct request_to_owner request = ui_key(ui, state, key);
-        if (request.command != COMMAND_NONE) {
-            stream->command(stream->user, &request, sink);
-        }
-        if (request.command == COMMAND_BATCH_UP || request.command == COMMAND_BATCH_DOWN) {
-            state_forget(state);    // methods are compared on the same work
-        }
+        press(stream, state, ui, sink, key);
         any = true;
     }
     draw_size(&new_rows, &new_cols);
@@ -64,6 +72,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     struct ui ui = ui_default();
     ui.view = options->view;
     ui.live = options->live;
+    ui.timeline = timeline_look_default(options->live);
     int error = state_open(&state, options->device);
     error = error ? error : draw_open(&(struct draw_options){options->ascii, options->no_color});
     if (error) {
@@ -73,6 +82,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     struct sample_sink sink = state_sink(state);
     bool changed = true;
     int64_t frame_ns = 0;    // when the current frame began
+    const char *script = options->script ? options->script : "";
     while (!ui.quit && !draw_interrupted()) {
         int64_t now = now_ns(), period_ns = 1000000000 / ui_refresh_hz[ui.refresh];
         if (now - frame_ns >= period_ns) {
@@ -83,6 +93,9 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
                 break;
             }
             changed = changed || n > 0;
+            for (; *script && !ui.quit; changed = true) {
+                press(stream, state, &ui, &sink, script_next(&script));
+            }
         }
         error = changed ? draw_frame(&cells, stream, state, &ui) : 0;
         if (error) {
@@ -96,12 +109,15 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     return error;
 }
 
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols,
-                       bool ascii)
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, const char *script, int32_t rows,
+                       int32_t cols, bool ascii)
 {
     struct cells cells = {0};
     struct ui copy = *ui;
     *out = NULL;
+    while (script && *script) {
+        ui_key(&copy, state, script_next(&script));
+    }
     copy.refresh = -1;
     int error = cells_resize(&cells, rows, cols);
     if (error) {

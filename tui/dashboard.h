@@ -21,11 +21,12 @@ struct dashboard_options {
     const struct device *device;    // for floors and predictions; NULL: unknown
     enum view view;                 // to begin with
     bool live, ascii, no_color;
+    const char *script;             // keys to press before the user does (script.h); NULL: none
 };
 
 // 0 when the user quits, by key or signal; -EINVAL if there is no terminal to draw on.
 int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options);
 
-// One view of a state as text, to be freed by the caller.
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, int32_t rows, int32_t cols,
-                       bool ascii);
+// One view of a state as text, to be freed by the caller. The keys of `script` (NULL: none) are pressed before.
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, const char *script, int32_t rows,
+                       int32_t cols, bool ascii);

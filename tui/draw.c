@@ -205,11 +205,18 @@ static int32_t translate(int key)
     case KEY_UP: return KEY_ARROW_UP;
     case KEY_DOWN: return KEY_ARROW_DOWN;
     case KEY_BTAB: return KEY_BACK_TAB;
+    case KEY_LEFT: return KEY_ARROW_LEFT;
+    case KEY_RIGHT: return KEY_ARROW_RIGHT;
+    case KEY_HOME: return KEY_TO_BEGIN;
+    case KEY_END: return KEY_TO_END;
+    case KEY_DC: return KEY_REMOVE;
+    case KEY_BACKSPACE: case '\b': return KEY_ERASE;
+    case KEY_ENTER: case '\r': return KEY_RETURN;
     case KEY_NPAGE: return KEY_PAGE_FORWARD;
     case KEY_PPAGE: return KEY_PAGE_BACK;
     case KEY_F(10): return KEY_QUIT;
     case KEY_F(1): return KEY_HELP_ME;
-    default: return key > 0 && key < 127 ? key : KEY_NONE;    // a resize has done its work inside getch
+    default: return key > 0 && key <= KEY_ERASE ? key : KEY_NONE;    // a resize has done its work inside getch
     }
 }
 

@@ -2,6 +2,7 @@
 #include "tui/keys.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/status.h"
@@ -10,42 +11,72 @@ const int32_t ui_refresh_hz[UI_REFRESHES] = {1, 2, 5, 10, 20, 30};
 enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
 
 const struct ui_key_help ui_keys[] = {
-    {"q, F10", "quit", false},
-    {"?, h, F1", "these keys; any closes", false},
-    {"Tab, 1 2 3", "views", false},
-    {"p, s", "pause; then one step", false},
-    {"m", "next method, then all", false},
-    {"b", "next baseline", false},
-    {"f", "decode or prefill", false},
-    {"< > r", "sort, reverse", false},
-    {"j k, arrows", "scroll", false},
-    {"+ -", "redraw more, less often", false},
-    {"] [", "double, halve top k", true},
-    {"} {", "double, halve the batch", true},
+    {"q, F10", "quit", -1, false},
+    {"?, h, F1", "these keys; type to search, Esc closes", -1, false},
+    {"Tab, 1 - 4", "views", -1, false},
+    {"p, s", "pause; then one step", -1, false},
+    {"m", "next method, then all", -1, false},
+    {"b", "next baseline", -1, false},
+    {"f", "decode or prefill", -1, false},
+    {"< > r", "sort, reverse", -1, false},
+    {"j k, arrows", "scroll", -1, false},
+    {"+ -", "redraw more, less often", -1, false},
+    {"] [", "double, halve top k", -1, true},
+    {"} {", "double, halve the batch", -1, true},
+    {"left, right", "select the next block", VIEW_TIMELINE, false},
+    {"up, down", "select a track", VIEW_TIMELINE, false},
+    {"+ -, Enter", "zoom; to the selection", VIEW_TIMELINE, false},
+    {"< >, PgUp", "pan by a quarter, a screen", VIEW_TIMELINE, false},
+    {"Home, End", "first step; follow the newest", VIEW_TIMELINE, false},
+    {"Esc", "see everything", VIEW_TIMELINE, false},
+    {"w", "slowest step; again: the next", VIEW_TIMELINE, false},
+    {"/ n N", "search a stage, phase, method, step", VIEW_TIMELINE, false},
 };
 const int32_t ui_n_keys = (int32_t)(sizeof ui_keys / sizeof ui_keys[0]);
 
-static const char *const view_names[VIEW_COUNT] = {"overview", "compare", "stages"};
+bool ui_key_listed(const struct ui *ui, int32_t index)
+{
+    const struct ui_key_help *help = &ui_keys[index];
+    const char *typed = ui->input.mode == INPUT_HELP ? ui->input.text : "";
+    return (!help->live_only || ui->live) && (help->view < 0 || help->view == (int32_t)ui->view) &&
+           (strcasestr(help->keys, typed) || strcasestr(help->does, typed));
+}
+
+static const struct { const char *name, *title; } views[VIEW_COUNT] = {
+    [VIEW_OVERVIEW] = {"overview", "Overview"}, [VIEW_COMPARE] = {"compare", "Compare"},
+    [VIEW_STAGES] = {"stages", "Stages"}, [VIEW_TIMELINE] = {"timeline", "Timeline"},
+};
 
 const char *view_name(enum view view)
 {
-    return view_names[view];
+    return views[view].name;
+}
+
+const char *view_title(enum view view)
+{
+    return views[view].title;
+}
+
+const char *view_names(void)
+{
+    return "overview, compare, stages, timeline";
 }
 
 int view_from_name(enum view *out, const char *name)
 {
     for (int view = 0; view < VIEW_COUNT; view++) {
-        if (strcmp(name, view_names[view]) == 0) {
+        if (strcmp(name, views[view].name) == 0) {
             *out = (enum view)view;
             return 0;
         }
     }
-    return status_fail(-EINVAL, "%s: no such view; there are overview, compare and stages", name);
+    return status_fail(-EINVAL, "%s: no such view; there are %s", name, view_names());
 }
 
 struct ui ui_default(void)
 {
-    return (struct ui){.phase = PHASE_DECODE, .pinned = -1, .baseline = -1, .refresh = REFRESH_DEFAULT};
+    return (struct ui){.phase = PHASE_DECODE, .pinned = -1, .baseline = -1, .refresh = REFRESH_DEFAULT,
+                       .timeline = timeline_look_default(false)};
 }
 
 static bool same_method(const struct state *state, int32_t a, int32_t b)
@@ -108,44 +139,124 @@ static struct request_to_owner next_method(struct ui *ui, const struct state *st
     return request;
 }
 
+static void scroll_by(struct ui *ui, int32_t lines)
+{
+    ui->scroll = ui->scroll + lines > 0 ? ui->scroll + lines : 0;
+}
+
+// Keys that lead to another view, or out. False: the key is none of them.
+static bool go(struct ui *ui, int32_t key)
+{
+    switch (key) {
+    case 'q': case KEY_QUIT: ui->quit = true; return true;
+    case '?': case 'h': case KEY_HELP_ME:
+        ui->help = true;
+        ui->help_scroll = 0;
+        input_begin(&ui->input, INPUT_HELP, "");
+        return true;
+    case '\t': show(ui, (enum view)((ui->view + 1) % VIEW_COUNT)); return true;
+    case KEY_BACK_TAB: show(ui, (enum view)((ui->view + VIEW_COUNT - 1) % VIEW_COUNT)); return true;
+    default:
+        if (key >= '1' && key < '1' + VIEW_COUNT) {
+            show(ui, (enum view)(key - '1'));
+            return true;
+        }
+        return false;
+    }
+}
+
 // Keys that only change what is seen. False: the key is none of them.
 static bool look(struct ui *ui, const struct state *state, int32_t key)
 {
     switch (key) {
-    case 'q': case KEY_QUIT: ui->quit = true; return true;
-    case '?': case 'h': case KEY_HELP_ME: ui->help = true; return true;
-    case '\t': show(ui, (enum view)((ui->view + 1) % VIEW_COUNT)); return true;
-    case KEY_BACK_TAB: show(ui, (enum view)((ui->view + VIEW_COUNT - 1) % VIEW_COUNT)); return true;
-    case '1': case '2': case '3': show(ui, (enum view)(key - '1')); return true;
     case 'b': ui->baseline = state_method_count(state) > 0 ?
                              (ui_baseline(ui, state) + 1) % state_method_count(state) : -1; return true;
     case 'f': ui->phase = ui->phase == PHASE_DECODE ? PHASE_PREFILL : PHASE_DECODE; return true;
     case '<': ui->sort[ui->view] -= ui->sort[ui->view] > 0; return true;
     case '>': ui->sort[ui->view]++; return true;
     case 'r': ui->reverse = !ui->reverse; return true;
-    case 'j': case KEY_ARROW_DOWN: ui->scroll++; return true;
-    case 'k': case KEY_ARROW_UP: ui->scroll -= ui->scroll > 0; return true;
-    case KEY_PAGE_FORWARD: ui->scroll += PAGE_LINES; return true;
-    case KEY_PAGE_BACK: ui->scroll = ui->scroll > PAGE_LINES ? ui->scroll - PAGE_LINES : 0; return true;
+    case 'j': case KEY_ARROW_DOWN: scroll_by(ui, 1); return true;
+    case 'k': case KEY_ARROW_UP: scroll_by(ui, -1); return true;
+    case KEY_PAGE_FORWARD: scroll_by(ui, PAGE_LINES); return true;
+    case KEY_PAGE_BACK: scroll_by(ui, -PAGE_LINES); return true;
     case '+': ui->refresh += ui->refresh + 1 < UI_REFRESHES; return true;
     case '-': ui->refresh -= ui->refresh > 0; return true;
     default: return false;
     }
 }
 
-struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key)
+static void search(struct ui *ui, const struct state *state, int32_t by)
+{
+    const char *text = ui->filter[VIEW_TIMELINE];
+    if (!*text) {
+        snprintf(ui->message, sizeof ui->message, "Nothing to search for: / takes a text.");
+    } else if (!timeline_look_search(&ui->timeline, state_timeline(state), text, by)) {
+        snprintf(ui->message, sizeof ui->message, "%s: no stage, phase, method or step of that name", text);
+    }
+}
+
+static bool look_at_timeline(struct ui *ui, const struct state *state, int32_t key)
+{
+    struct timeline_look *look = &ui->timeline;
+    const struct timeline *timeline = state_timeline(state);
+    switch (key) {
+    case KEY_ARROW_LEFT: timeline_look_move(look, timeline, -1); return true;
+    case KEY_ARROW_RIGHT: timeline_look_move(look, timeline, 1); return true;
+    case 'k': case KEY_ARROW_UP: timeline_look_track(look, timeline, -1); return true;
+    case 'j': case KEY_ARROW_DOWN: timeline_look_track(look, timeline, 1); return true;
+    case '+': case '=': timeline_look_zoom(look, timeline, 0.5); return true;
+    case '-': timeline_look_zoom(look, timeline, 2); return true;
+    case '<': case ',': timeline_look_pan(look, timeline, -0.25); return true;
+    case '>': case '.': timeline_look_pan(look, timeline, 0.25); return true;
+    case KEY_PAGE_BACK: timeline_look_pan(look, timeline, -1); return true;
+    case KEY_PAGE_FORWARD: timeline_look_pan(look, timeline, 1); return true;
+    case KEY_TO_BEGIN: timeline_look_to_begin(look, timeline); return true;
+    case KEY_TO_END: timeline_look_to_end(look, timeline); return true;
+    case KEY_RETURN: timeline_look_enter(look, timeline); return true;
+    case KEY_ESCAPE: timeline_look_all(look); return true;
+    case 'w': timeline_look_slowest(look, timeline); return true;
+    case 'n': search(ui, state, 1); return true;
+    case 'N': search(ui, state, -1); return true;
+    default: return false;
+    }
+}
+
+static void type_help(struct ui *ui, int32_t key)
+{
+    switch (key) {
+    case KEY_ARROW_UP: ui->help_scroll -= ui->help_scroll > 0; return;
+    case KEY_ARROW_DOWN: ui->help_scroll++; return;
+    default: break;
+    }
+    enum input_result result = key == '?' || key == KEY_HELP_ME ? INPUT_CANCELLED : input_key(&ui->input, key);
+    ui->help_scroll = result == INPUT_TYPED ? 0 : ui->help_scroll;
+    if (result == INPUT_DONE || result == INPUT_CANCELLED) {
+        ui->help = false;
+        input_end(&ui->input);
+    }
+}
+
+// A filter works while it is typed; Escape takes it away.
+static void type_filter(struct ui *ui, const struct state *state, int32_t key)
+{
+    enum input_result result = input_key(&ui->input, key);
+    char *filter = ui->filter[ui->view];
+    memcpy(filter, ui->input.text, INPUT_BYTES);
+    ui->scroll = 0;
+    if (result == INPUT_CANCELLED) {
+        filter[0] = 0;
+    }
+    if (result == INPUT_DONE || result == INPUT_CANCELLED) {
+        input_end(&ui->input);
+        if (ui->view == VIEW_TIMELINE && result == INPUT_DONE) {
+            search(ui, state, 1);
+        }
+    }
+}
+
+static struct request_to_owner order(struct ui *ui, const struct state *state, int32_t key)
 {
     struct request_to_owner request = {COMMAND_NONE, ""};
-    if (key == KEY_NONE) {
-        return request;
-    }
-    if (ui->help) {
-        ui->help = false;
-        return request;
-    }
-    if (look(ui, state, key)) {
-        return request;
-    }
     switch (key) {
     case 'p': case ' ':
         ui->paused = !ui->paused;
@@ -158,6 +269,28 @@ struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t
     case '}': request.command = ui->live ? COMMAND_BATCH_UP : COMMAND_NONE; break;
     case '{': request.command = ui->live ? COMMAND_BATCH_DOWN : COMMAND_NONE; break;
     default: break;
+    }
+    return request;
+}
+
+struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    struct request_to_owner request = {COMMAND_NONE, ""};
+    if (key == KEY_NONE) {
+        return request;
+    }
+    ui->message[0] = 0;
+    if (key == KEY_QUIT) {
+        ui->quit = true;
+    } else if (ui->help) {
+        type_help(ui, key);
+    } else if (ui->input.mode == INPUT_FILTER) {
+        type_filter(ui, state, key);
+    } else if (key == '/') {
+        input_begin(&ui->input, INPUT_FILTER, "");
+    } else if (!go(ui, key) && !(ui->view == VIEW_TIMELINE && look_at_timeline(ui, state, key)) &&
+               !look(ui, state, key)) {
+        request = order(ui, state, key);
     }
     return request;
 }

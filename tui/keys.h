@@ -1,19 +1,24 @@
 // tui/keys.h - what the user looks at, and what each key does to it.
 //
-// Keys change a struct ui; what they ask of whoever runs the engine (or the replay) comes back as a value, a command.
-// No curses, no clock.
+// Keys change a struct ui; what they ask of whoever runs the engine (or the replay), or of the dashboard itself, comes
+// back as a value, a command. No curses, no clock, no files.
 #pragma once
 
+#include "tui/input.h"
 #include "tui/layout.h"
 #include "tui/state.h"
+#include "tui/timeline_look.h"
 
 enum key {    // beside plain characters
     KEY_NONE = -1,
-    KEY_ARROW_UP = 0x110000, KEY_ARROW_DOWN, KEY_BACK_TAB, KEY_PAGE_FORWARD, KEY_PAGE_BACK, KEY_QUIT, KEY_HELP_ME
+    KEY_RETURN = '\n', KEY_ESCAPE = 27, KEY_ERASE = 127,
+    KEY_ARROW_UP = 0x110000, KEY_ARROW_DOWN, KEY_ARROW_LEFT, KEY_ARROW_RIGHT, KEY_BACK_TAB, KEY_PAGE_FORWARD,
+    KEY_PAGE_BACK, KEY_TO_BEGIN, KEY_TO_END, KEY_REMOVE, KEY_POINTER, KEY_QUIT, KEY_HELP_ME
 };
 
 enum command {
     COMMAND_NONE,
+    // Of the owner of the stream.
     COMMAND_PAUSE,
     COMMAND_RESUME,
     COMMAND_STEP,          // one step, then pause again
@@ -39,6 +44,13 @@ struct ui {
     int32_t refresh;               // index into ui_refresh_hz; -1: drawn once
     int64_t dropped;               // samples that the feed lost
     char origin[64];               // "live", "replay 42%"
+    char message[INPUT_BYTES + 64];    // what the last key led to, until the next one; "": nothing to tell
+    struct input input;            // the line that is being typed
+    char filter[VIEW_COUNT][INPUT_BYTES];    // what a view shows only, or searches for; "": no filter
+    int32_t help_scroll;
+    struct timeline_look timeline;
+    struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
+    int32_t timeline_request_rows;
 };
 
 enum { UI_REFRESHES = 6 };
@@ -52,13 +64,17 @@ int32_t ui_baseline(const struct ui *ui, const struct state *state);
 
 struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key);
 
-// What --help and the help overlay list.
+// What --help and the help overlay list: the keys of everywhere, then those of the view.
 struct ui_key_help {
     const char *keys, *does;
+    int32_t view;                  // enum view; -1: everywhere
     bool live_only;
 };
 extern const struct ui_key_help ui_keys[];
 extern const int32_t ui_n_keys;
+bool ui_key_listed(const struct ui *ui, int32_t index);    // whether help shows it: this view's, and by what was typed
 
 const char *view_name(enum view view);                       // "overview"
+const char *view_title(enum view view);                      // "Overview"
+const char *view_names(void);                                // "overview, compare, ..."
 int view_from_name(enum view *out, const char *name);        // -EINVAL and a text that lists the names

@@ -6,7 +6,8 @@ enum {
     NOW_ROWS = 12,         // ten figures and a border
     STACK_ROWS = 9,        // a bar, its legend in two or three columns, a border
     WIDE_COLS = 72,        // from here on two panels stand side by side
-    HELP_COLS = 44
+    HELP_COLS = 54,
+    DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };
 
 static int32_t least(int32_t a, int32_t b)
@@ -64,6 +65,17 @@ static void compare(struct layout *out, struct rect body, int32_t table_rows)
     }
 }
 
+static void with_detail(struct layout *out, struct rect body, enum view view)
+{
+    int32_t rows = view == VIEW_TIMELINE ? DETAIL_ROWS : 0;
+    if (rows > 0 && body.rows >= 2 * rows + (out->framed ? 4 : 0)) {
+        out->table = take_top(&body, body.rows - rows - (out->framed ? 2 : 0));
+        out->detail = body;
+    } else {
+        out->table = body;
+    }
+}
+
 void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t cols, int32_t table_rows,
                     int32_t help_rows)
 {
@@ -84,7 +96,7 @@ void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t co
     } else if (view == VIEW_COMPARE) {
         compare(out, body, table_rows);
     } else {
-        out->table = body;
+        with_detail(out, body, view);
     }
     int32_t height = least(help_rows + 2, rows), width = least(HELP_COLS, cols);
     out->help = (struct rect){(rows - height) / 2, (cols - width) / 2, height, width};

@@ -9,7 +9,7 @@
 
 enum { LAYOUT_MIN_ROWS = 6, LAYOUT_MIN_COLS = 20 };
 
-enum view { VIEW_OVERVIEW, VIEW_COMPARE, VIEW_STAGES, VIEW_COUNT };
+enum view { VIEW_OVERVIEW, VIEW_COMPARE, VIEW_STAGES, VIEW_TIMELINE, VIEW_COUNT };
 
 struct rect {
     int32_t row, col, rows, cols;
@@ -21,7 +21,8 @@ struct layout {
     struct rect screen;
     struct rect tabs, note, footer;    // a row each
     struct rect now, history, stack;   // Overview
-    struct rect table, bars;           // Compare; Stages has the table alone
+    struct rect table, bars;           // Compare; other views have the table alone
+    struct rect detail;                // of what is selected in the table
     struct rect help;                  // drawn over everything when asked for
 };
 

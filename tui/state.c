@@ -12,10 +12,10 @@
 
 #include "engine/status.h"
 #include "tui/forecast.h"
+#include "tui/source_names.h"
 #include "tui/window.h"
 
 enum {
-    SOURCE_IDS = 256,                  // recent ids; an engine that is announced again takes a new one
     PREFILLS = 32                      // recent prompts, for their median
 };
 static const int64_t LATEST_NS = INT64_C(1) << 61;      // 73 years of uptime: beyond is a damaged file
@@ -43,6 +43,8 @@ struct state {
     int64_t n_pending, pending_capacity, pending_step;
     int32_t pending_source;
     int64_t lost, last_ns;
+    struct timeline *timeline;                   // owned
+    struct request_log *requests;                // owned
     bool has_device;
     struct device device;
 };
@@ -58,7 +60,13 @@ int state_open(struct state **out, const struct device *device)
         (*out)->device = *device;
         (*out)->has_device = device->bytes_per_s.value > 0;
     }
-    return 0;
+    int error = timeline_open(&(*out)->timeline, TIMELINE_SPANS);
+    error = error ? error : request_log_open(&(*out)->requests);
+    if (error) {
+        state_close(*out);
+        *out = NULL;
+    }
+    return error;
 }
 
 static void method_free(struct method *method)
@@ -76,6 +84,8 @@ void state_close(struct state *state)
     }
     if (state) {
         free(state->pending);
+        timeline_close(state->timeline);
+        request_log_close(state->requests);
     }
     free(state);
 }
@@ -150,7 +160,10 @@ static void on_source(void *user, const struct sample_source *announced)
 {
     struct state *state = user;
     struct sample_source source = cleaned(announced);
+    struct sample_sink timeline = timeline_sink(state->timeline), requests = request_log_sink(state->requests);
     int32_t place = 0;
+    timeline.source(timeline.user, &source);
+    requests.source(requests.user, &source);
     while (place < state->n_methods && !same_source(&state->methods[place]->told.source, &source)) {
         place++;
     }
@@ -195,6 +208,8 @@ static void on_stage(void *user, const struct stage_sample *sample)
     if (!method_of(state, sample->source, sample->begin_ns, sample->duration_ns)) {
         return;
     }
+    struct sample_sink timeline = timeline_sink(state->timeline);
+    timeline.stage(timeline.user, sample);
     if (sample->source != state->pending_source || sample->step != state->pending_step) {
         state->lost += state->n_pending;
         state->n_pending = 0;
@@ -232,6 +247,8 @@ static void on_step(void *user, const struct step_sample *sample)
         state->lost += state->n_pending;
         state->n_pending = 0;
     }
+    struct sample_sink timeline = timeline_sink(state->timeline);
+    timeline.step(timeline.user, sample);
     struct phase_window **window = &method->phases[sample->phase];
     if (!*window) {
         *window = calloc(1, sizeof **window);
@@ -279,6 +296,8 @@ static void on_request(void *user, const struct request_sample *sample)
     if (!method) {
         return;
     }
+    struct sample_sink requests = request_log_sink(state->requests);
+    requests.request(requests.user, sample);
     struct flight *flight = &method->flights[(uint64_t)sample->request % STATE_REQUESTS];
     switch (sample->state) {
     case REQUEST_SUBMITTED:
@@ -405,4 +424,14 @@ const struct device *state_device(const struct state *state)
 int64_t state_last_ns(const struct state *state)
 {
     return state->last_ns;
+}
+
+const struct timeline *state_timeline(const struct state *state)
+{
+    return state->timeline;
+}
+
+const struct request_log *state_requests(const struct state *state)
+{
+    return state->requests;
 }

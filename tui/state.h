@@ -9,6 +9,8 @@
 
 #include "engine/sample.h"
 #include "sim/predict.h"
+#include "tui/request_log.h"
+#include "tui/timeline.h"
 
 enum {
     STATE_METHODS = 16,     // the presets and a few of their variants; the one unseen for longest makes room
@@ -81,3 +83,7 @@ int32_t state_history(const struct state *state, int32_t method, enum phase phas
 int64_t state_lost(const struct state *state);
 const struct device *state_device(const struct state *state);    // NULL: unknown
 int64_t state_last_ns(const struct state *state);                // of the latest sample
+
+// What lies in time: every recent step, and every recent request, of all methods; borrowed. They are not forgotten.
+const struct timeline *state_timeline(const struct state *state);
+const struct request_log *state_requests(const struct state *state);
