@@ -150,7 +150,7 @@ int command_run(int argc, char **argv)
     }
     const char *workload = NULL;    // for --help only: with one, the line above has left
     struct run run = {
-        .model = "demo-8m", .method = "clsa", .device = "cpu", .output = 64, .batch = 1, .chunk = 512, .seed = 1,
+        .model = "demo-8m", .method = "clsa", .device = "cpu", .output = 64, .batch = 1, .seed = 1,
         .top_p = 1, .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
@@ -164,7 +164,7 @@ int command_run(int argc, char **argv)
         {"top-p", OPTION_REAL, &run.top_p, 1e-6, 1, "P", "draw from the most likely tokens with this mass"},
         {"seed", OPTION_LONG, &run.seed, 0, 9e18, "N", "of random weights and of draws"},
         {"batch", OPTION_INT, &run.batch, 1, 1024, "sequences", "sequences decoded together; the first one's text is shown"},
-        {"chunk", OPTION_INT, &run.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
+        {"chunk", OPTION_INT, &run.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 4096"},
         {"device", OPTION_TEXT, &run.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &run.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "answer a workload; then see --workload NAME --help"},

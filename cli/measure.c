@@ -74,6 +74,11 @@ int measure_device(char *backend, size_t bytes, int32_t *number, const char *dev
     return 0;
 }
 
+int32_t measure_chunk(const char *device)
+{
+    return strncmp(device, "cuda", 4) == 0 ? 4096 : 512;
+}
+
 // Step durations, kept apart by phase.
 struct steps {
     double *decode_s;    // [n], durations of pure decode steps
@@ -213,7 +218,7 @@ int measure(struct measurement *out, const struct measure_options *options)
     struct engine_options engine_options = {
         .plan = options->plan, .model = options->model, .backend = backend, .threads = options->threads,
         .device = number, .max_seqs = options->batch, .max_context = options->context_tokens + options->output_tokens,
-        .max_step_tokens = options->chunk_tokens, .observer = collector_observer(collector),
+        .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device), .observer = collector_observer(collector),
     };
     error = engine_open(&engine, &engine_options);
     if (error) {

@@ -8,7 +8,8 @@ struct measure_options {
     const struct plan *plan;
     struct model_file *model;
     const char *device;              // "cpu", "reference", "cuda", "cuda:1"
-    int32_t threads, batch, chunk_tokens;
+    int32_t threads, batch;
+    int32_t chunk_tokens;            // 0: measure_chunk
     const int32_t *text;             // [n_text] tokens; sequence i begins at i * n_text / batch and wraps around
     int32_t n_text;
     int32_t context_tokens;          // prompt length of each sequence
@@ -39,6 +40,9 @@ void measurement_free(struct measurement *measurement);
 
 // Splits "cuda:1" into the backend's name and the device's number.
 int measure_device(char *backend, size_t bytes, int32_t *number, const char *device);
+
+// Rows of a prefill step where none are asked for: a GPU wants more of them at once.
+int32_t measure_chunk(const char *device);
 
 // Reads a prompt file as tokens; *tokens is owned by the caller. -EINVAL with the file and the fix.
 int measure_read_prompt(int32_t **tokens, int32_t *n, const char *path);

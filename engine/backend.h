@@ -122,6 +122,15 @@ struct sampling {             // of one row
     int64_t request;
 };
 
+// What a device does at best, measured on the spot.
+struct backend_rates {
+    char name[128];
+    double read_bytes_per_s;           // a plain read of much memory
+    double bf16_flops_per_s;           // a large product of matrices
+    double launch_s;                   // one more kernel that does nothing, in a recorded step
+    int64_t memory_bytes;
+};
+
 struct backend_context;
 
 struct backend_options {
@@ -275,6 +284,7 @@ struct backend {
     int (*sample)(struct backend_context *, const struct batch *, const struct op_sample *);
 
     // The rest is NULL unless the backend is asynchronous.
+    int (*rates)(struct backend_rates *out, int32_t device);    // in about a second; needs 2 GiB that are free
     // Bytes of device memory that alloc could still hand out, and all that there is.
     int (*memory)(struct backend_context *context, int64_t *free_bytes, int64_t *total_bytes);
     // mark notes the moment at which the work enqueued so far ends. After end_step, marks tells those of marks [0, n) in

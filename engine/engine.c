@@ -8,6 +8,9 @@
 
 // Beyond any machine, and low enough that products of them with a checked plan's sizes stay within 64 bits.
 enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
+// Of a device's memory, one part in so many stays free for what the driver and cuBLASLt take later; pages are rounded up
+// to 64 bytes in each of at most 256 layers.
+enum { SPARE_SHARE = 64, PAGE_ROUNDING = 64 * 256 };
 enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 16 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -31,7 +34,7 @@ static int complete_options(struct engine_options *o, const struct plan *plan)
     error = error ? error : check_option("max_seqs", o->max_seqs, 1, MAX_SEQS);
     error = error ? error : check_option("max_context", o->max_context, 1, MAX_CONTEXT);
     error = error ? error : check_option("max_step_tokens", o->max_step_tokens, 1, MAX_STEP_TOKENS);
-    error = error ? error : check_option("cache_tokens", o->cache_tokens, 0, INT32_MAX - plan->page_tokens);
+    error = error ? error : check_option("cache_tokens", o->cache_tokens, CACHE_ALL_FREE, INT32_MAX - plan->page_tokens);
     if (error) {
         return error;
     }
@@ -112,6 +115,30 @@ static int open_cache(struct engine *engine, int32_t n_pages)
                        (long long)n_pages * plan->page_tokens, max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
 }
 
+// Pages that fit into what is free once everything else has its memory.
+static int pages_that_fit(struct engine *engine, int32_t *n_pages)
+{
+    const struct backend *backend = engine->backend;
+    const struct plan *plan = &engine->plan;
+    int64_t free_bytes, total_bytes, max_seqs = engine->options.max_seqs;
+    if (!backend->memory) {
+        return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
+                           backend->name);
+    }
+    int error = backend->memory(engine->context, &free_bytes, &total_bytes);
+    if (error) {
+        return error;
+    }
+    int64_t rings = plan_kv_bytes_per_sequence(plan) * max_seqs, spare = total_bytes / SPARE_SHARE;
+    int64_t page_bytes = plan_kv_bytes_per_token(plan) * plan->page_tokens + PAGE_ROUNDING;
+    int64_t most = (INT32_MAX - plan->page_tokens) / plan->page_tokens;
+    int64_t pages = (free_bytes - rings - spare) / page_bytes;
+    *n_pages = (int32_t)(pages < most ? pages : most);
+    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.0f of %.0f MiB are free beside the weights, and "
+                                       "%lld window rings take %.0f", (double)free_bytes / 0x1p20,
+                                       (double)total_bytes / 0x1p20, (long long)max_seqs, (double)rings / 0x1p20);
+}
+
 static int open_step(struct engine *engine)
 {
     const struct engine_options *o = &engine->options;
@@ -148,26 +175,29 @@ static int open_parts(struct engine *engine)
     if (error) {
         return error;
     }
-    int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
-    struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
-    error = kv_pages_open(&engine->pages, n_pages, engine->plan.page_tokens, o->max_seqs);
-    error = error ? error : scheduler_open(&engine->scheduler, &scheduler_options, engine->pages);
-    error = error ? error : open_cache(engine, n_pages);
-    error = error ? error : open_step(engine);
-    if (error) {
-        return error;
-    }
     struct forward_options forward_options = {.backend = engine->backend,
                                               .context = engine->context,
                                               .plan = &engine->plan,
                                               .weights = &engine->weights,
-                                              .cache = engine->cache,
                                               .observer = o->observer,
                                               .max_rows = o->max_step_tokens,
                                               .max_logit_rows = engine->max_logit_rows,
                                               .max_context = o->max_context,
                                               .stage_every = o->stage_every > 0 ? o->stage_every : 0};
-    return forward_open(&engine->forward, &forward_options);
+    error = forward_open(&engine->forward, &forward_options);
+    error = error ? error : open_step(engine);
+    int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
+    if (!error && o->cache_tokens == CACHE_ALL_FREE) {
+        error = pages_that_fit(engine, &n_pages);
+    }
+    struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
+    error = error ? error : kv_pages_open(&engine->pages, n_pages, engine->plan.page_tokens, o->max_seqs);
+    error = error ? error : scheduler_open(&engine->scheduler, &scheduler_options, engine->pages);
+    error = error ? error : open_cache(engine, n_pages);
+    if (!error) {
+        forward_use_cache(engine->forward, engine->cache);
+    }
+    return error;
 }
 
 int engine_open(struct engine **out, const struct engine_options *options)

@@ -9,6 +9,8 @@
 
 struct engine;
 
+enum { CACHE_ALL_FREE = -1 };        // cache_tokens: as many as the device's free memory holds
+
 struct engine_options {
     const struct plan *plan;         // copied
     struct model_file *model;        // borrowed until close
@@ -18,7 +20,8 @@ struct engine_options {
     int32_t max_seqs;                // 0: 1
     int32_t max_context;             // tokens of one sequence, prompt and output. 0: 8192
     int32_t max_step_tokens;         // rows of one step: the prefill chunk. 0: 512
-    int32_t cache_tokens;            // tokens in pages for all sequences. 0: max_seqs * max_context
+    int32_t cache_tokens;            // tokens in pages for all sequences. 0: max_seqs * max_context; or CACHE_ALL_FREE,
+                                     // where the backend has memory of its own
     bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
     const struct observer *observer; // borrowed until close; NULL: none
     int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
@@ -48,6 +51,7 @@ struct engine_output {
 struct engine_stats {
     int64_t steps, prompt_tokens, output_tokens;
     int64_t kv_bytes_used, kv_bytes_allocated, weight_bytes;
+    int32_t cache_tokens;        // that the cache's pages hold, all sequences together
     int32_t running, waiting;
     int64_t preemptions;         // times that a running request lost its pages and had to start over
 };

@@ -297,6 +297,7 @@ struct engine_stats engine_stats(const struct engine *engine)
         .kv_bytes_used = kv_pages_used(engine->pages) * page_bytes + rings,
         .kv_bytes_allocated = kv_cache_bytes(engine->cache),
         .weight_bytes = plan_weight_bytes(&engine->plan),
+        .cache_tokens = (kv_pages_free(engine->pages) + kv_pages_used(engine->pages)) * engine->plan.page_tokens,
         .running = running,
         .waiting = scheduler_waiting(engine->scheduler),
         .preemptions = engine->preemptions,

@@ -166,7 +166,7 @@ static int project_layer(struct forward *f, int32_t layer)
 // Window attention, and only then the ring: it would overwrite keys that this step's first rows still see.
 static int attend_window(struct forward *f, int32_t layer)
 {
-    struct kv_view ring = kv_cache_ring(f->options.cache, layer);
+    struct kv_view ring = kv_cache_ring(f->cache, layer);
     struct op_window_attention attend = {.q = f->q, .k = f->k, .v = f->v, .ring = ring, .out = f->attended};
     struct op_kv_write write = {.k = f->k, .v = f->v, .view = ring};
     enter(f, STAGE_WINDOW_ATTENTION, layer, PART_LAYER, f->rows);
@@ -193,7 +193,7 @@ static int project_memory(struct forward *f, int32_t layer)
         .k_out = f->k,
         .v_out = f->v,
     };
-    struct op_kv_write write = {.k = f->k, .v = f->v, .view = kv_cache_pages(f->options.cache, layer)};
+    struct op_kv_write write = {.k = f->k, .v = f->v, .view = kv_cache_pages(f->cache, layer)};
     enter(f, STAGE_QKV, layer, PART_MEMORY, f->rows);
     int error = leave(f, OPERATOR(f, qkv, &project));
     if (error) {
@@ -231,7 +231,7 @@ static int index_memory(struct forward *f)
         layer_begin(f, l);
         error = project_index(f, l, f->memory_all, PART_MEMORY, false, true);
         if (!error) {
-            struct op_index_write write = {.k = f->index_k, .view = kv_cache_index(f->options.cache, l)};
+            struct op_index_write write = {.k = f->index_k, .view = kv_cache_index(f->cache, l)};
             enter(f, STAGE_KV_WRITE, l, PART_MEMORY, f->rows);
             error = leave(f, OPERATOR(f, index_write, &write));
         }
@@ -250,12 +250,12 @@ static int write_cache(struct forward *f, int32_t layer)
     if (plan_has_own_kv(plan, layer)) {
         struct op_kv_write op = {.k = f->k,
                                  .v = f->v,
-                                 .view = kv_cache_pages(f->options.cache, layer),
-                                 .bounds = kv_cache_bounds(f->options.cache, layer)};
+                                 .view = kv_cache_pages(f->cache, layer),
+                                 .bounds = kv_cache_bounds(f->cache, layer)};
         error = OPERATOR(f, kv_write, &op);
     }
     if (!error && index_keys) {
-        struct op_index_write op = {.k = f->index_k, .view = kv_cache_index(f->options.cache, layer)};
+        struct op_index_write op = {.k = f->index_k, .view = kv_cache_index(f->cache, layer)};
         error = OPERATOR(f, index_write, &op);
     }
     return leave(f, error);
@@ -277,8 +277,8 @@ static int select_units(struct forward *f, int32_t layer)
             .n = n,
             .q = bounds ? f->q : f->index_q,
             .gate = plan->index.score == INDEX_GATED_RELU ? f->index_gate : NULL,
-            .keys = kv_cache_index(f->options.cache, layer),
-            .bounds = kv_cache_bounds(f->options.cache, layer),
+            .keys = kv_cache_index(f->cache, layer),
+            .bounds = kv_cache_bounds(f->cache, layer),
             .scores = f->scores,
             .stride = stride,
         };
@@ -320,7 +320,7 @@ static int attend_global(struct forward *f, int32_t layer)
     struct op_attention op = {
         .rows = f->rows,
         .q = f->q,
-        .view = kv_cache_pages(f->options.cache, self->kv_from),
+        .view = kv_cache_pages(f->cache, self->kv_from),
         .selection = self->attention == ATTENTION_SELECTED ? &f->selections[self->index_from] : NULL,
         .out = f->attended,
     };

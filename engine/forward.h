@@ -16,7 +16,6 @@ struct forward_options {
     struct backend_context *context;
     const struct plan *plan;
     const struct model_weights *weights;      // as weight_load made them
-    const struct kv_cache *cache;
     const struct observer *observer;          // NULL: none
     int32_t max_rows, max_logit_rows, max_context;
     int32_t stage_every;                      // asynchronous backends: stages of one decode step in so many are told; 0: none
@@ -25,6 +24,10 @@ struct forward_options {
 // -EINVAL for a plan that the engine cannot run, -ENOMEM with what was asked for. *out is NULL on failure.
 int forward_open(struct forward **out, const struct forward_options *options);
 void forward_close(struct forward *forward);    // NULL-safe
+
+// Sets the cache that passes read and write, before the first of them; borrowed until close. It comes after open, because
+// it may take what memory the activations leave.
+void forward_use_cache(struct forward *forward, const struct kv_cache *cache);
 
 // Whether the observer is told the stages of step `step`: always, but for steps that decode (one row of each sequence, all
 // leaving logits) on an asynchronous backend.

@@ -122,6 +122,11 @@ void forward_close(struct forward *f)
     free(f);
 }
 
+void forward_use_cache(struct forward *f, const struct kv_cache *cache)
+{
+    f->cache = cache;
+}
+
 static struct stage_cost difference(struct stage_cost a, struct stage_cost b)
 {
     return (struct stage_cost){a.bytes - b.bytes, a.flops - b.flops};

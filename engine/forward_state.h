@@ -12,6 +12,7 @@ enum part { PART_LAYER, PART_MEMORY, PART_COUNT };
 
 struct forward {
     struct forward_options options;
+    const struct kv_cache *cache;  // borrowed
     // Memory of the backend, owned.
     void *x_all;                   // f32 [max_rows][hidden] the residual stream
     void *x_last;                  // f32 [max_logit_rows][hidden] that of the rows that leave logits

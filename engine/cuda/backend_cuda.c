@@ -49,8 +49,8 @@ static void close_context(struct backend_context *c)
     free(c);
 }
 
-// The device must be there and be one that the kernels were compiled for.
-static int choose_device(struct backend_context *c, int32_t device)
+// The device must be there and be one that the kernels were compiled for. name [bytes].
+int cuda_choose_device(int32_t device, char *name, size_t bytes)
 {
     int count = 0;
     cudaError_t found = cudaGetDeviceCount(&count);
@@ -70,8 +70,7 @@ static int choose_device(struct backend_context *c, int32_t device)
         return status_fail(-ENODEV, "%s has compute capability %d.%d; the kernels are built for 9.0 (H100, H200)", properties.name,
                            properties.major, properties.minor);
     }
-    c->device = device;
-    snprintf(c->name, sizeof c->name, "%.120s", properties.name);
+    snprintf(name, bytes, "%.120s", properties.name);
     return 0;
 }
 
@@ -139,7 +138,8 @@ static int open_context(struct backend_context **out, const struct backend_optio
     }
     c->plan = options->plan;
     c->max_rows = options->max_rows;
-    error = choose_device(c, options->device);
+    c->device = options->device;
+    error = cuda_choose_device(c->device, c->name, sizeof c->name);
     error = error ? error : cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
     error = error ? error : take_scratch(c);
     if (error) {
@@ -296,6 +296,7 @@ static const struct backend table = {
     .ffn = cuda_ffn,
     .head = cuda_head,
     .sample = cuda_sample,
+    .rates = cuda_rates,
     .mark = cuda_mark,
     .marks = cuda_marks,
     .replay = cuda_replay,

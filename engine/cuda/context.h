@@ -69,6 +69,9 @@ int cuda_status(cudaError_t error, const char *what);    // 0, or -EIO with what
 
 int cuda_take(void **out, int64_t bytes, const char *what);    // device memory; -ENOMEM with the sizes
 
+int cuda_choose_device(int32_t device, char *name, size_t bytes);    // makes it current; -ENODEV, -EINVAL
+int cuda_rates(struct backend_rates *out, int32_t device);           // rates.c
+
 // step.c
 int cuda_begin_step(struct backend_context *, const struct batch *);
 int cuda_end_step(struct backend_context *);

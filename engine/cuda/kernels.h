@@ -178,6 +178,10 @@ int take_rows_launch(void *out, const void *in, const int32_t *source, int32_t n
 int swiglu_launch(void *out, const void *gate, const void *up, int64_t n, cudaStream_t stream);
 // out[i] = scale * in[i], in place; the gates of an indexer.
 int scale_launch(float *x, int64_t n, float scale, cudaStream_t stream);
+// stream.cu: reads `bytes` (a multiple of 16) once; writes 4 bytes to `out` or, all but surely, nothing.
+int stream_launch(const void *in, int64_t bytes, void *out, cudaStream_t stream);
+// A kernel of as many blocks as there are multiprocessors that does nothing.
+int idle_launch(cudaStream_t stream);
 // The lowest token among equal largest logits of each row.
 int argmax_launch(int32_t *token, const float *logits, int32_t n, int32_t vocab, cudaStream_t stream);
 

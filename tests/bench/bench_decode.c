@@ -243,9 +243,13 @@ static int open_run(struct run *run, const char *method, const struct observer *
     fill_cache(run, n_pages);
     const struct forward_options forward = {
         .backend = run->backend, .context = run->context, .plan = &run->plan, .weights = &run->weights,
-        .cache = run->cache, .observer = observer, .max_rows = o->sequences, .max_logit_rows = o->sequences,
+        .observer = observer, .max_rows = o->sequences, .max_logit_rows = o->sequences,
         .max_context = o->context + 1};
-    return forward_open(&run->forward, &forward);
+    error = forward_open(&run->forward, &forward);
+    if (!error) {
+        forward_use_cache(run->forward, run->cache);
+    }
+    return error;
 }
 
 // One decode step of all sequences at the full context; the page tables are scattered as a used cache's are.

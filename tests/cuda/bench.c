@@ -5,8 +5,6 @@
 // FILE.tsv gets one line per row in the columns of tests/bench/results.tsv; the caller fills commit and driver.
 #include "tests/cuda/gpu.h"
 
-int stream_launch(const void *in, int64_t bytes, void *out, cudaStream_t stream);
-
 enum { CONTEXT = 131072, TOP_K = 2048, HEADS = 20, KV_HEADS = 4, HEAD_DIM = 128, PAGE = 64, ROTATE_BYTES = 256 << 20 };
 
 static double bandwidth_bytes_per_us;

@@ -1,5 +1,7 @@
-// tests/cuda/stream.cu - the fastest plain read of memory we know: the ceiling that floors are computed from.
+// engine/cuda/stream.cu - the fastest plain read of memory we know, the ceiling that floors are computed from; and a kernel
+// that does nothing, whose cost every other pays as well.
 #include "engine/cuda/device.cuh"
+#include "engine/cuda/kernels.h"
 
 __global__ void __launch_bounds__(512) stream_kernel(const uint4 *in, int64_t n, uint32_t *out)
 {
@@ -26,4 +28,18 @@ extern "C" int stream_launch(const void *in, int64_t bytes, void *out, cudaStrea
 {
     stream_kernel<<<multiprocessors() * 4, 512, 0, stream>>>((const uint4 *)in, bytes / 16, (uint32_t *)out);
     return gpu_status(cudaGetLastError(), "stream");
+}
+
+__global__ void idle_kernel()
+{
+    dependents_may_launch();
+    wait_for_predecessor();
+}
+
+extern "C" int idle_launch(cudaStream_t stream)
+{
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)multiprocessors());
+    shape.threads = 128;
+    return launch("idle", idle_kernel, shape, stream);
 }

@@ -1,0 +1,153 @@
+// tests/bench/bench_steps.c - whole steps on a GPU: the paper's experiment, as rows of results.tsv.
+//
+// Runs cli/paper.c with every method and appends decode_step and prefill (ms) and end_to_end (tokens/s). A machine without
+// a usable GPU is told so and nothing is measured. --results takes another file, so that the rows of a machine without the
+// checkout can be brought back; --commit and --driver say what such a machine cannot know.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/gpu_rates.h"
+#include "cli/measure.h"
+#include "cli/paper.h"
+#include "engine/status.h"
+
+struct bench {
+    const char *model, *methods, *prompt, *results, *commit, *driver;
+    int32_t context, output, batch, device;
+    FILE *out;
+    struct device rates;
+    char date[16];
+};
+
+static void row(const struct bench *bench, const struct paper_point *point, const char *quantity, double value, double spread,
+                double floor, const char *unit)
+{
+    char spread_text[32] = "-", floor_text[32] = "-";
+    if (!isnan(spread)) {
+        snprintf(spread_text, sizeof spread_text, "%.3g", spread);
+    }
+    if (!isnan(floor)) {
+        snprintf(floor_text, sizeof floor_text, "%.4g", floor);
+    }
+    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, quantity, value, unit,
+           floor_text);
+    fflush(stdout);
+    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_steps\t%s\t%s\t%d\t%d\t%s\t%.5g\t%s\t%s\t%s\n", bench->date, bench->commit,
+            bench->rates.name, bench->driver, point->plan->shape.name, point->plan->method, point->context, point->batch, quantity,
+            value, spread_text, floor_text, unit);
+    fflush(bench->out);
+}
+
+static void on_point(void *user, const struct paper_point *point)
+{
+    const struct bench *bench = user;
+    if (!isnan(point->prefill_s)) {
+        row(bench, point, "prefill", point->prefill_s * 1e3, NAN, NAN, "ms");
+    }
+    row(bench, point, "decode_step", point->step_s * 1e3, point->spread_s * 1e3, point->floor_s * 1e3, "ms");
+    if (point->select_s > 0) {
+        row(bench, point, "stages.index_select", point->select_s * 1e3, NAN, NAN, "ms");
+    }
+    if (!isnan(point->end_to_end)) {
+        row(bench, point, "end_to_end", point->end_to_end, NAN, NAN, "tokens/s");
+    }
+}
+
+// Plans of the methods named, and a random model for each backbone. files [2] are the caller's.
+static int choose(const struct bench *bench, struct plan *plans, struct model_file **files, struct paper_options *options)
+{
+    const struct model_shape *shape = plan_find_model(bench->model);
+    const struct plan_flags flags = plan_flags_default();
+    char list[512];
+    if (!shape || snprintf(list, sizeof list, "%s", bench->methods) >= (int)sizeof list) {
+        return status_fail(-EINVAL, "--model %s: not the name of a size", bench->model);
+    }
+    for (int b = 0; b < 2; b++) {
+        int error = command_model_open(&files[b], bench->model, b == BACKBONE_YOCO ? "yoco" : "dense", &flags, 1);
+        if (error) {
+            return error;
+        }
+    }
+    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
+        const struct method_info *method = plan_find_method(name);
+        struct plan *plan = &plans[options->n_methods];
+        int error = !method || options->n_methods == PAPER_MAX_METHODS ? status_fail(-EINVAL, "--methods: %s", name) : 0;
+        error = error ? error : command_plan_build(plan, files[method->backbone], name, &flags);
+        if (error) {
+            return error;
+        }
+        options->methods[options->n_methods++] = (struct paper_method){plan, files[method->backbone]};
+    }
+    return 0;
+}
+
+static int run(struct bench *bench)
+{
+    static struct plan plans[PAPER_MAX_METHODS];
+    struct model_file *files[2] = {NULL, NULL};
+    struct table *tables[PAPER_TABLES] = {NULL};
+    int32_t *text = NULL, n_text = 0;
+    struct paper_options options = {
+        .backend = "cuda", .device = bench->device, .chunk_tokens = measure_chunk("cuda"),
+        .contexts = {bench->context / 16, bench->context / 4, bench->context}, .output_tokens = bench->output,
+        .max_batch = bench->batch, .rates = &bench->rates, .point = on_point, .user = bench,
+    };
+    time_t now = time(NULL);
+    strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
+    int error = gpu_rates(&bench->rates, bench->device);
+    error = error ? error : measure_read_prompt(&text, &n_text, bench->prompt);
+    error = error ? error : choose(bench, plans, files, &options);
+    bench->out = error ? NULL : fopen(bench->results, "ae");
+    if (!error && !bench->out) {
+        error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
+    }
+    if (!error) {
+        printf("%s: %.0f GB/s, %.0f TFLOP/s, %.2f us a launch\n", bench->rates.name, bench->rates.bytes_per_s.value * 1e-9,
+               bench->rates.flops_per_s[DTYPE_BF16].value * 1e-12, bench->rates.launch_s.value * 1e6);
+        options.text = text;
+        options.n_text = n_text;
+        error = paper_run(tables, &options);
+    }
+    for (int i = 0; i < PAPER_TABLES; i++) {
+        table_close(tables[i]);
+    }
+    if (bench->out && fclose(bench->out) != 0 && !error) {
+        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
+    }
+    model_file_close(files[0]);
+    model_file_close(files[1]);
+    free(text);
+    return error;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.model = "paper-4b", .methods = "dense,yoco,clsa,clsa-block,yoco-token,token,indexcache,block,dsa,quest",
+                          .prompt = "workloads/texts/constitution.txt", .results = "tests/bench/results.tsv", .commit = "-",
+                          .driver = "-", .context = 131072, .output = 10000, .batch = 256};
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
+        {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M,M,...", "methods, the dense one first"},
+        {"prompt", OPTION_TEXT, &bench.prompt, 0, 0, "FILE", "text, repeated"},
+        {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "the longest; a quarter and a sixteenth are run too"},
+        {"output", OPTION_INT, &bench.output, 1, 1 << 20, "tokens", "of a request, for end-to-end throughput"},
+        {"batch", OPTION_INT, &bench.batch, 1, 1024, "sequences", "the largest"},
+        {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
+        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
+        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
+        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"bench_steps", "Whole steps on a GPU.", NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    error = error ? error : run(&bench);
+    if (error == -ENODEV) {
+        printf("skipped: %s\n", status_text());
+        return 0;
+    }
+    return error >= 0 ? 0 : command_fail("bench_steps", error);
+}
