@@ -5,7 +5,8 @@
 // everyone draws one more token, only the clock moves: the same decisions in the same order as step by step, and the
 // same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
 //
-// One replica. Not modelled: reuse of prefixes (the scheduler has none), time between steps beyond step_overhead_s.
+// One replica; several behind a router are sim/fleet.h. Not modelled: reuse of prefixes (the scheduler has none), time
+// between steps beyond step_overhead_s.
 #pragma once
 
 #include "sim/serve_metrics.h"
@@ -37,6 +38,10 @@ struct serve_point {
 
 enum { SERVE_MAX_POINTS = 512 };
 
+// What those who wait wait for, as the scheduler meets it: pages of the KV cache, a slot of max_seqs, rows of a step.
+enum blocked { BLOCKED_MEMORY, BLOCKED_SEQUENCES, BLOCKED_ROWS, BLOCKED_COUNT };
+const char *blocked_name(enum blocked blocked);    // "KV memory", "sequences", "rows"
+
 struct serve_result {
     struct serve_metrics metrics;
     struct request_record *records;     // [n_records] in the order of the workload; owned
@@ -47,6 +52,10 @@ struct serve_result {
     int64_t n_pages, peak_pages;
     int64_t weight_bytes, kv_bytes, peak_kv_bytes;    // kv: of the whole cache, rings of all sequences included
     int32_t max_seqs, max_step_tokens, peak_running;
+    double busy_s;                      // in steps
+    double prefill_s;                   // of those, in steps with rows of a prompt
+    double sequence_s, context_token_s; // sequences of a step, and tokens that they hold, times its seconds
+    double blocked_s[BLOCKED_COUNT];    // busy while somebody waited for that
     bool stopped;
     enum provenance provenance;         // the weakest of the device's figures used
     uint64_t decisions;                 // a hash of who ran, was preempted and finished, in which order

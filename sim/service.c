@@ -1,0 +1,385 @@
+// sim/service.c - the event loop of a replica: arrivals, steps, jumps.
+//
+// A jump covers steps for which scheduler_steady() promises the same decision; it ends early when a request arrives that
+// would be let in. Arrivals that could only wait do not end it: they are handed to the scheduler in order afterwards, and
+// nothing that it does depends on how long they have been in its queue.
+#include "sim/service.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/status.h"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Arrivals, ends
+
+enum event { EVENT_START, EVENT_CHUNK, EVENT_PREEMPT, EVENT_FINISH };
+
+static void remember(struct service *service, enum event event, int64_t request, int64_t detail)
+{
+    uint64_t hash = service->result->decisions;
+    const int64_t values[] = {event, request, detail, service->result->steps};
+    for (int i = 0; i < 4; i++) {
+        hash = (hash ^ (uint64_t)values[i]) * 1099511628211u;
+    }
+    service->result->decisions = hash;
+}
+
+// In a closed loop, one request done lets the next one come.
+static void follow(struct service *service)
+{
+    if (service->workload->users > 0 && service->n_known < service->n_mine) {
+        service->records[service->mine[service->n_known++]].arrival_s =
+            service->now_s + 1e-9 * (double)service->workload->pause_ns;
+    }
+}
+
+static int submit_arrived(struct service *service)
+{
+    struct serve_result *result = service->result;
+    for (; service->next < service->n_known; service->next++) {
+        int64_t request = service->mine[service->next];
+        struct request_record *record = &service->records[request];
+        if (record->arrival_s > service->now_s) {
+            break;
+        }
+        int error = scheduler_submit(service->scheduler, request, record->prompt_tokens, record->output_tokens);
+        if (error == -EINVAL) {
+            record->rejected = true;
+            service->n_rejected++;
+            if (!result->first_rejection[0]) {
+                snprintf(result->first_rejection, sizeof result->first_rejection, "request %lld: %.200s", (long long)request,
+                         status_text());
+            }
+            follow(service);
+        } else if (error) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+// Whether the limits can still be kept is known as soon as too many requests are beyond one.
+static void watch_ttft(struct service *service, const struct request_record *record)
+{
+    struct slo_watch *watch = service->watch;
+    if (watch && watch->ttft_s > 0 && record->first_token_s - record->arrival_s > watch->ttft_s) {
+        watch->lost = ++watch->ttft_late > watch->ttft_allowed || watch->lost;
+    }
+}
+
+static void watch_tpot(struct service *service, const struct request_record *record)
+{
+    struct slo_watch *watch = service->watch;
+    if (watch && watch->tpot_s > 0 && request_tpot(record) > watch->tpot_s) {
+        watch->lost = ++watch->tpot_late > watch->tpot_allowed || watch->lost;
+    }
+}
+
+static void finish(struct service *service, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        struct request_record *record = &service->records[service->finished[i]];
+        record->finished_s = service->now_s;
+        watch_tpot(service, record);
+        remember(service, EVENT_FINISH, service->finished[i], kv_pages_used(service->pages));
+        follow(service);
+        service->n_finished++;
+        if (service->options.progress && service->n_finished % 256 == 0) {
+            service->options.progress(service->options.progress_user, service->n_finished, service->workload->n);
+        }
+    }
+    if (n > 0) {
+        service->last_end_s = service->now_s;
+        service->n_last_ended = n;
+    }
+}
+
+static void note_use(struct service *service, int64_t pages, int32_t running)
+{
+    struct serve_result *result = service->result;
+    const struct plan *plan = service->options.plan;
+    int64_t bytes = pages * plan->page_tokens * plan_kv_bytes_per_token(plan) + running * plan_kv_bytes_per_sequence(plan);
+    result->peak_pages = pages > result->peak_pages ? pages : result->peak_pages;
+    result->peak_running = running > result->peak_running ? running : result->peak_running;
+    result->peak_kv_bytes = bytes > result->peak_kv_bytes ? bytes : result->peak_kv_bytes;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Steps
+
+// What kept requests waiting through a step: the first limit that the scheduler meets.
+static enum blocked why_waiting(const struct service *service, int64_t rows)
+{
+    if (scheduler_running(service->scheduler) >= service->options.max_seqs) {
+        return BLOCKED_SEQUENCES;
+    }
+    return rows >= service->options.max_step_tokens ? BLOCKED_ROWS : BLOCKED_MEMORY;
+}
+
+// Adds what `steps` steps over service->work [n], `seconds` long in all, were busy with.
+static void note_time(struct service *service, double seconds, int32_t steps, int32_t n)
+{
+    struct serve_result *result = service->result;
+    double contexts = 0;
+    int64_t rows = 0;
+    for (int32_t i = 0; i < n; i++) {
+        contexts += service->work[i].context_tokens + 0.5 * (steps - 1);
+        rows += service->work[i].new_tokens;
+    }
+    result->busy_s += seconds;
+    result->prefill_s += rows > n ? seconds : 0;
+    result->sequence_s += n * seconds;
+    result->context_token_s += contexts * seconds;
+    if (scheduler_waiting(service->scheduler) > 0) {
+        result->blocked_s[why_waiting(service, rows)] += seconds;
+    }
+}
+
+static void begin_parts(struct service *service, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const struct scheduled *part = &service->parts[i];
+        struct request_record *record = &service->records[part->request];
+        service->work[i] = (struct work){part->context_tokens, part->new_tokens, part->wants_logits};
+        if (isnan(record->started_s)) {
+            record->started_s = service->now_s;
+            remember(service, EVENT_START, part->request, part->slot);
+        }
+        if (part->new_tokens > 1 || !part->wants_logits) {
+            remember(service, EVENT_CHUNK, part->request, part->new_tokens);
+        }
+    }
+}
+
+static void take_step(struct service *service)
+{
+    struct serve_result *result = service->result;
+    int32_t n_preempted, n_finished;
+    int32_t n = scheduler_next(service->scheduler, service->parts, service->preempted, &n_preempted);
+    note_use(service, kv_pages_used(service->pages), scheduler_running(service->scheduler));
+    for (int32_t i = 0; i < n_preempted; i++) {
+        service->records[service->preempted[i]].preemptions++;
+        remember(service, EVENT_PREEMPT, service->preempted[i], i);
+    }
+    begin_parts(service, n);
+    double seconds = step_price_seconds(service->price, service->work, n);
+    service->now_s += seconds;
+    note_time(service, seconds, 1, n);
+    for (int32_t i = 0; i < n; i++) {
+        if (service->parts[i].wants_logits) {
+            struct request_record *record = &service->records[service->parts[i].request];
+            if (isnan(record->first_token_s)) {
+                record->first_token_s = service->now_s;
+                watch_ttft(service, record);
+            }
+            service->output_tokens++;
+        }
+    }
+    result->steps++;
+    scheduler_complete(service->scheduler, service->parts, service->ended, n, service->finished, &n_finished);
+    finish(service, n_finished);
+}
+
+// Up to `steps` steps in which the n sequences of service->parts draw one token each.
+static void jump(struct service *service, double horizon_s, int32_t steps, int32_t n)
+{
+    struct serve_result *result = service->result;
+    bool room = scheduler_waiting(service->scheduler) == 0 && n < service->options.max_seqs &&
+                n < service->options.max_step_tokens;
+    double until_s = service->next_point_s, begin_s = service->now_s;
+    if (room && service->next < service->n_known) {
+        until_s = fmin(until_s, service->records[service->mine[service->next]].arrival_s);
+    }
+    if (room) {
+        until_s = fmin(until_s, horizon_s);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        service->work[i] = (struct work){service->parts[i].context_tokens, 1, 1};
+    }
+    step_price_walk(service->price, service->work, n);
+    int32_t taken = 0, n_finished;
+    while (taken < steps && (taken == 0 || service->now_s < until_s)) {
+        service->now_s += step_price_next(service->price);
+        taken++;
+    }
+    int64_t pages = 0;
+    for (int32_t i = 0; i < n; i++) {
+        pages += kv_pages_for(service->pages, service->work[i].context_tokens + taken);
+    }
+    note_use(service, pages, n);
+    note_time(service, service->now_s - begin_s, taken, n);
+    result->steps += taken;
+    result->jumped_steps += taken;
+    service->output_tokens += (double)taken * n;
+    scheduler_skip(service->scheduler, taken, service->finished, &n_finished);
+    finish(service, n_finished);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Timeline
+
+// Halves the points when they are full, so that any length of time fits.
+static void take_point(struct service *service)
+{
+    struct serve_result *result = service->result;
+    if (service->now_s < service->next_point_s) {
+        return;
+    }
+    if (result->n_points == SERVE_MAX_POINTS) {
+        for (int32_t i = 0; i < SERVE_MAX_POINTS / 2; i++) {
+            struct serve_point *first = &result->points[2 * i], *second = first + 1;
+            double begin_s = i > 0 ? result->points[i - 1].time_s : 0, long_s = second->time_s - begin_s;
+            double first_s = first->time_s - begin_s, tokens_per_s = second->output_tokens_per_s;
+            if (long_s > 0) {
+                tokens_per_s = (first->output_tokens_per_s * first_s + second->output_tokens_per_s * (long_s - first_s)) / long_s;
+            }
+            result->points[i] = *second;
+            result->points[i].output_tokens_per_s = tokens_per_s;
+        }
+        result->n_points /= 2;
+        service->interval_s *= 2;
+    }
+    double last_s = result->n_points > 0 ? result->points[result->n_points - 1].time_s : 0;
+    result->points[result->n_points++] = (struct serve_point){
+        .time_s = service->now_s,
+        .running = scheduler_running(service->scheduler),
+        .waiting = scheduler_waiting(service->scheduler),
+        .kv_pages = kv_pages_used(service->pages),
+        .output_tokens_per_s = service->now_s > last_s ? service->output_tokens / (service->now_s - last_s) : 0,
+    };
+    service->output_tokens = 0;
+    service->next_point_s = service->now_s + service->interval_s;
+}
+
+int service_advance(struct service *service, double horizon_s)
+{
+    for (;;) {
+        int error = submit_arrived(service);
+        if (error) {
+            return error;
+        }
+        if ((service->options.stop && *service->options.stop) || (service->watch && service->watch->lost)) {
+            service->result->stopped = true;
+            return 0;
+        }
+        take_point(service);
+        if (scheduler_running(service->scheduler) + scheduler_waiting(service->scheduler) == 0) {
+            if (service->next == service->n_known) {
+                return 0;
+            }
+            service->now_s = fmax(service->now_s, service->records[service->mine[service->next]].arrival_s);
+            continue;
+        }
+        if (service->now_s >= horizon_s) {
+            return 0;
+        }
+        int32_t n = 0;
+        int32_t steps = service->options.every_step ? 0 : scheduler_steady(service->scheduler, service->parts, &n);
+        if (steps > 1) {
+            jump(service, horizon_s, steps, n);
+        } else {
+            take_step(service);
+        }
+    }
+}
+
+int service_take(struct service *service, int64_t request)
+{
+    if (service->n_mine == service->room) {
+        int64_t room = service->room > 0 ? 2 * service->room : 64;
+        int64_t *mine = realloc(service->mine, (size_t)room * sizeof *mine);
+        if (!mine) {
+            return status_fail(-ENOMEM, "no memory to simulate %lld requests", (long long)room);
+        }
+        service->mine = mine;
+        service->room = room;
+    }
+    service->n_known += !isnan(service->records[request].arrival_s);
+    service->mine[service->n_mine++] = request;
+    return 0;
+}
+
+int64_t service_in_hand(const struct service *service, double t_s)
+{
+    int64_t later = service->last_end_s > t_s ? service->n_last_ended : 0;
+    return service->n_mine - service->n_finished - service->n_rejected + later;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Life
+
+// How many pages there are: those that were asked for, or what memory leaves; never more than the workload could fill.
+static int count_pages(int64_t *out, const struct serve_options *o, const struct workload *workload)
+{
+    const struct plan *plan = o->plan;
+    double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
+    double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * o->max_seqs;
+    double usable = o->device->memory_bytes.value * o->memory_share, n_pages = floor((usable - weights - rings) / page_bytes);
+    if (o->cache_tokens > 0) {
+        n_pages = ceil((double)o->cache_tokens / plan->page_tokens);
+    } else if (!(o->device->memory_bytes.value > 0)) {
+        return status_fail(-EINVAL, "device %s: its memory is unknown; give the cache a size", o->device->name);
+    } else if (n_pages < 1) {
+        return status_fail(-EINVAL, "does not fit: weights %.4g GB + windows of %d sequences %.4g GB leave nothing of %.4g "
+                           "GB for the KV cache; fewer sequences or a larger device would", 1e-9 * weights, o->max_seqs,
+                           1e-9 * rings, 1e-9 * usable);
+    }
+    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1);
+    n_pages = fmin(n_pages, fmin(useful, INT32_MAX));
+    *out = (int64_t)n_pages;
+    return 0;
+}
+
+static void describe(struct serve_result *result, const struct serve_options *o)
+{
+    result->max_seqs = o->max_seqs;
+    result->max_step_tokens = o->max_step_tokens;
+    result->weight_bytes = plan_weight_bytes(o->plan);
+    result->kv_bytes = result->n_pages * o->plan->page_tokens * plan_kv_bytes_per_token(o->plan) +
+                       o->max_seqs * plan_kv_bytes_per_sequence(o->plan);
+}
+
+int service_open(struct service *service)
+{
+    const struct serve_options *o = &service->options;
+    const struct workload *workload = service->workload;
+    struct serve_result *result = service->result;
+    size_t seqs = (size_t)o->max_seqs;
+    *result = (struct serve_result){.decisions = 14695981039346656037u,
+                                    .provenance = step_price_provenance(service->price)};
+    int error = count_pages(&result->n_pages, o, workload);
+    struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
+    error = error ? error : kv_pages_open(&service->pages, (int32_t)result->n_pages, o->plan->page_tokens, o->max_seqs);
+    error = error ? error : scheduler_open(&service->scheduler, &scheduler_options, service->pages);
+    if (error) {
+        return error;
+    }
+    service->parts = calloc(seqs, sizeof *service->parts);
+    service->work = calloc(seqs, sizeof *service->work);
+    service->ended = calloc(seqs, sizeof *service->ended);
+    service->preempted = calloc(seqs, sizeof *service->preempted);
+    service->finished = calloc(seqs, sizeof *service->finished);
+    if (!service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
+        return status_fail(-ENOMEM, "no memory to simulate %d sequences", o->max_seqs);
+    }
+    describe(result, o);
+    double span_s = workload->n > 0 ? 1e-9 * (double)workload->requests[workload->n - 1].arrival_ns : 0;
+    service->interval_s = span_s > 0 ? span_s / (SERVE_MAX_POINTS / 2) : 1e-3;
+    return 0;
+}
+
+void service_close(struct service *service)
+{
+    scheduler_close(service->scheduler);
+    kv_pages_close(service->pages);
+    free(service->mine);
+    free(service->parts);
+    free(service->work);
+    free(service->ended);
+    free(service->preempted);
+    free(service->finished);
+}
