@@ -13,6 +13,7 @@ int command_profile(int argc, char **argv);
 int command_trace(int argc, char **argv);
 int command_calibrate(int argc, char **argv);
 int command_sim(int argc, char **argv);
+int command_plan(int argc, char **argv);
 int command_top(int argc, char **argv);
 int command_model(int argc, char **argv);
 int command_devices(int argc, char **argv);

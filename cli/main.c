@@ -17,6 +17,7 @@ static const struct {
     {"trace", command_trace, "info | summary | check FILE.pftrace"},
     {"calibrate", command_calibrate, "traces -> what share of its peaks a device reaches, with residuals"},
     {"sim", command_sim, "what a model and a method should take on a device"},
+    {"plan", command_plan, "the smallest fleet for a workload and its limits; what-if sweeps"},
     {"top", command_top, "the dashboard: live, --replay FILE, --snapshot VIEW"},
     {"model", command_model, "init | info | check"},
     {"devices", command_devices, "what is here and what is known"},

@@ -19,8 +19,7 @@ static const struct option_spec *find(const struct command_spec *command, const 
     return NULL;
 }
 
-// A whole number with an optional suffix K, M or G. False if it is not one.
-static bool parse_whole(const char *text, int64_t *out)
+bool options_whole(const char *text, int64_t *out)
 {
     char *end;
     errno = 0;
@@ -44,6 +43,14 @@ static int set(const struct option_spec *option, const char *text)
 {
     switch (option->kind) {
     case OPTION_TEXT: *(const char **)option->value = text; return 0;
+    case OPTION_LIST: {
+        struct option_list *list = option->value;
+        if (list->n == OPTION_LIST_MAX) {
+            return status_fail(-EINVAL, "--%s: given more than %d times", option->name, OPTION_LIST_MAX);
+        }
+        list->items[list->n++] = text;
+        return 0;
+    }
     case OPTION_REAL: {
         char *end;
         double value = strtod(text, &end);
@@ -56,7 +63,7 @@ static int set(const struct option_spec *option, const char *text)
     }
     default: {
         int64_t value;
-        if (!parse_whole(text, &value) || (double)value < option->min || (double)value > option->max) {
+        if (!options_whole(text, &value) || (double)value < option->min || (double)value > option->max) {
             return status_fail(-EINVAL, "--%s %s: expected a whole number from %.0f to %.0f (%s)", option->name, text,
                                option->min, option->max, unit_of(option));
         }

@@ -14,8 +14,15 @@ enum option_kind {
     OPTION_LONG,      // int64_t
     OPTION_REAL,      // double
     OPTION_TEXT,      // const char *, borrowed from argv; NULL default prints as "none"
+    OPTION_LIST,      // struct option_list: a text that may be given several times
     OPTION_GROUP,     // no option: a heading in --help
     OPTION_END
+};
+
+enum { OPTION_LIST_MAX = 16 };
+struct option_list {
+    int32_t n;
+    const char *items[OPTION_LIST_MAX];    // borrowed from argv
 };
 
 struct option_spec {
@@ -37,3 +44,6 @@ struct command_spec {
 
 // Parses argv[1..]. Positional arguments are left in argv[1..*n_positional]. Returns 0; 1 if --help was printed; -EINVAL.
 int options_parse(const struct command_spec *command, int argc, char **argv, int32_t *n_positional);
+
+// A whole number as the options take it, with a suffix K, M or G. False if it is not one.
+bool options_whole(const char *text, int64_t *out);

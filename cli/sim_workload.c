@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/calibrated.h"
-#include "cli/command.h"
+#include "cli/choice.h"
 #include "cli/progress.h"
 #include "cli/workload.h"
 #include "engine/status.h"
@@ -14,7 +13,7 @@
 enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 
 struct sim {
-    const char *model, *methods, *devices, *calibration_file;
+    const char *model, *methods, *devices, *devices_file, *calibration_file;
     int32_t max_seqs, chunk, threads;
     int64_t cache_tokens;
     double memory_percent, overhead_us;
@@ -39,27 +38,6 @@ static const struct table_column point_columns[] = {
     {"method", "method", -1}, {"device", "device", -1}, {"time_s", "time s", 3}, {"batch", "batch", 0},
     {"queue", "queue", 0}, {"kv_percent", "KV %", 1}, {"output_tokens_per_s", "out tok/s", 1},
 };
-
-static int read_model(struct sim *sim)
-{
-    const struct model_shape *known = plan_find_model(sim->model);
-    if (known) {
-        sim->config.native.shape = *known;
-        return 0;
-    }
-    int error = model_file_load_config(&sim->config, sim->model);
-    return error ? status_prefix(error, "--model: ") : 0;
-}
-
-static int build_plan(struct plan *out, const struct sim *sim, const char *method)
-{
-    if (strcmp(method, "native") == 0 && !plan_find_model(sim->model)) {
-        *out = sim->config.native;
-        return 0;
-    }
-    int error = plan_build(out, &sim->config.native.shape, method, &sim->flags.options);
-    return error ? status_prefix(error, "--method %s: ", method) : 0;
-}
 
 static void show_progress(void *user, int64_t finished, int64_t total)
 {
@@ -104,7 +82,7 @@ static int simulate(struct sim *sim, const char *method, const struct device *de
     static struct plan plan;
     static struct serve_result result;
     struct progress progress;
-    int error = build_plan(&plan, sim, method);
+    int error = choice_plan(&plan, &sim->config, sim->model, method, &sim->flags.options);
     if (error) {
         return error;
     }
@@ -138,31 +116,23 @@ static int simulate(struct sim *sim, const char *method, const struct device *de
     return 0;
 }
 
-static int find_device(struct device *out, const struct sim *sim, const char *name)
-{
-    if (sim->calibration && calibrated_known(out, sim->calibration, name, NULL)) {
-        return 0;
-    }
-    int error = device_find(out, name, sim->threads);
-    if (!error && sim->calibration) {
-        calibrated_nearest(out, sim->calibration);
-    }
-    return error ? status_prefix(error, "--device ") : 0;
-}
-
 static int simulate_all(struct sim *sim)
 {
+    struct device *table = NULL;
+    int32_t n_table;
     char *devices = strdup(sim->devices);
-    int error = devices ? 0 : status_fail(-ENOMEM, "no memory");
+    int error = devices ? device_table_load(&table, &n_table, sim->devices_file) : status_fail(-ENOMEM, "no memory");
     for (char *rest = devices, *name; !error && (name = strsep(&rest, ",")) != NULL;) {
         struct device device;
         char *methods = strdup(sim->methods);
-        error = methods ? find_device(&device, sim, name) : status_fail(-ENOMEM, "no memory");
+        error = methods ? choice_device(&device, table, n_table, sim->calibration, name, sim->threads)
+                        : status_fail(-ENOMEM, "no memory");
         for (char *left = methods, *method; !error && (method = strsep(&left, ",")) != NULL;) {
             error = simulate(sim, method, &device);
         }
         free(methods);
     }
+    free(table);
     free(devices);
     return error;
 }
@@ -194,7 +164,7 @@ static void print(const struct sim *sim)
 static int run(struct sim *sim)
 {
     int error = plan_flags_resolve(&sim->flags);
-    error = error ? error : read_model(sim);
+    error = error ? error : choice_model(&sim->config, sim->model);
     error = error ? error : workload_flags_load(&sim->workload, &sim->load);
     if (!error && sim->calibration_file) {
         error = calibration_load(&sim->calibration, sim->calibration_file);
@@ -240,6 +210,7 @@ int command_sim_workload(int argc, char **argv)
         {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
         {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]", "attention methods; native: as the config declares it"},
         {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
+        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE", "of clsa calibrate: what kernels reach of the peaks"},
         {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},

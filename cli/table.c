@@ -17,19 +17,23 @@ struct table {
     struct table_column *columns;          // owned; their keys and titles are borrowed
     int32_t n_columns, n_rows;
     struct cell *cells;                    // [n_rows][n_columns]
+    int *width;                            // [n_columns] of rows printed one by one; owned
+    int32_t n_printed;                     // of those; -1: not even the head
 };
 
 struct table *table_open(const char *name, const struct table_column *columns, int32_t n_columns)
 {
     struct table *table = calloc(1, sizeof *table);
     struct table_column *copy = malloc((size_t)n_columns * sizeof *copy);
-    if (!table || !copy) {
+    int *width = calloc((size_t)n_columns, sizeof *width);
+    if (!table || !copy || !width) {
         free(table);
         free(copy);
+        free(width);
         return NULL;
     }
     memcpy(copy, columns, (size_t)n_columns * sizeof *copy);
-    *table = (struct table){.name = name, .columns = copy, .n_columns = n_columns};
+    *table = (struct table){.name = name, .columns = copy, .n_columns = n_columns, .width = width, .n_printed = -1};
     return table;
 }
 
@@ -42,6 +46,7 @@ void table_close(struct table *table)
         free(table->cells[i].text);
     }
     free(table->cells);
+    free(table->width);
     free(table->columns);
     free(table);
 }
@@ -60,25 +65,32 @@ void table_row(struct table *table)
     table->n_rows++;
 }
 
-static struct cell *find(struct table *table, const char *key)
+static struct table_column *find(struct table_column *columns, int32_t n, const char *key)
 {
-    for (int32_t i = 0; i < table->n_columns; i++) {
-        if (strcmp(table->columns[i].key, key) == 0) {
-            return &table->cells[(table->n_rows - 1) * table->n_columns + i];
+    for (int32_t i = 0; i < n; i++) {
+        if (strcmp(columns[i].key, key) == 0) {
+            return &columns[i];
         }
     }
-    assert(false && "a cell for a column that the table does not have");
+    assert(false && "a column that the table does not have");
     return NULL;
+}
+
+// In the newest row.
+static struct cell *cell_of(struct table *table, const char *key)
+{
+    int64_t column = find(table->columns, table->n_columns, key) - table->columns;
+    return &table->cells[(int64_t)(table->n_rows - 1) * table->n_columns + column];
 }
 
 void table_number(struct table *table, const char *key, double value)
 {
-    find(table, key)->number = value;
+    cell_of(table, key)->number = value;
 }
 
 void table_text(struct table *table, const char *key, const char *value)
 {
-    struct cell *cell = find(table, key);
+    struct cell *cell = cell_of(table, key);
     free(cell->text);
     cell->text = strdup(value);
 }
@@ -108,13 +120,28 @@ static int shown(const char *text)
 
 static void print_cell(FILE *out, const char *text, int width, bool left, bool last)
 {
-    int pad = width - shown(text);
+    int pad = width > shown(text) ? width - shown(text) : 0;
     if (!left) {
         fprintf(out, "%*s", pad, "");
     }
     fputs(text, out);
     if (!last) {
         fprintf(out, "%*s", (left ? pad : 0) + 2, "");
+    }
+}
+
+// Rows from `begin` on; -1 is the head.
+static void print_rows(const struct table *table, const int *width, int32_t begin, FILE *out)
+{
+    char buffer[64];
+    for (int32_t r = begin; r < table->n_rows; r++) {
+        for (int32_t c = 0; c < table->n_columns; c++) {
+            const struct table_column *column = &table->columns[c];
+            const char *text = r < 0 ? column->title
+                                     : render(&table->cells[r * table->n_columns + c], column->decimals, buffer, sizeof buffer);
+            print_cell(out, text, width[c], column->decimals < 0, c + 1 == table->n_columns);
+        }
+        fputc('\n', out);
     }
 }
 
@@ -132,16 +159,24 @@ void table_print(const struct table *table, FILE *out)
             width[c] = cell > width[c] ? cell : width[c];
         }
     }
-    for (int32_t r = -1; r < table->n_rows; r++) {
-        for (int32_t c = 0; c < table->n_columns; c++) {
-            const struct table_column *column = &table->columns[c];
-            const char *text = r < 0 ? column->title
-                                     : render(&table->cells[r * table->n_columns + c], column->decimals, buffer, sizeof buffer);
-            print_cell(out, text, width[c], column->decimals < 0, c + 1 == table->n_columns);
-        }
-        fputc('\n', out);
-    }
+    print_rows(table, width, -1, out);
     free(width);
+}
+
+void table_widen(struct table *table, const char *key, int32_t width)
+{
+    int32_t c = (int32_t)(find(table->columns, table->n_columns, key) - table->columns);
+    table->width[c] = width > table->width[c] ? width : table->width[c];
+}
+
+void table_print_new(struct table *table, FILE *out)
+{
+    for (int32_t c = 0; c < table->n_columns && table->n_printed < 0; c++) {
+        int title = shown(table->columns[c].title);
+        table->width[c] = title > table->width[c] ? title : table->width[c];
+    }
+    print_rows(table, table->width, table->n_printed, out);
+    table->n_printed = table->n_rows;
 }
 
 static json_t *rows_json(const struct table *table)

@@ -22,5 +22,9 @@ void table_row(struct table *table);                         // begins a row; it
 void table_number(struct table *table, const char *key, double value);    // NaN: unknown. An unknown key is our bug: assert
 void table_text(struct table *table, const char *key, const char *value);
 void table_print(const struct table *table, FILE *out);      // aligned text
+// For rows that come one by one: the head, when called first, and the rows begun since the call before. Columns are as
+// wide as their titles and what table_widen asked for; wider cells push the rest aside.
+void table_widen(struct table *table, const char *key, int32_t width);
+void table_print_new(struct table *table, FILE *out);
 void table_print_json(const struct table *table, FILE *out); // {"name": [{key: value, ...}, ...]} and a newline
 void tables_print_json(const struct table *const *tables, int32_t n, FILE *out);    // the same, one object for all

@@ -18,7 +18,9 @@ struct sequence {
 struct kv_pages {
     int32_t n_pages, page_tokens, max_seqs;
     int32_t n_free;
-    int32_t *free_pages;          // [n_pages] a stack; the next page to give is on top
+    // [n_pages] a stack of page + 1; the next page to give is on top. 0: never touched, what the stack began with there,
+    // page 0 on top. So opening a large pool that is never filled costs no memory.
+    int32_t *free_pages;
     int32_t *references;          // [n_pages] tables that name the page; 0: free
     int32_t *tables;              // [max_seqs][n_pages]
     struct sequence *sequences;   // [max_seqs]
@@ -42,9 +44,6 @@ int kv_pages_open(struct kv_pages **out, int32_t n_pages, int32_t page_tokens, i
     pages->sequences = calloc((size_t)max_seqs, sizeof *pages->sequences);
     if (!pages->free_pages || !pages->references || !pages->tables || !pages->sequences) {
         goto fail;
-    }
-    for (int32_t i = 0; i < n_pages; i++) {
-        pages->free_pages[i] = n_pages - 1 - i;    // page 0 is given first
     }
     *out = pages;
     return 0;
@@ -96,7 +95,7 @@ void kv_pages_close_seq(struct kv_pages *pages, int32_t slot)
     // Last page first, so that the next sequence gets the same pages in the same order.
     for (int32_t i = sequence->n_pages - 1; i >= 0; i--) {
         if (--pages->references[table[i]] == 0) {
-            pages->free_pages[pages->n_free++] = table[i];
+            pages->free_pages[pages->n_free++] = table[i] + 1;
         }
     }
     *sequence = (struct sequence){0};
@@ -124,7 +123,8 @@ int kv_pages_grow(struct kv_pages *pages, int32_t slot, int32_t tokens)
     }
     int32_t *table = table_of(pages, slot);
     for (int32_t i = 0; i < needed; i++) {
-        int32_t page = pages->free_pages[--pages->n_free];
+        int32_t kept = pages->free_pages[--pages->n_free];
+        int32_t page = kept ? kept - 1 : pages->n_pages - 1 - pages->n_free;
         pages->references[page] = 1;
         table[sequence->n_pages++] = page;
     }

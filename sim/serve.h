@@ -46,6 +46,7 @@ struct serve_result {
     struct serve_metrics metrics;
     struct request_record *records;     // [n_records] in the order of the workload; owned
     int64_t n_records;
+    int64_t n_requests;                 // that came to this replica
     struct serve_point points[SERVE_MAX_POINTS];    // evenly spaced in time
     int32_t n_points;
     int64_t steps, jumped_steps;        // all, and those that were not taken by themselves

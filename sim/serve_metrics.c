@@ -49,31 +49,48 @@ static struct percentiles reduce(double *values, int64_t n)
     return out;
 }
 
-enum measure { QUEUE, TTFT, TPOT, END_TO_END };
-
-static double value_of(const struct request_record *record, enum measure measure)
+double request_measure(const struct request_record *record, enum measure measure)
 {
     switch (measure) {
-    case QUEUE: return record->started_s - record->arrival_s;
-    case TTFT: return record->first_token_s - record->arrival_s;
-    case TPOT: return request_tpot(record);
+    case MEASURE_QUEUE: return record->started_s - record->arrival_s;
+    case MEASURE_TTFT: return record->first_token_s - record->arrival_s;
+    case MEASURE_TPOT: return request_tpot(record);
     default: return record->finished_s - record->arrival_s;
     }
+}
+
+// values [n]: of the requests that finished. Returns how many.
+static int64_t gather(double *values, const struct request_record *records, int64_t n, enum measure measure)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double value = isnan(records[i].finished_s) ? NAN : request_measure(&records[i], measure);
+        if (!isnan(value)) {
+            values[count++] = value;
+        }
+    }
+    return count;
 }
 
 static void reduce_all(struct serve_metrics *out, double *values, const struct request_record *records, int64_t n)
 {
     struct percentiles *to[] = {&out->queue_s, &out->ttft_s, &out->tpot_s, &out->end_to_end_s};
-    for (int m = QUEUE; m <= END_TO_END; m++) {
-        int64_t count = 0;
-        for (int64_t i = 0; i < n; i++) {
-            double value = isnan(records[i].finished_s) ? NAN : value_of(&records[i], (enum measure)m);
-            if (!isnan(value)) {
-                values[count++] = value;
-            }
-        }
-        *to[m] = reduce(values, count);
+    for (int m = MEASURE_QUEUE; m <= MEASURE_END_TO_END; m++) {
+        *to[m] = reduce(values, gather(values, records, n, (enum measure)m));
     }
+}
+
+int serve_percentile(double *out, const struct request_record *records, int64_t n, enum measure measure, double percent)
+{
+    double *values = malloc((size_t)n * sizeof *values + 1);
+    if (!values) {
+        return status_fail(-ENOMEM, "no memory for a percentile of %lld requests", (long long)n);
+    }
+    int64_t count = gather(values, records, n, measure), rank = (int64_t)ceil((double)count * percent / 100);
+    qsort(values, (size_t)count, sizeof *values, compare);
+    *out = count > 0 ? values[rank > 0 ? rank - 1 : 0] : NAN;
+    free(values);
+    return 0;
 }
 
 static double overlap(double begin, double end, double from, double to)

@@ -38,8 +38,13 @@ struct serve_metrics {
     enum saturation saturation;
 };
 
+enum measure { MEASURE_QUEUE, MEASURE_TTFT, MEASURE_TPOT, MEASURE_END_TO_END };
+double request_measure(const struct request_record *record, enum measure measure);    // NaN: it did not happen
 double request_tpot(const struct request_record *record);    // NaN: less than two tokens
 
 // Limits of 0 are not checked. closed_loop: users wait for answers, a queue cannot outgrow them: never OVERLOADED.
 int serve_reduce(struct serve_metrics *out, const struct request_record *records, int64_t n, double slo_ttft_s,
                  double slo_tpot_s, bool closed_loop);    // -ENOMEM
+
+// One percentile over the requests that finished, by nearest rank; NaN if none did. -ENOMEM.
+int serve_percentile(double *out, const struct request_record *records, int64_t n, enum measure measure, double percent);

@@ -300,6 +300,7 @@ int service_take(struct service *service, int64_t request)
     }
     service->n_known += !isnan(service->records[request].arrival_s);
     service->mine[service->n_mine++] = request;
+    service->result->n_requests++;
     return 0;
 }
 
@@ -328,8 +329,11 @@ static int count_pages(int64_t *out, const struct serve_options *o, const struct
                            "GB for the KV cache; fewer sequences or a larger device would", 1e-9 * weights, o->max_seqs,
                            1e-9 * rings, 1e-9 * usable);
     }
-    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1);
-    n_pages = fmin(n_pages, fmin(useful, INT32_MAX));
+    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1), all = 0;
+    for (int64_t i = 0; i < workload->n; i++) {
+        all += (workload->requests[i].prompt_tokens + workload->requests[i].output_tokens - 1) / plan->page_tokens + 1;
+    }
+    n_pages = fmin(n_pages, fmin(fmin(useful, all), INT32_MAX));
     *out = (int64_t)n_pages;
     return 0;
 }

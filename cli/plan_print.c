@@ -1,0 +1,155 @@
+// cli/plan_print.c - how rows of a plan look, see plan_rows.h.
+#include <math.h>
+#include <string.h>
+
+#include "cli/plan_grid.h"
+#include "cli/plan_rows.h"
+
+// Columns behind those of the axes.
+static const struct table_column columns[] = {
+    {"replicas", "replicas", 0},
+    {"devices", "devices", 0},
+    {"ttft_ms", "TTFT ms", 1},
+    {"tpot_ms", "TPOT ms", 2},
+    {"slo_percent", "in SLO %", 1},
+    {"goodput_per_s", "goodput/s", 3},
+    {"output_tokens_per_s", "out tok/s", 1},
+    {"headroom", "headroom x", 2},
+    {"busy_percent", "busy %", 1},
+    {"kv_percent", "KV %", 1},
+    {"dollars_per_hour", "$/h", 2},
+    {"dollars_per_million_by_use", "$/M used", 3},
+    {"dollars_per_million_reserved", "$/M held", 3},
+    {"binds", "binds first", -1},
+    {"provenance", "figures", -1},
+    {"verdict", "verdict", -1},
+};
+
+enum { N_COLUMNS = sizeof columns / sizeof columns[0], BINDS_WIDTH = 22, FIGURES_WIDTH = 12 };
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+struct table *plan_rows_table(const struct plan_rows *rows)
+{
+    const json_t *axes = json_object_get(rows->question, "axes"), *axis, *value;
+    struct table_column all[PLAN_MAX_AXES + N_COLUMNS];
+    int32_t n = 0;
+    size_t i, v;
+    json_array_foreach(axes, i, axis)
+    {
+        const char *name = text_of(axis, "name");
+        all[n++] = (struct table_column){name, name, -1};
+    }
+    memcpy(all + n, columns, sizeof columns);
+    struct table *table = table_open("plan", all, n + N_COLUMNS);
+    if (!table) {
+        return NULL;
+    }
+    json_array_foreach(axes, i, axis)
+    {
+        json_array_foreach(json_object_get(axis, "values"), v, value)
+        {
+            table_widen(table, text_of(axis, "name"), (int32_t)json_string_length(value));
+        }
+    }
+    table_widen(table, "binds", BINDS_WIDTH);
+    table_widen(table, "provenance", FIGURES_WIDTH);
+    return table;
+}
+
+void plan_rows_show(struct table *table, const struct plan_rows *rows, int64_t index)
+{
+    const json_t *row = rows->rows[index], *axis;
+    size_t i;
+    table_row(table);
+    json_array_foreach(json_object_get(rows->question, "axes"), i, axis)
+    {
+        table_text(table, text_of(axis, "name"), text_of(row, text_of(axis, "name")));
+    }
+    for (size_t c = 0; c < N_COLUMNS; c++) {
+        const json_t *cell = json_object_get(row, columns[c].key);
+        if (json_is_number(cell)) {
+            table_number(table, columns[c].key, json_number_value(cell));
+        } else if (json_is_string(cell)) {
+            table_text(table, columns[c].key, json_string_value(cell));
+        }
+    }
+    if (json_is_true(json_object_get(row, "headroom_open"))) {
+        char text[32];
+        snprintf(text, sizeof text, ">= %.0f", json_number_value(json_object_get(row, "headroom")));
+        table_text(table, "headroom", text);
+    }
+}
+
+static void print_name(const struct plan_rows *rows, const json_t *row, FILE *out)
+{
+    const json_t *axes = json_object_get(rows->question, "axes"), *axis;
+    size_t i;
+    fprintf(out, "%s on %s", text_of(row, "method"), text_of(row, "device"));
+    json_array_foreach(axes, i, axis)
+    {
+        const char *name = text_of(axis, "name");
+        if (strcmp(name, "method") != 0 && strcmp(name, "device") != 0) {
+            fprintf(out, ", %s %s", name, text_of(row, name));
+        }
+    }
+}
+
+// The row that costs least per hour, or where no price is known takes fewest devices.
+static int64_t cheapest(const struct plan_rows *rows, const char *key)
+{
+    int64_t best = -1;
+    double least = INFINITY;
+    for (int64_t i = 0; i < rows->n; i++) {
+        const json_t *cell = rows->rows[i] ? json_object_get(rows->rows[i], key) : NULL;
+        if (json_is_number(cell) && json_number_value(cell) < least) {
+            least = json_number_value(cell);
+            best = i;
+        }
+    }
+    return best;
+}
+
+void plan_rows_notes(const struct plan_rows *rows, FILE *out)
+{
+    bool brief = false;
+    for (int64_t i = 0; i < rows->n; i++) {
+        const json_t *row = rows->rows[i];
+        if (row && text_of(row, "why")[0]) {
+            print_name(rows, row, out);
+            fprintf(out, ": %s\n", text_of(row, "why"));
+        }
+        brief = brief || (row && json_is_true(json_object_get(row, "short_run")));
+    }
+    int64_t best = cheapest(rows, "dollars_per_hour");
+    bool priced = best >= 0;
+    best = priced ? best : cheapest(rows, "devices");
+    if (best >= 0 && plan_rows_count(rows) > 1) {
+        fputs(priced ? "Least per hour: " : "Fewest devices: ", out);
+        print_name(rows, rows->rows[best], out);
+        fprintf(out, ", %.0f devices\n", json_number_value(json_object_get(rows->rows[best], "devices")));
+    }
+    if (brief) {
+        fputs("Some workloads end before their fleet has settled (arrivals last less than three mean answers): raise "
+              "--requests.\n", out);
+    }
+}
+
+void plan_rows_print_json(const struct plan_rows *rows, FILE *out)
+{
+    json_t *root = json_object(), *list = json_array();
+    for (int64_t i = 0; i < rows->n; i++) {
+        if (rows->rows[i]) {
+            json_array_append(list, rows->rows[i]);
+        }
+    }
+    json_object_set(root, "question", rows->question);
+    json_object_set_new(root, "plan", list);
+    json_dumpf(root, out, JSON_INDENT(2) | JSON_REAL_PRECISION(10));
+    fputc('\n', out);
+    json_decref(root);
+}

@@ -1,0 +1,221 @@
+// tests/test_plan_cli.c - clsa plan as its users meet it: verdicts, sweeps, rows that survive, wrong input.
+#include <jansson.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+
+static char folder[] = "/tmp/clsa-plan-XXXXXX";
+static char output[1 << 20], errors[1 << 16], kept[1 << 20];
+
+static void read_into(const char *name, char *buffer, size_t bytes)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "r");
+    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
+    buffer[n] = 0;
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+static void write_file(const char *name, const char *text, size_t length)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "w");
+    CHECK(stream && fwrite(text, 1, length, stream) == length && fclose(stream) == 0);
+}
+
+static int clsa(const char *arguments)
+{
+    char line[4096];
+    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
+    int status = system(line);
+    read_into("stdout", output, sizeof output);
+    read_into("stderr", errors, sizeof errors);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
+static void expect_refused(const char *arguments, const char *words)
+{
+    int status = clsa(arguments);
+    const char *newline = strchr(errors, '\n');
+    CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
+    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments,
+                  errors, output);
+    char copy[256];
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
+        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
+    }
+}
+
+static const char small[] = "plan --model bench-100m --workload reasoning --requests 60 --slo-ttft 2 --slo-tpot 40 ";
+
+// The rows of a --json run; the caller releases *root.
+static json_t *rows_of(json_t **root, const char *format, const char *arguments)
+{
+    char line[1024];
+    snprintf(line, sizeof line, format, small, arguments);
+    int status = clsa(line);
+    CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", line, status, errors);
+    *root = json_loads(output, JSON_REJECT_DUPLICATES, NULL);
+    json_t *rows = json_object_get(*root, "plan");
+    CHECK_MESSAGE(json_is_array(rows), "clsa %s: no rows in: %.200s", line, output);
+    return rows;
+}
+
+static double number(const json_t *row, const char *key)
+{
+    const json_t *value = json_object_get(row, key);
+    CHECK_MESSAGE(json_is_number(value), "no number \"%s\"", key);
+    return json_number_value(value);
+}
+
+static const char *text(const json_t *row, const char *key)
+{
+    const char *value = json_string_value(json_object_get(row, key));
+    CHECK_MESSAGE(value != NULL, "no text \"%s\"", key);
+    return value ? value : "";
+}
+
+static void verdicts(void)
+{
+    json_t *root, *rows = rows_of(&root, "%s --json %s", "--method dense,clsa --device H100,L40S --price l40s=1 --rate 40");
+    CHECK(json_array_size(rows) == 4);
+    size_t i;
+    json_t *row;
+    json_array_foreach(rows, i, row)
+    {
+        CHECK(strcmp(text(row, "verdict"), "meets") == 0 && number(row, "replicas") >= 1);
+        CHECK(number(row, "ttft_ms") <= 2000 && number(row, "tpot_ms") <= 40 && number(row, "slo_percent") >= 90);
+        CHECK(number(row, "headroom") >= 1 && number(row, "dollars_per_million_reserved") > 0);
+        CHECK(fabs(number(row, "dollars_per_hour") - (i < 2 ? 4.02 : 1) * number(row, "devices")) < 1e-9);
+    }
+    json_decref(root);
+    CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device L40S --method dense --cache-tokens 1K") == 0);
+    CHECK_MESSAGE(strstr(output, "does not fit") && strstr(output, "cache of 1024"), "%s", output);
+    CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device A100 --length-factor 16 --method dense,clsa") == 0);
+    CHECK_MESSAGE(strstr(output, "does not fit: weights 6.12 GB + KV ") && strstr(output, "requests of at most"), "%s", output);
+    CHECK(clsa("plan --slo-ttft 0.001 --workload rag --requests 3 --method clsa") == 0);
+    CHECK_MESSAGE(strstr(output, "cannot be met: TTFT P95 is at least"), "%s", output);
+}
+
+// Rows do not depend on threads, nor on the shards and files through which they came.
+static void same_rows(void)
+{
+    static const char sweep[] = "--method clsa,token --sweep top_k=64..256 --sweep rate=2,8 --json";
+    json_t *root, *once;
+    rows_of(&root, "%s --threads 1 %s", sweep);
+    once = root;
+    json_t *rows = rows_of(&root, "%s --threads 7 %s", sweep);
+    CHECK(json_array_size(rows) == 12 && json_equal(root, once));
+    CHECK(strcmp(text(json_array_get(rows, 11), "top-k"), "256") == 0 && strcmp(text(json_array_get(rows, 11), "rate"), "8") == 0);
+    json_decref(root);
+    rows = rows_of(&root, "%s --shard 2/2 --resume b %s", sweep);
+    CHECK(json_array_size(rows) == 6 && number(json_array_get(rows, 0), "row") == 1);
+    json_decref(root);
+    CHECK(clsa("plan merge b") == 0 && strstr(errors, "6 of 12 rows"));
+    rows_of(&root, "%s --shard 1/2 --resume a %s", sweep);
+    json_decref(root);
+    CHECK(clsa("plan merge a b --out all --json") == 0);
+    root = json_loads(output, 0, NULL);
+    CHECK_MESSAGE(json_equal(root, once), "merged rows differ: %.300s", output);
+    json_decref(root);
+
+    // A file cut off anywhere is gone on from.
+    read_into("all", kept, sizeof kept);
+    write_file("all", kept, strlen(kept) - 1 - (size_t)check_range(0, (int32_t)(strlen(kept) / 2)));
+    rows_of(&root, "%s --resume all %s", sweep);
+    CHECK_MESSAGE(json_equal(root, once), "resumed rows differ: %.300s", output);
+    json_decref(root);
+    char before[sizeof kept / 16];
+    read_into("all", before, sizeof before);
+    rows_of(&root, "%s --resume all %s", sweep);
+    read_into("all", kept, sizeof before);
+    CHECK_MESSAGE(strcmp(before, kept) == 0, "finished rows were written again");
+    json_decref(root);
+    json_decref(once);
+}
+
+// Ctrl-C keeps what is finished.
+static void interrupted(void)
+{
+    char line[1024];
+    snprintf(line, sizeof line,
+             "cd %s && exec timeout --foreground -s INT 1 %s plan --slo-ttft 2 --method clsa --requests 20000 --sweep rate=1..200+1 "
+             "--resume part --threads 2 >stdout 2>stderr </dev/null",
+             folder, getenv("CLSA_BINARY"));
+    int status = system(line);
+    read_into("stdout", output, sizeof output);
+    read_into("stderr", errors, sizeof errors);
+    CHECK_MESSAGE(WIFEXITED(status) && strstr(errors, "interrupted"), "%s", errors);
+    read_into("part", kept, sizeof kept);
+    int lines = 0;
+    for (const char *at = kept; (at = strchr(at, '\n')); at++) {
+        lines++;
+    }
+    int shown = 0;
+    for (const char *at = output; (at = strstr(at, "clsa ")); at++) {
+        shown += at > output && at[-1] == ' ';
+    }
+    CHECK_MESSAGE(lines > 0 && strncmp(kept, "{\"clsa_plan\":1", 14) == 0, "%.100s", kept);
+    CHECK_MESSAGE(shown >= lines - 1, "%d rows shown, %d kept", shown, lines - 1);
+}
+
+static void wrong_input(void)
+{
+    expect_refused("plan", "--slo-ttft|--slo-tpot");
+    expect_refused("plan --slo-ttft 1 --method magic", "--method|magic|clsa");
+    expect_refused("plan --slo-ttft 1 --device warp", "--device|warp|H100-SXM");
+    expect_refused("plan --slo-ttft 1 --workload absent", "--workload|absent|reasoning");
+    expect_refused("plan --slo-ttft 1 --router magic", "magic|round-robin");
+    expect_refused("plan --slo-ttft 1 --sweep magic=1", "--sweep|magic|top-k");
+    expect_refused("plan --slo-ttft 1 --sweep top-k", "--sweep top-k|NAME=VALUES");
+    expect_refused("plan --slo-ttft 1 --sweep top-k=1..x", "--sweep|top-k|x");
+    expect_refused("plan --slo-ttft 1 --sweep top-k=9..3", "--sweep|ends before");
+    expect_refused("plan --slo-ttft 1 --sweep top-k=1..4096+1", "--sweep|256");
+    expect_refused("plan --slo-ttft 1 --sweep top-k=0", "--sweep|top-k|from 1");
+    expect_refused("plan --slo-ttft 1 --sweep method=clsa,nothing", "nothing");
+    expect_refused("plan --slo-ttft 1 --price H100", "--price H100|DOLLARS");
+    expect_refused("plan --slo-ttft 1 --price warp=3", "--price|warp");
+    expect_refused("plan --slo-ttft 1 --shard 3/2", "--shard 3/2|I/N");
+    expect_refused("plan --slo-ttft 1 --workload paper --rate 3", "rate");
+    expect_refused("plan --slo-ttft 1 --slo-ttft-percentile 101", "101|100");
+    expect_refused("plan merge", "FILE");
+    expect_refused("plan merge absent", "absent");
+    write_file("other", "{\"clsa_plan\":1}\n", 16);
+    expect_refused("plan merge other", "other|line 1");
+    expect_refused("plan --slo-ttft 1 --resume other", "--resume|other|line 1");
+    write_file("other", "nonsense\n", 9);
+    expect_refused("plan --slo-ttft 1 --resume other", "--resume|other|line 1");
+    CHECK(clsa("plan --slo-ttft 1 --requests 20 --method clsa --resume mine") == 0);
+    expect_refused("plan --slo-ttft 2 --requests 20 --method clsa --resume mine", "mine|slo_ttft_s");
+    read_into("mine", kept, sizeof kept);
+    strcat(strcpy(output, kept), "{\"row\":7,\"verdict\":\"meets\"}\n");
+    write_file("mine", output, strlen(output));
+    expect_refused("plan merge mine", "mine|line 3|row");
+    CHECK(clsa("plan --help") == 0 && strstr(output, "--sweep") && strstr(output, "--slo-ttft-percentile"));
+}
+
+int main(void)
+{
+    check_begin();
+    if (!getenv("CLSA_BINARY")) {
+        return check_skip("CLSA_BINARY does not name the program");
+    }
+    CHECK(mkdtemp(folder) != NULL);
+    verdicts();
+    same_rows();
+    interrupted();
+    wrong_input();
+    char line[256];
+    snprintf(line, sizeof line, "rm -rf %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
