@@ -25,7 +25,7 @@ static const struct table_column backend_columns[] = {
 static const struct table_column device_columns[] = {
     {"device", "device", -1},          {"gb_per_s", "GB/s", 0},       {"f32_tflops", "f32 Tflop/s", 1},
     {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1},
-    {"link_gb_per_s", "link GB/s", 0}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
+    {"link_gb_per_s", "link GB/s", 0}, {"link_us", "link us", 1}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
     {"provenance", "rates", -1},
 };
 
@@ -41,7 +41,7 @@ struct figure {
     double scale;
 };
 
-enum { N_FIGURES = 8 };
+enum { N_FIGURES = 9 };
 
 static void list_figures(struct figure *out, const struct device *device)
 {
@@ -52,6 +52,7 @@ static void list_figures(struct figure *out, const struct device *device)
         {"fp8_tflops", "Tflop/s", &device->flops_per_s[DTYPE_FP8], 1e-12},
         {"memory_gb", "GB", &device->memory_bytes, 1e-9},
         {"link_gb_per_s", "GB/s", &device->link_bytes_per_s, 1e-9},
+        {"link_us", "us", &device->link_s, 1e6},
         {"launch_us", "us", &device->launch_s, 1e6},
         {"price_per_hour", "$/h", &device->price_per_hour, 1},
     };

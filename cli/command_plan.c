@@ -14,6 +14,7 @@
 #include "cli/plan_work.h"
 #include "cli/workload.h"
 #include "engine/status.h"
+#include "sim/parallel.h"
 
 struct plan_command {
     const char *model, *methods, *devices, *devices_file, *calibration_file, *prices, *shard, *resume;
@@ -216,6 +217,7 @@ static json_t *question_of(const struct plan_command *command)
     say(question, "slo_ttft_percent", command->ttft_percent);
     say(question, "slo_tpot_percent", command->tpot_percent);
     say(question, "max_seqs", command->base.max_seqs);
+    say(question, "tp", command->base.ranks);
     say(question, "chunk", command->base.chunk);
     say(question, "cache_tokens", (double)command->cache_tokens);
     say(question, "memory_percent", command->memory_percent);
@@ -397,7 +399,7 @@ int command_plan(int argc, char **argv)
                                  .tpot_percent = 95,
                                  .load = workload_flags_default(),
                                  .flags = plan_flags_default(),
-                                 .base = {.router = "least-load", .max_seqs = 256, .chunk = 2048}};
+                                 .base = {.router = "least-load", .max_seqs = 256, .chunk = 2048, .ranks = 1}};
     plan.load.name = "reasoning";
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &plan.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
@@ -412,6 +414,7 @@ int command_plan(int argc, char **argv)
         {"rate", OPTION_REAL, &plan.base.rate_per_s, 0, 1e9, "1/s", "requests per second; 0: as the workload comes"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Fleet"},
         {"router", OPTION_TEXT, &plan.base.router, 0, 0, "NAME", "round-robin, least-load (fewest requests in hand), prefix"},
+        {"tp", OPTION_INT, &plan.base.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
         {"max-replicas", OPTION_INT, &plan.max_replicas, 1, PLANNER_MAX_REPLICAS, "replicas", "larger fleets are not tried"},
         {"no-headroom", OPTION_FLAG, &plan.no_headroom, 0, 0, NULL, "do not look for the load at which the fleet fails"},
         {"max-seqs", OPTION_INT, &plan.base.max_seqs, 1, 1 << 16, "sequences", "that run at once on a replica"},

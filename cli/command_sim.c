@@ -15,6 +15,7 @@
 #include "cli/workload.h"
 #include "engine/model_config.h"
 #include "engine/status.h"
+#include "sim/parallel.h"
 #include "sim/predict.h"
 
 enum { MAX_PLANS = 32, MAX_DEVICES = 64, MAX_CONFIG_BYTES = 1 << 24, CELL_BYTES = 256 };
@@ -23,7 +24,7 @@ enum { MAX_CHUNKS = 1 << 16 };    // each is priced: this many take a second
 struct sim {
     // From the command line.
     const char *model, *methods, *device_names, *devices_file, *calibration_file;
-    int32_t batch, context, output, chunk, threads;
+    int32_t batch, context, output, chunk, threads, ranks, replicas;
     bool json, stages;
     struct plan_flags flags;
     // What it names.
@@ -225,6 +226,17 @@ static int choose_devices(struct sim *sim)
     return error;
 }
 
+// Sequences of one replica, of the fullest where they do not divide.
+static int32_t batch_of(const struct sim *sim)
+{
+    return (sim->batch + sim->replicas - 1) / sim->replicas;
+}
+
+static bool fits(const struct sim *sim, const struct request_prediction *request)
+{
+    return request->max_seqs < 0 || request->max_seqs >= batch_of(sim);
+}
+
 // Does the batch fit, and if not, what does?
 static void verdict(char *out, size_t bytes, const struct sim *sim, const struct plan *plan,
                     const struct device *device, const struct request_prediction *request)
@@ -232,7 +244,7 @@ static void verdict(char *out, size_t bytes, const struct sim *sim, const struct
     double memory = device->memory_bytes.value, weights = (double)request->weight_bytes;
     if (request->max_seqs < 0) {
         snprintf(out, bytes, "capacity unknown; needs %.4g GB", 1e-9 * (double)request->total_bytes);
-    } else if (request->max_seqs >= sim->batch) {
+    } else if (request->max_seqs >= batch_of(sim)) {
         snprintf(out, bytes, "fits: %.4g of %.4g GB", 1e-9 * (double)request->total_bytes, 1e-9 * memory);
     } else if (weights > memory) {
         snprintf(out, bytes, "does not fit: weights %.4g GB alone exceed %.4g GB", 1e-9 * weights, 1e-9 * memory);
@@ -278,10 +290,16 @@ static void add_request(struct table *table, const struct sim *sim, const struct
         table_number(table, "first_decode_step_ms", 1e3 * request->first_decode_step_s);
         table_number(table, "last_decode_step_ms", 1e3 * request->last_decode_step_s);
         table_number(table, "tpot_ms", 1e3 * request->decode_s / (sim->output - 1));
-        table_number(table, "decode_tokens_per_s", request->decode_tokens_per_s);
     }
-    table_number(table, "end_to_end_s", request->end_to_end_s);
-    table_number(table, "throughput_tokens_per_s", request->throughput_tokens_per_s);
+    // Steps have a length even where their batch does not fit; nobody will see its throughput.
+    double replicas = (double)sim->batch / batch_of(sim);
+    if (decodes && fits(sim, request)) {
+        table_number(table, "decode_tokens_per_s", request->decode_tokens_per_s * replicas);
+    }
+    if (fits(sim, request)) {
+        table_number(table, "end_to_end_s", request->end_to_end_s);
+        table_number(table, "throughput_tokens_per_s", request->throughput_tokens_per_s * replicas);
+    }
     table_number(table, "weight_gb", 1e-9 * (double)request->weight_bytes);
     table_number(table, "kv_gb_per_sequence", 1e-9 * (double)request->kv_bytes_per_seq);
     if (request->max_seqs >= 0) {
@@ -320,12 +338,15 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
 {
     for (int32_t p = 0; p < sim->n_plans; p++) {
         for (int32_t d = 0; d < sim->n_devices; d++) {
-            const struct plan *plan = &sim->plans[p];
-            const struct device *device = &sim->devices[d];
+            static struct plan part;    // large, as are all plans
+            struct device group;
+            const struct plan *plan = &part;
+            const struct device *device = &group;
             struct request_prediction request;
-            int error = predict_request(&request, device, plan, sim->batch, sim->context, sim->output, sim->chunk);
+            int error = parallel_split(&part, &group, &sim->plans[p], &sim->devices[d], sim->ranks);
+            error = error ? error : predict_request(&request, device, plan, batch_of(sim), sim->context, sim->output, sim->chunk);
             if (error) {
-                return status_prefix(error, "%s on %s: ", plan->method, device->name);
+                return status_prefix(error, "%s on %s: ", sim->plans[p].method, sim->devices[d].name);
             }
             add_request(requests, sim, plan, device, &request);
             add_stages(stages, plan, device, PHASE_PREFILL, &request.prefill);
@@ -351,6 +372,9 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
     if (sim->stages) {
         printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
         table_print(stages, stdout);
+    }
+    if (sim->ranks > 1 || sim->replicas > 1) {
+        printf("\n%d replicas of %d devices each; memory is of one device.\n", sim->replicas, sim->ranks);
     }
     printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n");
     if (sim->calibration) {
@@ -405,6 +429,8 @@ int command_sim(int argc, char **argv)
                        .context = 8192,
                        .output = 256,
                        .chunk = 8192,
+                       .ranks = 1,
+                       .replicas = 1,
                        .flags = plan_flags_default()};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
@@ -420,6 +446,8 @@ int command_sim(int argc, char **argv)
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
         {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each"},
         {"chunk", OPTION_INT, &sim.chunk, 0, 1 << 24, "tokens", "rows of one prefill step; 0: the whole prompt"},
+        {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "that share every layer (tensor parallelism)"},
+        {"dp", OPTION_INT, &sim.replicas, 1, 4096, "replicas", "that divide the batch (data parallelism)"},
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "simulate a service; then see --workload NAME --help"},

@@ -10,6 +10,7 @@
 
 #include "cli/options.h"
 #include "engine/status.h"
+#include "sim/parallel.h"
 
 enum kind { KIND_TEXT, KIND_WHOLE, KIND_REAL };
 
@@ -34,6 +35,7 @@ static const struct axis {
     {"page-tokens", KIND_WHOLE, offsetof(struct plan_case, knobs.page_tokens), 1, 1 << 16},
     {"max-seqs", KIND_WHOLE, offsetof(struct plan_case, max_seqs), 1, 1 << 16},
     {"chunk", KIND_WHOLE, offsetof(struct plan_case, chunk), 1, 1 << 24},
+    {"tp", KIND_WHOLE, offsetof(struct plan_case, ranks), 1, PARALLEL_MAX_RANKS},
     {"rate", KIND_REAL, offsetof(struct plan_case, rate_per_s), 1e-6, 1e9},
     {"slo-ttft", KIND_REAL, offsetof(struct plan_case, slo_ttft_s), 1e-6, 1e6},
     {"slo-tpot", KIND_REAL, offsetof(struct plan_case, slo_tpot_ms), 1e-6, 1e9},

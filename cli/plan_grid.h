@@ -24,7 +24,7 @@ struct plan_case {
     const char *device, *method, *router;  // borrowed
     const char *index_dtype, *kv_dtype, *weight_dtype;    // NULL: the preset's; borrowed
     struct plan_options knobs;             // without these
-    int32_t max_seqs, chunk;
+    int32_t max_seqs, chunk, ranks;
     double rate_per_s;                     // 0: as the workload comes
     double slo_ttft_s, slo_tpot_ms;
 };

@@ -11,6 +11,7 @@
 #include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "engine/status.h"
+#include "sim/parallel.h"
 
 enum { MAX_THREADS = 256, ERROR_BYTES = 512, WAIT_NS = 100000000 };    // how long Ctrl-C may go unnoticed
 
@@ -33,7 +34,7 @@ struct pool {
 struct built {
     struct plan_case values;
     struct plan plan;
-    const struct device *device;
+    struct device device;
     struct planner_options options;
 };
 
@@ -52,13 +53,15 @@ static const struct device *device_of(const struct plan_work *work, int64_t inde
 
 static int build(struct built *out, const struct plan_work *work, int64_t index)
 {
-    *out = (struct built){.values = work->base, .options = work->options, .device = device_of(work, index)};
+    struct plan whole;
+    *out = (struct built){.values = work->base, .options = work->options};
     plan_grid_case(&out->values, work->grid, index);
     struct plan_case *values = &out->values;
     struct plan_flags flags = {values->index_dtype, values->weight_dtype, values->kv_dtype, values->knobs};
     int error = plan_flags_resolve(&flags);
-    error = error ? error : choice_plan(&out->plan, work->config, work->model, values->method, &flags.options);
+    error = error ? error : choice_plan(&whole, work->config, work->model, values->method, &flags.options);
     error = error ? error : router_from_name(&out->options.router, values->router);
+    error = error ? error : parallel_split(&out->plan, &out->device, &whole, device_of(work, index), values->ranks);
     if (error) {
         return error;
     }
@@ -66,12 +69,12 @@ static int build(struct built *out, const struct plan_work *work, int64_t index)
         return status_fail(-EINVAL, "a rate: the workload has none, its requests come as answers end or all at once");
     }
     out->options.replica.plan = &out->plan;
-    out->options.replica.device = out->device;
+    out->options.replica.device = &out->device;
     out->options.replica.max_seqs = values->max_seqs;
     out->options.replica.max_step_tokens = values->chunk;
     out->options.slo.ttft_s = values->slo_ttft_s;
     out->options.slo.tpot_s = 1e-3 * values->slo_tpot_ms;
-    out->options.price_per_hour = out->device->price_per_hour.value;
+    out->options.price_per_hour = out->device.price_per_hour.value;
     return 0;
 }
 
@@ -80,7 +83,7 @@ static void put(json_t *row, const char *key, double value)
     json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
 }
 
-static json_t *row_of(const struct plan_work *work, int64_t index, const struct planner_answer *answer)
+static json_t *row_of(const struct plan_work *work, int64_t index, int32_t ranks, const struct planner_answer *answer)
 {
     json_t *row = json_object();
     bool meets = answer->verdict == PLANNER_MEETS;
@@ -91,7 +94,7 @@ static json_t *row_of(const struct plan_work *work, int64_t index, const struct 
         json_object_set_new(row, work->grid->axes[a].name, json_string(plan_grid_value(work->grid, index, a)));
     }
     put(row, "replicas", given * answer->replicas);
-    put(row, "devices", given * answer->replicas);
+    put(row, "devices", given * answer->replicas * ranks);
     put(row, "ttft_ms", given * 1e3 * answer->ttft_s);
     put(row, "tpot_ms", given * 1e3 * answer->tpot_s);
     put(row, "slo_percent", given * 100 * metrics->slo_share);
@@ -132,10 +135,10 @@ static int compute(json_t **row, struct pool *pool, int64_t index)
     if (!error) {
         built->options.replica.stop = &pool->stop;
         error = planner_smallest(&answer, &scaled, &built->options);
-        error = error ? status_prefix(error, "%s on %s: ", built->values.method, built->device->name) : 0;
+        error = error ? status_prefix(error, "%s on %s: ", built->values.method, built->device.name) : 0;
     }
     if (!error && answer.verdict != PLANNER_STOPPED) {
-        *row = row_of(work, index, &answer);
+        *row = row_of(work, index, built->values.ranks, &answer);
     }
     if (faster) {
         free(scaled.requests);

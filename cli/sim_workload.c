@@ -8,13 +8,15 @@
 #include "cli/progress.h"
 #include "cli/workload.h"
 #include "engine/status.h"
-#include "sim/serve.h"
+#include "sim/fleet.h"
+#include "sim/parallel.h"
 
 enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 
 struct sim {
     const char *model, *methods, *devices, *devices_file, *calibration_file;
-    int32_t max_seqs, chunk, threads;
+    const char *router;
+    int32_t max_seqs, chunk, threads, ranks, replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us;
     bool json, timeline, per_request, every_step;
@@ -58,7 +60,7 @@ static void add_use(struct sim *sim, const struct plan *plan, const struct devic
     table_number(sim->use, "peak_kv_gb", 1e-9 * (double)result->peak_kv_bytes);
     table_number(sim->use, "weight_gb", 1e-9 * (double)result->weight_bytes);
     if (device->price_per_hour.value > 0 && result->metrics.output_tokens > 0) {
-        table_number(sim->use, "cost_per_million_output_tokens", device->price_per_hour.value / 3600 *
+        table_number(sim->use, "cost_per_million_output_tokens", sim->replicas * device->price_per_hour.value / 3600 *
                                                                      result->metrics.span_s /
                                                                      result->metrics.output_tokens * 1e6);
     }
@@ -76,13 +78,47 @@ static void add_use(struct sim *sim, const struct plan *plan, const struct devic
     }
 }
 
-static int simulate(struct sim *sim, const char *method, const struct device *device)
+// Several replicas, reduced to what the tables say of one; their records are the whole workload's.
+static int simulate_fleet(struct serve_result *out, const struct sim *sim, const struct serve_options *options)
+{
+    struct fleet_options fleet_options = {
+        .replica = *options,
+        .slo = {.ttft_s = options->slo_ttft_s, .tpot_s = options->slo_tpot_s},
+        .n_replicas = sim->replicas,
+    };
+    struct fleet_result fleet;
+    int error = router_from_name(&fleet_options.router, sim->router);
+    error = error ? status_prefix(error, "--router ") : fleet_run(&fleet, &sim->workload, &fleet_options);
+    if (error) {
+        return error;
+    }
+    *out = (struct serve_result){.metrics = fleet.metrics, .records = fleet.records, .n_records = fleet.n_records};
+    memcpy(out->first_rejection, fleet.first_rejection, sizeof out->first_rejection);
+    out->provenance = fleet.provenance;
+    for (int32_t r = 0; r < fleet.n_replicas; r++) {
+        const struct serve_result *one = &fleet.replicas[r];
+        out->steps += one->steps;
+        out->jumped_steps += one->jumped_steps;
+        out->max_seqs += one->max_seqs;
+        out->kv_bytes += one->kv_bytes;
+        out->weight_bytes += one->weight_bytes;
+        out->peak_running += one->peak_running;
+        out->peak_kv_bytes += one->peak_kv_bytes;
+    }
+    fleet.records = NULL;    // they are out's now
+    fleet_close(&fleet);
+    return 0;
+}
+
+static int simulate(struct sim *sim, const char *method, const struct device *one_device)
 {
     // Static: the plan and the points are large, and a process runs one command.
-    static struct plan plan;
+    static struct plan whole, plan;
     static struct serve_result result;
+    struct device group, *device = &group;
     struct progress progress;
-    int error = choice_plan(&plan, &sim->config, sim->model, method, &sim->flags.options);
+    int error = choice_plan(&whole, &sim->config, sim->model, method, &sim->flags.options);
+    error = error ? error : parallel_split(&plan, device, &whole, one_device, sim->ranks);
     if (error) {
         return error;
     }
@@ -99,7 +135,7 @@ static int simulate(struct sim *sim, const char *method, const struct device *de
                                     .progress = show_progress,
                                     .progress_user = &progress};
     progress_begin(&progress, plan.method, sim->workload.n);
-    error = serve_run(&result, &sim->workload, &options);
+    error = sim->replicas > 1 ? simulate_fleet(&result, sim, &options) : serve_run(&result, &sim->workload, &options);
     progress_end(&progress);
     if (error) {
         return status_prefix(error, "%s on %s: ", plan.method, device->name);
@@ -156,6 +192,10 @@ static void print(const struct sim *sim)
         putchar('\n');
     }
     fputs(workload_definitions, stdout);
+    if (sim->ranks > 1 || sim->replicas > 1) {
+        printf("%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of one device "
+               "each.\n", sim->replicas, sim->ranks);
+    }
     puts(sim->calibration ? "Step times as calibrated; \"figures\": how the weakest of them came about. Prefixes are not reused."
                           : "Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not "
                             "reused.");
@@ -175,6 +215,9 @@ static int run(struct sim *sim)
     if (sim->per_request && sim->workload.n > MAX_REQUEST_ROWS) {
         return status_fail(-EINVAL, "--per-request: %lld requests: expected at most %d; lower --requests",
                            (long long)sim->workload.n, MAX_REQUEST_ROWS);
+    }
+    if (sim->timeline && sim->replicas > 1) {
+        return status_fail(-EINVAL, "--timeline: of one replica only; leave out --replicas");
     }
     sim->lengths = workload_table(&sim->workload);
     sim->service = workload_service_table();
@@ -201,6 +244,9 @@ int command_sim_workload(int argc, char **argv)
     sim = (struct sim){.model = "paper-4b",
                        .methods = "clsa",
                        .devices = "h100-sxm",
+                       .router = "least-load",
+                       .ranks = 1,
+                       .replicas = 1,
                        .max_seqs = 256,
                        .chunk = 2048,
                        .memory_percent = 90,
@@ -212,6 +258,9 @@ int command_sim_workload(int argc, char **argv)
         {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE", "of clsa calibrate: what kernels reach of the peaks"},
+        {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
+        {"replicas", OPTION_INT, &sim.replicas, 1, FLEET_MAX_REPLICAS, "replicas", "of the model, behind a router"},
+        {"router", OPTION_TEXT, &sim.router, 0, 0, "NAME", "round-robin, least-load (fewest requests in hand), prefix"},
         {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},
         {"cache-tokens", OPTION_LONG, &sim.cache_tokens, 0, 1e12, "tokens", "size of the KV cache; 0: what memory leaves"},

@@ -201,6 +201,7 @@ static int parse_figures(struct device *out, struct place *place, json_t *object
         {"bytes_per_s", &out->bytes_per_s, 1e18, true},
         {"memory_bytes", &out->memory_bytes, 1e18, false},
         {"link_bytes_per_s", &out->link_bytes_per_s, 1e18, false},
+        {"link_s", &out->link_s, 1, false},
         {"launch_s", &out->launch_s, 1, false},
         {"price_per_hour", &out->price_per_hour, 1e9, false},
     };
@@ -229,7 +230,8 @@ static int parse_device(struct device *out, const char *where, json_t *object, s
 {
     static const char *const keys[] = {"name",     "bytes_per_s",    "flops_per_s",
                                        "curve",    "memory_bytes",   "link_bytes_per_s",
-                                       "launch_s", "price_per_hour", NULL};
+                                       "link_s",   "launch_s",       "price_per_hour",
+                                       NULL};
     char number[24];
     snprintf(number, sizeof number, "%zu", index);
     struct place place = {.where = where, .device = number, .key = "name"};

@@ -47,8 +47,10 @@ struct device {
     struct device_figure flops_per_s[DTYPE_COUNT];    // dense multiply-adds, counted as 2
     struct device_figure memory_bytes;
     struct device_figure link_bytes_per_s;            // to a neighbour, one way
+    struct device_figure link_s;                      // until what is sent arrives, whatever its size
     struct device_figure launch_s;                    // cost of one kernel or operator
     struct device_figure price_per_hour;              // dollars
+    int32_t ranks;                                    // so many devices share every layer (sim/parallel.h); 0: as 1
     int32_t threads;                                  // host: as measured with; 0 elsewhere
     // What share of these rates kernels reach (sim/calibration.h), for predictions; borrowed. NULL: all of them.
     const struct calibration_profile *calibration;

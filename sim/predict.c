@@ -170,6 +170,44 @@ double predict_overhead_s(const struct predict_pass *pass)
     return profile ? profile->overhead_s[pass->chunked ? PHASE_PREFILL : PHASE_DECODE] : 0;
 }
 
+// Bytes that each device of a group sends, and how many collectives that takes.
+static double communicated(double *collectives, const struct predict_pass *pass)
+{
+    const struct plan *plan = pass->plan;
+    int32_t ranks = pass->device->ranks, cross = plan_first_cross_layer(plan), above = plan->shape.n_layers - cross;
+    enum { F32_BYTES = 4, BF16_BYTES = 2 };
+    // Partial sums travel as activations are kept: in 16 bits beside 16-bit weights and smaller ones.
+    double row = (double)plan->shape.hidden * (plan->weight_dtype == DTYPE_F32 ? F32_BYTES : BF16_BYTES);
+    double new_rows = (double)pass->new_rows, logit_rows = (double)pass->logit_rows;
+    double sums = row * (new_rows + 2 * (cross * new_rows + above * logit_rows));
+    double logits = F32_BYTES * logit_rows * plan->shape.vocab * ranks;
+    *collectives = 1 + 2 * (cross + (pass->logit_rows > 0 ? above : 0)) + (pass->logit_rows > 0);
+    return (2 * sums + logits) * (ranks - 1) / ranks;
+}
+
+double predict_communicate_s(const struct predict_pass *pass)
+{
+    double collectives;
+    if (pass->device->ranks <= 1) {
+        return 0;
+    }
+    double bytes = communicated(&collectives, pass);
+    return bytes / pass->device->link_bytes_per_s.value + collectives * pass->device->link_s.value;
+}
+
+static void add_communication(struct stage_prediction *out, const struct predict_pass *pass)
+{
+    const struct device *device = pass->device;
+    double collectives, bytes = communicated(&collectives, pass);
+    out->seconds += predict_communicate_s(pass);
+    out->bound = collectives * device->link_s.value > bytes / device->link_bytes_per_s.value ? BOUND_LATENCY : BOUND_BANDWIDTH;
+    out->cost.bytes += (int64_t)bytes;
+    out->provenance = device->link_bytes_per_s.provenance;
+    if (device->link_s.value > 0) {
+        out->provenance = provenance_weaker(out->provenance, device->link_s.provenance);
+    }
+}
+
 // What a step takes outside its stages, the same for all steps of its kind.
 static void add_overhead(struct stage_prediction *host, const struct predict_pass *pass)
 {
@@ -204,6 +242,9 @@ int predict_step(struct step_prediction *out, const struct device *device, const
         }
         if (stage == STAGE_HOST && device->calibration) {
             add_overhead(&step.stages[s], &pass);
+        }
+        if (stage == STAGE_COMMUNICATE && device->ranks > 1) {
+            add_communication(&step.stages[s], &pass);
         }
         step.seconds += step.stages[s].seconds;
         step.provenance = provenance_weaker(step.provenance, step.stages[s].provenance);

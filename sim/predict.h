@@ -6,7 +6,10 @@
 // would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over
 // the efficiency measured, and a step adds its time outside stages as STAGE_HOST. Efficiencies that another device
 // reached (with this one's launches, and at most 1) are EXTRAPOLATED; stages that the calibration lacks stay ROOFLINE.
-// Pure functions: the same inputs give the same bits. Not modelled: overlap, communication, activations in memory;
+// A group of devices (device->ranks, plan of one of them: sim/parallel.h) adds up its partial sums twice per layer, after
+// the output projection and after the FFN, and once for the embedding, and gathers the logits: a collective takes
+// link_s + 2 (n - 1) / n bytes / link_bytes_per_s, gathering half of that, as STAGE_COMMUNICATE, of which the bytes are
+// those on the link. Pure functions: the same inputs give the same bits. Not modelled: overlap, activations in memory;
 // without a calibration, what share of its peaks a kernel reaches.
 #pragma once
 
@@ -50,6 +53,8 @@ struct predict_pass {
 int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
                  const struct stage_cost *cost);
 double predict_overhead_s(const struct predict_pass *pass);
+// What the devices of a group tell each other in such a step: 0 for one device.
+double predict_communicate_s(const struct predict_pass *pass);
 
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are

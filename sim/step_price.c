@@ -380,6 +380,7 @@ static double seconds_of(struct step_price *price, const struct batch *batch)
         }
     }
     double seconds = price->overhead_s + (price->timer.seconds ? 0 : predict_overhead_s(&pass)) + rows->seconds;
+    seconds += predict_communicate_s(&pass);
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
         seconds += time_of(price, &pass, &price->terms[i], &cost[i], batch->n_seqs);
     }

@@ -98,6 +98,12 @@ static void verdicts(void)
         CHECK(fabs(number(row, "dollars_per_hour") - (i < 2 ? 4.02 : 1) * number(row, "devices")) < 1e-9);
     }
     json_decref(root);
+    rows = rows_of(&root, "%s --json --sweep tp=1..4 %s", "--model paper-4b --method dense --rate 5");
+    CHECK(number(json_array_get(rows, 0), "devices") == number(json_array_get(rows, 0), "replicas"));
+    CHECK(number(json_array_get(rows, 2), "devices") == 4 * number(json_array_get(rows, 2), "replicas"));
+    CHECK(number(json_array_get(rows, 2), "replicas") <= number(json_array_get(rows, 0), "replicas"));
+    CHECK(number(json_array_get(rows, 2), "dollars_per_hour") == 4.02 * number(json_array_get(rows, 2), "devices"));
+    json_decref(root);
     CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device L40S --method dense --cache-tokens 1K") == 0);
     CHECK_MESSAGE(strstr(output, "does not fit") && strstr(output, "cache of 1024"), "%s", output);
     CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device A100 --length-factor 16 --method dense,clsa") == 0);
@@ -187,6 +193,7 @@ static void wrong_input(void)
     expect_refused("plan --slo-ttft 1 --shard 3/2", "--shard 3/2|I/N");
     expect_refused("plan --slo-ttft 1 --workload paper --rate 3", "rate");
     expect_refused("plan --slo-ttft 1 --slo-ttft-percentile 101", "101|100");
+    expect_refused("plan --slo-ttft 1 --tp 8", "8 devices|1, 2, 4, 20");
     expect_refused("plan merge", "FILE");
     expect_refused("plan merge absent", "absent");
     write_file("other", "{\"clsa_plan\":1}\n", 16);

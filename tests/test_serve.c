@@ -57,6 +57,9 @@ static struct device random_device(void)
     device.flops_per_s[DTYPE_F32].value = 1e13 * (1 + check_uniform());
     device.memory_bytes.value = 1e12;
     device.launch_s.value = check_range(0, 1) ? 0 : 1e-6 * check_uniform();
+    device.ranks = check_range(0, 4);    // what they tell each other depends on rows only, as the plan's stages do
+    device.link_bytes_per_s.value = 1e10 * (1 + check_uniform());
+    device.link_s.value = 1e-6 * check_uniform();
     device.n_curve = check_range(0, 2);
     for (int32_t i = 0; i < device.n_curve; i++) {
         device.curve_bytes[i] = 1e6 * (1 + 40 * i);

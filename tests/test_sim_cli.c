@@ -179,6 +179,32 @@ static void foreign_models(void)
     CHECK(clsa("sim --model deepseek.json --method all --device MI300X --context 1K") == 0 && strstr(output, "native"));
 }
 
+// Several devices: their memory adds up, their links cost; and no throughput of what does not fit.
+static void groups(void)
+{
+    json_t *root, *rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --json", "sim");
+    CHECK(json_is_null(json_object_get(json_array_get(rows, 0), "throughput_tokens_per_s")));
+    CHECK(json_is_null(json_object_get(json_array_get(rows, 0), "decode_tokens_per_s")));
+    CHECK(strstr(string(json_array_get(rows, 0), "verdict"), "does not fit"));
+    double clsa_alone = number(json_array_get(rows, 1), "decode_tokens_per_s");
+    double clsa_gb = number(json_array_get(rows, 1), "weight_gb");
+    json_decref(root);
+    rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --tp 4 --stages --json", "sim");
+    CHECK(number(json_array_get(rows, 0), "throughput_tokens_per_s") > 0);
+    CHECK(number(json_array_get(rows, 1), "weight_gb") < 0.26 * clsa_gb);
+    CHECK(strstr(output, "\"communicate\""));
+    json_decref(root);
+    rows = json_rows(&root, "sim --device H100 --context 128K --batch 64 --method clsa --dp 2 --json", "sim");
+    CHECK(fabs(number(json_array_get(rows, 0), "decode_tokens_per_s") - 2 * clsa_alone) < 1e-6 * clsa_alone);
+    json_decref(root);
+    rows = json_rows(&root, "sim --workload reasoning --requests 50 --tp 2 --replicas 3 --json", "serve");
+    CHECK(number(json_array_get(rows, 0), "finished") == 50);
+    json_decref(root);
+    expect_refused("sim --device H100 --tp 3", "3 devices|1, 2, 4, 20");
+    expect_refused("sim --workload reasoning --requests 5 --replicas 2 --timeline", "--timeline|--replicas");
+    expect_refused("sim --workload reasoning --requests 5 --replicas 2 --router magic", "--router|magic");
+}
+
 static void wrong_input(void)
 {
     expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
@@ -252,6 +278,7 @@ int main(void)
     presets();
     verdicts();
     foreign_models();
+    groups();
     wrong_input();
     own_devices();
     devices();
