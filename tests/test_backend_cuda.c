@@ -3,6 +3,7 @@
 // Skipped, visibly, where there is no plug-in or no GPU. Shapes stay within what the kernels cover: heads of 16 to 128,
 // sizes in multiples of 8, bf16 caches. Tolerances are those of bf16 activations: 2^-9 per rounding.
 #include <errno.h>
+#include <math.h>
 
 #include "engine/status.h"
 #include "tests/check.h"
@@ -83,6 +84,72 @@ static void compare_engine(const char *method)
     model_file_close(model);
 }
 
+// Greedy answers: the CPU draws, and the GPU draws at the same places of the same text. Every difference must be a near tie
+// on the CPU: bf16 activations move logits by some percent of their size.
+enum { ANSWER = 256 };
+static const double TIE = 0.1;    // of the logits' root mean square; four to five times the error of one logit
+
+struct drawn {
+    int32_t token[ANSWER];
+    float *logits;    // [ANSWER][vocab]
+};
+
+static int draw_answer(struct drawn *out, const struct plan *plan, struct model_file *model, const char *backend,
+                       const int32_t *prompt, int32_t n_prompt, const int32_t *forced)
+{
+    struct engine_options options = {.plan = plan, .model = model, .backend = backend, .max_context = n_prompt + ANSWER};
+    struct engine_request request = {.prompt = prompt, .n_prompt = n_prompt, .max_output_tokens = ANSWER, .forced = forced};
+    const struct engine_output *outputs;
+    struct engine *engine;
+    int64_t id, vocab = plan->shape.vocab;
+    int n = 0, error = engine_open(&engine, &options);
+    if (error) {
+        return error;
+    }
+    out->logits = malloc((size_t)(ANSWER * vocab) * sizeof *out->logits);
+    engine_keep_logits(engine, true);
+    error = engine_submit(engine, &request, &id);
+    while (!error && (n = engine_step(engine, &outputs)) >= 0) {
+        for (int i = 0; i < n; i++) {
+            out->token[outputs[i].index] = outputs[i].token;
+            memcpy(out->logits + outputs[i].index * vocab, outputs[i].logits, (size_t)vocab * sizeof *out->logits);
+        }
+    }
+    engine_close(engine);
+    return error || n == -ENODATA ? error : n;
+}
+
+static void compare_greedy(const char *name, const char *method, int32_t n_prompt)
+{
+    struct plan plan = fixture_plan(plan_find_model(name), method, NULL);
+    struct model_file *model;
+    int32_t *prompt = fixture_tokens(n_prompt, plan.shape.vocab), vocab = plan.shape.vocab, differ = 0, first = -1;
+    struct drawn cpu = {.logits = NULL}, gpu = {.logits = NULL};
+    double worst = 0;
+    CHECK(model_file_random(&model, &plan.shape, DTYPE_BF16, check_random()) == 0);
+    int error = draw_answer(&cpu, &plan, model, "cpu", prompt, n_prompt, NULL);
+    error = error ? error : draw_answer(&gpu, &plan, model, "cuda", prompt, n_prompt, cpu.token);
+    CHECK_MESSAGE(!error, "%s %s: %s", name, method, status_text());
+    for (int32_t t = 0; t < ANSWER && !error; t++) {
+        const float *row = cpu.logits + (int64_t)t * vocab;
+        double square = 0;
+        for (int32_t i = 0; i < vocab; i++) {
+            square += (double)row[i] * (double)row[i];
+        }
+        double gap = (double)(row[cpu.token[t]] - row[gpu.token[t]]) / sqrt(square / vocab);
+        differ += gpu.token[t] != cpu.token[t];
+        first = differ == 1 && first < 0 ? t : first;
+        worst = gap > worst ? gap : worst;
+    }
+    CHECK_MESSAGE(worst <= TIE, "%s %s: a different token, %.3f of the logits' size below the best", name, method, worst);
+    printf("%-10s %-10s %d of %d tokens differ, the first at %d; the widest of these ties: %.4f of the logits' size\n", name,
+           method, differ, ANSWER, first, worst);
+    free(cpu.logits);
+    free(gpu.logits);
+    free(prompt);
+    model_file_close(model);
+}
+
 int main(void)
 {
     const struct backend *cuda;
@@ -104,6 +171,10 @@ int main(void)
             compare_random(cuda, plan_method(m)->name);
         }
         compare_engine(plan_method(m)->name);
+        compare_greedy("tiny", plan_method(m)->name, 1000);
     }
+    compare_greedy("bench-100m", "dense", 2000);
+    compare_greedy("bench-100m", "clsa", 2000);
+    compare_greedy("bench-100m", "token", 2000);
     return check_end();
 }

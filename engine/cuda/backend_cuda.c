@@ -309,9 +309,22 @@ const struct backend *clsa_cuda_backend(void)
     return &table;
 }
 
+// Without a driver, cudaDriverGetVersion says 0; one that is too old says which CUDA it knows.
 const char *clsa_cuda_absent(void)
 {
-    int count = 0;
+    static char reason[160];
+    int count = 0, driver = 0, needed = 0;
     cudaError_t found = cudaGetDeviceCount(&count);
-    return found != cudaSuccess ? cudaGetErrorString(found) : count == 0 ? "no CUDA device" : NULL;
+    if (found == cudaSuccess) {
+        return count == 0 ? "no CUDA device" : NULL;
+    }
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) {
+        return "no NVIDIA driver";
+    }
+    if (cudaRuntimeGetVersion(&needed) == cudaSuccess && driver / 1000 < needed / 1000) {
+        snprintf(reason, sizeof reason, "the NVIDIA driver knows CUDA %d.%d; this plug-in needs one for CUDA %d.0 or later: update "
+                 "it", driver / 1000, driver % 1000 / 10, needed / 1000);
+        return reason;
+    }
+    return cudaGetErrorString(found);
 }
