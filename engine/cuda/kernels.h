@@ -79,6 +79,24 @@ struct attention_params {
 int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t sets);
 int attention_launch(const struct attention_params *params, cudaStream_t stream);
 
+// ---- prefill_attention.cu: prompt rows, thousands at a time, over all or windowed keys --------------------------------
+struct prefill_attention_params {
+    struct gpu_rows rows;             // seq and position are not read
+    const struct batch_seq *seqs;     // [n_seqs] host memory, read during the call
+    int32_t n_seqs;
+    const void *q;                    // [rows.n][n_heads*head_dim] bf16
+    enum attend_over over;            // ATTEND_ALL: the pages hold this step's keys already. ATTEND_WINDOW: the ring does not
+    struct kv_view view;              // bf16; a ring has at least window_tokens slots
+    const void *fresh_k, *fresh_v;    // ATTEND_WINDOW: [rows.n][n_kv_heads*head_dim] bf16
+    int32_t window_tokens;
+    int32_t n_heads, n_kv_heads, head_dim;
+    void *out;                        // [rows.n][n_heads*head_dim] bf16
+    float *lse;                       // [rows.n][n_heads]; may be NULL
+};
+// Unlike the others it works from the host's lengths: not for captured graphs whose contexts grow. -ENOTSUP (compute
+// capability other than 9, page_tokens no multiple of 8): attention_launch covers those.
+int prefill_attention_launch(const struct prefill_attention_params *params, cudaStream_t stream);
+
 // ---- index_score.cu: one or more index queries against every index key ----------------------------------------------
 struct index_score_params {
     struct gpu_rows rows;

@@ -371,5 +371,6 @@ int bench(const char *filter, const char *tsv)
             bench_top_k("top_128_of_8192_pages_20_sets", n, CONTEXT / 16, TOP_K / 16, HEADS, 16);
         }
     }
+    bench_prefill(filter, tsv_file, device_name);
     return tsv_file ? fclose(tsv_file) != 0 : 0;
 }

@@ -52,8 +52,10 @@ struct timing time_graph(int (*body)(void *context, int call, cudaStream_t strea
 // The checks: each seeds its own file's random numbers and returns how many checks failed in that file.
 int test_linear(void);
 int test_attention(void);
+int test_prefill_attention(void);
 int test_index(void);
 int test_top_k(void);
 void gpu_begin(void);    // seeds the helpers
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
+void bench_prefill(const char *filter, FILE *tsv, const char *device);    // tsv may be NULL

@@ -9,7 +9,8 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(void);
-    } tests[] = {{"linear", test_linear}, {"attention", test_attention}, {"index", test_index}, {"top_k", test_top_k}};
+    } tests[] = {{"linear", test_linear}, {"attention", test_attention},
+                 {"prefill_attention", test_prefill_attention}, {"index", test_index}, {"top_k", test_top_k}};
     int devices = 0, failed = 0;
     gpu_begin();
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
