@@ -222,12 +222,14 @@ struct op_output {                     // x += attention * output^T
     const struct matrix *weight;
     int32_t n;
     float *x;                          // [n][hidden]
+    const struct matrix *next_norm;    // of the operator that reads x next: its work may begin here
 };
 
 struct op_ffn {                        // x += down(silu(gate(norm x)) * up(norm x))
     const struct matrix *norm, *gate, *up, *down;
     int32_t n;
     float *x;                          // [n][hidden]
+    const struct matrix *next_norm;    // as in op_output
 };
 
 struct op_head {

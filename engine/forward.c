@@ -136,6 +136,13 @@ static int keep_last_rows(struct forward *f)
     return error;
 }
 
+// Whether the layer's indexer reads the layer's own input.
+static bool indexes_input(const struct plan *plan, int32_t layer)
+{
+    return plan_runs_indexer(plan, layer) && plan->index.score != INDEX_PAGE_BOUND &&
+           (plan->index.query_from == HIDDEN_LAYER_INPUT || plan->index.key_from == HIDDEN_LAYER_INPUT);
+}
+
 static int project_layer(struct forward *f, int32_t layer)
 {
     const struct plan *plan = f->options.plan;
@@ -155,7 +162,7 @@ static int project_layer(struct forward *f, int32_t layer)
         .rope_theta = window ? plan->shape.rope_theta_window : yoco ? 0 : plan->shape.rope_theta_global,
         .position = f->rows->position,
         .n = f->rows->n,
-        .normed = f->normed,
+        .normed = indexes_input(plan, layer) ? f->normed : NULL,
         .q_out = f->q,
         .k_out = f->k,
         .v_out = f->v,
@@ -328,12 +335,22 @@ static int attend_global(struct forward *f, int32_t layer)
     return leave(f, OPERATOR(f, attention, &op));
 }
 
+// The norm that reads the residual stream after a layer.
+static const struct matrix *norm_after(const struct forward *f, int32_t layer)
+{
+    const struct model_weights *weights = f->options.weights;
+    return layer == plan_memory_layer(f->options.plan)          ? &weights->memory_norm
+           : layer + 1 == f->options.plan->shape.n_layers       ? &weights->final_norm
+                                                                : &weights->layers[layer + 1].attention_norm;
+}
+
 static int mix_and_feed(struct forward *f, int32_t layer)
 {
     const struct layer_weights *w = &f->options.weights->layers[layer];
-    struct op_output output = {.attention = f->attended, .weight = &w->output, .n = f->rows->n, .x = f->x};
+    struct op_output output = {.attention = f->attended, .weight = &w->output, .n = f->rows->n, .x = f->x,
+                               .next_norm = &w->ffn_norm};
     struct op_ffn ffn = {.norm = &w->ffn_norm, .gate = &w->gate, .up = &w->up, .down = &w->down, .n = f->rows->n,
-                         .x = f->x};
+                         .x = f->x, .next_norm = norm_after(f, layer)};
     enter(f, STAGE_OUTPUT, layer, PART_LAYER, f->rows);
     int error = leave(f, OPERATOR(f, output, &output));
     if (error) {

@@ -373,7 +373,8 @@ static void check_bad_options(void)
     OPEN_FAILS(o.max_seqs = -3, -EINVAL, "max_seqs");
     OPEN_FAILS(o.max_step_tokens = -1, -EINVAL, "max_step_tokens");
     OPEN_FAILS(o.threads = -1, -EINVAL, "threads");
-    OPEN_FAILS(o.cache_tokens = -1, -EINVAL, "cache_tokens");
+    OPEN_FAILS(o.cache_tokens = -2, -EINVAL, "cache_tokens");
+    OPEN_FAILS(o.cache_tokens = CACHE_ALL_FREE, -EINVAL, "memory of its own");
     OPEN_FAILS((o.max_context = 1 << 27, o.max_seqs = 1 << 16), -EINVAL, "tokens");
     OPEN_FAILS(o.backend = "gpu", -EINVAL, "reference");
     broken.index.budget_tokens = 0;
