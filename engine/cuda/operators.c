@@ -1,8 +1,8 @@
 // engine/cuda/operators.c - the operators of the CUDA backend: each a few launches of kernels.h or a product.
 //
 // Products of few rows go to linear.cu, of many to cuBLASLt. Limits that the kernels set (bf16 caches, head sizes of 16
-// to 128, inputs in multiples of 8) come back as -ENOTSUP with the shape. Prompt rows attend one by one with the decode
-// kernel: right, but not yet fast.
+// to 128, inputs in multiples of 8) come back as -ENOTSUP with the shape. Of a batch that mixes them, prompts go to the
+// kernels for many rows, sequences that decode to those for single ones.
 #include <errno.h>
 #include <math.h>
 
@@ -10,6 +10,7 @@
 #include "engine/status.h"
 
 enum { SKINNY_ROWS = 8 };    // up to here our own kernels were level with cuBLASLt on an H200
+enum { PROMPT_ROWS = 16 };   // rows of one sequence from which on they share keys
 
 static const float INDEX_NORM_EPS = 1e-5f;    // of the lightning indexer's keys, as in the reference
 
@@ -127,42 +128,101 @@ int cuda_qkv(struct backend_context *c, const struct batch *batch, const struct 
     return error;
 }
 
-static struct attention_params attention_params(const struct backend_context *c)
+// A part of a batch: sequences [begin, end) that lie side by side, all prompts or all with few rows.
+struct part {
+    int32_t begin, end, first_row, n_rows;
+    bool prompts;
+};
+
+// The part that begins with sequence `begin` of rows that are all of the batch's.
+static struct part part_of(const struct batch *batch, int32_t begin)
+{
+    const struct batch_seq *seqs = batch->seqs;
+    struct part part = {begin, begin, seqs[begin].first_row, 0, seqs[begin].n_rows >= PROMPT_ROWS};
+    while (part.end < batch->n_seqs && (seqs[part.end].n_rows >= PROMPT_ROWS) == part.prompts) {
+        part.n_rows += seqs[part.end++].n_rows;
+    }
+    return part;
+}
+
+static struct attention_params attention_params(const struct backend_context *c, struct gpu_rows rows, const void *q, void *out)
 {
     const struct model_shape *shape = &c->plan->shape;
-    return (struct attention_params){.slot = c->mirror.slot, .first_row = c->mirror.first_row, .context = c->mirror.context,
+    return (struct attention_params){.rows = rows, .q = q, .slot = c->mirror.slot, .first_row = c->mirror.first_row,
+                                     .context = c->mirror.context, .window_tokens = shape->window_tokens,
                                      .n_heads = shape->n_heads, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                                     .workspace = c->attention};
+                                     .out = out, .workspace = c->attention};
+}
+
+// The rows of one part by themselves: everything that is indexed by row begins at its first.
+static struct attention_params part_params(const struct attention_params *all, const struct part *part)
+{
+    struct attention_params p = *all;
+    int64_t first = part->first_row, width = (int64_t)p.n_heads * p.head_dim * 2;
+    p.rows.n = part->n_rows;
+    p.rows.seq += first;
+    p.rows.position += first;
+    p.q = (const char *)p.q + first * width;
+    p.out = (char *)p.out + first * width;
+    p.lse = p.lse ? p.lse + first * p.n_heads : NULL;
+    p.selection.unit = p.selection.unit ? p.selection.unit + first * p.selection.sets * p.selection.stride : NULL;
+    p.selection.count = p.selection.count ? p.selection.count + first * p.selection.sets : NULL;
+    return p;
+}
+
+// Full or window attention of prompts.
+static int attend_prompts(struct backend_context *c, const struct batch *batch, const struct attention_params *all,
+                          const struct part *part)
+{
+    struct prefill_attention_params p = {
+        .rows = all->rows, .seqs = batch->seqs + part->begin, .n_seqs = part->end - part->begin, .q = all->q, .over = all->over,
+        .view = all->view, .fresh_k = all->fresh_k, .fresh_v = all->fresh_v, .window_tokens = all->window_tokens,
+        .n_heads = all->n_heads, .n_kv_heads = all->n_kv_heads, .head_dim = all->head_dim, .out = all->out, .lse = all->lse};
+    p.rows.pages += (int64_t)part->begin * p.rows.max_pages;
+    return prefill_attention_launch(&p, c->stream);
+}
+
+static int attend(struct backend_context *c, const struct batch *batch, const struct attention_params *all)
+{
+    int error = 0;
+    if (all->rows.n != batch->all.n) {    // one row of each sequence
+        return attention_launch(all, c->stream);
+    }
+    for (int32_t begin = 0; begin < batch->n_seqs && !error;) {
+        struct part part = part_of(batch, begin);
+        error = -ENOTSUP;
+        if (part.prompts && all->over != ATTEND_SELECTED) {
+            error = attend_prompts(c, batch, all, &part);
+        }
+        if (error == -ENOTSUP) {
+            struct attention_params p = part_params(all, &part);
+            error = attention_launch(&p, c->stream);
+        }
+        begin = part.end;
+    }
+    return error;
 }
 
 int cuda_window_attention(struct backend_context *c, const struct batch *batch, const struct op_window_attention *op)
 {
-    struct attention_params p = attention_params(c);
-    p.rows = rows_of(c, &batch->all);
+    struct attention_params p = attention_params(c, rows_of(c, &batch->all), op->q, op->out);
     p.over = ATTEND_WINDOW;
-    p.q = op->q;
     p.fresh_k = op->k;
     p.fresh_v = op->v;
     p.view = op->ring;
-    p.window_tokens = c->plan->shape.window_tokens;
-    p.out = op->out;
-    return attention_launch(&p, c->stream);
+    return attend(c, batch, &p);
 }
 
 int cuda_attention(struct backend_context *c, const struct batch *batch, const struct op_attention *op)
 {
-    (void)batch;
-    struct attention_params p = attention_params(c);
-    p.rows = rows_of(c, op->rows);
+    struct attention_params p = attention_params(c, rows_of(c, op->rows), op->q, op->out);
     p.over = op->selection ? ATTEND_SELECTED : ATTEND_ALL;
-    p.q = op->q;
     p.view = op->view;
+    p.lse = op->lse;
     if (op->selection) {
         p.selection = *op->selection;
     }
-    p.out = op->out;
-    p.lse = op->lse;
-    return attention_launch(&p, c->stream);
+    return attend(c, batch, &p);
 }
 
 int cuda_kv_write(struct backend_context *c, const struct batch *batch, const struct op_kv_write *op)
