@@ -215,7 +215,8 @@ int main(void)
     check_begin();
     const char *path = getenv("CLSA_BINARY");
     if (!path || !terminal_available()) {
-        return check_skip(path ? "tmux is missing or cannot open a terminal here" : "CLSA_BINARY does not name the program");
+        return check_skip(path ? "tmux is missing or cannot open a terminal here"
+                               : "CLSA_BINARY does not name the program");
     }
     snprintf(binary, sizeof binary, "%s", path);
     CHECK(mkdtemp(folder) != NULL);

@@ -1,4 +1,4 @@
-// tests/test_tui_timeline.c - the timeline's store against everything that was sent, and looks over it under random moves.
+// tests/test_tui_timeline.c - the timeline's store against all that was sent, and looks over it under random moves.
 #include "tests/check.h"
 #include "tui/timeline_look.h"
 
@@ -76,7 +76,8 @@ static void test_find(const struct timeline *timeline)
     CHECK(begin_ns == sent[first].step.begin_ns);
     CHECK(end_ns == sent[end - 1].step.begin_ns + sent[end - 1].step.duration_ns);
     for (int32_t n = 0; n < 300; n++) {
-        int64_t time_ns = begin_ns - 100 + (int64_t)(check_uniform() * (double)(end_ns - begin_ns + 200)), expected = first;
+        int64_t time_ns = begin_ns - 100 + (int64_t)(check_uniform() * (double)(end_ns - begin_ns + 200));
+        int64_t expected = first;
         while (expected < end && sent[expected].step.begin_ns + sent[expected].step.duration_ns <= time_ns) {
             expected++;
         }

@@ -169,6 +169,21 @@ void cells_plot(struct cells *cells, struct rect rect, const double *values, int
     }
 }
 
+void cells_dot(struct cells *cells, struct rect rect, int32_t x, int32_t y, struct pen pen)
+{
+    // Bits of a braille cell by row and column; the lowest row was added to the alphabet later.
+    static const uint8_t bits[4][2] = {{0x01, 0x08}, {0x02, 0x10}, {0x04, 0x20}, {0x40, 0x80}};
+    int32_t row = rect.row + y / 4, col = rect.col + x / 2;
+    if (x < 0 || y < 0 || y / 4 >= rect.rows || x / 2 >= rect.cols || row < 0 || col < 0 || row >= cells->rows ||
+        col >= cells->cols) {
+        return;
+    }
+    struct cell *cell = &cells->cell[(int64_t)row * cells->cols + col];
+    bool joins = cell->glyph >= 0x2800 && cell->glyph < 0x2900;
+    uint32_t before = joins ? cell->glyph : 0x2800;
+    *cell = (struct cell){before | bits[y % 4][x % 2], (uint8_t)pen.role, pen.attributes};
+}
+
 uint32_t cells_ascii(uint32_t glyph)
 {
     if (glyph < 0x7f) {

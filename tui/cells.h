@@ -59,6 +59,10 @@ void cells_bar(struct cells *cells, struct rect clip, int32_t row, int32_t col, 
 // Columns for values [n], the last at the right edge, in eighths of a row; `top` is the value of a full column.
 void cells_plot(struct cells *cells, struct rect rect, const double *values, int32_t n, double top, struct pen pen);
 
+// A dot of a grid twice as wide and four times as high as the rectangle, (0, 0) at its upper left. Dots join those that
+// are there; anything else in the cell is replaced.
+void cells_dot(struct cells *cells, struct rect rect, int32_t x, int32_t y, struct pen pen);
+
 // The nearest ASCII character.
 uint32_t cells_ascii(uint32_t glyph);
 

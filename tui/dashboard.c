@@ -48,6 +48,16 @@ static void press(const struct dashboard_stream *stream, struct state *state, st
     }
 }
 
+// Whether a simulation makes progress that is to be seen; once more after it has ended.
+static bool simulating(struct ui *ui)
+{
+    struct job_report report;
+    whatif_job_report(ui->whatif->job, &report);
+    bool was = ui->simulating;
+    ui->simulating = report.state == JOB_RUNNING;
+    return was || ui->simulating;
+}
+
 // Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
 static bool take_keys(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
                       const struct sample_sink *sink, int64_t until_ns)
@@ -74,8 +84,10 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     ui.live = options->live;
     ui.timeline = timeline_look_default(options->live);
     int error = state_open(&state, options->device);
+    error = error ? error : whatif_open(&ui.whatif, options->device);
     error = error ? error : draw_open(&(struct draw_options){options->ascii, options->no_color});
     if (error) {
+        whatif_close(ui.whatif);
         state_close(state);
         return error;
     }
@@ -92,7 +104,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
                 error = (int)n;
                 break;
             }
-            changed = changed || n > 0;
+            changed = changed || n > 0 || simulating(&ui);
             for (; *script && !ui.quit; changed = true) {
                 press(stream, state, &ui, &sink, script_next(&script));
             }
@@ -105,6 +117,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     }
     draw_close();
     cells_close(&cells);
+    whatif_close(ui.whatif);
     state_close(state);
     return error;
 }
@@ -115,16 +128,17 @@ int dashboard_snapshot(char **out, const struct state *state, const struct ui *u
     struct cells cells = {0};
     struct ui copy = *ui;
     *out = NULL;
-    while (script && *script) {
+    int error = whatif_open(&copy.whatif, state_device(state));
+    while (!error && script && *script) {
         ui_key(&copy, state, script_next(&script));
     }
     copy.refresh = -1;
-    int error = cells_resize(&cells, rows, cols);
-    if (error) {
-        return error;
+    error = error ? error : cells_resize(&cells, rows, cols);
+    if (!error) {
+        view_draw(&cells, state, &copy);
+        *out = cells_text_of(&cells, ascii);
     }
-    view_draw(&cells, state, &copy);
-    *out = cells_text_of(&cells, ascii);
     cells_close(&cells);
-    return *out ? 0 : status_fail(-ENOMEM, "out of memory for a screen of %d x %d", cols, rows);
+    whatif_close(copy.whatif);
+    return error ? error : *out ? 0 : status_fail(-ENOMEM, "out of memory for a screen of %d x %d", cols, rows);
 }

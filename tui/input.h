@@ -6,7 +6,7 @@
 
 enum { INPUT_BYTES = 128 };
 
-enum input_mode { INPUT_NONE, INPUT_FILTER, INPUT_COMMAND, INPUT_HELP };
+enum input_mode { INPUT_NONE, INPUT_FILTER, INPUT_COMMAND, INPUT_VALUE, INPUT_HELP };
 
 struct input {
     enum input_mode mode;

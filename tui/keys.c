@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/status.h"
+#include "tui/view_keys.h"
 
 const int32_t ui_refresh_hz[UI_REFRESHES] = {1, 2, 5, 10, 20, 30};
 enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
@@ -13,7 +14,7 @@ enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
 const struct ui_key_help ui_keys[] = {
     {"q, F10", "quit", -1, false},
     {"?, h, F1", "these keys; type to search, Esc closes", -1, false},
-    {"Tab, 1 - 4", "views", -1, false},
+    {"Tab, 1 - 6", "views", -1, false},
     {"p, s", "pause; then one step", -1, false},
     {"m", "next method, then all", -1, false},
     {"b", "next baseline", -1, false},
@@ -31,6 +32,13 @@ const struct ui_key_help ui_keys[] = {
     {"Esc", "see everything", VIEW_TIMELINE, false},
     {"w", "slowest step; again: the next", VIEW_TIMELINE, false},
     {"/ n N", "search a stage, phase, method, step", VIEW_TIMELINE, false},
+    {"j k, arrows", "select a stage", VIEW_ROOFLINE, false},
+    {"up, down", "select a knob", VIEW_WHATIF, false},
+    {"left, right", "next choice; halve, double", VIEW_WHATIF, false},
+    {"Enter", "type a value: 128K, a name's beginning", VIEW_WHATIF, false},
+    {"a, d", "pin the scenario; unpin the last", VIEW_WHATIF, false},
+    {"c", "take over what is shown", VIEW_WHATIF, false},
+    {"w, x", "simulate the workload; cancel", VIEW_WHATIF, false},
 };
 const int32_t ui_n_keys = (int32_t)(sizeof ui_keys / sizeof ui_keys[0]);
 
@@ -45,6 +53,7 @@ bool ui_key_listed(const struct ui *ui, int32_t index)
 static const struct { const char *name, *title; } views[VIEW_COUNT] = {
     [VIEW_OVERVIEW] = {"overview", "Overview"}, [VIEW_COMPARE] = {"compare", "Compare"},
     [VIEW_STAGES] = {"stages", "Stages"}, [VIEW_TIMELINE] = {"timeline", "Timeline"},
+    [VIEW_ROOFLINE] = {"roofline", "Roofline"}, [VIEW_WHATIF] = {"what-if", "What-if"},
 };
 
 const char *view_name(enum view view)
@@ -59,7 +68,7 @@ const char *view_title(enum view view)
 
 const char *view_names(void)
 {
-    return "overview, compare, stages, timeline";
+    return "overview, compare, stages, timeline, roofline, what-if";
 }
 
 int view_from_name(enum view *out, const char *name)
@@ -185,42 +194,6 @@ static bool look(struct ui *ui, const struct state *state, int32_t key)
     }
 }
 
-static void search(struct ui *ui, const struct state *state, int32_t by)
-{
-    const char *text = ui->filter[VIEW_TIMELINE];
-    if (!*text) {
-        snprintf(ui->message, sizeof ui->message, "Nothing to search for: / takes a text.");
-    } else if (!timeline_look_search(&ui->timeline, state_timeline(state), text, by)) {
-        snprintf(ui->message, sizeof ui->message, "%s: no stage, phase, method or step of that name", text);
-    }
-}
-
-static bool look_at_timeline(struct ui *ui, const struct state *state, int32_t key)
-{
-    struct timeline_look *look = &ui->timeline;
-    const struct timeline *timeline = state_timeline(state);
-    switch (key) {
-    case KEY_ARROW_LEFT: timeline_look_move(look, timeline, -1); return true;
-    case KEY_ARROW_RIGHT: timeline_look_move(look, timeline, 1); return true;
-    case 'k': case KEY_ARROW_UP: timeline_look_track(look, timeline, -1); return true;
-    case 'j': case KEY_ARROW_DOWN: timeline_look_track(look, timeline, 1); return true;
-    case '+': case '=': timeline_look_zoom(look, timeline, 0.5); return true;
-    case '-': timeline_look_zoom(look, timeline, 2); return true;
-    case '<': case ',': timeline_look_pan(look, timeline, -0.25); return true;
-    case '>': case '.': timeline_look_pan(look, timeline, 0.25); return true;
-    case KEY_PAGE_BACK: timeline_look_pan(look, timeline, -1); return true;
-    case KEY_PAGE_FORWARD: timeline_look_pan(look, timeline, 1); return true;
-    case KEY_TO_BEGIN: timeline_look_to_begin(look, timeline); return true;
-    case KEY_TO_END: timeline_look_to_end(look, timeline); return true;
-    case KEY_RETURN: timeline_look_enter(look, timeline); return true;
-    case KEY_ESCAPE: timeline_look_all(look); return true;
-    case 'w': timeline_look_slowest(look, timeline); return true;
-    case 'n': search(ui, state, 1); return true;
-    case 'N': search(ui, state, -1); return true;
-    default: return false;
-    }
-}
-
 static void type_help(struct ui *ui, int32_t key)
 {
     switch (key) {
@@ -236,21 +209,16 @@ static void type_help(struct ui *ui, int32_t key)
     }
 }
 
-// A filter works while it is typed; Escape takes it away.
-static void type_filter(struct ui *ui, const struct state *state, int32_t key)
+// What is typed works while it is typed; Escape takes it away.
+static void type_text(struct ui *ui, const struct state *state, int32_t key)
 {
     enum input_result result = input_key(&ui->input, key);
-    char *filter = ui->filter[ui->view];
-    memcpy(filter, ui->input.text, INPUT_BYTES);
-    ui->scroll = 0;
-    if (result == INPUT_CANCELLED) {
-        filter[0] = 0;
+    view_typing(ui, result == INPUT_CANCELLED);
+    if (result == INPUT_DONE) {
+        view_typed(ui, state);
     }
     if (result == INPUT_DONE || result == INPUT_CANCELLED) {
         input_end(&ui->input);
-        if (ui->view == VIEW_TIMELINE && result == INPUT_DONE) {
-            search(ui, state, 1);
-        }
     }
 }
 
@@ -284,12 +252,11 @@ struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t
         ui->quit = true;
     } else if (ui->help) {
         type_help(ui, key);
-    } else if (ui->input.mode == INPUT_FILTER) {
-        type_filter(ui, state, key);
+    } else if (ui->input.mode != INPUT_NONE) {
+        type_text(ui, state, key);
     } else if (key == '/') {
         input_begin(&ui->input, INPUT_FILTER, "");
-    } else if (!go(ui, key) && !(ui->view == VIEW_TIMELINE && look_at_timeline(ui, state, key)) &&
-               !look(ui, state, key)) {
+    } else if (!go(ui, key) && !view_key(ui, state, key) && !look(ui, state, key)) {
         request = order(ui, state, key);
     }
     return request;

@@ -8,6 +8,7 @@
 #include "tui/layout.h"
 #include "tui/state.h"
 #include "tui/timeline_look.h"
+#include "tui/whatif.h"
 
 enum key {    // beside plain characters
     KEY_NONE = -1,
@@ -51,6 +52,9 @@ struct ui {
     struct timeline_look timeline;
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
+    struct whatif *whatif;         // borrowed; NULL: the view has nothing to show
+    bool simulating;               // its simulation ran at the last look
+    struct scenario before_typing; // what comes back when a value is given up
 };
 
 enum { UI_REFRESHES = 6 };

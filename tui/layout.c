@@ -7,6 +7,8 @@ enum {
     STACK_ROWS = 9,        // a bar, its legend in two or three columns, a border
     WIDE_COLS = 72,        // from here on two panels stand side by side
     HELP_COLS = 54,
+    LEGEND_COLS = 42, LEGEND_ROWS = 9,    // of the roofline: a stage and three figures; beside the plot or below
+    KNOB_ROWS = 15, KNOB_COLS = 32,       // thirteen knobs in a border: "index every  method's"
     DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };
 
@@ -65,9 +67,35 @@ static void compare(struct layout *out, struct rect body, int32_t table_rows)
     }
 }
 
+// Knobs, beside them the answer, below what is pinned; in a narrow screen the knobs first.
+static void whatif(struct layout *out, struct rect body)
+{
+    bool wide = body.cols >= WIDE_COLS;
+    if (body.rows >= KNOB_ROWS + 5 && wide) {
+        struct rect top = take_top(&body, KNOB_ROWS);
+        out->detail = body;
+        body = top;
+    }
+    if (wide) {
+        out->table = take_left(&body, KNOB_COLS);
+        out->bars = body;
+    } else if (body.rows >= KNOB_ROWS + 5) {
+        out->table = take_top(&body, KNOB_ROWS);
+        out->bars = body;
+    } else {
+        out->table = body;
+    }
+}
+
 static void with_detail(struct layout *out, struct rect body, enum view view)
 {
     int32_t rows = view == VIEW_TIMELINE ? DETAIL_ROWS : 0;
+    if (view == VIEW_ROOFLINE && body.cols >= WIDE_COLS) {
+        out->table = take_left(&body, body.cols - LEGEND_COLS);
+        out->detail = body;
+        return;
+    }
+    rows = view == VIEW_ROOFLINE && body.rows >= 2 * LEGEND_ROWS ? LEGEND_ROWS : rows;
     if (rows > 0 && body.rows >= 2 * rows + (out->framed ? 4 : 0)) {
         out->table = take_top(&body, body.rows - rows - (out->framed ? 2 : 0));
         out->detail = body;
@@ -95,6 +123,8 @@ void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t co
         overview(out, body);
     } else if (view == VIEW_COMPARE) {
         compare(out, body, table_rows);
+    } else if (view == VIEW_WHATIF) {
+        whatif(out, body);
     } else {
         with_detail(out, body, view);
     }

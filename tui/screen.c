@@ -13,6 +13,7 @@ typedef void note_function(char *, const struct state *, const struct ui *);
 static const struct { view_function *draw; note_function *note; } views[VIEW_COUNT] = {
     [VIEW_OVERVIEW] = {view_overview, note_overview}, [VIEW_COMPARE] = {view_compare, note_compare},
     [VIEW_STAGES] = {view_stages, note_stages}, [VIEW_TIMELINE] = {view_timeline, note_timeline},
+    [VIEW_ROOFLINE] = {view_roofline, note_roofline}, [VIEW_WHATIF] = {view_whatif, note_whatif},
 };
 
 // Columns of the tabs: all titles; numbers only, beside the title of the view that is shown; that title alone.
@@ -29,11 +30,13 @@ static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui,
     return cells_width(text);
 }
 
-static int32_t put_tabs(struct cells *cells, struct rect line, const struct ui *ui)
+// As many tabs as leave `right` columns for how the samples come in.
+static int32_t put_tabs(struct cells *cells, struct rect line, const struct ui *ui, int32_t right)
 {
     char text[32];
     int style = TABS_TITLES;
-    for (int32_t width = line.cols + 1; width > line.cols && style < TABS_ONE; style += width > line.cols) {
+    int32_t room = line.cols - right - 2;
+    for (int32_t width = room + 1; width > room && style < TABS_ONE; style += width > room) {
         width = 0;
         for (int view = 0; view < VIEW_COUNT; view++) {
             width += tab_text(text, sizeof text, view, ui, (enum tab_style)style);
@@ -52,13 +55,13 @@ static int32_t put_tabs(struct cells *cells, struct rect line, const struct ui *
 static void draw_tabs(struct cells *cells, const struct layout *layout, const struct state *state, const struct ui *ui)
 {
     struct rect line = layout->tabs;
-    int32_t col = put_tabs(cells, line, ui);
     char right[256], part[SOURCE_NAME_BYTES + 8];
     snprintf(right, sizeof right, "%s", ui->origin);
     if (ui->refresh >= 0) {
         snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "",
                  (int)ui_refresh_hz[ui->refresh]);
     }
+    int32_t col = put_tabs(cells, line, ui, cells_width(right) + (ui->paused ? 9 : 0));
     int32_t method = ui_method(ui, state), space = line.cols - col - 2;
     if (method >= 0) {
         struct method_summary summary;
@@ -85,7 +88,8 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
 // The line that is typed, with its cursor.
 static void draw_input(struct cells *cells, struct rect line, const struct ui *ui)
 {
-    int32_t col = cells_text(cells, line, 0, 1, key_pen, ui->input.mode == INPUT_COMMAND ? ":" : "/");
+    const char *prompt = ui->input.mode == INPUT_COMMAND ? ":" : ui->input.mode == INPUT_VALUE ? "= " : "/";
+    int32_t col = cells_text(cells, line, 0, 1, key_pen, prompt);
     int32_t hidden = ui->input.cursor - (line.cols - col - 2);    // a long line shows its end
     hidden = hidden > 0 ? hidden : 0;
     cells_text(cells, line, 0, col, text_pen, ui->input.text + hidden);
@@ -98,17 +102,28 @@ struct hint {
     const char *key, *does;
 };
 
+static const struct hint general_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
+    {"f", "phase"}, {"<>", "sort"}, {"r", "reverse"}, {"+-", "rate"}, {NULL, NULL},
+}, timeline_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},
+    {"w", "slowest"}, {"/", "search"}, {"Enter", "zoom in"}, {"Esc", "all"}, {"End", "follow"}, {NULL, NULL},
+}, roofline_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "stage"}, {"f", "phase"}, {"m", "method"},
+    {"p", "pause"}, {NULL, NULL},
+}, whatif_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"arrows", "knobs"}, {"Enter", "type"}, {"a", "pin"}, {"d", "unpin"},
+    {"w", "simulate"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
+};
+
 static const struct hint *hints_of(enum view view)
 {
-    static const struct hint general[] = {
-        {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
-        {"f", "phase"}, {"<>", "sort"}, {"r", "reverse"}, {"+-", "rate"}, {NULL, NULL},
-    };
-    static const struct hint timeline[] = {
-        {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},
-        {"w", "slowest"}, {"/", "search"}, {"Enter", "zoom in"}, {"Esc", "all"}, {"End", "follow"}, {NULL, NULL},
-    };
-    return view == VIEW_TIMELINE ? timeline : general;
+    switch (view) {
+    case VIEW_TIMELINE: return timeline_hints;
+    case VIEW_ROOFLINE: return roofline_hints;
+    case VIEW_WHATIF: return whatif_hints;
+    default: return general_hints;
+    }
 }
 
 static void draw_footer(struct cells *cells, const struct layout *layout, const struct state *state,

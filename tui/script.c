@@ -47,8 +47,8 @@ int script_check(const char *text)
                 size_t length = strlen(known);
                 snprintf(known + length, sizeof known - length, " <%s>", names[i].name);
             }
-            return status_fail(-EINVAL, "\"%.*s\": no such key; there are characters, and%s", (int)(text - begin), begin,
-                               known);
+            return status_fail(-EINVAL, "\"%.*s\": no such key; there are characters, and%s", (int)(text - begin),
+                               begin, known);
         }
     }
     return 0;

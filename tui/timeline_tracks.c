@@ -236,7 +236,8 @@ static void put_request(const struct tracks *tracks, int32_t lane, const struct 
         if (i > 0) {
             char name[64];
             snprintf(name, sizeof name, "%lld %s", (long long)row->request, i == 1 ? "prefill" : "decode");
-            put_name(tracks, lane, bounds[i], (bounds[i + 1] >= 0 ? bounds[i + 1] : end_ns) - bounds[i], roles[i], name);
+            int64_t until_ns = bounds[i + 1] >= 0 ? bounds[i + 1] : end_ns;
+            put_name(tracks, lane, bounds[i], until_ns - bounds[i], roles[i], name);
         }
     }
 }

@@ -1,0 +1,126 @@
+// tui/view_keys.c - keys of single views.
+#include "tui/view_keys.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/status.h"
+#include "tui/whatif.h"
+
+static void search(struct ui *ui, const struct state *state, int32_t by)
+{
+    const char *text = ui->filter[VIEW_TIMELINE];
+    if (!*text) {
+        snprintf(ui->message, sizeof ui->message, "Nothing to search for: / takes a text.");
+    } else if (!timeline_look_search(&ui->timeline, state_timeline(state), text, by)) {
+        snprintf(ui->message, sizeof ui->message, "%s: no stage, phase, method or step of that name", text);
+    }
+}
+
+static bool timeline_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    struct timeline_look *look = &ui->timeline;
+    const struct timeline *timeline = state_timeline(state);
+    switch (key) {
+    case KEY_ARROW_LEFT: timeline_look_move(look, timeline, -1); return true;
+    case KEY_ARROW_RIGHT: timeline_look_move(look, timeline, 1); return true;
+    case 'k': case KEY_ARROW_UP: timeline_look_track(look, timeline, -1); return true;
+    case 'j': case KEY_ARROW_DOWN: timeline_look_track(look, timeline, 1); return true;
+    case '+': case '=': timeline_look_zoom(look, timeline, 0.5); return true;
+    case '-': timeline_look_zoom(look, timeline, 2); return true;
+    case '<': case ',': timeline_look_pan(look, timeline, -0.25); return true;
+    case '>': case '.': timeline_look_pan(look, timeline, 0.25); return true;
+    case KEY_PAGE_BACK: timeline_look_pan(look, timeline, -1); return true;
+    case KEY_PAGE_FORWARD: timeline_look_pan(look, timeline, 1); return true;
+    case KEY_TO_BEGIN: timeline_look_to_begin(look, timeline); return true;
+    case KEY_TO_END: timeline_look_to_end(look, timeline); return true;
+    case KEY_RETURN: timeline_look_enter(look, timeline); return true;
+    case KEY_ESCAPE: timeline_look_all(look); return true;
+    case 'w': timeline_look_slowest(look, timeline); return true;
+    case 'n': search(ui, state, 1); return true;
+    case 'N': search(ui, state, -1); return true;
+    default: return false;
+    }
+}
+
+static void copy_shown(struct ui *ui, const struct state *state)
+{
+    struct method_summary told;
+    struct phase_summary decode;
+    int32_t method = ui_method(ui, state);
+    bool copied = false;
+    if (method >= 0) {
+        state_method(state, method, &told);
+        state_phase(state, method, PHASE_DECODE, &decode);
+        copied = whatif_copy(ui->whatif, &told.source, decode.n_seqs, told.prompt_tokens);
+    }
+    snprintf(ui->message, sizeof ui->message,
+             copied ? "Taken from what is shown." : "Nothing to take: the model or method shown is not known by name.");
+}
+
+static void simulate(struct ui *ui)
+{
+    if (whatif_simulate(ui->whatif) != 0) {
+        snprintf(ui->message, sizeof ui->message, "%s", status_text());
+    }
+}
+
+static bool whatif_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    struct whatif *whatif = ui->whatif;
+    if (!whatif) {
+        return false;
+    }
+    switch (key) {
+    case 'k': case KEY_ARROW_UP: whatif_select(whatif, -1); return true;
+    case 'j': case KEY_ARROW_DOWN: whatif_select(whatif, 1); return true;
+    case KEY_ARROW_LEFT: case '-': whatif_change(whatif, -1); return true;
+    case KEY_ARROW_RIGHT: case '+': case '=': whatif_change(whatif, 1); return true;
+    case KEY_RETURN:
+        ui->before_typing = whatif->now;
+        input_begin(&ui->input, INPUT_VALUE, "");
+        return true;
+    case 'a':
+        if (!whatif_pin(whatif)) {
+            snprintf(ui->message, sizeof ui->message, "No room for more than %d pinned scenarios.", WHATIF_PINNED);
+        }
+        return true;
+    case 'd': case KEY_REMOVE: whatif_unpin(whatif); return true;
+    case 'c': copy_shown(ui, state); return true;
+    case 'w': simulate(ui); return true;
+    case 'x': whatif_job_cancel(whatif->job); return true;
+    default: return false;
+    }
+}
+
+bool view_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    switch (ui->view) {
+    case VIEW_TIMELINE: return timeline_key(ui, state, key);
+    case VIEW_WHATIF: return whatif_key(ui, state, key);
+    default: return false;
+    }
+}
+
+void view_typed(struct ui *ui, const struct state *state)
+{
+    if (ui->input.mode == INPUT_FILTER && ui->view == VIEW_TIMELINE) {
+        search(ui, state, 1);
+    } else if (ui->input.mode == INPUT_VALUE && ui->input.length > 0 && !whatif_type(ui->whatif, ui->input.text)) {
+        snprintf(ui->message, sizeof ui->message, "%s: no value for %s", ui->input.text,
+                 knob_name((enum knob)ui->whatif->knob));
+    }
+}
+
+void view_typing(struct ui *ui, bool ends)
+{
+    if (ui->input.mode == INPUT_VALUE) {
+        whatif_set(ui->whatif, &ui->before_typing);
+        if (!ends && ui->input.length > 0) {
+            whatif_type(ui->whatif, ui->input.text);
+        }
+    } else if (ui->input.mode == INPUT_FILTER) {
+        memcpy(ui->filter[ui->view], ends ? "" : ui->input.text, ends ? 1 : INPUT_BYTES);
+        ui->scroll = 0;
+    }
+}
