@@ -12,6 +12,7 @@
 #include "cli/calibrated.h"
 #include "cli/command.h"
 #include "cli/table.h"
+#include "cli/validate.h"
 #include "cli/workload.h"
 #include "engine/model_config.h"
 #include "engine/status.h"
@@ -25,7 +26,8 @@ struct sim {
     // From the command line.
     const char *model, *methods, *device_names, *devices_file, *calibration_file;
     int32_t batch, context, output, chunk, threads, ranks, replicas;
-    bool json, stages;
+    const char *validate;
+    bool json, stages, per_row;
     struct plan_flags flags;
     // What it names.
     struct model_config config;    // of a file; a named size fills config.native.shape only
@@ -387,8 +389,44 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
            "faster, most are slower. \"figures\": how the row's weakest rate came about (clsa devices --sources).\n");
 }
 
+static int validate(struct sim *sim)
+{
+    struct validation validation;
+    if (sim->calibration_file) {
+        int error = calibration_load(&sim->calibration, sim->calibration_file);
+        if (error) {
+            return error;
+        }
+    }
+    struct validate_options options = {sim->validate, sim->devices_file, sim->calibration};
+    int error = validate_run(&validation, &options);
+    if (error) {
+        return status_prefix(error, "--validate ");
+    }
+    const struct table *tables[] = {validation.summary, validation.points, validation.rows};
+    int32_t n = sim->per_row ? 3 : 2;
+    if (sim->json) {
+        tables_print_json(tables, n, stdout);
+    }
+    for (int32_t i = 0; i < n && !sim->json; i++) {
+        table_print(tables[i], stdout);
+        putchar('\n');
+    }
+    if (!sim->json) {
+        printf("Predicted by %s; nothing is fitted to these rows. Ratio: below 1 the prediction is faster. IndexCache: one\n"
+               "request alone, bf16, an indexer of 32 heads assumed. Slopes: how cost grows with position. Decode is long from\n"
+               "256 MB and 1000 tokens on.\n",
+               sim->calibration ? "the calibration and, beside it, the bare roofline" : "bare roofline, which no kernel beats");
+    }
+    validate_close(&validation);
+    return 0;
+}
+
 static int run(struct sim *sim)
 {
+    if (sim->validate) {
+        return validate(sim);
+    }
     if (sim->chunk > 0 && sim->context / sim->chunk > MAX_CHUNKS) {
         return status_fail(-EINVAL,
                            "--chunk %d: a prompt of %d would take more than %d steps; expected at least %d, or 0",
@@ -451,6 +489,8 @@ int command_sim(int argc, char **argv)
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "simulate a service; then see --workload NAME --help"},
+        {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
+        {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(sim.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

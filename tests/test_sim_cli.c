@@ -28,6 +28,13 @@ static void write_file(const char *name, const char *text)
     CHECK(stream && fputs(text, stream) >= 0 && fclose(stream) == 0);
 }
 
+static bool remove_file(const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return remove(path) == 0;
+}
+
 // Runs the program in the folder, so that files there go by their names. Returns its exit status.
 static int clsa(const char *arguments)
 {
@@ -205,6 +212,53 @@ static void groups(void)
     expect_refused("sim --workload reasoning --requests 5 --replicas 2 --router magic", "--router|magic");
 }
 
+// Published measurements: all of them, errors that follow from their rows, and files that are wrong.
+static void validation(const char *top)
+{
+    char line[512];
+    json_t *root, *row;
+    size_t i;
+    snprintf(line, sizeof line, "sim --validate %s/tests/data/validation --per-row --json", top);
+    json_t *rows = json_rows(&root, line, "validation");
+    double counted = 0, streams = NAN;
+    json_array_foreach(rows, i, row)
+    {
+        counted += number(row, "rows");
+        bool h100 = strcmp(string(row, "device"), "H100-SXM") == 0 && strstr(string(row, "group"), "long");
+        streams = h100 && strstr(string(row, "group"), "bfloat16") ? number(row, "median_ratio") : streams;
+    }
+    // A roofline is no slower than what reads from memory at full width, and not far below it.
+    CHECK_MESSAGE(streams > 0.8 && streams <= 1, "H100 streams at %g of its roofline", streams);
+    CHECK(counted == (double)json_array_size(json_object_get(root, "measurements")) && counted == 912 + 648);
+    json_array_foreach(json_object_get(root, "measurements"), i, row)
+    {
+        double error = 100 * (number(row, "predicted_ms") / number(row, "published_ms") - 1);
+        CHECK(fabs(number(row, "error_percent") - error) < 1e-6 * fabs(error) + 1e-6);
+        CHECK(number(row, "predicted_ms") == number(row, "roofline_ms"));
+    }
+    CHECK(json_array_size(json_object_get(root, "published")) == 31);
+    json_decref(root);
+
+    write_file("own.csv", "# ours\ngpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\n"
+                          "H100,x,\"y,z\",32,8,128,bfloat16,4,1000000,6\n");
+    rows = json_rows(&root, "sim --validate . --per-row --json", "measurements");
+    double ms = 4.0 * 1000001 * 2 * 8 * 128 * 2 / 3.35e12 * 1e3 + 3e-3;
+    CHECK_MESSAGE(fabs(number(json_array_get(rows, 0), "predicted_ms") - ms) < 1e-6 * ms, "%g ms, expected %g",
+                  number(json_array_get(rows, 0), "predicted_ms"), ms);
+    json_decref(root);
+    write_file("own.csv", "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128,bf16,4,1e,6\n");
+    expect_refused("sim --validate .", "--validate|own.csv|line 2|context|number");
+    write_file("own.csv", "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128\n");
+    expect_refused("sim --validate .", "own.csv|line 2|10 fields");
+    write_file("own.csv", "gpu,model,indexer,tp,isl,past,latency_ms\nH100,absent,full,1,10,10,1\n");
+    expect_refused("sim --validate .", "absent.json");
+    write_file("own.csv", "a,b\n1,2\n");
+    expect_refused("sim --validate .", "own.csv|unknown columns");
+    expect_refused("sim --validate absent", "--validate|absent");
+    CHECK(remove_file("own.csv"));
+    expect_refused("sim --validate .", "holds no *.csv");
+}
+
 static void wrong_input(void)
 {
     expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
@@ -274,11 +328,13 @@ int main(void)
     if (!getenv("CLSA_BINARY")) {
         return check_skip("CLSA_BINARY does not name the program");
     }
-    CHECK(mkdtemp(folder) != NULL);
+    char top[256];    // tests run from the top of the checkout
+    CHECK(mkdtemp(folder) != NULL && getcwd(top, sizeof top));
     presets();
     verdicts();
     foreign_models();
     groups();
+    validation(top);
     wrong_input();
     own_devices();
     devices();
