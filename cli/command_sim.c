@@ -11,6 +11,8 @@
 
 #include "cli/calibrated.h"
 #include "cli/command.h"
+#include "cli/paper_figures.h"
+#include "cli/sim_paper.h"
 #include "cli/table.h"
 #include "cli/validate.h"
 #include "cli/workload.h"
@@ -27,7 +29,7 @@ struct sim {
     const char *model, *methods, *device_names, *devices_file, *calibration_file;
     int32_t batch, context, output, chunk, threads, ranks, replicas;
     const char *validate;
-    bool json, stages, per_row;
+    bool json, stages, per_row, paper;
     struct plan_flags flags;
     // What it names.
     struct model_config config;    // of a file; a named size fills config.native.shape only
@@ -391,39 +393,36 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
 
 static int validate(struct sim *sim)
 {
-    struct validation validation;
-    if (sim->calibration_file) {
-        int error = calibration_load(&sim->calibration, sim->calibration_file);
-        if (error) {
-            return error;
-        }
-    }
+    int error = sim->calibration_file ? calibration_load(&sim->calibration, sim->calibration_file) : 0;
     struct validate_options options = {sim->validate, sim->devices_file, sim->calibration};
-    int error = validate_run(&validation, &options);
-    if (error) {
-        return status_prefix(error, "--validate ");
+    return error ? error : validate_print(&options, sim->per_row, sim->json);
+}
+
+static int print_paper(const struct sim *sim)
+{
+    struct sim_paper_options options = {.config = &sim->config,
+                                        .model = sim->model,
+                                        .knobs = &sim->flags.options,
+                                        .batch = sim->batch,
+                                        .output_tokens = sim->output,
+                                        .chunk_tokens = sim->chunk};
+    if (sim->n_devices > 1) {
+        return status_fail(-EINVAL, "--paper: of one device, not of %d", sim->n_devices);
     }
-    const struct table *tables[] = {validation.summary, validation.points, validation.rows};
-    int32_t n = sim->per_row ? 3 : 2;
-    if (sim->json) {
-        tables_print_json(tables, n, stdout);
-    }
-    for (int32_t i = 0; i < n && !sim->json; i++) {
-        table_print(tables[i], stdout);
-        putchar('\n');
-    }
-    if (!sim->json) {
-        printf("Predicted by %s; nothing is fitted to these rows. Ratio: below 1 the prediction is faster. IndexCache: one\n"
-               "request alone, bf16, an indexer of 32 heads assumed. Slopes: how cost grows with position. Decode is long from\n"
-               "256 MB and 1000 tokens on.\n",
-               sim->calibration ? "the calibration and, beside it, the bare roofline" : "bare roofline, which no kernel beats");
-    }
-    validate_close(&validation);
-    return 0;
+    return sim_paper_print(&sim->devices[0], &options, sim->json);
+}
+
+// What was not given depends on what is asked for.
+static void complete(struct sim *sim)
+{
+    sim->device_names = sim->device_names ? sim->device_names : sim->paper ? "B200" : "host";
+    sim->batch = sim->batch ? sim->batch : sim->paper ? PAPER_BATCH : 1;
+    sim->output = sim->output ? sim->output : sim->paper ? PAPER_OUTPUT_TOKENS : 256;
 }
 
 static int run(struct sim *sim)
 {
+    complete(sim);
     if (sim->validate) {
         return validate(sim);
     }
@@ -434,13 +433,13 @@ static int run(struct sim *sim)
     }
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : open_config(sim);
-    error = error ? error : choose_plans(sim);
+    error = error || sim->paper ? error : choose_plans(sim);
     if (!error && sim->calibration_file) {
         error = calibration_load(&sim->calibration, sim->calibration_file);
     }
     error = error ? error : choose_devices(sim);
-    if (error) {
-        return error;
+    if (error || sim->paper) {
+        return error ? error : print_paper(sim);
     }
     struct table *requests = table_open("sim", request_columns, sizeof request_columns / sizeof request_columns[0]);
     struct table *stages = table_open("stages", stage_columns, sizeof stage_columns / sizeof stage_columns[0]);
@@ -462,10 +461,7 @@ int command_sim(int argc, char **argv)
     // Static: plans and devices are half a megabyte, and a process runs one command.
     static struct sim sim;
     sim = (struct sim){.model = "paper-4b",
-                       .device_names = "host",
-                       .batch = 1,
                        .context = 8192,
-                       .output = 256,
                        .chunk = 8192,
                        .ranks = 1,
                        .replicas = 1,
@@ -475,20 +471,21 @@ int command_sim(int argc, char **argv)
         {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]|native|all",
          "native: as the config declares it, and its default"},
         {"device", OPTION_TEXT, &sim.device_names, 0, 0, "NAME[,NAME...]",
-         "host is measured; clsa devices lists the others"},
+         "host (the default) is measured; clsa devices lists the others"},
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
          "what was measured, from clsa calibrate (default: bare roofline)"},
-        {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together"},
+        {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together (default 1; --paper: 32)"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
-        {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each"},
+        {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each (default 256; --paper: 10000)"},
         {"chunk", OPTION_INT, &sim.chunk, 0, 1 << 24, "tokens", "rows of one prefill step; 0: the whole prompt"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "that share every layer (tensor parallelism)"},
         {"dp", OPTION_INT, &sim.replicas, 1, 4096, "replicas", "that divide the batch (data parallelism)"},
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "simulate a service; then see --workload NAME --help"},
+        {"paper", OPTION_FLAG, &sim.paper, 0, 0, NULL, "the experiment of arXiv 2606.06467 beside its figures (device: B200)"},
         {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
         {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},

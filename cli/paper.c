@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "cli/interrupt.h"
+#include "cli/paper_figures.h"
 #include "cli/progress.h"
 #include "cupti/collector.h"
 #include "engine/cost.h"
@@ -20,10 +21,6 @@
 
 enum { BATCHES = 3, TIMED_STEPS = 20, WARM_STEPS = 4, STAGE_EVERY = 8, SMALL_BATCH = 8 };
 enum { ANSWER_TOKENS = BATCHES * (TIMED_STEPS + WARM_STEPS + 8) };    // that are decoded; 8: steps that tell their stages
-
-// The paper's top-k, by its Table 9: 0.08 ms a layer over 32 layers, for 32 sequences of 131072 tokens (the batch is what
-// its throughput and latency imply; it is not stated).
-static const double PAPER_SELECT_S = 2.56e-3, PAPER_SELECT_SCORES = 32.0 * 131072;
 
 static const struct table_column measured_columns[] = {
     {"method", "method", -1},
@@ -52,17 +49,6 @@ static const struct table_column published_columns[] = {
     {"method", "method (paper's, B200)", -1}, {"context", "context", 0},         {"prefill_tokens_per_s", "prefill tok/s", 0},
     {"decode_tokens_per_s", "decode tok/s", 0}, {"speedup", "vs dense", 2}, {"end_to_end_tokens_per_s", "end to end tok/s", 0},
     {"end_to_end_speedup", "vs dense", 2},
-};
-
-// arXiv 2606.06467v1, tables 10 to 12.
-static const struct published {
-    const char *method;
-    int32_t context;
-    double prefill, decode, end_to_end;
-} published[] = {
-    {"dense", 8192, 4722, 4763, 2990},         {"yoco", 8192, 10884, 5517, 4312},      {"clsa", 8192, 9623, 6742, 4920},
-    {"dense", 32768, 2889, 1762, 570},         {"yoco", 32768, 18450, 2677, 1833},     {"clsa", 32768, 18163, 5461, 2805},
-    {"dense", 131072, 1019.06, 431.16, 62.53}, {"yoco", 131072, 20865, 961, 599},      {"clsa", 131072, 20741.51, 3276.80, 1068.06},
 };
 
 // What the stream of samples says of the steps of one batch.
@@ -178,7 +164,7 @@ static const struct paper_point *dense_point(const struct paper *paper, int32_t 
 
 static void add_slow_point(struct table *table, const struct paper_point *point, double dense_s)
 {
-    double slow_s = indexers(point->plan) * PAPER_SELECT_S * ((double)point->batch * point->context / PAPER_SELECT_SCORES);
+    double slow_s = indexers(point->plan) * paper_select_s((double)point->batch * point->context);
     double step_s = point->step_s - point->select_s + slow_s;
     table_row(table);
     table_text(table, "method", point->plan->method);
@@ -326,9 +312,9 @@ static int run_method(struct paper *paper, const struct paper_method *method, st
 
 static void add_published(struct table *table)
 {
-    const struct published *dense = NULL;
-    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
-        const struct published *row = &published[i];
+    const struct paper_figures *dense = NULL;
+    for (int i = 0; i < PAPER_FIGURES; i++) {
+        const struct paper_figures *row = &paper_figures[i];
         dense = strcmp(row->method, "dense") == 0 ? row : dense;
         table_row(table);
         table_text(table, "method", row->method);

@@ -35,6 +35,12 @@ struct group {
     int64_t n, room;
 };
 
+struct validation {
+    struct table *summary;     // one row per group of rows: how many, median ratio, errors; owned
+    struct table *rows;        // one per measurement; owned
+    struct table *points;      // published points; owned
+};
+
 struct validate {
     const struct validate_options *options;
     struct validation *out;
@@ -315,7 +321,15 @@ static int add_file(void *user, const char *path)
     return error;
 }
 
-int validate_run(struct validation *out, const struct validate_options *options)
+static void close_tables(struct validation *validation)
+{
+    table_close(validation->summary);
+    table_close(validation->rows);
+    table_close(validation->points);
+    *validation = (struct validation){0};
+}
+
+static int predict_all(struct validation *out, const struct validate_options *options)
 {
     struct validate *validate = calloc(1, sizeof *validate);
     *out = (struct validation){
@@ -325,7 +339,7 @@ int validate_run(struct validation *out, const struct validate_options *options)
     };
     if (!validate || !out->summary || !out->rows || !out->points) {
         free(validate);
-        validate_close(out);
+        close_tables(out);
         return status_fail(-ENOMEM, "no memory for a table");
     }
     validate->options = options;
@@ -342,15 +356,33 @@ int validate_run(struct validation *out, const struct validate_options *options)
     free(validate->table);
     free(validate);
     if (error) {
-        validate_close(out);
+        close_tables(out);
     }
     return error;
 }
 
-void validate_close(struct validation *validation)
+int validate_print(const struct validate_options *options, bool per_row, bool json)
 {
-    table_close(validation->summary);
-    table_close(validation->rows);
-    table_close(validation->points);
-    *validation = (struct validation){0};
+    struct validation validation;
+    int error = predict_all(&validation, options);
+    if (error) {
+        return status_prefix(error, "--validate ");
+    }
+    const struct table *tables[] = {validation.summary, validation.points, validation.rows};
+    int32_t n = per_row ? 3 : 2;
+    if (json) {
+        tables_print_json(tables, n, stdout);
+    }
+    for (int32_t i = 0; i < n && !json; i++) {
+        table_print(tables[i], stdout);
+        putchar('\n');
+    }
+    if (!json) {
+        printf("Predicted by %s; nothing is fitted to these rows. Ratio:\n"
+               "below 1 the prediction is faster. IndexCache: one request alone, bf16, an indexer of 32 heads assumed. Slopes: how\n"
+               "cost grows with position. Decode is long from 256 MB and 1000 tokens on.\n",
+               options->calibration ? "the calibration, and beside it the bare roofline" : "bare roofline, which no kernel beats");
+    }
+    close_tables(&validation);
+    return 0;
 }

@@ -15,14 +15,8 @@ struct validate_options {
     const struct calibration *calibration;    // NULL: bare roofline
 };
 
-struct validation {
-    struct table *summary;     // one row per group of rows: how many, median ratio, errors; owned
-    struct table *rows;        // one per measurement; owned
-    struct table *points;      // published points; owned
-};
-
-int validate_run(struct validation *out, const struct validate_options *options);
-void validate_close(struct validation *validation);
+// Prints to stdout: errors by group of rows, published points, and with per_row every measurement.
+int validate_print(const struct validate_options *options, bool per_row, bool json);
 
 // Reading. Lines that begin with '#' are left out; the first other one is the head.
 struct csv {

@@ -259,6 +259,23 @@ static void validation(const char *top)
     expect_refused("sim --validate .", "holds no *.csv");
 }
 
+// The paper's experiment: its figures as published, ours by hand for the slow selection.
+static void paper(void)
+{
+    json_t *root, *rows = json_rows(&root, "sim --paper --json", "paper");
+    CHECK(json_array_size(rows) == 9);
+    const json_t *row = json_array_get(rows, 8), *dense = json_array_get(rows, 6);
+    CHECK(strcmp(string(row, "method"), "clsa") == 0 && number(row, "context") == 131072);
+    CHECK(number(row, "published_decode_tokens_per_s") == 3276.8 && fabs(number(row, "published_speedup") - 7.6) < 0.01);
+    double step_ms = number(row, "decode_step_ms"), slow_ms = number(row, "slow_step_ms");
+    CHECK_MESSAGE(slow_ms - step_ms > 2.5 && slow_ms - step_ms < 2.56, "%g ms, slow %g ms", step_ms, slow_ms);
+    CHECK(fabs(number(row, "slow_speedup") - number(dense, "slow_step_ms") / slow_ms) < 1e-6);
+    CHECK(number(row, "slow_end_to_end_tokens_per_s") < number(row, "end_to_end_tokens_per_s"));
+    CHECK(number(dense, "slow_step_ms") == number(dense, "decode_step_ms") && strstr(string(dense, "verdict"), "does not fit"));
+    json_decref(root);
+    expect_refused("sim --paper --device H100,B200", "--paper|one device");
+}
+
 static void wrong_input(void)
 {
     expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
@@ -335,6 +352,7 @@ int main(void)
     foreign_models();
     groups();
     validation(top);
+    paper();
     wrong_input();
     own_devices();
     devices();
