@@ -178,7 +178,7 @@ static void test_live(void)
     CHECK_SHOWS(terminal, "clsa k=32");
     terminal_keys(terminal, "}");
     terminal_keys(terminal, "1");
-    CHECK_SHOWS(terminal, "batch                    2");
+    CHECK_SHOWS(terminal, "batch, queue          2, 0");
     terminal_keys(terminal, "p");
     CHECK_SHOWS(terminal, "PAUSED");
     struct timespec moment = {.tv_nsec = 400000000};    // what was on its way is on the screen by then

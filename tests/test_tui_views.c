@@ -18,6 +18,8 @@ static const struct { const char *name; enum view view; const char *script; } sc
     {"help", VIEW_OVERVIEW, "?"}, {"timeline", VIEW_TIMELINE, ""},
     {"roofline", VIEW_ROOFLINE, "jj"},
     {"what-if", VIEW_WHATIF, "aj<Right><Right>ajjj<Enter>16<Enter>j<Enter>32K<Enter>"},
+    {"requests", VIEW_REQUESTS, ">>>>>jj"},
+    {"stages-filtered", VIEW_STAGES, "/index<Enter>"},
     {"timeline-selected", VIEW_TIMELINE, "w<Enter>jj<Right><Right>/ffn<Enter>---"},
 };
 enum { N_SCREENS = sizeof screens / sizeof screens[0] };

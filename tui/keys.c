@@ -14,7 +14,7 @@ enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
 const struct ui_key_help ui_keys[] = {
     {"q, F10", "quit", -1, false},
     {"?, h, F1", "these keys; type to search, Esc closes", -1, false},
-    {"Tab, 1 - 6", "views", -1, false},
+    {"Tab, 1 - 7", "views", -1, false},
     {"p, s", "pause; then one step", -1, false},
     {"m", "next method, then all", -1, false},
     {"b", "next baseline", -1, false},
@@ -22,6 +22,8 @@ const struct ui_key_help ui_keys[] = {
     {"< > r", "sort, reverse", -1, false},
     {"j k, arrows", "scroll", -1, false},
     {"+ -", "redraw more, less often", -1, false},
+    {"/", "only stages whose name holds a text", VIEW_STAGES, false},
+    {"/", "only methods whose name holds a text", VIEW_COMPARE, false},
     {"] [", "double, halve top k", -1, true},
     {"} {", "double, halve the batch", -1, true},
     {"left, right", "select the next block", VIEW_TIMELINE, false},
@@ -39,6 +41,9 @@ const struct ui_key_help ui_keys[] = {
     {"a, d", "pin the scenario; unpin the last", VIEW_WHATIF, false},
     {"c", "take over what is shown", VIEW_WHATIF, false},
     {"w, x", "simulate the workload; cancel", VIEW_WHATIF, false},
+    {"j k, arrows", "select a request", VIEW_REQUESTS, false},
+    {"Enter", "its timeline", VIEW_REQUESTS, false},
+    {"/", "only a method, a state, a number", VIEW_REQUESTS, false},
 };
 const int32_t ui_n_keys = (int32_t)(sizeof ui_keys / sizeof ui_keys[0]);
 
@@ -54,6 +59,7 @@ static const struct { const char *name, *title; } views[VIEW_COUNT] = {
     [VIEW_OVERVIEW] = {"overview", "Overview"}, [VIEW_COMPARE] = {"compare", "Compare"},
     [VIEW_STAGES] = {"stages", "Stages"}, [VIEW_TIMELINE] = {"timeline", "Timeline"},
     [VIEW_ROOFLINE] = {"roofline", "Roofline"}, [VIEW_WHATIF] = {"what-if", "What-if"},
+    [VIEW_REQUESTS] = {"requests", "Requests"},
 };
 
 const char *view_name(enum view view)
@@ -68,7 +74,7 @@ const char *view_title(enum view view)
 
 const char *view_names(void)
 {
-    return "overview, compare, stages, timeline, roofline, what-if";
+    return "overview, compare, stages, timeline, roofline, what-if, requests";
 }
 
 int view_from_name(enum view *out, const char *name)
@@ -85,7 +91,7 @@ int view_from_name(enum view *out, const char *name)
 struct ui ui_default(void)
 {
     return (struct ui){.phase = PHASE_DECODE, .pinned = -1, .baseline = -1, .refresh = REFRESH_DEFAULT,
-                       .timeline = timeline_look_default(false)};
+                       .timeline = timeline_look_default(false), .request = -1};
 }
 
 static bool same_method(const struct state *state, int32_t a, int32_t b)
@@ -254,7 +260,7 @@ struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t
         type_help(ui, key);
     } else if (ui->input.mode != INPUT_NONE) {
         type_text(ui, state, key);
-    } else if (key == '/') {
+    } else if (key == '/' && view_has_filter(ui->view)) {
         input_begin(&ui->input, INPUT_FILTER, "");
     } else if (!go(ui, key) && !view_key(ui, state, key) && !look(ui, state, key)) {
         request = order(ui, state, key);

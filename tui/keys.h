@@ -52,6 +52,7 @@ struct ui {
     struct timeline_look timeline;
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
+    int64_t request;               // selected, by its place in the log; -1: the first shown
     struct whatif *whatif;         // borrowed; NULL: the view has nothing to show
     bool simulating;               // its simulation ran at the last look
     struct scenario before_typing; // what comes back when a value is given up

@@ -14,16 +14,19 @@ static const struct { view_function *draw; note_function *note; } views[VIEW_COU
     [VIEW_OVERVIEW] = {view_overview, note_overview}, [VIEW_COMPARE] = {view_compare, note_compare},
     [VIEW_STAGES] = {view_stages, note_stages}, [VIEW_TIMELINE] = {view_timeline, note_timeline},
     [VIEW_ROOFLINE] = {view_roofline, note_roofline}, [VIEW_WHATIF] = {view_whatif, note_whatif},
+    [VIEW_REQUESTS] = {view_requests, note_requests},
 };
 
-// Columns of the tabs: all titles; numbers only, beside the title of the view that is shown; that title alone.
-enum tab_style { TABS_TITLES, TABS_NUMBERS, TABS_ONE };
+// The tabs: all titles; four letters each, or numbers only, beside the title of the view that is shown; that one alone.
+enum tab_style { TABS_TITLES, TABS_SHORT, TABS_NUMBERS, TABS_ONE };
 
 static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui, enum tab_style style)
 {
     bool here = view == (int)ui->view;
     if (here || style == TABS_TITLES) {
         snprintf(text, bytes, " %d %s ", view + 1, view_title((enum view)view));
+    } else if (style == TABS_SHORT) {
+        snprintf(text, bytes, " %d %.4s ", view + 1, view_title((enum view)view));
     } else {
         snprintf(text, bytes, style == TABS_NUMBERS ? " %d " : "", view + 1);
     }
@@ -114,6 +117,9 @@ static const struct hint general_hints[] = {
 }, whatif_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"arrows", "knobs"}, {"Enter", "type"}, {"a", "pin"}, {"d", "unpin"},
     {"w", "simulate"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
+}, requests_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "select"}, {"Enter", "timeline"}, {"<>", "sort"},
+    {"r", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
 };
 
 static const struct hint *hints_of(enum view view)
@@ -122,6 +128,7 @@ static const struct hint *hints_of(enum view view)
     case VIEW_TIMELINE: return timeline_hints;
     case VIEW_ROOFLINE: return roofline_hints;
     case VIEW_WHATIF: return whatif_hints;
+    case VIEW_REQUESTS: return requests_hints;
     default: return general_hints;
     }
 }

@@ -186,6 +186,17 @@ void timeline_look_zoom(struct timeline_look *look, const struct timeline *timel
     clamp(look, timeline);
 }
 
+// The window from begin to end, with a little beside it.
+void timeline_look_show(struct timeline_look *look, const struct timeline *timeline, int64_t begin_ns, int64_t end_ns)
+{
+    int64_t duration_ns = end_ns - begin_ns, beside_ns = duration_ns / 16;
+    look->follow = false;
+    look->width_ns = duration_ns + 2 * beside_ns;
+    look->width_ns = look->width_ns > LEAST_WIDTH_NS ? look->width_ns : LEAST_WIDTH_NS;
+    look->begin_ns = begin_ns - beside_ns;
+    clamp(look, timeline);
+}
+
 void timeline_look_enter(struct timeline_look *look, const struct timeline *timeline)
 {
     int64_t begin_ns, duration_ns;
@@ -193,12 +204,7 @@ void timeline_look_enter(struct timeline_look *look, const struct timeline *time
         timeline_look_at(look, timeline, 0.5);
     }
     if (selected(look, timeline, &begin_ns, &duration_ns)) {
-        int64_t beside_ns = duration_ns / 16;
-        look->follow = false;
-        look->width_ns = duration_ns + 2 * beside_ns;
-        look->width_ns = look->width_ns > LEAST_WIDTH_NS ? look->width_ns : LEAST_WIDTH_NS;
-        look->begin_ns = begin_ns - beside_ns;
-        clamp(look, timeline);
+        timeline_look_show(look, timeline, begin_ns, begin_ns + duration_ns);
     }
 }
 

@@ -35,6 +35,7 @@ struct row {
 struct sorting {
     int32_t column;
     bool reverse;
+    const char *filter;        // part of a method's label; "": all
 };
 
 // Decode is what methods are compared by; speed-up and floor refer to its steps.
@@ -68,9 +69,13 @@ static int compare_rows(const void *left, const void *right, void *user)
 static int32_t make_rows(struct row *rows, const struct state *state, const struct ui *ui,
                          const struct sorting *sorting)
 {
-    int32_t n = state_method_count(state);
-    for (int32_t i = 0; i < n; i++) {
-        make_row(&rows[i], state, i, ui_baseline(ui, state));
+    int32_t n = 0;
+    for (int32_t i = 0; i < state_method_count(state); i++) {
+        char label[SOURCE_NAME_BYTES];
+        state_label(state, i, label, sizeof label);
+        if (strstr(label, sorting->filter)) {
+            make_row(&rows[n++], state, i, ui_baseline(ui, state));
+        }
     }
     qsort_r(rows, (size_t)n, sizeof *rows, compare_rows, (void *)sorting);
     return n;
@@ -112,7 +117,7 @@ static void draw_table(struct cells *cells, const struct layout *layout, const s
     struct row rows[STATE_METHODS];
     int32_t *sort = &ui->sort[VIEW_COMPARE];
     *sort = *sort < COLUMN_COUNT ? *sort : COLUMN_COUNT - 1;
-    struct sorting sorting = {*sort, ui->reverse};
+    struct sorting sorting = {*sort, ui->reverse, ui->filter[VIEW_COMPARE]};
     int32_t n = make_rows(rows, state, ui, &sorting);
     struct rect inside = layout_inside(layout, layout->table);
     bool shown[COLUMN_COUNT];
@@ -276,7 +281,7 @@ void view_compare(struct cells *cells, const struct layout *layout, const struct
 void note_compare(char *note, const struct state *state, const struct ui *ui)
 {
     struct row rows[STATE_METHODS];
-    struct sorting by_rate = {COLUMN_RATE, false};
+    struct sorting by_rate = {COLUMN_RATE, false, ""};
     struct method_summary best_told, base_told;
     int32_t n = make_rows(rows, state, ui, &by_rate), base = ui_baseline(ui, state);
     if (n == 0 || isnan(rows[0].value[COLUMN_RATE])) {

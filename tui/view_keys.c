@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/status.h"
+#include "tui/request_list.h"
 #include "tui/whatif.h"
 
 static void search(struct ui *ui, const struct state *state, int32_t by)
@@ -93,11 +94,58 @@ static bool whatif_key(struct ui *ui, const struct state *state, int32_t key)
     }
 }
 
+static void select_request(struct ui *ui, const struct state *state, int32_t by)
+{
+    int64_t rows[REQUEST_LOG_ROWS];
+    const struct request_log *log = state_requests(state);
+    int32_t n = request_list(log, ui->filter[VIEW_REQUESTS], ui->sort[VIEW_REQUESTS], ui->reverse, rows);
+    int32_t at = request_list_find(rows, n, ui->request) + by;
+    if (n > 0) {
+        ui->request = rows[at < 0 ? 0 : at < n ? at : n - 1];
+    }
+}
+
+// The timeline of the selected request, from its submission to its end or to now.
+static void show_request(struct ui *ui, const struct state *state)
+{
+    const struct request_log *log = state_requests(state);
+    select_request(ui, state, 0);
+    if (ui->request < request_log_first(log) || ui->request >= request_log_end(log)) {
+        return;
+    }
+    const struct request_row *row = request_log_row(log, ui->request);
+    int64_t end_ns = row->finished_ns >= 0 ? row->finished_ns : state_last_ns(state);
+    ui->view = VIEW_TIMELINE;
+    ui->scroll = 0;
+    timeline_look_show(&ui->timeline, state_timeline(state), row->submitted_ns, end_ns);
+}
+
+static bool requests_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    enum { PAGE = 10 };
+    switch (key) {
+    case 'k': case KEY_ARROW_UP: select_request(ui, state, -1); return true;
+    case 'j': case KEY_ARROW_DOWN: select_request(ui, state, 1); return true;
+    case KEY_PAGE_BACK: select_request(ui, state, -PAGE); return true;
+    case KEY_PAGE_FORWARD: select_request(ui, state, PAGE); return true;
+    case KEY_TO_BEGIN: select_request(ui, state, -REQUEST_LOG_ROWS); return true;
+    case KEY_TO_END: select_request(ui, state, REQUEST_LOG_ROWS); return true;
+    case KEY_RETURN: show_request(ui, state); return true;
+    default: return false;
+    }
+}
+
+bool view_has_filter(enum view view)
+{
+    return view == VIEW_COMPARE || view == VIEW_STAGES || view == VIEW_TIMELINE || view == VIEW_REQUESTS;
+}
+
 bool view_key(struct ui *ui, const struct state *state, int32_t key)
 {
     switch (ui->view) {
     case VIEW_TIMELINE: return timeline_key(ui, state, key);
     case VIEW_WHATIF: return whatif_key(ui, state, key);
+    case VIEW_REQUESTS: return requests_key(ui, state, key);
     default: return false;
     }
 }

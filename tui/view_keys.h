@@ -6,6 +6,8 @@
 // False: the key means there what it means everywhere.
 bool view_key(struct ui *ui, const struct state *state, int32_t key);
 
+bool view_has_filter(enum view view);
+
 // A text was typed to the end: a search begins, a figure is taken.
 void view_typed(struct ui *ui, const struct state *state);
 

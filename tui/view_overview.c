@@ -12,14 +12,16 @@ struct figure {
     char value[FORMAT_BYTES];
 };
 
-enum { N_FIGURES = 10 };
+enum { N_FIGURES = 13 };
 
 // In the order of their importance: a low panel shows the first ones.
 static void figures(struct figure *out, const struct state *state, int32_t method, bool known,
                     const struct phase_summary *phase)
 {
-    static const char *const names[N_FIGURES] = {"decode tok/s",   "step",  "% of floor", "first token",   "context",
-                                                 "KV bytes, most", "batch", "queue",      "prefill tok/s", "requests"};
+    static const char *const names[N_FIGURES] = {
+        "decode tok/s", "step", "% of floor", "TTFT P50", "KV bytes, most", "TPOT P50", "context", "batch, queue",
+        "TTFT P99", "requests", "TPOT P99", "prefill tok/s", "queued P99"};
+    struct request_percentiles recent;
     struct method_summary told;
     struct phase_summary decode, prefill;
     for (int i = 0; i < N_FIGURES; i++) {
@@ -35,13 +37,21 @@ static void figures(struct figure *out, const struct state *state, int32_t metho
     if (known) {
         format_time_ns(out[1].value, phase->median_ns);
         format_percent(out[2].value, phase->floor_part);
-        format_whole(out[4].value, phase->context_tokens);
+        format_whole(out[6].value, phase->context_tokens);
     }
-    format_time_ns(out[3].value, told.ttft_s * 1e9);
-    format_bytes(out[5].value, told.kv_peak_bytes);
-    format_whole(out[6].value, isfinite(told.batch) ? told.batch : known ? (double)phase->n_seqs : NAN);
-    format_whole(out[7].value, told.queue);
-    format_number(out[8].value, prefill.tokens_per_s);
+    const struct request_log *log = state_requests(state);
+    request_log_percentiles(log, request_log_find_source(log, &told.source), &recent);
+    format_time_ns(out[3].value, (recent.n > 0 ? recent.ttft_s[0] : told.ttft_s) * 1e9);    // or the one that is known
+    format_bytes(out[4].value, told.kv_peak_bytes);
+    format_time_ns(out[5].value, recent.tpot_s[0] * 1e9);
+    char batch[FORMAT_BYTES], queue[FORMAT_BYTES];
+    format_whole(batch, isfinite(told.batch) ? told.batch : known ? (double)phase->n_seqs : NAN);
+    format_whole(queue, told.queue);
+    snprintf(out[7].value, FORMAT_BYTES, "%.14s, %.14s", batch, queue);
+    format_time_ns(out[8].value, recent.ttft_s[2] * 1e9);
+    format_time_ns(out[10].value, recent.tpot_s[2] * 1e9);
+    format_number(out[11].value, prefill.tokens_per_s);
+    format_time_ns(out[12].value, recent.queue_s[2] * 1e9);
     if (told.submitted > 0) {
         snprintf(out[9].value, FORMAT_BYTES, "%lld of %lld", (long long)told.finished, (long long)told.submitted);
     }
@@ -196,6 +206,33 @@ void view_overview(struct cells *cells, const struct layout *layout, const struc
     }
 }
 
+// What asks for attention: requests that wait, steps that have become slower, time in no stage. False: nothing does.
+static bool find_alert(char *note, const struct state *state, int32_t method, enum phase phase,
+                       const struct phase_summary *summary)
+{
+    enum { RECENT = 8, ENOUGH = 32 };
+    double recent_ns[RECENT], mean_ns = 0;
+    struct method_summary told;
+    char text[FORMAT_BYTES];
+    state_method(state, method, &told);
+    int32_t n = state_history(state, method, phase, recent_ns, RECENT);
+    for (int32_t i = 0; i < n; i++) {
+        mean_ns += recent_ns[i] / n;
+    }
+    if (told.queue > 0 && told.queue >= told.batch) {
+        snprintf(note, NOTE_BYTES, "! %.0f requests wait, as many as run or more.", told.queue);
+    } else if (summary->steps >= ENOUGH && mean_ns > 1.5 * summary->median_ns) {
+        format_ratio(text, mean_ns / summary->median_ns);
+        snprintf(note, NOTE_BYTES, "! The last %d %s steps took %s the median.", n, phase_name(phase), text);
+    } else if (summary->steps >= ENOUGH && summary->gaps_ns > 0.25 * summary->mean_ns) {
+        format_percent(text, summary->gaps_ns / summary->mean_ns);
+        snprintf(note, NOTE_BYTES, "! %s of a %s step lies in no stage.", text, phase_name(phase));
+    } else {
+        return false;
+    }
+    return true;
+}
+
 void note_overview(char *note, const struct state *state, const struct ui *ui)
 {
     struct phase_summary summary, base;
@@ -203,6 +240,9 @@ void note_overview(char *note, const struct state *state, const struct ui *ui)
     int32_t method = ui_method(ui, state), baseline = ui_baseline(ui, state);
     if (!view_phase(state, ui, method, &phase, &summary)) {
         snprintf(note, NOTE_BYTES, "No step yet.");
+        return;
+    }
+    if (find_alert(note, state, method, phase, &summary)) {
         return;
     }
     char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], rate[FORMAT_BYTES], ratio[FORMAT_BYTES],

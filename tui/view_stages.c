@@ -34,6 +34,7 @@ struct row {
 struct sorting {
     int32_t column;
     bool reverse;
+    const char *filter;        // part of a stage's name; "": all
 };
 
 static int compare_rows(const void *left, const void *right, void *user)
@@ -55,7 +56,7 @@ static int32_t make_rows(struct row *rows, const struct phase_summary *summary, 
     int32_t n = 0;
     for (int32_t stage = 0; stage < STAGE_COUNT; stage++) {
         const struct stage_summary *from = &summary->stages[stage];
-        if (from->window_calls == 0) {
+        if (from->window_calls == 0 || !strstr(stage_name((enum stage)stage), sorting->filter)) {
             continue;
         }
         rows[n] = (struct row){.stage = stage, .order = n, .value = {
@@ -163,7 +164,7 @@ void view_stages(struct cells *cells, const struct layout *layout, const struct 
     view_columns_fit(columns, COLUMN_COUNT, inside.cols, shown);
     int32_t *sort = &ui->sort[VIEW_STAGES];
     *sort = *sort < COLUMN_COUNT ? *sort : COLUMN_COUNT - 1;
-    struct sorting sorting = {*sort, ui->reverse};
+    struct sorting sorting = {*sort, ui->reverse, ui->filter[VIEW_STAGES]};
     struct rect body = {inside.row + 1, inside.col, inside.rows - 1, inside.cols};
     struct lines counted = {cells, (struct rect){0}, shown, 0};    // an empty clip: nothing is drawn
     int32_t n = put_all(&counted, state, ui, method, &sorting), most = n > body.rows ? n - body.rows : 0;
