@@ -85,14 +85,44 @@ static void compare_engine(const char *method)
 }
 
 // Greedy answers: the CPU draws, and the GPU draws at the same places of the same text. Every difference must be a near tie
-// on the CPU: bf16 activations move logits by some percent of their size.
-enum { ANSWER = 256 };
+// on the CPU: bf16 activations move logits by some percent of their size. Where few tokens are selected, a near tie of index
+// scores moves them by more: a sixteenth of a small model's attention. There the first indexer's selections must be the same
+// but for units at the border, and differences are told.
+enum { ANSWER = 256, MAX_BUDGET = 1024, BORDER_UNITS = 2 };
 static const double TIE = 0.1;    // of the logits' root mean square; four to five times the error of one logit
 
 struct drawn {
     int32_t token[ANSWER];
+    int32_t n_units[ANSWER], unit[ANSWER][MAX_BUDGET];    // that the first indexer selected
     float *logits;    // [ANSWER][vocab]
 };
+
+static int32_t first_indexer(const struct plan *plan)
+{
+    int32_t layer = 0;
+    while (layer < plan->shape.n_layers && !plan_runs_indexer(plan, layer)) {
+        layer++;
+    }
+    return layer;
+}
+
+// The most units that the GPU's selection lacks of the CPU's in any step. Both ascend.
+static int32_t most_missing(const struct drawn *cpu, const struct drawn *gpu)
+{
+    int32_t most = 0;
+    for (int32_t t = 0; t < ANSWER; t++) {
+        int32_t both = 0;
+        for (int32_t i = 0, j = 0; i < cpu->n_units[t] && j < gpu->n_units[t];) {
+            int32_t a = cpu->unit[t][i], b = gpu->unit[t][j];
+            both += a == b;
+            i += a <= b;
+            j += b <= a;
+        }
+        CHECK(cpu->n_units[t] == gpu->n_units[t]);
+        most = cpu->n_units[t] - both > most ? cpu->n_units[t] - both : most;
+    }
+    return most;
+}
 
 static int draw_answer(struct drawn *out, const struct plan *plan, struct model_file *model, const char *backend,
                        const int32_t *prompt, int32_t n_prompt, const int32_t *forced)
@@ -111,7 +141,11 @@ static int draw_answer(struct drawn *out, const struct plan *plan, struct model_
     error = engine_submit(engine, &request, &id);
     while (!error && (n = engine_step(engine, &outputs)) >= 0) {
         for (int i = 0; i < n; i++) {
-            out->token[outputs[i].index] = outputs[i].token;
+            const int32_t *units;
+            int32_t count = engine_selection(engine, first_indexer(plan), 0, 0, &units), at = outputs[i].index;
+            out->token[at] = outputs[i].token;
+            out->n_units[at] = count < MAX_BUDGET ? count : MAX_BUDGET;
+            memcpy(out->unit[at], units, (size_t)out->n_units[at] * sizeof *units);
             memcpy(out->logits + outputs[i].index * vocab, outputs[i].logits, (size_t)vocab * sizeof *out->logits);
         }
     }
@@ -124,7 +158,7 @@ static void compare_greedy(const char *name, const char *method, int32_t n_promp
     struct plan plan = fixture_plan(plan_find_model(name), method, NULL);
     struct model_file *model;
     int32_t *prompt = fixture_tokens(n_prompt, plan.shape.vocab), vocab = plan.shape.vocab, differ = 0, first = -1;
-    struct drawn cpu = {.logits = NULL}, gpu = {.logits = NULL};
+    static struct drawn cpu, gpu;
     double worst = 0;
     CHECK(model_file_random(&model, &plan.shape, DTYPE_BF16, check_random()) == 0);
     int error = draw_answer(&cpu, &plan, model, "cpu", prompt, n_prompt, NULL);
@@ -141,9 +175,13 @@ static void compare_greedy(const char *name, const char *method, int32_t n_promp
         first = differ == 1 && first < 0 ? t : first;
         worst = gap > worst ? gap : worst;
     }
-    CHECK_MESSAGE(worst <= TIE, "%s %s: a different token, %.3f of the logits' size below the best", name, method, worst);
-    printf("%-10s %-10s %d of %d tokens differ, the first at %d; the widest of these ties: %.4f of the logits' size\n", name,
-           method, differ, ANSWER, first, worst);
+    bool steady = plan.index.budget_tokens == 0 || plan_budget_units(&plan) > 16 * BORDER_UNITS;
+    int32_t missing = error ? 0 : most_missing(&cpu, &gpu);
+    CHECK_MESSAGE(worst <= TIE || !steady, "%s %s: a different token, %.3f of the logits' size below the best", name, method, worst);
+    CHECK_MESSAGE(missing <= BORDER_UNITS || steady, "%s %s: %d of %d units differ", name, method, missing, plan_budget_units(&plan));
+    printf("%-10s %-10s %d of %d tokens differ, the first at %d; the widest of these ties: %.4f of the logits' size; the first "
+           "indexer's selections differ in up to %d of %d units\n", name, method, differ, ANSWER, first, worst, missing,
+           plan_budget_units(&plan));
     free(cpu.logits);
     free(gpu.logits);
     free(prompt);

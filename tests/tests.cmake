@@ -13,6 +13,7 @@ endif()
 foreach(source ${TEST_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
+    set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON)    # a plug-in fails in the words of its program
     target_link_libraries(${name} PRIVATE test_shared)
     target_compile_options(${name} PRIVATE ${CLSA_WARNINGS})
     add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
