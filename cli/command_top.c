@@ -34,6 +34,7 @@ struct top {
     struct feed *feed;
     struct live *live;
     struct replay *replay;
+    struct routing *routing;
     int32_t *tokens, n_tokens;
 };
 
@@ -145,10 +146,12 @@ static int open_live(struct top *top)
         .batch = top->batch, .chunk_tokens = top->chunk, .threads = top->threads, .seed = (uint64_t)top->seed,
         .flags = top->flags,
     };
+    int error = routing_open(&top->routing);
+    options.routing = top->routing;
     if (!top->prompt && !top->text && top->context == 0) {
         top->context = 2048;
     }
-    int error = command_prompt(&top->tokens, &top->n_tokens, &top->context, top->prompt, text);
+    error = error ? error : command_prompt(&top->tokens, &top->n_tokens, &top->context, top->prompt, text);
     if (error) {
         return error;
     }
@@ -173,6 +176,7 @@ static int print_snapshot(struct top *top)
 {
     struct state *state = NULL;
     struct ui ui = ui_default();
+    static struct routing_snapshot routing;    // large, and a process prints one screen
     char *text = NULL;
     int error = top->replay ? 0 : open_live(top);
     error = error ? error : find_rates(top);
@@ -187,6 +191,8 @@ static int print_snapshot(struct top *top)
     } else {
         error = live_run_once(top->live, &sink);
         origin_live(top, ui.origin, sizeof ui.origin);
+        ui.live = true;
+        ui.routing = routing_get(top->routing, &routing) ? &routing : NULL;
         live_close(top->live);    // before the state that its samples go to
         top->live = NULL;
     }
@@ -219,6 +225,7 @@ static int run_dashboard(struct top *top)
         stream = (struct dashboard_stream){
             .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live};
         options.live = true;
+        options.routing = top->routing;
         error = feed_open(&top->feed, FEED_EVENTS);
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
         error = error ? error : live_start(top->live, &sink);
@@ -290,6 +297,7 @@ int command_top(int argc, char **argv)
     live_close(top.live);
     feed_close(top.feed);
     replay_close(top.replay);
+    routing_close(top.routing);
     free(top.tokens);
     return error ? command_fail("top", error) : EXIT_DONE;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/measure.h"
 #include "cli/progress.h"
@@ -34,6 +35,7 @@ struct live {
     // The engine of the current batch.
     struct engine *engine;
     int32_t engine_method, engine_batch;
+    int32_t last_context;          // of the first sequence that drew a token in the last step
     // Shared with the screen's thread, under the mutex.
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -182,6 +184,33 @@ static int submit(struct live *live, int32_t batch)
     return error;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+// What the indexers selected for the first token that the last step drew, if that is wanted now.
+static void tell_selections(struct live *live, int n_outputs)
+{
+    struct routing *routing = live->options.routing;
+    const struct plan *plan = engine_plan(live->engine);
+    if (!routing || n_outputs <= 0 || plan->index.budget_tokens == 0 || !routing_wanted(routing, now_ns())) {
+        return;
+    }
+    routing_begin(routing, plan->method, engine_stats(live->engine).steps, live->last_context,
+                  plan->index.unit_tokens);
+    for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
+        const int32_t *units;
+        int32_t n = plan_runs_indexer(plan, layer) ? engine_selection(live->engine, layer, 0, 0, &units) : 0;
+        if (n > 0) {
+            routing_put(routing, layer, units, n);
+        }
+    }
+    routing_end(routing);
+}
+
 int live_run_once(struct live *live, const struct sample_sink *sink)
 {
     int error = collector_open(&live->collector, COLLECTOR_CPU_CLOCK, sink);
@@ -194,6 +223,8 @@ int live_run_once(struct live *live, const struct sample_sink *sink)
         error = error ? error : submit(live, live->orders.batch);
         while (!error) {
             int n = engine_step(live->engine, &outputs);
+            live->last_context = n > 0 ? live->options.context_tokens + outputs[0].index : 0;
+            tell_selections(live, n);
             struct engine_stats stats = engine_stats(live->engine);
             progress_update(&progress, stats.prompt_tokens + stats.output_tokens);
             error = n < 0 ? n : 0;
@@ -229,6 +260,8 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     error = error ? error : submit(live, orders->batch);
     while (!error && may_step(live, orders->change)) {
         int n = engine_step(live->engine, &outputs);
+        live->last_context = n > 0 ? live->options.context_tokens + outputs[0].index : 0;
+        tell_selections(live, n);
         error = n < 0 ? n : 0;
     }
     if (error == -ENODATA) {

@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "engine/sample.h"
 #include "tui/keys.h"
+#include "tui/routing.h"
 
 struct live;
 
@@ -18,6 +19,7 @@ struct live_options {
     int32_t batch, chunk_tokens, threads;
     uint64_t seed;
     struct plan_flags flags;
+    struct routing *routing;         // gets what indexers select; borrowed until close. NULL: nobody looks
 };
 
 // Checks everything that can be wrong, opens the models and builds the plans.

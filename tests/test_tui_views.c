@@ -20,6 +20,7 @@ static const struct { const char *name; enum view view; const char *script; } sc
     {"what-if", VIEW_WHATIF, "aj<Right><Right>ajjj<Enter>16<Enter>j<Enter>32K<Enter>"},
     {"requests", VIEW_REQUESTS, ">>>>>jj"},
     {"stages-filtered", VIEW_STAGES, "/index<Enter>"},
+    {"routing", VIEW_ROUTING, ""},
     {"timeline-selected", VIEW_TIMELINE, "w<Enter>jj<Right><Right>/ffn<Enter>---"},
 };
 enum { N_SCREENS = sizeof screens / sizeof screens[0] };
@@ -34,12 +35,38 @@ static struct state *made_state(void)
     return state;
 }
 
+// Two steps of three indexers: a few places and the newest tokens, shifted from layer to layer.
+static const struct routing_snapshot *made_selections(void)
+{
+    static struct routing_snapshot snapshot;
+    struct routing *routing;
+    CHECK(routing_open(&routing) == 0);
+    for (int32_t step = 0; step < 6; step++) {
+        routing_wanted(routing, (step + 1) * INT64_C(1000000000));
+        routing_begin(routing, "token", step, 2048 + step, 1);
+        for (int32_t layer = 0; layer < 3; layer++) {
+            int32_t units[256], n = 0;
+            for (int32_t unit = 0; unit < 2048 + step; unit++) {
+                if (n < 256 && (unit % 409 < 30 - 5 * layer + step || unit >= 2000)) {
+                    units[n++] = unit;
+                }
+            }
+            routing_put(routing, layer, units, n);
+        }
+        routing_end(routing);
+    }
+    routing_get(routing, &snapshot);
+    routing_close(routing);
+    return &snapshot;
+}
+
 static char *draw(const struct state *state, int screen, int32_t rows, int32_t cols, bool ascii)
 {
     struct ui ui = ui_default();
     char *text;
     ui.view = screens[screen].view;
     strcpy(ui.origin, "made up");
+    ui.routing = made_selections();
     CHECK(dashboard_snapshot(&text, state, &ui, screens[screen].script, rows, cols, ascii) == 0);
     return text;
 }
@@ -163,6 +190,7 @@ static void test_fuzz(void)
     struct cells cells = {0};
     struct ui ui = ui_default();
     CHECK(state_open(&state, NULL) == 0 && whatif_open(&ui.whatif, NULL) == 0);
+    ui.routing = made_selections();
     struct sample_sink sink = state_sink(state);
     int32_t rows = 24, cols = 80;
     for (int32_t event = 0; event < 10000; event++) {

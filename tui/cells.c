@@ -199,6 +199,9 @@ uint32_t cells_ascii(uint32_t glyph)
         return glyph <= 0x258c ? '#' : '|';    // half a column and more counts as one
     }
     switch (glyph) {
+    case 0x2591: return '.';
+    case 0x2592: return ':';
+    case 0x2593: return '+';
     case 0x2500: case 0x2010: case 0x2013: return '-';
     case 0x2502: return '|';
     case 0x256d: case 0x256e: case 0x256f: case 0x2570: return '+';

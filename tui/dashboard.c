@@ -80,6 +80,8 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     struct state *state = NULL;
     struct cells cells = {0};
     struct ui ui = ui_default();
+    static struct routing_snapshot routing;    // large, and a process has one dashboard
+    ui.routing = options->routing ? &routing : NULL;
     ui.view = options->view;
     ui.live = options->live;
     ui.timeline = timeline_look_default(options->live);
@@ -105,6 +107,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
                 break;
             }
             changed = changed || n > 0 || simulating(&ui);
+            changed = (options->routing && routing_get(options->routing, &routing)) || changed;
             for (; *script && !ui.quit; changed = true) {
                 press(stream, state, &ui, &sink, script_next(&script));
             }

@@ -21,6 +21,7 @@ struct dashboard_options {
     const struct device *device;    // for floors and predictions; NULL: unknown
     enum view view;                 // to begin with
     bool live, ascii, no_color;
+    struct routing *routing;        // selections of the running engine; borrowed. NULL: none
     const char *script;             // keys to press before the user does (script.h); NULL: none
 };
 

@@ -14,7 +14,7 @@ enum { REFRESH_DEFAULT = 3, PAGE_LINES = 10 };
 const struct ui_key_help ui_keys[] = {
     {"q, F10", "quit", -1, false},
     {"?, h, F1", "these keys; type to search, Esc closes", -1, false},
-    {"Tab, 1 - 7", "views", -1, false},
+    {"Tab, 1 - 8", "views", -1, false},
     {"p, s", "pause; then one step", -1, false},
     {"m", "next method, then all", -1, false},
     {"b", "next baseline", -1, false},
@@ -59,7 +59,7 @@ static const struct { const char *name, *title; } views[VIEW_COUNT] = {
     [VIEW_OVERVIEW] = {"overview", "Overview"}, [VIEW_COMPARE] = {"compare", "Compare"},
     [VIEW_STAGES] = {"stages", "Stages"}, [VIEW_TIMELINE] = {"timeline", "Timeline"},
     [VIEW_ROOFLINE] = {"roofline", "Roofline"}, [VIEW_WHATIF] = {"what-if", "What-if"},
-    [VIEW_REQUESTS] = {"requests", "Requests"},
+    [VIEW_REQUESTS] = {"requests", "Requests"}, [VIEW_ROUTING] = {"routing", "Routing"},
 };
 
 const char *view_name(enum view view)
@@ -74,7 +74,7 @@ const char *view_title(enum view view)
 
 const char *view_names(void)
 {
-    return "overview, compare, stages, timeline, roofline, what-if, requests";
+    return "overview, compare, stages, timeline, roofline, what-if, requests, routing";
 }
 
 int view_from_name(enum view *out, const char *name)

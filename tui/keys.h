@@ -6,6 +6,7 @@
 
 #include "tui/input.h"
 #include "tui/layout.h"
+#include "tui/routing.h"
 #include "tui/state.h"
 #include "tui/timeline_look.h"
 #include "tui/whatif.h"
@@ -53,6 +54,7 @@ struct ui {
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
     int64_t request;               // selected, by its place in the log; -1: the first shown
+    const struct routing_snapshot *routing;    // borrowed; NULL: no selections come
     struct whatif *whatif;         // borrowed; NULL: the view has nothing to show
     bool simulating;               // its simulation ran at the last look
     struct scenario before_typing; // what comes back when a value is given up

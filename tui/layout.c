@@ -95,6 +95,9 @@ static void with_detail(struct layout *out, struct rect body, enum view view)
         out->detail = body;
         return;
     }
+    if (view == VIEW_ROUTING && body.rows >= 12) {
+        rows = body.rows / 2 - (out->framed ? 2 : 0);    // as many rows of time as of layers
+    }
     rows = view == VIEW_ROOFLINE && body.rows >= 2 * LEGEND_ROWS ? LEGEND_ROWS : rows;
     if (rows > 0 && body.rows >= 2 * rows + (out->framed ? 4 : 0)) {
         out->table = take_top(&body, body.rows - rows - (out->framed ? 2 : 0));

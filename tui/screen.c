@@ -14,7 +14,7 @@ static const struct { view_function *draw; note_function *note; } views[VIEW_COU
     [VIEW_OVERVIEW] = {view_overview, note_overview}, [VIEW_COMPARE] = {view_compare, note_compare},
     [VIEW_STAGES] = {view_stages, note_stages}, [VIEW_TIMELINE] = {view_timeline, note_timeline},
     [VIEW_ROOFLINE] = {view_roofline, note_roofline}, [VIEW_WHATIF] = {view_whatif, note_whatif},
-    [VIEW_REQUESTS] = {view_requests, note_requests},
+    [VIEW_REQUESTS] = {view_requests, note_requests}, [VIEW_ROUTING] = {view_routing, note_routing},
 };
 
 // The tabs: all titles; four letters each, or numbers only, beside the title of the view that is shown; that one alone.

@@ -26,6 +26,8 @@ void view_whatif(struct cells *cells, const struct layout *layout, const struct 
 void note_whatif(char *note, const struct state *state, const struct ui *ui);
 void view_requests(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui);
 void note_requests(char *note, const struct state *state, const struct ui *ui);
+void view_routing(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui);
+void note_routing(char *note, const struct state *state, const struct ui *ui);
 int32_t view_compare_rows(const struct state *state);    // lines that its table would like to have
 
 // The phase to show: the one asked for if it has steps, else one that has. False: no step yet.

@@ -1,0 +1,184 @@
+// tui/routing.c - selections to densities, through a mailbox of one.
+#include "tui/routing.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/status.h"
+
+static const int64_t PERIOD_NS = 250000000;    // four pairs of steps a second: more than can be read
+
+enum { MAX_UNITS = 1 << 16 };                  // of one selection; of a longer one the first are compared
+
+struct selection {
+    int32_t layer, n;
+    int32_t *units;                    // [MAX_UNITS], owned; NULL until needed
+};
+
+struct routing {
+    // Of the engine's thread.
+    struct selection now[ROUTING_LAYERS], before[ROUTING_LAYERS];
+    int32_t n_now, n_before;
+    int64_t last_ns, step_before;
+    bool second;                       // the next step completes a pair
+    struct routing_snapshot making;
+    // Shared.
+    pthread_mutex_t mutex;
+    struct routing_snapshot latest;
+    int64_t version, seen;
+};
+
+int routing_open(struct routing **out)
+{
+    *out = calloc(1, sizeof **out);
+    if (!*out) {
+        return status_fail(-ENOMEM, "out of memory for selections");
+    }
+    pthread_mutex_init(&(*out)->mutex, NULL);
+    return 0;
+}
+
+void routing_close(struct routing *routing)
+{
+    if (routing) {
+        for (int32_t i = 0; i < ROUTING_LAYERS; i++) {
+            free(routing->now[i].units);
+            free(routing->before[i].units);
+        }
+        pthread_mutex_destroy(&routing->mutex);
+        free(routing);
+    }
+}
+
+bool routing_wanted(struct routing *routing, int64_t now_ns)
+{
+    if (routing->second) {
+        return true;
+    }
+    if (now_ns - routing->last_ns < PERIOD_NS && routing->last_ns != 0) {
+        return false;
+    }
+    routing->last_ns = now_ns;
+    return true;
+}
+
+void routing_begin(struct routing *routing, const char *method, int64_t step, int32_t context_tokens,
+                   int32_t unit_tokens)
+{
+    struct routing_snapshot *making = &routing->making;
+    for (int32_t i = 0; i < ROUTING_LAYERS; i++) {    // what was new is old; the memory of the old is used again
+        struct selection other = routing->before[i];
+        routing->before[i] = routing->now[i];
+        routing->now[i] = other;
+    }
+    routing->n_before = routing->n_now;
+    routing->n_now = 0;
+    if (strcmp(making->method, method) != 0) {
+        routing->n_before = 0;
+        making->n_history = 0;
+    }
+    if (step != routing->step_before + 1) {
+        routing->n_before = 0;
+    }
+    routing->step_before = step;
+    snprintf(making->method, sizeof making->method, "%s", method);
+    making->step = step;
+    making->unit_tokens = unit_tokens > 0 ? unit_tokens : 1;
+    making->context_units = (context_tokens + making->unit_tokens - 1) / making->unit_tokens;
+    making->n_layers = 0;
+}
+
+// Share of `units` that are in `others` too; both ascending. NaN without units.
+static float share_in(const struct selection *units, const struct selection *others)
+{
+    int32_t same = 0;
+    for (int32_t i = 0, j = 0; i < units->n && j < others->n;) {
+        if (units->units[i] == others->units[j]) {
+            same++;
+            i++;
+            j++;
+        } else if (units->units[i] < others->units[j]) {
+            i++;
+        } else {
+            j++;
+        }
+    }
+    return units->n > 0 ? (float)same / (float)units->n : NAN;
+}
+
+static void set_density(float *density, const int32_t *units, int32_t n, int32_t context_units)
+{
+    memset(density, 0, ROUTING_BINS * sizeof *density);
+    for (int32_t i = 0; i < n; i++) {
+        if (units[i] >= 0 && units[i] < context_units) {
+            density[(int64_t)units[i] * ROUTING_BINS / context_units] += 1;
+        }
+    }
+    for (int64_t bin = 0; bin < ROUTING_BINS; bin++) {
+        // Units u with u * BINS / context == bin; a short context leaves some bins without any.
+        int64_t first = (bin * context_units + ROUTING_BINS - 1) / ROUTING_BINS;
+        int64_t end = ((bin + 1) * context_units + ROUTING_BINS - 1) / ROUTING_BINS;
+        density[bin] = end > first ? density[bin] / (float)(end - first) : 0;
+    }
+}
+
+void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n)
+{
+    struct routing_snapshot *making = &routing->making;
+    if (routing->n_now == ROUTING_LAYERS) {
+        return;
+    }
+    struct selection *now = &routing->now[routing->n_now];
+    if (!now->units) {
+        now->units = malloc(MAX_UNITS * sizeof *now->units);
+        if (!now->units) {
+            return;    // this layer is not shown
+        }
+    }
+    now->layer = layer;
+    now->n = n < MAX_UNITS ? n : MAX_UNITS;
+    memcpy(now->units, units, (size_t)now->n * sizeof *units);
+    struct routing_layer *out = &making->layers[making->n_layers++];
+    *out = (struct routing_layer){.layer = layer, .n_units = n, .same_as_before = NAN,
+                                  .same_as_first = share_in(now, &routing->now[0])};
+    set_density(out->density, units, n, making->context_units);
+    for (int32_t i = 0; i < routing->n_before; i++) {
+        if (routing->before[i].layer == layer) {
+            out->same_as_before = share_in(now, &routing->before[i]);
+        }
+    }
+    routing->n_now++;
+}
+
+void routing_end(struct routing *routing)
+{
+    struct routing_snapshot *making = &routing->making;
+    bool pair = routing->n_before > 0;
+    routing->second = !pair && making->n_layers > 0;
+    if (!pair || making->n_layers == 0) {
+        return;
+    }
+    memmove(making->history[1], making->history[0], (ROUTING_HISTORY - 1) * sizeof making->history[0]);
+    memcpy(making->history[0], making->layers[0].density, sizeof making->history[0]);
+    making->n_history += making->n_history < ROUTING_HISTORY;
+    pthread_mutex_lock(&routing->mutex);
+    routing->latest = *making;
+    routing->version++;
+    pthread_mutex_unlock(&routing->mutex);
+}
+
+bool routing_get(struct routing *routing, struct routing_snapshot *out)
+{
+    pthread_mutex_lock(&routing->mutex);
+    bool changed = routing->version != routing->seen;
+    if (changed) {
+        *out = routing->latest;
+        routing->seen = routing->version;
+    }
+    pthread_mutex_unlock(&routing->mutex);
+    return changed;
+}
