@@ -97,6 +97,25 @@ struct prefill_attention_params {
 // capability other than 9, page_tokens no multiple of 8): attention_launch covers those.
 int prefill_attention_launch(const struct prefill_attention_params *params, cudaStream_t stream);
 
+// ---- prefill_selected.cu: many prompt rows, each over what was selected for it --------------------------------------
+// The same result as attention_launch with ATTEND_SELECTED, made for neighbouring rows of long prompts: keys and values
+// are read once for several rows. Any order of rows is right, but neighbours of one sequence should be neighbours here.
+// Head sizes other than 64 and 128 go to attention_launch.
+struct prefill_selected_params {
+    struct gpu_rows rows;
+    int32_t n_seqs;                   // of rows.pages
+    const void *q;                    // [rows.n][n_heads*head_dim] bf16
+    struct kv_view view;              // bf16
+    struct selection selection;       // indexed by row; its stride bounds the counts and sizes the workspace
+    int32_t n_heads, n_kv_heads, head_dim;
+    void *out;                        // [rows.n][n_heads*head_dim] bf16
+    float *lse;                       // [rows.n][n_heads]; may be NULL
+    void *workspace;                  // prefill_selected_workspace_bytes of the largest launch
+};
+// Reads rows.n, rows.max_pages, n_seqs, view.page_tokens, the sizes of `selection`, and the heads.
+int64_t prefill_selected_workspace_bytes(const struct prefill_selected_params *params);
+int prefill_selected_launch(const struct prefill_selected_params *params, cudaStream_t stream);
+
 // ---- index_score.cu: one or more index queries against every index key ----------------------------------------------
 struct index_score_params {
     struct gpu_rows rows;

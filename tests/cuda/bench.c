@@ -12,7 +12,8 @@ static const char *only;
 static FILE *tsv_file;
 static char device_name[256];
 
-static void report(const char *name, int32_t sequences, int64_t bytes, int (*body)(void *, int, cudaStream_t), void *context, int calls)
+void bench_report(const char *name, int32_t sequences, int64_t bytes, int (*body)(void *, int, cudaStream_t),
+                  void *context, int calls)
 {
     struct timing t = time_graph(body, context, calls);
     double floor_us = bandwidth_bytes_per_us > 0 ? (double)bytes / bandwidth_bytes_per_us : 0;
@@ -28,7 +29,7 @@ static void report(const char *name, int32_t sequences, int64_t bytes, int (*bod
     }
 }
 
-static bool wanted(const char *name)
+bool bench_wanted(const char *name)
 {
     return strstr(name, only) != NULL;
 }
@@ -75,7 +76,7 @@ static int run_linear(void *context, int call, cudaStream_t stream)
 static void bench_linear(const char *name, int32_t n_in, const int32_t *n_out, int32_t n_segments, enum linear_epilogue epilogue,
                          int32_t rows)
 {
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     struct linear_case c = {.p = {.n_rows = rows, .n_in = n_in, .n_segments = n_segments, .epilogue = epilogue}};
@@ -89,7 +90,7 @@ static void bench_linear(const char *name, int32_t n_in, const int32_t *n_out, i
     struct buffer weights = device_random(c.bytes * c.sets, 0.02f);
     c.weights = weights.device;
     c.p.x = x.device;
-    report(name, rows, c.bytes, run_linear, &c, 24);
+    bench_report(name, rows, c.bytes, run_linear, &c, 24);
     cudaFree(weights.device);
     cudaFree(x.device);
     for (int32_t s = 0; s < n_segments; s++) {
@@ -116,7 +117,7 @@ static int run_attention(void *context, int call, cudaStream_t stream)
 // sets 0: all tokens.
 static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t unit_tokens, int lists)
 {
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     int32_t tokens[64];
@@ -152,7 +153,7 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
                  .value_offset = head_major ? head * paged.page_tokens : KV_HEADS * head},
         .selection = {.unit = c.units.device, .count = count.device, .sets = all_sets, .unit_tokens = unit_tokens, .stride = budget}};
     int64_t bytes = n * (sets ? TOP_K * token_bytes * (sets > KV_HEADS ? sets / KV_HEADS : 1) : CONTEXT * token_bytes);
-    report(name, n, bytes, run_attention, &c, sets ? 32 : n >= 8 ? 3 : 6);
+    bench_report(name, n, bytes, run_attention, &c, sets ? 32 : n >= 8 ? 3 : 6);
     struct buffer *all[] = {&c.units, &count};
     for (size_t i = 0; i < 2; i++) {
         buffer_free(all[i]);
@@ -181,7 +182,7 @@ static int run_window(void *context, int call, cudaStream_t stream)
 static void bench_window(const char *name, int32_t n)
 {
     enum { WINDOW = 512 };
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     int32_t tokens[64];
@@ -205,7 +206,7 @@ static void bench_window(const char *name, int32_t n)
         .first_row = paged.seq.device, .context = context.device, .window_tokens = WINDOW,
         .view = {.data = kv.device, .dtype = DTYPE_BF16, .page_tokens = WINDOW, .page_stride = token_bytes * WINDOW,
                  .token_stride = token_bytes, .head_stride = HEAD_DIM * 2, .value_offset = KV_HEADS * HEAD_DIM * 2, .ring = true}};
-    report(name, n, c.layer_bytes, run_window, &c, 32);
+    bench_report(name, n, c.layer_bytes, run_window, &c, 32);
     buffer_free(&context);
     cudaFree(kv.device);
     cudaFree(q.device);
@@ -231,7 +232,7 @@ static int run_index(void *context, int call, cudaStream_t stream)
 
 static void bench_index(const char *name, int32_t n, enum index_score score, enum dtype dtype, int32_t heads, int32_t unit_tokens)
 {
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     int32_t tokens[64];
@@ -250,7 +251,7 @@ static void bench_index(const char *name, int32_t n, enum index_score score, enu
         .unit_tokens = unit_tokens, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / unit_tokens,
         .keys = {.data = keys.device, .dtype = dtype, .page_tokens = PAGE, .dim = 128, .page_stride = PAGE * key_bytes,
                  .scale_offset = PAGE * 128}};
-    report(name, n, c.bytes + (int64_t)n * sets * (CONTEXT / unit_tokens) * 4, run_index, &c, n > 8 ? 8 : 24);
+    bench_report(name, n, c.bytes + (int64_t)n * sets * (CONTEXT / unit_tokens) * 4, run_index, &c, n > 8 ? 8 : 24);
     cudaFree(keys.device);
     cudaFree(q.device);
     cudaFree(gate.device);
@@ -274,7 +275,7 @@ static int run_top_k(void *context, int call, cudaStream_t stream)
 
 static void bench_top_k(const char *name, int32_t n, int32_t units, int32_t k, int32_t sets, int32_t unit_tokens)
 {
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     int32_t tokens[64];
@@ -290,7 +291,7 @@ static void bench_top_k(const char *name, int32_t n, int32_t units, int32_t k, i
     c.p = (struct top_k_params){.rows = paged.rows, .n = n, .scores = scores.device, .stride = units, .sets = sets, .unit_tokens = unit_tokens,
                                 .k = k, .max_units = units, .nan_row = nan.device,
                                 .out = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = unit_tokens, .stride = k}};
-    report(name, n, c.floats * 4, run_top_k, &c, 32);
+    bench_report(name, n, c.floats * 4, run_top_k, &c, 32);
     struct buffer *all[] = {&scores, &unit, &count, &nan};
     for (size_t i = 0; i < 4; i++) {
         buffer_free(all[i]);
@@ -311,7 +312,7 @@ static int run_bounds(void *context, int call, cudaStream_t stream)
 
 static void bench_bounds(const char *name, int32_t n)
 {
-    if (!wanted(name)) {
+    if (!bench_wanted(name)) {
         return;
     }
     int32_t tokens[64];
@@ -326,7 +327,7 @@ static void bench_bounds(const char *name, int32_t n)
                                  .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / 16,
                                  .bounds = {.data = bounds.device, .page_tokens = PAGE, .unit_tokens = 16,
                                             .page_stride = PAGE / 16 * unit_bytes}}};
-    report(name, n, bytes + (int64_t)n * HEADS * (CONTEXT / 16) * 4, run_bounds, &c, 12);
+    bench_report(name, n, bytes + (int64_t)n * HEADS * (CONTEXT / 16) * 4, run_bounds, &c, 12);
     cudaFree(bounds.device);
     cudaFree(q.device);
     cudaFree(scores.device);
@@ -372,5 +373,6 @@ int bench(const char *filter, const char *tsv)
         }
     }
     bench_prefill(filter, tsv_file, device_name);
+    bench_selected();
     return tsv_file ? fclose(tsv_file) != 0 : 0;
 }

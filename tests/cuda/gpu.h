@@ -53,9 +53,16 @@ struct timing time_graph(int (*body)(void *context, int call, cudaStream_t strea
 int test_linear(void);
 int test_attention(void);
 int test_prefill_attention(void);
+int test_prefill_selected(void);
 int test_index(void);
 int test_top_k(void);
 void gpu_begin(void);    // seeds the helpers
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
 void bench_prefill(const char *filter, FILE *tsv, const char *device);    // tsv may be NULL
+
+// For the files of the benchmark: one row, timed and printed, and whether the filter wants it.
+void bench_report(const char *name, int32_t sequences, int64_t bytes, int (*body)(void *, int, cudaStream_t),
+                  void *context, int calls);
+bool bench_wanted(const char *name);
+void bench_selected(void);

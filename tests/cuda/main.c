@@ -10,7 +10,8 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(void);
     } tests[] = {{"linear", test_linear}, {"attention", test_attention},
-                 {"prefill_attention", test_prefill_attention}, {"index", test_index}, {"top_k", test_top_k}};
+                 {"prefill_attention", test_prefill_attention}, {"prefill_selected", test_prefill_selected},
+                 {"index", test_index}, {"top_k", test_top_k}};
     int devices = 0, failed = 0;
     gpu_begin();
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
@@ -25,7 +26,7 @@ int main(int argc, char **argv)
         }
         int error = tests[i].run();
         gpu_must(cudaDeviceSynchronize(), tests[i].name);
-        printf("%-10s %s\n", tests[i].name, error ? "FAILED" : "ok");
+        printf("%-18s %s\n", tests[i].name, error ? "FAILED" : "ok");
         fflush(stdout);
         failed |= error;
     }
