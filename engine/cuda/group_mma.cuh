@@ -20,14 +20,16 @@ static __host__ __device__ constexpr uint64_t swizzle_code(int row_bytes)
     return row_bytes == 128 ? 1 : row_bytes == 64 ? 2 : 3;
 }
 
-// An operand whose columns are summed over: rows of A or B, 8 of them row_bytes * 8 apart. Adding 2 moves by 16 columns.
+// An operand whose columns are summed over: rows of A or B, each 8 of them ROW_BYTES * 8 apart. Adding 2 moves by 16
+// columns.
 template <int ROW_BYTES> static __device__ __forceinline__ uint64_t operand_by_columns(uint32_t address)
 {
     return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(ROW_BYTES * 8 >> 4) << 32 |
            swizzle_code(ROW_BYTES) << 62;
 }
 
-// An operand B whose rows are summed over; its next panel lies panel_bytes further on. Adding ROW_BYTES moves by 16 rows.
+// An operand B whose rows are summed over; its next panel lies panel_bytes further on. Adding ROW_BYTES moves by 16
+// rows.
 template <int ROW_BYTES>
 static __device__ __forceinline__ uint64_t operand_by_rows(uint32_t address, uint32_t panel_bytes)
 {
@@ -133,8 +135,8 @@ static __device__ __forceinline__ void named_barrier_arrive(int barrier, int thr
     asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// A tensor of bf16: [extent 3][extent 2][extent 1][columns], strides in bytes, and boxes of [1][1][box_rows][box_columns]
-// swizzled for group products. -EIO if the driver refuses.
+// A tensor of bf16, [extent 2][extent 1][extent 0][columns], strides in bytes, and boxes of [1][1][box_rows]
+// [box_columns], swizzled for group products. -EIO if the driver refuses.
 struct tensor_shape {
     const void *data;
     uint64_t columns, extent[3], stride[3];

@@ -1,7 +1,7 @@
-// engine/cuda/prefill_attention.cuh - what the warps of prefill_attention.cu share: parameters, tiles, blocks of keys, and the
-// warp that copies.
+// engine/cuda/prefill_attention.cuh - what the warps of prefill_attention.cu share (parameters, tiles, blocks of keys),
+// and the warp that copies.
 //
-// Copying and computing warps walk the same tiles and blocks without a word to each other, so both use what stands here.
+// Copying and computing warps walk the same tiles and blocks without a word to each other: both use what stands here.
 #pragma once
 
 #include "engine/cuda/group_mma.cuh"
@@ -42,7 +42,7 @@ struct prefill_arguments {
     float *lse;
 };
 
-// ---- Tiles and the blocks of keys that each goes through -----------------------------------------------------------------
+// ---- Tiles and the blocks of keys that each goes through ----------------------------------------------------------
 
 struct tile {
     prefill_seq s;
@@ -120,7 +120,7 @@ template <bool WINDOW> struct block_walk {
     }
 };
 
-// ---- The copying warp --------------------------------------------------------------------------------------------------
+// ---- The copying warp ---------------------------------------------------------------------------------------------
 
 template <int HD> struct layout {
     static const int PANEL = HD < 64 ? HD : 64;    // columns

@@ -1,7 +1,8 @@
 // tests/cuda/bench_prefill.c - attention of a 131072-token prompt, one layer, in the chunks of a prefill.
 //
-// Dense rows: the sum over all chunks, beside the operations of the causal half. Window rows: one chunk in the middle of
-// the prompt, beside the operations within the band. tests/bench/peers/torch_prefill.py times PyTorch at these shapes.
+// Dense rows: the sum over all chunks, beside the operations of the causal half. Window rows: one chunk in the middle
+// of the prompt, beside the operations within the band. torch_prefill.py in tests/bench/peers times PyTorch at these
+// shapes.
 #include "tests/cuda/gpu.h"
 
 enum {

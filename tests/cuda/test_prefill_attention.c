@@ -1,5 +1,5 @@
-// tests/cuda/test_prefill_attention.c - attention of prompt rows against double precision: groups, head sizes, page sizes,
-// both cache layouts, ragged sequences with and without context, windows over ring and fresh keys.
+// tests/cuda/test_prefill_attention.c - attention of prompt rows against double precision: groups, head sizes, page
+// sizes, both cache layouts, ragged sequences with and without context, windows over ring and fresh keys.
 //
 // Whatever no row may see is NaN: tokens behind a sequence's last, slots of a ring that were never written, and in some
 // cases the values of a neighbouring sequence. The reference is computed for the rows at the borders of tiles and for
