@@ -100,7 +100,7 @@ int prefill_attention_launch(const struct prefill_attention_params *params, cuda
 // ---- prefill_selected.cu: many prompt rows, each over what was selected for it --------------------------------------
 // The same result as attention_launch with ATTEND_SELECTED, made for neighbouring rows of long prompts: keys and values
 // are read once for several rows. Any order of rows is right, but neighbours of one sequence should be neighbours here.
-// Head sizes other than 64 and 128 go to attention_launch.
+// Head sizes other than 64 and 128, and devices of a compute capability other than 9, go to attention_launch.
 struct prefill_selected_params {
     struct gpu_rows rows;
     int32_t n_seqs;                   // of rows.pages

@@ -389,7 +389,9 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) tile_kernel(const __grid_cons
             barrier_init(full + i * 8, 64);    // each lane of the gathering warp: its masks, its copies
             barrier_init(empty + i * 8, COMPUTE_WARPS);
         }
+#if __CUDA_ARCH__ >= 900
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
     }
     __syncthreads();
     dependents_may_launch();
@@ -461,10 +463,22 @@ static int launch_tiles(const prefill_selected_params *p, cudaStream_t stream)
     return 0;
 }
 
+// Products of a warpgroup are Hopper's.
+static bool is_hopper()
+{
+    static int major = 0;
+    int device = 0;
+    if (!major && (cudaGetDevice(&device) != cudaSuccess ||
+                   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess)) {
+        return false;
+    }
+    return major == 9;
+}
+
 static bool covered(const prefill_selected_params *p)
 {
     selected_parts s = selected_parts_of(p);
-    return p->view.dtype == DTYPE_BF16 && (p->head_dim == 64 || p->head_dim == 128) && s.group >= 1 && s.group <= 16 &&
+    return is_hopper() && p->view.dtype == DTYPE_BF16 && (p->head_dim == 64 || p->head_dim == 128) && s.group >= 1 && s.group <= 16 &&
            s.group * s.parts == p->n_heads;
 }
 
