@@ -17,7 +17,7 @@
 #include "sim/parallel.h"
 
 struct plan_command {
-    const char *model, *methods, *devices, *devices_file, *calibration_file, *prices, *shard, *resume;
+    const char *model, *methods, *devices, *devices_file, *calibration_file, *prices, *shard, *resume, *html;
     int32_t threads, max_replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us, ttft_percent, tpot_percent;
@@ -338,7 +338,8 @@ static int run(struct plan_command *command)
     } else {
         print_notes(command);
     }
-    return error;
+    int report_error = command->html ? plan_rows_report(&command->rows, command->html) : 0;
+    return report_error ? status_prefix(report_error, "--html ") : error;
 }
 
 static int merge(int argc, char **argv)
@@ -427,6 +428,7 @@ int command_plan(int argc, char **argv)
         {"resume", OPTION_TEXT, &plan.resume, 0, 0, "FILE", "rows go there as they finish; those in it are not computed again"},
         {"shard", OPTION_TEXT, &plan.shard, 0, 0, "I/N", "only every Nth case, from the Ith; see clsa plan merge"},
         {"threads", OPTION_INT, &plan.threads, 0, 256, "threads", "that compute; 0: all. Rows do not depend on it"},
+        {"html", OPTION_TEXT, &plan.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"json", OPTION_FLAG, &plan.json, 0, 0, NULL, "print JSON"},
         WORKLOAD_OPTIONS(plan.load),
         PLAN_OPTIONS(plan.flags),

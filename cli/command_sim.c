@@ -11,8 +11,12 @@
 
 #include "cli/calibrated.h"
 #include "cli/command.h"
+#include "cli/html.h"
 #include "cli/paper_figures.h"
 #include "cli/sim_paper.h"
+#include "cli/sim_positions.h"
+#include "cli/sim_rows.h"
+#include "cli/sim_trace.h"
 #include "cli/table.h"
 #include "cli/validate.h"
 #include "cli/workload.h"
@@ -20,8 +24,9 @@
 #include "engine/status.h"
 #include "sim/parallel.h"
 #include "sim/predict.h"
+#include "traces/trace.h"
 
-enum { MAX_PLANS = 32, MAX_DEVICES = 64, MAX_CONFIG_BYTES = 1 << 24, CELL_BYTES = 256 };
+enum { MAX_PLANS = 32, MAX_DEVICES = 64, MAX_CONFIG_BYTES = 1 << 24 };
 enum { MAX_CHUNKS = 1 << 16 };    // each is priced: this many take a second
 
 struct sim {
@@ -29,7 +34,8 @@ struct sim {
     const char *model, *methods, *device_names, *devices_file, *calibration_file;
     int32_t batch, context, output, chunk, threads, ranks, replicas;
     const char *validate;
-    bool json, stages, per_row, paper;
+    const char *html, *trace;
+    bool json, stages, per_row, paper, positions;
     struct plan_flags flags;
     // What it names.
     struct model_config config;    // of a file; a named size fills config.native.shape only
@@ -38,31 +44,6 @@ struct sim {
     struct plan plans[MAX_PLANS];
     struct device devices[MAX_DEVICES];
     struct calibration *calibration;    // NULL: bare roofline
-};
-
-static const struct table_column request_columns[] = {
-    {"method", "method", -1},
-    {"device", "device", -1},
-    {"prefill_s", "prefill s", 3},
-    {"ttft_s", "TTFT s", 3},
-    {"first_decode_step_ms", "first ms", 3},
-    {"last_decode_step_ms", "last ms", 3},
-    {"tpot_ms", "TPOT ms", 3},
-    {"decode_tokens_per_s", "decode tok/s", 1},
-    {"end_to_end_s", "end to end s", 2},
-    {"throughput_tokens_per_s", "all tok/s", 1},
-    {"weight_gb", "weights GB", 3},
-    {"kv_gb_per_sequence", "KV GB/seq", 4},
-    {"max_sequences", "max seqs", 0},
-    {"bound_by", "mostly", -1},
-    {"provenance", "figures", -1},
-    {"verdict", "memory", -1},
-};
-
-static const struct table_column stage_columns[] = {
-    {"method", "method", -1}, {"device", "device", -1},      {"phase", "phase", -1}, {"stage", "stage", -1},
-    {"ms", "ms", 4},          {"percent", "%", 1},           {"gb", "GB", 4},        {"gflop", "Gflop", 2},
-    {"bound", "bound", -1},   {"provenance", "figures", -1},
 };
 
 // Cuts `list` at its commas, in place. Returns the number of names, or -EINVAL.
@@ -230,116 +211,10 @@ static int choose_devices(struct sim *sim)
     return error;
 }
 
-// Sequences of one replica, of the fullest where they do not divide.
-static int32_t batch_of(const struct sim *sim)
-{
-    return (sim->batch + sim->replicas - 1) / sim->replicas;
-}
-
-static bool fits(const struct sim *sim, const struct request_prediction *request)
-{
-    return request->max_seqs < 0 || request->max_seqs >= batch_of(sim);
-}
-
-// Does the batch fit, and if not, what does?
-static void verdict(char *out, size_t bytes, const struct sim *sim, const struct plan *plan,
-                    const struct device *device, const struct request_prediction *request)
-{
-    double memory = device->memory_bytes.value, weights = (double)request->weight_bytes;
-    if (request->max_seqs < 0) {
-        snprintf(out, bytes, "capacity unknown; needs %.4g GB", 1e-9 * (double)request->total_bytes);
-    } else if (request->max_seqs >= batch_of(sim)) {
-        snprintf(out, bytes, "fits: %.4g of %.4g GB", 1e-9 * (double)request->total_bytes, 1e-9 * memory);
-    } else if (weights > memory) {
-        snprintf(out, bytes, "does not fit: weights %.4g GB alone exceed %.4g GB", 1e-9 * weights, 1e-9 * memory);
-    } else {
-        double per_seq = 1e-9 * (double)request->kv_bytes_per_seq;
-        int n = snprintf(out, bytes, "does not fit: weights %.4g GB + KV %.4g GB per sequence, %.4g GB in all; ",
-                         1e-9 * weights, per_seq, 1e-9 * memory);
-        if (n < 0 || (size_t)n >= bytes) {
-            return;
-        }
-        if (request->max_seqs > 0) {
-            snprintf(out + n, bytes - (size_t)n, "%lld sequences fit", (long long)request->max_seqs);
-            return;
-        }
-        double left = memory - weights - (double)plan_kv_bytes_per_sequence(plan);
-        double tokens = floor(left / (double)plan_kv_bytes_per_token(plan) / plan->page_tokens) * plan->page_tokens;
-        snprintf(out + n, bytes - (size_t)n, "one sequence of %.0f tokens fits", tokens > 0 ? tokens : 0);
-    }
-}
-
-// The stage that takes most of a step: "attention 71%, bandwidth".
-static void dominant(char *out, size_t bytes, const struct step_prediction *step)
-{
-    int most = 0;
-    for (int s = 1; s < STAGE_COUNT; s++) {
-        most = step->stages[s].seconds > step->stages[most].seconds ? s : most;
-    }
-    snprintf(out, bytes, "%s %.0f%%, %s", stage_name((enum stage)most),
-             100 * step->stages[most].seconds / step->seconds, bound_name(step->stages[most].bound));
-}
-
-static void add_request(struct table *table, const struct sim *sim, const struct plan *plan,
-                        const struct device *device, const struct request_prediction *request)
-{
-    char cell[CELL_BYTES];
-    bool decodes = sim->output > 1;
-    table_row(table);
-    table_text(table, "method", plan->method);
-    table_text(table, "device", device->name);
-    table_number(table, "prefill_s", request->prefill_s);
-    table_number(table, "ttft_s", request->ttft_s);
-    if (decodes) {
-        table_number(table, "first_decode_step_ms", 1e3 * request->first_decode_step_s);
-        table_number(table, "last_decode_step_ms", 1e3 * request->last_decode_step_s);
-        table_number(table, "tpot_ms", 1e3 * request->decode_s / (sim->output - 1));
-    }
-    // Steps have a length even where their batch does not fit; nobody will see its throughput.
-    double replicas = (double)sim->batch / batch_of(sim);
-    if (decodes && fits(sim, request)) {
-        table_number(table, "decode_tokens_per_s", request->decode_tokens_per_s * replicas);
-    }
-    if (fits(sim, request)) {
-        table_number(table, "end_to_end_s", request->end_to_end_s);
-        table_number(table, "throughput_tokens_per_s", request->throughput_tokens_per_s * replicas);
-    }
-    table_number(table, "weight_gb", 1e-9 * (double)request->weight_bytes);
-    table_number(table, "kv_gb_per_sequence", 1e-9 * (double)request->kv_bytes_per_seq);
-    if (request->max_seqs >= 0) {
-        table_number(table, "max_sequences", (double)request->max_seqs);
-    }
-    dominant(cell, sizeof cell, decodes ? &request->first_decode : &request->prefill);
-    table_text(table, "bound_by", cell);
-    table_text(table, "provenance", provenance_name(request->provenance));
-    verdict(cell, sizeof cell, sim, plan, device, request);
-    table_text(table, "verdict", cell);
-}
-
-static void add_stages(struct table *table, const struct plan *plan, const struct device *device, enum phase phase,
-                       const struct step_prediction *step)
-{
-    for (int s = 0; s < STAGE_COUNT; s++) {
-        const struct stage_prediction *stage = &step->stages[s];
-        if (!(stage->seconds > 0)) {
-            continue;
-        }
-        table_row(table);
-        table_text(table, "method", plan->method);
-        table_text(table, "device", device->name);
-        table_text(table, "phase", phase_name(phase));
-        table_text(table, "stage", stage_name((enum stage)s));
-        table_number(table, "ms", 1e3 * stage->seconds);
-        table_number(table, "percent", 100 * stage->seconds / step->seconds);
-        table_number(table, "gb", 1e-9 * (double)stage->cost.bytes);
-        table_number(table, "gflop", 1e-9 * (double)stage->cost.flops);
-        table_text(table, "bound", bound_name(stage->bound));
-        table_text(table, "provenance", provenance_name(stage->provenance));
-    }
-}
-
 static int predict_all(struct sim *sim, struct table *requests, struct table *stages)
 {
+    struct sim_batch batch = {sim->batch, sim->replicas, sim->output};
+    int32_t sequences = sim_batch_per_replica(&batch);
     for (int32_t p = 0; p < sim->n_plans; p++) {
         for (int32_t d = 0; d < sim->n_devices; d++) {
             static struct plan part;    // large, as are all plans
@@ -348,14 +223,14 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
             const struct device *device = &group;
             struct request_prediction request;
             int error = parallel_split(&part, &group, &sim->plans[p], &sim->devices[d], sim->ranks);
-            error = error ? error : predict_request(&request, device, plan, batch_of(sim), sim->context, sim->output, sim->chunk);
+            error = error ? error : predict_request(&request, device, plan, sequences, sim->context, sim->output, sim->chunk);
             if (error) {
                 return status_prefix(error, "%s on %s: ", sim->plans[p].method, sim->devices[d].name);
             }
-            add_request(requests, sim, plan, device, &request);
-            add_stages(stages, plan, device, PHASE_PREFILL, &request.prefill);
+            sim_add_request(requests, &batch, plan, device, &request);
+            sim_add_stages(stages, plan, device, PHASE_PREFILL, &request.prefill);
             if (sim->output > 1) {
-                add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
+                sim_add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
             }
         }
     }
@@ -412,6 +287,98 @@ static int print_paper(const struct sim *sim)
     return sim_paper_print(&sim->devices[0], &options, sim->json);
 }
 
+// Prefill and the first decode steps of every row, one after the other.
+static int trace(const struct sim *sim)
+{
+    enum { DECODE_STEPS = 16 };
+    static struct plan part;
+    struct sim_batch batch = {sim->batch, sim->replicas, sim->output};
+    int32_t sequences = sim_batch_per_replica(&batch), steps = sim->output - 1 < DECODE_STEPS ? sim->output - 1 : DECODE_STEPS;
+    struct trace_writer *writer = NULL;
+    struct trace_writer_options options = {.path = sim->trace, .command = "clsa sim"};
+    struct work *work = malloc((size_t)sequences * sizeof *work);
+    int64_t now_ns = 0;
+    int32_t source = 0;
+    int error = work ? trace_writer_open(&writer, &options) : status_fail(-ENOMEM, "no memory for a batch");
+    for (int32_t i = 0; work && i < sequences; i++) {
+        work[i] = (struct work){sim->context, 1, 1};
+    }
+    for (int32_t p = 0; p < sim->n_plans; p++) {
+        for (int32_t d = 0; !error && d < sim->n_devices; d++) {
+            struct sample_sink sink = trace_writer_sink(writer);
+            struct device group;
+            error = parallel_split(&part, &group, &sim->plans[p], &sim->devices[d], sim->ranks);
+            error = error ? error : sim_trace_batch(&sink, &now_ns, source++, &group, &part, work, sequences, sim->chunk, steps);
+        }
+    }
+    int close_error = trace_writer_close(writer);
+    free(work);
+    return error || !close_error ? error : status_prefix(close_error, "--trace ");
+}
+
+static int report(const struct sim *sim, const struct table *requests, const struct table *stages)
+{
+    static const struct html_bars bars = {
+        .caption = "Where the time goes", .part = "stage", .value = "ms", .value_title = "ms: one prompt's prefill; the first decode step",
+        .by = {"method", "device", "phase"}, .n_by = 3};
+    struct html *html;
+    int error = html_open(&html, sim->html, "clsa sim");
+    if (error) {
+        return status_prefix(error, "--html ");
+    }
+    html_table(html, "Requests", requests);
+    html_bars(html, stages, &bars);
+    html_table(html, "Stages", stages);
+    return html_close(html);
+}
+
+static int report_positions(const struct sim *sim, struct table *const *tables)
+{
+    static const char *const titles[] = {"Cost against position", "Where the indexer overtakes attention",
+                                         "Where methods cross"};
+    struct html_lines lines = {.caption = "Decode: a token where it stands", .x = "context", .x_title = "context, tokens",
+                               .y = "decode_us_per_token", .y_title = "us per token", .by = {"method", "device"}, .n_by = 2,
+                               .log_x = true, .log_y = true};
+    struct html *html;
+    int error = html_open(&html, sim->html, "clsa sim --positions");
+    if (error) {
+        return status_prefix(error, "--html ");
+    }
+    html_lines(html, tables[0], &lines);
+    lines.caption = "Prefill: a prompt token where it stands";
+    lines.y = "prefill_us_per_token";
+    html_lines(html, tables[0], &lines);
+    for (int i = 0; i < SIM_POSITION_TABLES; i++) {
+        html_table(html, titles[i], tables[i]);
+    }
+    html_text(html, sim_positions_definitions);
+    return html_close(html);
+}
+
+static int print_positions(struct sim *sim)
+{
+    struct table *tables[SIM_POSITION_TABLES] = {NULL};
+    struct sim_positions_options options = {sim->plans, sim->n_plans, sim->devices, sim->n_devices, sim->batch, sim->context,
+                                            sim->chunk > 0 ? sim->chunk : sim->context};
+    int error = sim->ranks > 1 ? status_fail(-EINVAL, "--positions: of one device; leave out --tp") : 0;
+    error = error ? error : sim_positions(tables, &options);
+    error = error || !sim->html ? error : report_positions(sim, tables);
+    if (!error && sim->json) {
+        tables_print_json((const struct table *const *)tables, SIM_POSITION_TABLES, stdout);
+    }
+    for (int i = 0; i < SIM_POSITION_TABLES; i++) {
+        if (!error && !sim->json && table_rows(tables[i]) > 0) {
+            table_print(tables[i], stdout);
+            putchar('\n');
+        }
+        table_close(tables[i]);
+    }
+    if (!error && !sim->json) {
+        fputs(sim_positions_definitions, stdout);
+    }
+    return error;
+}
+
 // What was not given depends on what is asked for.
 static void complete(struct sim *sim)
 {
@@ -441,9 +408,13 @@ static int run(struct sim *sim)
     if (error || sim->paper) {
         return error ? error : print_paper(sim);
     }
-    struct table *requests = table_open("sim", request_columns, sizeof request_columns / sizeof request_columns[0]);
-    struct table *stages = table_open("stages", stage_columns, sizeof stage_columns / sizeof stage_columns[0]);
+    if (sim->positions) {
+        return print_positions(sim);
+    }
+    struct table *requests = sim_request_table(), *stages = sim_stage_table();
     error = requests && stages ? predict_all(sim, requests, stages) : status_fail(-ENOMEM, "no memory for a table");
+    error = error || !sim->html ? error : report(sim, requests, stages);
+    error = error || !sim->trace ? error : trace(sim);
     if (!error) {
         print_tables(sim, requests, stages);
     }
@@ -485,6 +456,10 @@ int command_sim(int argc, char **argv)
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"stages", OPTION_FLAG, &sim.stages, 0, 0, NULL, "break every row down by stage"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "simulate a service; then see --workload NAME --help"},
+        {"positions", OPTION_FLAG, &sim.positions, 0, 0, NULL,
+         "what a token costs at each position up to --context, and where indexer and methods cross"},
+        {"html", OPTION_TEXT, &sim.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
+        {"trace", OPTION_TEXT, &sim.trace, 0, 0, "FILE", "also write prefill and 16 decode steps as a .pftrace"},
         {"paper", OPTION_FLAG, &sim.paper, 0, 0, NULL, "the experiment of arXiv 2606.06467 beside its figures (device: B200)"},
         {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
         {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},

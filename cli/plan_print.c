@@ -1,9 +1,12 @@
 // cli/plan_print.c - how rows of a plan look, see plan_rows.h.
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
+#include "cli/html.h"
 #include "cli/plan_grid.h"
 #include "cli/plan_rows.h"
+#include "engine/status.h"
 
 // Columns behind those of the axes.
 static const struct table_column columns[] = {
@@ -137,6 +140,38 @@ void plan_rows_notes(const struct plan_rows *rows, FILE *out)
         fputs("Some workloads end before their fleet has settled (arrivals last less than three mean answers): raise "
               "--requests.\n", out);
     }
+}
+
+int plan_rows_report(const struct plan_rows *rows, const char *path)
+{
+    static const struct {
+        const char *caption, *key, *title;
+    } charts[] = {{"Fleets", "dollars_per_hour", "$ per hour"},
+                  {"Cost, held", "dollars_per_million_reserved", "$ per million output tokens"}};
+    const json_t *axes = json_object_get(rows->question, "axes");
+    struct table *table = plan_rows_table(rows);
+    struct html *html;
+    int error = table ? html_open(&html, path, "clsa plan") : status_fail(-ENOMEM, "no memory for a table");
+    if (error) {
+        table_close(table);
+        return error;
+    }
+    for (int64_t i = 0; i < rows->n; i++) {
+        if (rows->rows[i]) {
+            plan_rows_show(table, rows, i);
+        }
+    }
+    html_table(html, "The smallest fleets", table);
+    for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
+        struct html_bars bars = {.caption = charts[i].caption, .part = "method", .value = charts[i].key,
+                                 .value_title = charts[i].title};
+        for (size_t a = 0; a < json_array_size(axes) && bars.n_by < HTML_MAX_BY; a++) {
+            bars.by[bars.n_by++] = text_of(json_array_get(axes, a), "name");
+        }
+        html_bars(html, table, &bars);
+    }
+    table_close(table);
+    return html_close(html);
 }
 
 void plan_rows_print_json(const struct plan_rows *rows, FILE *out)

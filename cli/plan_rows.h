@@ -35,4 +35,5 @@ void plan_rows_close(struct plan_rows *rows);
 struct table *plan_rows_table(const struct plan_rows *rows);    // NULL: no memory
 void plan_rows_show(struct table *table, const struct plan_rows *rows, int64_t index);
 void plan_rows_notes(const struct plan_rows *rows, FILE *out);
+int plan_rows_report(const struct plan_rows *rows, const char *path);    // as HTML
 void plan_rows_print_json(const struct plan_rows *rows, FILE *out);

@@ -5,17 +5,20 @@
 #include <string.h>
 
 #include "cli/choice.h"
+#include "cli/html.h"
 #include "cli/progress.h"
+#include "cli/sim_trace.h"
 #include "cli/workload.h"
 #include "engine/status.h"
 #include "sim/fleet.h"
 #include "sim/parallel.h"
+#include "traces/trace.h"
 
 enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 
 struct sim {
     const char *model, *methods, *devices, *devices_file, *calibration_file;
-    const char *router;
+    const char *router, *html, *trace;
     int32_t max_seqs, chunk, threads, ranks, replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us;
@@ -24,6 +27,8 @@ struct sim {
     struct plan_flags flags;
     struct model_config config;
     struct workload workload;
+    struct trace_writer *writer;        // NULL: none asked for
+    int32_t n_traced;
     struct table *service, *latency, *use, *points, *requests, *lengths;
     struct calibration *calibration;    // NULL: bare roofline
     char rejection[256];
@@ -142,6 +147,10 @@ static int simulate(struct sim *sim, const char *method, const struct device *on
     }
     workload_add_service(sim->service, sim->latency, plan.method, device->name, &result.metrics);
     add_use(sim, &plan, device, &result);
+    if (sim->writer) {
+        struct sample_sink sink = trace_writer_sink(sim->writer);
+        error = sim_trace_service(&sink, sim->n_traced++, device, &plan, &result);
+    }
     if (sim->per_request) {
         workload_add_requests(sim->requests, plan.method, device->name, result.records, result.n_records);
     }
@@ -149,7 +158,7 @@ static int simulate(struct sim *sim, const char *method, const struct device *on
         memcpy(sim->rejection, result.first_rejection, sizeof sim->rejection);
     }
     serve_close(&result);
-    return 0;
+    return error;
 }
 
 static int simulate_all(struct sim *sim)
@@ -171,6 +180,45 @@ static int simulate_all(struct sim *sim)
     free(table);
     free(devices);
     return error;
+}
+
+static int report(const struct sim *sim)
+{
+    static const struct {
+        const char *caption, *key, *title;
+    } charts[] = {{"Sequences that run", "batch", "sequences"},
+                  {"Requests that wait", "queue", "requests"},
+                  {"KV cache in use", "kv_percent", "%"},
+                  {"Output", "output_tokens_per_s", "tokens per second"}};
+    struct html *html;
+    int error = html_open(&html, sim->html, "clsa sim --workload");
+    if (error) {
+        return status_prefix(error, "--html ");
+    }
+    html_table(html, "Workload", sim->lengths);
+    html_table(html, "Service", sim->service);
+    html_table(html, "Latency", sim->latency);
+    html_table(html, "Use", sim->use);
+    for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
+        struct html_lines lines = {.caption = charts[i].caption, .x = "time_s", .x_title = "seconds", .y = charts[i].key,
+                                   .y_title = charts[i].title, .by = {"method", "device"}, .n_by = 2};
+        html_lines(html, sim->points, &lines);
+    }
+    html_text(html, workload_definitions);
+    return html_close(html);
+}
+
+static int open_trace(struct sim *sim)
+{
+    struct trace_writer_options options = {.path = sim->trace, .command = "clsa sim --workload"};
+    if (!sim->trace) {
+        return 0;
+    }
+    if (sim->replicas > 1) {
+        return status_fail(-EINVAL, "--trace: of one replica only; leave out --replicas");
+    }
+    int error = trace_writer_open(&sim->writer, &options);
+    return error ? status_prefix(error, "--trace ") : 0;
 }
 
 static void print(const struct sim *sim)
@@ -228,7 +276,13 @@ static int run(struct sim *sim)
     if (!sim->lengths || !sim->service || !sim->latency || !sim->requests || !sim->use || !sim->points) {
         return status_fail(-ENOMEM, "no memory for a table");
     }
-    error = simulate_all(sim);
+    error = open_trace(sim);
+    error = error ? error : simulate_all(sim);
+    if (sim->writer) {
+        int close_error = trace_writer_close(sim->writer);
+        error = error || !close_error ? error : status_prefix(close_error, "--trace ");
+    }
+    error = error || !sim->html ? error : report(sim);
     if (!error) {
         print(sim);
     }
@@ -268,6 +322,8 @@ int command_sim_workload(int argc, char **argv)
         {"step-overhead", OPTION_REAL, &sim.overhead_us, 0, 1e6, "us", "added to every step"},
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},
         {"timeline", OPTION_FLAG, &sim.timeline, 0, 0, NULL, "batch, queue and KV over time"},
+        {"html", OPTION_TEXT, &sim.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
+        {"trace", OPTION_TEXT, &sim.trace, 0, 0, "FILE", "also write requests and counters as a .pftrace"},
         {"per-request", OPTION_FLAG, &sim.per_request, 0, 0, NULL, "a row for every request"},
         {"every-step", OPTION_FLAG, &sim.every_step, 0, 0, NULL, "do not jump over steady decode (slow, same results)"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},

@@ -108,6 +108,39 @@ static const char *render(const struct cell *cell, int32_t decimals, char *buffe
     return buffer;
 }
 
+int32_t table_rows(const struct table *table)
+{
+    return table->n_rows;
+}
+
+int32_t table_columns(const struct table *table)
+{
+    return table->n_columns;
+}
+
+const struct table_column *table_column(const struct table *table, int32_t column)
+{
+    return &table->columns[column];
+}
+
+const char *table_cell_text(const struct table *table, int32_t row, const char *key)
+{
+    int64_t column = find(table->columns, table->n_columns, key) - table->columns;
+    return table->cells[(int64_t)row * table->n_columns + column].text;
+}
+
+double table_cell_number(const struct table *table, int32_t row, const char *key)
+{
+    int64_t column = find(table->columns, table->n_columns, key) - table->columns;
+    return table->cells[(int64_t)row * table->n_columns + column].number;
+}
+
+const char *table_render(const struct table *table, int32_t row, int32_t column, char *buffer, size_t bytes)
+{
+    const struct cell *cell = &table->cells[(int64_t)row * table->n_columns + column];
+    return render(cell, table->columns[column].decimals, buffer, bytes);
+}
+
 // Columns that a terminal shows for UTF-8 text without combining or wide characters.
 static int shown(const char *text)
 {

@@ -21,6 +21,14 @@ void table_close(struct table *table);    // NULL-safe
 void table_row(struct table *table);                         // begins a row; its cells are unknown until set
 void table_number(struct table *table, const char *key, double value);    // NaN: unknown. An unknown key is our bug: assert
 void table_text(struct table *table, const char *key, const char *value);
+// What is in it. An unknown key is our bug; a cell without text is NULL, without a number NaN.
+int32_t table_rows(const struct table *table);
+int32_t table_columns(const struct table *table);
+const struct table_column *table_column(const struct table *table, int32_t column);
+const char *table_cell_text(const struct table *table, int32_t row, const char *key);
+double table_cell_number(const struct table *table, int32_t row, const char *key);
+// A cell as table_print shows it; `buffer` is used for numbers.
+const char *table_render(const struct table *table, int32_t row, int32_t column, char *buffer, size_t bytes);
 void table_print(const struct table *table, FILE *out);      // aligned text
 // For rows that come one by one: the head, when called first, and the rows begun since the call before. Columns are as
 // wide as their titles and what table_widen asked for; wider cells push the rest aside.

@@ -276,6 +276,50 @@ static void paper(void)
     expect_refused("sim --paper --device H100,B200", "--paper|one device");
 }
 
+// Positions, reports and simulated timelines.
+static void analyses(void)
+{
+    json_t *root, *rows = json_rows(&root, "sim --positions --method dense,token --device H100 --context 100K --json", "positions");
+    CHECK(json_array_size(rows) == 16);    // 1K, 2K, ... 64K, 100K, twice
+    CHECK(number(json_array_get(rows, 7), "context") == 102400);
+    CHECK(number(json_array_get(rows, 7), "decode_us_per_token") > number(json_array_get(rows, 15), "decode_us_per_token"));
+    const json_t *overtakes = json_object_get(root, "index_overtakes"), *crossings = json_object_get(root, "crossings");
+    CHECK(json_array_size(overtakes) == 2 && json_array_size(crossings) == 2);
+    CHECK(number(json_array_get(crossings, 1), "from_context") > 1024);
+    json_decref(root);
+    expect_refused("sim --positions --device H100 --tp 2", "--positions|--tp");
+
+    CHECK(clsa("sim --method dense,clsa --device H100 --context 10K --batch 3 --html report.html --trace steps.pftrace") == 0);
+    CHECK(clsa("trace check steps.pftrace") == 0);
+    rows = json_rows(&root, "trace summary steps.pftrace --json", "stages");
+    size_t i;
+    json_t *row;
+    double traced_ms = NAN;
+    json_array_foreach(rows, i, row)
+    {
+        bool step = strcmp(string(row, "stage"), "step") == 0 && strcmp(string(row, "phase"), "prefill") == 0;
+        traced_ms = step && strcmp(string(row, "method"), "clsa") == 0 ? number(row, "total_ms") : traced_ms;
+    }
+    json_decref(root);
+    rows = json_rows(&root, "sim --method clsa --device H100 --context 10K --batch 3 --json", "sim");
+    double prefill_ms = 1e3 * number(json_array_get(rows, 0), "prefill_s");
+    CHECK_MESSAGE(fabs(traced_ms - prefill_ms) < 1e-4 * prefill_ms, "prefill of %g ms is traced as %g", prefill_ms, traced_ms);
+    json_decref(root);
+    read_into("report.html", output, sizeof output);
+    CHECK(strstr(output, "<svg") && strstr(output, "Where the time goes") && !strstr(output, "http"));
+
+    CHECK(clsa("sim --workload reasoning --requests 40 --method clsa --html report.html --trace service.pftrace") == 0);
+    CHECK(clsa("trace check service.pftrace") == 0);
+    rows = json_rows(&root, "trace info service.pftrace --json", "sources");
+    CHECK(number(json_array_get(rows, 0), "requests") == 40 && number(json_array_get(rows, 0), "counters") > 4);
+    CHECK(strcmp(string(json_array_get(rows, 0), "backend"), "simulated") == 0);
+    json_decref(root);
+    read_into("report.html", output, sizeof output);
+    CHECK(strstr(output, "Sequences that run") && strstr(output, "</html>"));
+    expect_refused("sim --workload reasoning --requests 5 --replicas 2 --trace x.pftrace", "--trace|--replicas");
+    CHECK(clsa("sim --device H100 --html absent/report.html") != 0 && strstr(errors, "absent/report.html"));
+}
+
 static void wrong_input(void)
 {
     expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
@@ -353,6 +397,7 @@ int main(void)
     groups();
     validation(top);
     paper();
+    analyses();
     wrong_input();
     own_devices();
     devices();
