@@ -319,7 +319,8 @@ static int trace(const struct sim *sim)
 static int report(const struct sim *sim, const struct table *requests, const struct table *stages)
 {
     static const struct html_bars bars = {
-        .caption = "Where the time goes", .part = "stage", .value = "ms", .value_title = "ms: one prompt's prefill; the first decode step",
+        .caption = "Where the time goes", .part = "stage", .value = "percent",
+        .value_title = "% of one prompt's prefill, of the first decode step",
         .by = {"method", "device", "phase"}, .n_by = 3};
     struct html *html;
     int error = html_open(&html, sim->html, "clsa sim");
