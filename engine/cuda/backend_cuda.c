@@ -104,7 +104,24 @@ int cuda_take(void **out, int64_t bytes, const char *what)
     return 0;
 }
 
-static int take_scratch(struct backend_context *c)
+// What prompts need that attend to selections of their own.
+static int64_t selected_workspace(const struct backend_context *c, int32_t max_seqs, int32_t max_context)
+{
+    const struct plan *plan = c->plan;
+    const struct index_spec *index = &plan->index;
+    if (index->budget_tokens == 0) {
+        return 0;
+    }
+    int32_t units = (max_context - 1) / index->unit_tokens + 1, budget = plan_budget_units(plan);
+    struct prefill_selected_params p = {
+        .rows = {.n = c->max_rows, .max_pages = (max_context - 1) / plan->page_tokens + 1}, .n_seqs = max_seqs,
+        .view = {.page_tokens = plan->page_tokens},
+        .selection = {.sets = index->sets, .unit_tokens = index->unit_tokens, .stride = budget < units ? budget : units},
+        .n_heads = plan->shape.n_heads, .n_kv_heads = plan->shape.n_kv_heads, .head_dim = plan->shape.head_dim};
+    return prefill_selected_workspace_bytes(&p);
+}
+
+static int take_scratch(struct backend_context *c, int32_t max_seqs, int32_t max_context)
 {
     const struct model_shape *shape = &c->plan->shape;
     int64_t rows = c->max_rows;
@@ -114,6 +131,8 @@ static int take_scratch(struct backend_context *c)
         int64_t bytes = attention_workspace_bytes(c->max_rows, shape->n_heads, shape->n_kv_heads, shape->head_dim, s);
         workspace = bytes > workspace ? bytes : workspace;
     }
+    int64_t selected = selected_workspace(c, max_seqs, max_context);
+    workspace = selected > workspace ? selected : workspace;
     int error = cuda_take(&c->normed, rows * shape->hidden * 2, "scratch");
     error = error ? error : cuda_take(&c->inner, rows * shape->ffn * 2, "scratch");
     error = error ? error : cuda_take(&c->inner_up, rows * shape->ffn * 2, "scratch");
@@ -141,7 +160,7 @@ static int open_context(struct backend_context **out, const struct backend_optio
     c->device = options->device;
     error = cuda_choose_device(c->device, c->name, sizeof c->name);
     error = error ? error : cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream");
-    error = error ? error : take_scratch(c);
+    error = error ? error : take_scratch(c, options->max_seqs, options->max_context);
     if (error) {
         close_context(c);
         return error;

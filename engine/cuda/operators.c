@@ -182,6 +182,18 @@ static int attend_prompts(struct backend_context *c, const struct batch *batch, 
     return prefill_attention_launch(&p, c->stream);
 }
 
+// Attention of prompts over what was selected for each row.
+static int attend_selected_prompts(struct backend_context *c, const struct batch *batch, const struct attention_params *all,
+                                   const struct part *part)
+{
+    struct attention_params rows = part_params(all, part);
+    struct prefill_selected_params p = {
+        .rows = rows.rows, .n_seqs = batch->n_seqs, .q = rows.q, .view = rows.view, .selection = rows.selection,
+        .n_heads = rows.n_heads, .n_kv_heads = rows.n_kv_heads, .head_dim = rows.head_dim, .out = rows.out, .lse = rows.lse,
+        .workspace = c->attention};
+    return prefill_selected_launch(&p, c->stream);
+}
+
 static int attend(struct backend_context *c, const struct batch *batch, const struct attention_params *all)
 {
     int error = 0;
@@ -191,8 +203,8 @@ static int attend(struct backend_context *c, const struct batch *batch, const st
     for (int32_t begin = 0; begin < batch->n_seqs && !error;) {
         struct part part = part_of(batch, begin);
         error = -ENOTSUP;
-        if (part.prompts && all->over != ATTEND_SELECTED) {
-            error = attend_prompts(c, batch, all, &part);
+        if (part.prompts) {
+            error = all->over == ATTEND_SELECTED ? attend_selected_prompts(c, batch, all, &part) : attend_prompts(c, batch, all, &part);
         }
         if (error == -ENOTSUP) {
             struct attention_params p = part_params(all, &part);
