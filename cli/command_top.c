@@ -14,6 +14,7 @@
 #include "tui/feed.h"
 #include "tui/replay.h"
 #include "tui/script.h"
+#include "tui/theme.h"
 
 enum {
     FEED_EVENTS = 1 << 17,          // 0.6 s of 200 thousand stages a second: far more than a frame
@@ -25,9 +26,10 @@ struct top {
     const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *speed, *snapshot, *script;
     int32_t context, output, batch, chunk, threads, rows, cols;
     int64_t seed;
-    bool ascii, no_color;
+    bool ascii, no_color, no_mouse;
     struct plan_flags flags;
-    enum view view;
+    const char *view, *theme;
+    struct settings settings;
     double replay_speed;            // 0: everything at once
     struct device rates;
     bool rates_known;
@@ -199,8 +201,8 @@ static int print_snapshot(struct top *top)
     if (!error) {
         int32_t rows, cols;
         screen_size(top, &rows, &cols);
-        ui.view = top->view;
-        error = dashboard_snapshot(&text, state, &ui, top->script, rows, cols, top->ascii);
+        ui.view = top->settings.view;
+        error = dashboard_snapshot(&text, state, &ui, top->script, rows, cols, top->settings.ascii);
     }
     if (!error) {
         fputs(text, stdout);
@@ -212,7 +214,7 @@ static int print_snapshot(struct top *top)
 
 static int run_dashboard(struct top *top)
 {
-    struct dashboard_options options = {.view = top->view, .ascii = top->ascii, .no_color = top->no_color,
+    struct dashboard_options options = {.settings = top->settings, .no_color = top->no_color,
                                         .script = top->script};
     struct dashboard_stream stream = {
         .user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
@@ -234,12 +236,34 @@ static int run_dashboard(struct top *top)
     return error ? error : dashboard_run(&stream, &options);
 }
 
+// What was saved; flags go before it. A screen that is printed takes nothing from there: it is for other programs.
+static int read_settings(struct top *top)
+{
+    char path[4096];
+    top->settings = settings_default();
+    int error = top->snapshot || settings_path(path, sizeof path) != 0 ? 0 : settings_read(&top->settings, path);
+    top->settings.ascii = top->settings.ascii || top->ascii;
+    top->settings.mouse = top->settings.mouse && !top->no_mouse;
+    return error;
+}
+
 static int check_flags(struct top *top)
 {
     char *end;
-    int error = top->snapshot ? view_from_name(&top->view, top->snapshot) : 0;
+    int error = read_settings(top);
+    const char *view = top->snapshot ? top->snapshot : top->view;
     if (error) {
-        return status_prefix(error, "--snapshot ");
+        return error;
+    }
+    error = view ? view_from_name(&top->settings.view, view) : 0;
+    if (error) {
+        return status_prefix(error, top->snapshot ? "--snapshot " : "--view ");
+    }
+    if (top->theme) {
+        top->settings.theme = theme_find(top->theme);
+        if (top->settings.theme < 0) {
+            return status_fail(-EINVAL, "--theme %s: expected dark, light or contrast", top->theme);
+        }
     }
     error = top->script ? script_check(top->script) : 0;
     if (error) {
@@ -265,9 +289,12 @@ int command_top(int argc, char **argv)
         {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
         {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print a view as text and end"},
         {"script", OPTION_TEXT, &top.script, 0, 0, "KEYS", "keys to press first: \"4++<Right>/ffn<Enter>\""},
+        {"view", OPTION_TEXT, &top.view, 0, 0, "VIEW", "to begin with (default: overview, or as saved)"},
         {"rows", OPTION_INT, &top.rows, 1, 1000, "rows", "of the snapshot (default: the terminal's, else 40)"},
         {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
+        {"theme", OPTION_TEXT, &top.theme, 0, 0, "dark|light|contrast", "colours (default: dark, or as saved)"},
+        {"no-mouse", OPTION_FLAG, &top.no_mouse, 0, 0, NULL, "leave the mouse to the terminal"},
         {"no-color", OPTION_FLAG, &top.no_color, 0, 0, NULL, "no colours; so does NO_COLOR in the environment"},
         {"sim-device", OPTION_TEXT, &top.sim_device, 0, 0, "NAME",
          "device whose rates make floors (default: this machine)"},

@@ -358,7 +358,7 @@ void live_command(struct live *live, const struct request_to_owner *request)
         }
         break;
     }
-    case COMMAND_NONE: break;
+    default: break;    // nothing that an engine is asked
     }
     pthread_cond_broadcast(&live->changed);
     pthread_mutex_unlock(&live->mutex);

@@ -202,7 +202,12 @@ static void test_fuzz(void)
             key = KEY_NONE;    // a simulation takes long; it has a test of its own
         }
         struct request_to_owner request = ui_key(&ui, state, key);
-        CHECK(request.command <= COMMAND_BATCH_DOWN && memchr(request.method, 0, sizeof request.method));
+        CHECK(request.command <= COMMAND_SAVE_SETTINGS && memchr(request.text, 0, INPUT_BYTES) &&
+              memchr(request.method, 0, sizeof request.method));
+        struct pointer pointer = {(enum pointer_action)check_range(0, 3), check_range(-1, rows), check_range(-1, cols)};
+        if (check_range(0, 5) == 0) {
+            ui_pointer(&ui, state, &pointer);
+        }
         CHECK(ui.view < VIEW_COUNT && ui.refresh >= 0 && ui.refresh < UI_REFRESHES && ui.scroll >= 0);
         ui.live = check_range(0, 1);
         if (check_range(0, 9) == 0) {

@@ -2,14 +2,30 @@
 #include "tui/dashboard.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "engine/status.h"
 #include "tui/draw.h"
+#include "tui/export.h"
+#include "tui/record.h"
 #include "tui/script.h"
 #include "tui/views.h"
 
 enum { KEYS_PER_FRAME = 64 };    // a pasted text must not hold up the screen
+
+struct session {
+    const struct dashboard_stream *stream;
+    const struct dashboard_options *options;
+    struct state *state;                  // owned, like all that follows
+    struct recorder *recorder;
+    struct routing_snapshot *routing;
+    struct cells cells;
+    struct ui ui;
+    struct sample_sink sink;              // the recorder's, which hands on to state
+    bool simulating;                      // at the last look
+};
 
 static int64_t now_ns(void)
 {
@@ -18,49 +34,123 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int draw_frame(struct cells *cells, const struct dashboard_stream *stream, const struct state *state,
-                      struct ui *ui)
+static int draw_frame(struct session *session)
 {
+    const struct dashboard_stream *stream = session->stream;
+    struct ui *ui = &session->ui;
     int32_t rows, cols;
     draw_size(&rows, &cols);
-    int error = cells_resize(cells, rows, cols);
+    int error = cells_resize(&session->cells, rows, cols);
     if (error) {
         return error;
     }
-    cells->color = draw_color();
+    session->cells.color = draw_color();
     ui->dropped = stream->dropped ? stream->dropped(stream->user) : 0;
+    ui->recording = recorder_active(session->recorder);
     stream->origin(stream->user, ui->origin, sizeof ui->origin);
-    view_draw(cells, state, ui);
-    draw_cells(cells);
+    view_draw(&session->cells, session->state, ui);
+    draw_theme(ui->theme);
+    draw_cells(&session->cells);
     return 0;
 }
 
-// What a key leads to, beyond what is seen.
-static void press(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
-                  const struct sample_sink *sink, int32_t key)
+// What was done, or why it was not, for the line below the tabs.
+static void tell(struct ui *ui, int error, const char *done, const char *path)
 {
-    struct request_to_owner request = ui_key(ui, state, key);
-    if (request.command != COMMAND_NONE) {
-        stream->command(stream->user, &request, sink);
+    if (error) {
+        snprintf(ui->message, sizeof ui->message, "%.180s", status_text());
+    } else {
+        snprintf(ui->message, sizeof ui->message, "%s %.150s", done, path);
     }
-    if (request.command == COMMAND_BATCH_UP || request.command == COMMAND_BATCH_DOWN) {
-        state_forget(state);    // methods are compared on the same work
+}
+
+// The view as it stands: text is drawn as wide as the screen, without its colours.
+static void export_shown(struct session *session, const char *path)
+{
+    struct ui *ui = &session->ui;
+    char name[64], *screen = NULL;
+    if (!*path) {
+        snprintf(name, sizeof name, "clsa-%s.%s", view_name(ui->view), ui->view == VIEW_WHATIF ? "json" : "txt");
+        path = name;
     }
+    session->cells.color = false;
+    view_draw(&session->cells, session->state, ui);
+    screen = cells_text_of(&session->cells, session->options->settings.ascii);
+    int error = screen ? export_view(path, session->state, ui, screen) : status_fail(-ENOMEM, "out of memory");
+    tell(ui, error, "Written:", path);
+    free(screen);
+}
+
+static void toggle_recording(struct session *session, const char *path)
+{
+    char name[64];
+    if (recorder_active(session->recorder)) {
+        tell(&session->ui, recorder_stop(session->recorder), "The recording ends with this step.", "");
+        return;
+    }
+    if (!*path) {
+        struct tm local;
+        time_t now = time(NULL);
+        strftime(name, sizeof name, "clsa-%Y%m%d-%H%M%S.pftrace", localtime_r(&now, &local));
+        path = name;
+    }
+    tell(&session->ui, recorder_start(session->recorder, path), "Recording, until r:", path);
+}
+
+static void save_settings(struct session *session)
+{
+    char path[4096];
+    const struct ui *ui = &session->ui;
+    struct settings settings = session->options->settings;
+    settings.view = ui->view;
+    settings.phase = ui->phase;
+    settings.refresh = ui->refresh;
+    settings.theme = ui->theme;
+    int error = settings_path(path, sizeof path);
+    error = error ? error : settings_write(&settings, path);
+    tell(&session->ui, error, "Settings saved:", path);
+}
+
+// What a key leads to, beyond what is seen.
+static void act(struct session *session, const struct request_to_owner *request)
+{
+    switch (request->command) {
+    case COMMAND_NONE: return;
+    case COMMAND_EXPORT: export_shown(session, request->text); return;
+    case COMMAND_RECORD: toggle_recording(session, request->text); return;
+    case COMMAND_SAVE_SETTINGS: save_settings(session); return;
+    case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN:
+        session->stream->command(session->stream->user, request, &session->sink);
+        state_forget(session->state);    // methods are compared on the same work
+        return;
+    default: session->stream->command(session->stream->user, request, &session->sink); return;
+    }
+}
+
+static void press(struct session *session, int32_t key)
+{
+    struct request_to_owner request;
+    if (key == KEY_POINTER) {
+        struct pointer pointer = draw_pointer();
+        request = ui_pointer(&session->ui, session->state, &pointer);
+    } else {
+        request = ui_key(&session->ui, session->state, key);
+    }
+    act(session, &request);
 }
 
 // Whether a simulation makes progress that is to be seen; once more after it has ended.
-static bool simulating(struct ui *ui)
+static bool simulating(struct session *session)
 {
     struct job_report report;
-    whatif_job_report(ui->whatif->job, &report);
-    bool was = ui->simulating;
-    ui->simulating = report.state == JOB_RUNNING;
-    return was || ui->simulating;
+    whatif_job_report(session->ui.whatif->job, &report);
+    bool was = session->simulating;
+    session->simulating = report.state == JOB_RUNNING;
+    return was || session->simulating;
 }
 
 // Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
-static bool take_keys(const struct dashboard_stream *stream, struct state *state, struct ui *ui,
-                      const struct sample_sink *sink, int64_t until_ns)
+static bool take_keys(struct session *session, int64_t until_ns)
 {
     int32_t rows, cols, new_rows, new_cols;
     bool any = false;
@@ -68,61 +158,84 @@ static bool take_keys(const struct dashboard_stream *stream, struct state *state
     int64_t wait_ns = until_ns - now_ns();
     int32_t key = draw_key(wait_ns > 0 ? (int32_t)((wait_ns + 999999) / 1000000) : 0);
     for (int i = 0; i < KEYS_PER_FRAME && key != KEY_NONE; i++, key = draw_key(0)) {
-        press(stream, state, ui, sink, key);
+        press(session, key);
         any = true;
     }
     draw_size(&new_rows, &new_cols);
     return any || rows != new_rows || cols != new_cols;
 }
 
-int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options)
+static int run(struct session *session)
 {
-    struct state *state = NULL;
-    struct cells cells = {0};
-    struct ui ui = ui_default();
-    static struct routing_snapshot routing;    // large, and a process has one dashboard
-    ui.routing = options->routing ? &routing : NULL;
-    ui.view = options->view;
-    ui.live = options->live;
-    ui.timeline = timeline_look_default(options->live);
-    int error = state_open(&state, options->device);
-    error = error ? error : whatif_open(&ui.whatif, options->device);
-    error = error ? error : draw_open(&(struct draw_options){options->ascii, options->no_color});
-    if (error) {
-        whatif_close(ui.whatif);
-        state_close(state);
-        return error;
-    }
-    struct sample_sink sink = state_sink(state);
+    const char *script = session->options->script ? session->options->script : "";
+    struct ui *ui = &session->ui;
     bool changed = true;
     int64_t frame_ns = 0;    // when the current frame began
-    const char *script = options->script ? options->script : "";
-    while (!ui.quit && !draw_interrupted()) {
-        int64_t now = now_ns(), period_ns = 1000000000 / ui_refresh_hz[ui.refresh];
+    while (!ui->quit && !draw_interrupted()) {
+        int64_t now = now_ns(), period_ns = 1000000000 / ui_refresh_hz[ui->refresh];
         if (now - frame_ns >= period_ns) {
             frame_ns = now;
-            int64_t n = stream->pump(stream->user, now, &sink);
+            int64_t n = session->stream->pump(session->stream->user, now, &session->sink);
             if (n < 0) {
-                error = (int)n;
-                break;
+                return (int)n;
             }
-            changed = changed || n > 0 || simulating(&ui);
-            changed = (options->routing && routing_get(options->routing, &routing)) || changed;
-            for (; *script && !ui.quit; changed = true) {
-                press(stream, state, &ui, &sink, script_next(&script));
+            changed = changed || n > 0 || simulating(session);
+            changed = (ui->routing && routing_get(session->options->routing, session->routing)) || changed;
+            for (; *script && !ui->quit; changed = true) {
+                press(session, script_next(&script));
             }
         }
-        error = changed ? draw_frame(&cells, stream, state, &ui) : 0;
+        int error = changed ? draw_frame(session) : 0;
         if (error) {
-            break;
+            return error;
         }
-        changed = take_keys(stream, state, &ui, &sink, frame_ns + period_ns);
+        changed = take_keys(session, frame_ns + period_ns);
     }
+    return 0;
+}
+
+static int open_session(struct session *session)
+{
+    const struct dashboard_options *options = session->options;
+    const struct settings *settings = &options->settings;
+    struct ui *ui = &session->ui;
+    *ui = ui_default();
+    ui->view = settings->view;
+    ui->phase = settings->phase;
+    ui->refresh = settings->refresh;
+    ui->theme = settings->theme;
+    ui->live = options->live;
+    ui->timeline = timeline_look_default(options->live);
+    if (options->routing) {
+        session->routing = calloc(1, sizeof *session->routing);
+        ui->routing = session->routing;
+    }
+    int error = state_open(&session->state, options->device);
+    error = error ? error : whatif_open(&ui->whatif, options->device);
+    if (error) {
+        return error;
+    }
+    struct sample_sink to_state = state_sink(session->state);
+    error = recorder_open(&session->recorder, &to_state);
+    if (error) {
+        return error;
+    }
+    session->sink = recorder_sink(session->recorder);
+    return draw_open(&(struct draw_options){settings->ascii, options->no_color, settings->mouse});
+}
+
+int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options)
+{
+    struct session session = {.stream = stream, .options = options};
+    int error = open_session(&session);
+    error = error ? error : run(&session);
     draw_close();
-    cells_close(&cells);
-    whatif_close(ui.whatif);
-    state_close(state);
-    return error;
+    int recorded = recorder_close(session.recorder);
+    cells_close(&session.cells);
+    whatif_close(session.ui.whatif);
+    state_close(session.state);
+    free(session.routing);
+    return error ? error : recorded;
 }
 
 int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, const char *script, int32_t rows,

@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-#include "tui/keys.h"
+#include "tui/settings.h"
 
 struct dashboard_stream {
     void *user;
@@ -19,8 +19,8 @@ struct dashboard_stream {
 
 struct dashboard_options {
     const struct device *device;    // for floors and predictions; NULL: unknown
-    enum view view;                 // to begin with
-    bool live, ascii, no_color;
+    struct settings settings;       // to begin with
+    bool live, no_color;
     struct routing *routing;        // selections of the running engine; borrowed. NULL: none
     const char *script;             // keys to press before the user does (script.h); NULL: none
 };

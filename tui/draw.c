@@ -20,6 +20,7 @@
 
 #include "engine/status.h"
 #include "tui/keys.h"
+#include "tui/theme.h"
 
 static const int quit_signals[] = {SIGINT, SIGTERM, SIGHUP};
 static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
@@ -29,26 +30,13 @@ static struct {
     volatile sig_atomic_t open, interrupted;
     SCREEN *screen;
     bool ascii, color, at_exit;
+    int32_t theme;
+    struct pointer pointer;
     struct sigaction old_quit[N_QUIT], old_fatal[N_FATAL];
     struct termios before;
     char restore[128];
     size_t restore_bytes;
 } terminal;
-
-// Colours of the 256-colour palette, and of the 8 that every colour terminal has.
-static const struct { short many, few; } palette[ROLE_COUNT] = {
-    [ROLE_TEXT] = {-1, -1}, [ROLE_DIM] = {246, -1}, [ROLE_TITLE] = {-1, -1}, [ROLE_BORDER] = {240, -1},
-    [ROLE_GOOD] = {114, COLOR_GREEN}, [ROLE_WARN] = {221, COLOR_YELLOW}, [ROLE_BAD] = {203, COLOR_RED},
-    [ROLE_ACCENT] = {75, COLOR_CYAN},
-    [ROLE_STAGE + STAGE_EMBED] = {250, COLOR_WHITE}, [ROLE_STAGE + STAGE_QKV] = {75, COLOR_BLUE},
-    [ROLE_STAGE + STAGE_WINDOW_ATTENTION] = {44, COLOR_CYAN}, [ROLE_STAGE + STAGE_KV_WRITE] = {109, COLOR_WHITE},
-    [ROLE_STAGE + STAGE_INDEX_PROJECT] = {186, COLOR_YELLOW}, [ROLE_STAGE + STAGE_INDEX_SCORE] = {221, COLOR_YELLOW},
-    [ROLE_STAGE + STAGE_INDEX_SELECT] = {208, COLOR_MAGENTA}, [ROLE_STAGE + STAGE_GATHER] = {137, COLOR_WHITE},
-    [ROLE_STAGE + STAGE_ATTENTION] = {204, COLOR_RED}, [ROLE_STAGE + STAGE_OUTPUT] = {141, COLOR_MAGENTA},
-    [ROLE_STAGE + STAGE_FFN] = {78, COLOR_GREEN}, [ROLE_STAGE + STAGE_HEAD] = {180, COLOR_CYAN},
-    [ROLE_STAGE + STAGE_SAMPLE] = {253, COLOR_WHITE}, [ROLE_STAGE + STAGE_COMMUNICATE] = {167, COLOR_RED},
-    [ROLE_STAGE + STAGE_HOST] = {66, COLOR_BLUE}, [ROLE_GAP] = {242, COLOR_WHITE},
-};
 
 static void on_quit(int signal_number)
 {
@@ -72,13 +60,19 @@ static void on_fatal(int signal_number)
     raise(signal_number);    // delivered to whoever had it before, once this handler returns
 }
 
+static void add_text(const char *text)
+{
+    if (terminal.restore_bytes + strlen(text) <= sizeof terminal.restore) {
+        memcpy(terminal.restore + terminal.restore_bytes, text, strlen(text));
+        terminal.restore_bytes += strlen(text);
+    }
+}
+
 static void add_sequence(const char *capability)
 {
     const char *sequence = tigetstr((NCURSES_CONST char *)capability);
-    if (sequence && sequence != (const char *)-1 &&
-        terminal.restore_bytes + strlen(sequence) <= sizeof terminal.restore) {
-        memcpy(terminal.restore + terminal.restore_bytes, sequence, strlen(sequence));
-        terminal.restore_bytes += strlen(sequence);
+    if (sequence && sequence != (const char *)-1) {
+        add_text(sequence);
     }
 }
 
@@ -102,9 +96,19 @@ static void set_colors(bool wanted)
         return;
     }
     use_default_colors();
-    for (short role = 0; role < ROLE_COUNT; role++) {
-        init_pair((short)(role + 1), COLORS >= 256 ? palette[role].many : palette[role].few, -1);
+    terminal.theme = -1;
+    draw_theme(0);
+}
+
+void draw_theme(int32_t theme)
+{
+    if (!terminal.color || theme == terminal.theme) {
+        return;
     }
+    for (short role = 0; role < ROLE_COUNT; role++) {
+        init_pair((short)(role + 1), theme_color(theme, (enum role)role, COLORS >= 256), -1);
+    }
+    terminal.theme = theme;
 }
 
 // Why curses cannot work here, or NULL.
@@ -135,6 +139,7 @@ int draw_open(const struct draw_options *options)
     add_sequence("sgr0");
     add_sequence("cnorm");
     add_sequence("rmkx");
+    add_text("\033[?1000l\033[?1006l");    // the mouse as it was, for terminals that were asked for it
     add_sequence("rmcup");
     cbreak();
     noecho();
@@ -143,6 +148,10 @@ int draw_open(const struct draw_options *options)
     nodelay(stdscr, true);
     curs_set(0);
     set_escdelay(25);    // ms: a lone Escape is told from a key's sequence at once
+    if (options->mouse) {
+        mousemask(BUTTON1_PRESSED | BUTTON4_PRESSED | BUTTON5_PRESSED, NULL);
+        mouseinterval(0);    // a press is told at once, not kept for the click that it may become
+    }
     set_colors(!options->no_color);
     terminal.ascii = options->ascii || strcmp(nl_langinfo(CODESET), "UTF-8") != 0;
     catch_signals();
@@ -199,9 +208,29 @@ void draw_cells(const struct cells *cells)
     refresh();
 }
 
+static int32_t translate_mouse(void)
+{
+    MEVENT event;
+    if (getmouse(&event) != OK) {
+        return KEY_NONE;
+    }
+    terminal.pointer = (struct pointer){
+        .action = event.bstate & BUTTON1_PRESSED   ? POINTER_PRESS
+                  : event.bstate & BUTTON4_PRESSED ? POINTER_WHEEL_UP
+                  : event.bstate & BUTTON5_PRESSED ? POINTER_WHEEL_DOWN : POINTER_NONE,
+        .row = event.y, .col = event.x};
+    return KEY_POINTER;
+}
+
+struct pointer draw_pointer(void)
+{
+    return terminal.pointer;
+}
+
 static int32_t translate(int key)
 {
     switch (key) {
+    case KEY_MOUSE: return translate_mouse();
     case KEY_UP: return KEY_ARROW_UP;
     case KEY_DOWN: return KEY_ARROW_DOWN;
     case KEY_BTAB: return KEY_BACK_TAB;

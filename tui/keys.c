@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/status.h"
+#include "tui/commands.h"
 #include "tui/view_keys.h"
 
 const int32_t ui_refresh_hz[UI_REFRESHES] = {1, 2, 5, 10, 20, 30};
@@ -19,7 +20,11 @@ const struct ui_key_help ui_keys[] = {
     {"m", "next method, then all", -1, false},
     {"b", "next baseline", -1, false},
     {"f", "decode or prefill", -1, false},
-    {"< > r", "sort, reverse", -1, false},
+    {"< > R", "sort, reverse", -1, false},
+    {"r", "record a trace; again: end it", -1, false},
+    {"e", "the view to a file; :export names it", -1, false},
+    {":", "a command, completed by Tab", -1, false},
+    {"mouse", "tabs, scroll, select", -1, false},
     {"j k, arrows", "scroll", -1, false},
     {"+ -", "redraw more, less often", -1, false},
     {"/", "only stages whose name holds a text", VIEW_STAGES, false},
@@ -189,7 +194,7 @@ static bool look(struct ui *ui, const struct state *state, int32_t key)
     case 'f': ui->phase = ui->phase == PHASE_DECODE ? PHASE_PREFILL : PHASE_DECODE; return true;
     case '<': ui->sort[ui->view] -= ui->sort[ui->view] > 0; return true;
     case '>': ui->sort[ui->view]++; return true;
-    case 'r': ui->reverse = !ui->reverse; return true;
+    case 'R': ui->reverse = !ui->reverse; return true;
     case 'j': case KEY_ARROW_DOWN: scroll_by(ui, 1); return true;
     case 'k': case KEY_ARROW_UP: scroll_by(ui, -1); return true;
     case KEY_PAGE_FORWARD: scroll_by(ui, PAGE_LINES); return true;
@@ -228,14 +233,32 @@ static void type_text(struct ui *ui, const struct state *state, int32_t key)
     }
 }
 
+static void type_command(struct ui *ui, const struct state *state, int32_t key, struct request_to_owner *request)
+{
+    if (key == '\t') {
+        command_complete(ui, state);
+        return;
+    }
+    enum input_result result = input_key(&ui->input, key);
+    if (result == INPUT_DONE || result == INPUT_CANCELLED) {
+        struct input typed = ui->input;
+        input_end(&ui->input);
+        if (result == INPUT_DONE) {
+            command_execute(ui, state, typed.text, request);
+        }
+    }
+}
+
 static struct request_to_owner order(struct ui *ui, const struct state *state, int32_t key)
 {
-    struct request_to_owner request = {COMMAND_NONE, ""};
+    struct request_to_owner request = {.command = COMMAND_NONE};
     switch (key) {
     case 'p': case ' ':
         ui->paused = !ui->paused;
         request.command = ui->paused ? COMMAND_PAUSE : COMMAND_RESUME;
         break;
+    case 'r': request.command = COMMAND_RECORD; break;
+    case 'e': request.command = COMMAND_EXPORT; break;
     case 's': request.command = ui->paused ? COMMAND_STEP : COMMAND_NONE; break;
     case 'm': request = next_method(ui, state); break;
     case ']': request.command = ui->live ? COMMAND_K_UP : COMMAND_NONE; break;
@@ -249,7 +272,7 @@ static struct request_to_owner order(struct ui *ui, const struct state *state, i
 
 struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key)
 {
-    struct request_to_owner request = {COMMAND_NONE, ""};
+    struct request_to_owner request = {.command = COMMAND_NONE};
     if (key == KEY_NONE) {
         return request;
     }
@@ -258,12 +281,67 @@ struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t
         ui->quit = true;
     } else if (ui->help) {
         type_help(ui, key);
+    } else if (ui->input.mode == INPUT_COMMAND) {
+        type_command(ui, state, key, &request);
     } else if (ui->input.mode != INPUT_NONE) {
         type_text(ui, state, key);
+    } else if (key == ':') {
+        input_begin(&ui->input, INPUT_COMMAND, "");
     } else if (key == '/' && view_has_filter(ui->view)) {
         input_begin(&ui->input, INPUT_FILTER, "");
     } else if (!go(ui, key) && !view_key(ui, state, key) && !look(ui, state, key)) {
         request = order(ui, state, key);
+    }
+    return request;
+}
+
+static void turn_wheel(struct ui *ui, const struct state *state, bool up)
+{
+    enum { WHEEL_LINES = 3 };
+    if (ui->help) {
+        ui->help_scroll = up ? (ui->help_scroll > 0 ? ui->help_scroll - 1 : 0) : ui->help_scroll + 1;
+    } else if (ui->view == VIEW_TIMELINE) {
+        timeline_look_zoom(&ui->timeline, state_timeline(state), up ? 0.5 : 2);
+    } else {
+        for (int i = 0; i < (ui->view == VIEW_WHATIF ? 1 : WHEEL_LINES); i++) {
+            ui_key(ui, state, up ? KEY_ARROW_UP : KEY_ARROW_DOWN);
+        }
+    }
+}
+
+// Selects what lies under the pointer on the timeline.
+static void point_at_timeline(struct ui *ui, const struct state *state, const struct pointer *pointer)
+{
+    struct rect area = ui->timeline_columns;
+    int32_t col = pointer->col - area.col, track = pointer->row - area.row - 1 - ui->timeline_request_rows;
+    if (col < 0 || col >= area.cols || track < 0 || pointer->row >= area.row + area.rows) {
+        return;
+    }
+    track += track >= TRACK_LAYERS ? ui->timeline.scroll : 0;
+    if (track < TRACK_LAYERS + timeline_layers(state_timeline(state))) {
+        ui->timeline.track = track;
+        timeline_look_at(&ui->timeline, state_timeline(state), (col + 0.5) / area.cols);
+    }
+}
+
+struct request_to_owner ui_pointer(struct ui *ui, const struct state *state, const struct pointer *pointer)
+{
+    struct request_to_owner request = {.command = COMMAND_NONE};
+    ui->message[0] = 0;
+    if (pointer->action == POINTER_WHEEL_UP || pointer->action == POINTER_WHEEL_DOWN) {
+        turn_wheel(ui, state, pointer->action == POINTER_WHEEL_UP);
+    } else if (pointer->action == POINTER_PRESS && ui->help) {
+        ui->help = false;
+        input_end(&ui->input);
+    } else if (pointer->action == POINTER_PRESS && pointer->row == 0) {
+        for (int view = 0; view < VIEW_COUNT; view++) {
+            if (pointer->col < ui->tab_ends[view]) {
+                show(ui, (enum view)view);
+                break;
+            }
+        }
+    } else if (pointer->action == POINTER_PRESS && ui->view == VIEW_TIMELINE) {
+        point_at_timeline(ui, state, pointer);
     }
     return request;
 }

@@ -26,12 +26,24 @@ enum command {
     COMMAND_STEP,          // one step, then pause again
     COMMAND_METHOD,        // run `method` only; "": all in turn
     COMMAND_K_UP, COMMAND_K_DOWN,            // double and halve the budget of selected tokens
-    COMMAND_BATCH_UP, COMMAND_BATCH_DOWN     // double and halve the sequences of a batch
+    COMMAND_BATCH_UP, COMMAND_BATCH_DOWN,    // double and halve the sequences of a batch
+    // Of the dashboard itself; `text` is a path, "": one that it makes up.
+    COMMAND_EXPORT,        // the view, to a file
+    COMMAND_RECORD,        // begin or end a trace
+    COMMAND_SAVE_SETTINGS
 };
 
 struct request_to_owner {
     enum command command;
     char method[SOURCE_NAME_BYTES];
+    char text[INPUT_BYTES];
+};
+
+// A button of the mouse went down somewhere, or its wheel was turned.
+enum pointer_action { POINTER_NONE, POINTER_PRESS, POINTER_WHEEL_UP, POINTER_WHEEL_DOWN };
+struct pointer {
+    enum pointer_action action;
+    int32_t row, col;
 };
 
 struct ui {
@@ -51,12 +63,14 @@ struct ui {
     char filter[VIEW_COUNT][INPUT_BYTES];    // what a view shows only, or searches for; "": no filter
     int32_t help_scroll;
     struct timeline_look timeline;
+    int32_t theme;
+    bool recording;
+    int32_t tab_ends[VIEW_COUNT];  // columns where the tabs ended when drawn last, for the pointer
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
     int64_t request;               // selected, by its place in the log; -1: the first shown
     const struct routing_snapshot *routing;    // borrowed; NULL: no selections come
     struct whatif *whatif;         // borrowed; NULL: the view has nothing to show
-    bool simulating;               // its simulation ran at the last look
     struct scenario before_typing; // what comes back when a value is given up
 };
 
@@ -70,6 +84,7 @@ int32_t ui_method(const struct ui *ui, const struct state *state);
 int32_t ui_baseline(const struct ui *ui, const struct state *state);
 
 struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t key);
+struct request_to_owner ui_pointer(struct ui *ui, const struct state *state, const struct pointer *pointer);
 
 // What --help and the help overlay list: the keys of everywhere, then those of the view.
 struct ui_key_help {

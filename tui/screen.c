@@ -34,7 +34,7 @@ static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui,
 }
 
 // As many tabs as leave `right` columns for how the samples come in.
-static int32_t put_tabs(struct cells *cells, struct rect line, const struct ui *ui, int32_t right)
+static int32_t put_tabs(struct cells *cells, struct rect line, struct ui *ui, int32_t right)
 {
     char text[32];
     int style = TABS_TITLES;
@@ -51,20 +51,22 @@ static int32_t put_tabs(struct cells *cells, struct rect line, const struct ui *
         col = cells_text(cells, line, 0, col,
                          view == (int)ui->view ? (struct pen){ROLE_ACCENT, ATTRIBUTE_REVERSE | ATTRIBUTE_BOLD}
                                                : dim_pen, text);
+        ui->tab_ends[view] = col;
     }
     return col;
 }
 
-static void draw_tabs(struct cells *cells, const struct layout *layout, const struct state *state, const struct ui *ui)
+static void draw_tabs(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui)
 {
     struct rect line = layout->tabs;
+    const char *badge = ui->paused ? " PAUSED " : ui->recording ? " REC " : "";
     char right[256], part[SOURCE_NAME_BYTES + 8];
     snprintf(right, sizeof right, "%s", ui->origin);
     if (ui->refresh >= 0) {
         snprintf(right, sizeof right, "%s%s%d/s", ui->origin, ui->origin[0] ? "  " : "",
                  (int)ui_refresh_hz[ui->refresh]);
     }
-    int32_t col = put_tabs(cells, line, ui, cells_width(right) + (ui->paused ? 9 : 0));
+    int32_t col = put_tabs(cells, line, ui, cells_width(right) + cells_width(badge) + 1);
     int32_t method = ui_method(ui, state), space = line.cols - col - 2;
     if (method >= 0) {
         struct method_summary summary;
@@ -72,7 +74,7 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
         const char *const facts[] = {summary.source.model, summary.source.backend};
         for (int i = 0; i < 2; i++) {
             snprintf(part, sizeof part, "%s  ", facts[i]);
-            if (cells_width(part) + cells_width(right) + (ui->paused ? 8 : 0) <= space) {
+            if (cells_width(part) + cells_width(right) + cells_width(badge) <= space) {
                 memmove(right + strlen(part), right, strlen(right) + 1);
                 memcpy(right, part, strlen(part));
             }
@@ -83,8 +85,8 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
         cells_text_right(cells, line, 0, end, dim_pen, right);
         end -= width + 1;
     }
-    if (ui->paused && end - col >= 8) {
-        cells_text_right(cells, line, 0, end, (struct pen){ROLE_WARN, ATTRIBUTE_REVERSE | ATTRIBUTE_BOLD}, " PAUSED ");
+    if (end - col >= cells_width(badge)) {
+        cells_text_right(cells, line, 0, end, (struct pen){ROLE_WARN, ATTRIBUTE_REVERSE | ATTRIBUTE_BOLD}, badge);
     }
 }
 
@@ -107,7 +109,7 @@ struct hint {
 
 static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
-    {"f", "phase"}, {"<>", "sort"}, {"r", "reverse"}, {"+-", "rate"}, {NULL, NULL},
+    {"f", "phase"}, {"<>", "sort"}, {"R", "reverse"}, {"+-", "rate"}, {NULL, NULL},
 }, timeline_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},
     {"w", "slowest"}, {"/", "search"}, {"Enter", "zoom in"}, {"Esc", "all"}, {"End", "follow"}, {NULL, NULL},
@@ -119,7 +121,7 @@ static const struct hint general_hints[] = {
     {"w", "simulate"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
 }, requests_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "select"}, {"Enter", "timeline"}, {"<>", "sort"},
-    {"r", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
+    {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
 };
 
 static const struct hint *hints_of(enum view view)

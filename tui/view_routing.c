@@ -159,8 +159,8 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
     char same[FORMAT_BYTES], across[FORMAT_BYTES], places[FORMAT_BYTES];
     format_percent(same, n > 0 ? before / n : (double)NAN);
     format_percent(places, half);
-    int length = snprintf(note, NOTE_BYTES, "%s of a selection was there a step ago; half of it lies in %s of the context",
-                          same, places);
+    int length = snprintf(note, NOTE_BYTES, "%s of a selection was there a step ago; half of it lies in %s of the "
+                          "context", same, places);
     format_percent(across, first);
     snprintf(note + length, (size_t)(NOTE_BYTES - length),
              routing->n_layers > 1 ? "; %s is what layer %d selects." : ".", across, routing->layers[0].layer);
