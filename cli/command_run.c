@@ -10,9 +10,10 @@
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 #include "traces/summary.h"
+#include "tui/listen.h"
 
 struct run {
-    const char *model, *method, *prompt, *text, *device;
+    const char *model, *method, *prompt, *text, *device, *listen;
     int32_t context, output, batch, chunk, threads;
     int64_t seed;
     double temperature, top_p;
@@ -20,6 +21,7 @@ struct run {
     struct plan_flags flags;
     int32_t *tokens, n_tokens;
     struct trace_summary *summary;
+    struct listener *listener;    // NULL: nobody looks on
     struct measurement measured;
 };
 
@@ -123,13 +125,18 @@ static int run_it(struct run *run)
     error = error ? error : command_model_open(&file, run->model, run->method, &run->flags, (uint64_t)run->seed);
     error = error ? error : command_plan_build(&plan, file, run->method, &run->flags);
     error = error ? error : trace_summary_open(&run->summary);
+    error = error || !run->listen ? error : listener_open(&run->listener, run->listen);
     if (!error) {
-        struct sample_sink sink = trace_summary_sink(run->summary);
+        struct sample_sink sinks[2] = {trace_summary_sink(run->summary)};
+        if (run->listener) {
+            sinks[1] = listener_sink(run->listener);
+        }
         struct measure_options options = {
             .plan = &plan, .model = file, .device = run->device, .threads = run->threads, .batch = run->batch,
             .chunk_tokens = run->chunk, .text = run->tokens, .n_text = run->n_tokens, .context_tokens = run->context,
             .output_tokens = run->output, .temperature = run->temperature, .top_p = run->top_p,
-            .seed = (uint64_t)run->seed, .sinks = &sink, .n_sinks = 1, .token = run->json ? NULL : print_token,
+            .seed = (uint64_t)run->seed, .sinks = sinks, .n_sinks = run->listener ? 2 : 1,
+            .token = run->json ? NULL : print_token,
             .token_user = &run->answering,
         };
         error = measure(&run->measured, &options);
@@ -167,6 +174,7 @@ int command_run(int argc, char **argv)
         {"chunk", OPTION_INT, &run.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 4096"},
         {"device", OPTION_TEXT, &run.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &run.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"listen", OPTION_TEXT, &run.listen, 0, 0, "SOCKET", "let clsa top --attach SOCKET look on"},
         {"workload", OPTION_TEXT, &workload, 0, 0, "FILE|NAME", "answer a workload; then see --workload NAME --help"},
         {"json", OPTION_FLAG, &run.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(run.flags),
@@ -179,6 +187,7 @@ int command_run(int argc, char **argv)
         return EXIT_DONE;
     }
     error = error ? error : run_it(&run);
+    listener_close(run.listener);
     trace_summary_close(run.summary);
     measurement_free(&run.measured);
     free(run.tokens);

@@ -12,6 +12,7 @@
 #include "engine/tokenizer.h"
 #include "tui/dashboard.h"
 #include "tui/feed.h"
+#include "tui/listen.h"
 #include "tui/replay.h"
 #include "tui/script.h"
 #include "tui/theme.h"
@@ -23,7 +24,8 @@ enum {
 };
 
 struct top {
-    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *speed, *snapshot, *script;
+    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *attach_path,
+        *speed, *snapshot, *script;
     int32_t context, output, batch, chunk, threads, rows, cols;
     int64_t seed;
     bool ascii, no_color, no_mouse;
@@ -37,6 +39,7 @@ struct top {
     struct live *live;
     struct replay *replay;
     struct routing *routing;
+    struct attachment *attachment;
     int32_t *tokens, n_tokens;
 };
 
@@ -99,6 +102,27 @@ static void origin_replay(void *user, char *text, size_t bytes)
     }
 }
 
+static int64_t pump_attached(void *user, int64_t now_ns, const struct sample_sink *to)
+{
+    (void)now_ns;
+    return attachment_pump(((struct top *)user)->attachment, to);
+}
+
+static void command_attached(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+{
+    (void)user, (void)request, (void)to;    // the engine works for whoever started it
+}
+
+static int64_t dropped_attached(void *user)
+{
+    return attachment_dropped(((struct top *)user)->attachment);
+}
+
+static void origin_attached(void *user, char *text, size_t bytes)
+{
+    snprintf(text, bytes, "%s", attachment_ended(((struct top *)user)->attachment) ? "ended" : "attached");
+}
+
 // Whether a device's description ("AMD EPYC 9575F, 2 threads") names this machine's processor.
 static bool is_this_machine(const char *device)
 {
@@ -126,7 +150,7 @@ static int find_rates(struct top *top)
         const struct sample_source *source = replay_first_source(top->replay);
         name = source && is_this_machine(source->device) ? "host" : NULL;
         threads = source ? source->threads : 0;
-    } else if (!name && strncmp(top->device, "cuda", 4) != 0) {
+    } else if (!name && !top->attachment && strncmp(top->device, "cuda", 4) != 0) {
         name = "host";
     }
     if (!name) {
@@ -221,9 +245,12 @@ static int run_dashboard(struct top *top)
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
         return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview");
     }
-    int error = top->replay ? 0 : open_live(top);
+    int error = top->replay || top->attachment ? 0 : open_live(top);
     error = error ? error : find_rates(top);
-    if (!error && !top->replay) {
+    if (top->attachment) {
+        stream = (struct dashboard_stream){.user = top, .pump = pump_attached, .command = command_attached,
+                                           .dropped = dropped_attached, .origin = origin_attached};
+    } else if (!error && !top->replay) {
         stream = (struct dashboard_stream){
             .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live};
         options.live = true;
@@ -274,6 +301,12 @@ static int check_flags(struct top *top)
                                            !(top->replay_speed <= 1e6))) {
         return status_fail(-EINVAL, "--speed %s: expected max, or a number from 1e-6 to 1e6", top->speed);
     }
+    if (top->attach_path && (top->replay_path || top->snapshot)) {
+        return status_fail(-EINVAL, "--attach: neither with --replay nor with --snapshot");
+    }
+    if (top->attach_path) {
+        return attachment_open(&top->attachment, top->attach_path);
+    }
     return top->replay_path ? replay_open(&top->replay, top->replay_path, top->replay_speed) : 0;
 }
 
@@ -286,6 +319,7 @@ int command_top(int argc, char **argv)
     const struct option_spec options[] = {
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What is shown"},
         {"replay", OPTION_TEXT, &top.replay_path, 0, 0, "FILE", "a trace instead of a live engine"},
+        {"attach", OPTION_TEXT, &top.attach_path, 0, 0, "SOCKET", "what clsa run --listen SOCKET does"},
         {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
         {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print a view as text and end"},
         {"script", OPTION_TEXT, &top.script, 0, 0, "KEYS", "keys to press first: \"4++<Right>/ffn<Enter>\""},
@@ -325,6 +359,7 @@ int command_top(int argc, char **argv)
     feed_close(top.feed);
     replay_close(top.replay);
     routing_close(top.routing);
+    attachment_close(top.attachment);
     free(top.tokens);
     return error ? command_fail("top", error) : EXIT_DONE;
 }

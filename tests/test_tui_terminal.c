@@ -31,7 +31,8 @@ static struct terminal *start(const char *before, const char *arguments, const c
 {
     char line[2048];
     snprintf(line, sizeof line,
-             "trap : INT; export XDG_CONFIG_HOME=/nowhere; stty -g >%s/stty-before; %s %s top --replay %s --speed max %s; echo status=$?;"
+             "trap : INT; export XDG_CONFIG_HOME=/nowhere;"
+             " stty -g >%s/stty-before; %s %s top --replay %s --speed max %s; echo status=$?;"
              "stty -g >%s/stty-after; cmp %s/stty-before %s/stty-after && echo settings are back",
              folder, before, binary, trace_path, arguments, folder, folder, folder);
     return terminal_open(line, locale, rows, cols);
@@ -163,7 +164,8 @@ static void test_live(void)
 {
     char line[1024];
     snprintf(line, sizeof line,
-             "trap : INT; export XDG_CONFIG_HOME=/nowhere; stty -g >%s/stty-before; %s top --model tiny --device reference --context 64"
+             "trap : INT; export XDG_CONFIG_HOME=/nowhere;"
+             " stty -g >%s/stty-before; %s top --model tiny --device reference --context 64"
              " --output 16 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk; stty -g >%s/stty-after;"
              "cmp %s/stty-before %s/stty-after && echo settings are back",
              folder, binary, folder, folder, folder, folder, folder);
