@@ -36,7 +36,8 @@ int choice_device(struct device *out, const struct device *table, int32_t n, con
     if (calibration && calibrated_known(out, calibration, name, NULL)) {
         return 0;
     }
-    int error = strcasecmp(name, "host") == 0 ? device_measure_host(out, threads) : device_table_find(out, table, n, name);
+    int error =
+        strcasecmp(name, "host") == 0 ? device_measure_host(out, threads) : device_table_find(out, table, n, name);
     if (!error && calibration) {
         calibrated_nearest(out, calibration);
     }

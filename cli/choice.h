@@ -12,7 +12,7 @@ int choice_model(struct model_config *out, const char *model);
 int choice_plan(struct plan *out, const struct model_config *config, const char *model, const char *method,
                 const struct plan_options *knobs);
 
-// From `table` [n], or measured ("host"), or as calibrated; a device that the calibration lacks borrows the nearest one's
-// curves. calibration may be NULL, and must outlive the device.
+// From `table` [n], or measured ("host"), or as calibrated; a device that the calibration lacks borrows the nearest
+// one's curves. calibration may be NULL, and must outlive the device.
 int choice_device(struct device *out, const struct device *table, int32_t n, const struct calibration *calibration,
                   const char *name, int32_t threads);

@@ -90,7 +90,8 @@ static int set_price(struct plan_command *command, const struct device *table, i
     }
     for (int32_t i = 0; i < axis->n; i++) {
         struct device *device = &command->chosen[i];
-        if (strcasecmp(axis->values[i], item) == 0 || (strcasecmp(item, "host") != 0 && strcmp(device->name, named.name) == 0)) {
+        if (strcasecmp(axis->values[i], item) == 0 ||
+            (strcasecmp(item, "host") != 0 && strcmp(device->name, named.name) == 0)) {
             device->price_per_hour = (struct device_figure){.value = price, .source = "--price"};
         }
     }
@@ -107,7 +108,8 @@ static int open_devices(struct plan_command *command)
     int error = command->chosen && prices ? 0 : status_fail(-ENOMEM, "no memory for devices");
     error = error ? error : device_table_load(&table, &n_table, command->devices_file);
     for (int32_t i = 0; !error && i < axis->n; i++) {
-        error = choice_device(&command->chosen[i], table, n_table, command->calibration, axis->values[i], command->threads);
+        error =
+            choice_device(&command->chosen[i], table, n_table, command->calibration, axis->values[i], command->threads);
     }
     for (char *rest = prices, *item; !error && command->prices && (item = strsep(&rest, ",")) != NULL;) {
         error = set_price(command, table, n_table, item);
@@ -150,7 +152,8 @@ static uint64_t hash_workload(const struct workload *workload)
     hash = hash_bytes(hash, &workload->pause_ns, sizeof workload->pause_ns);
     for (int64_t i = 0; i < workload->n; i++) {
         const struct workload_request *request = &workload->requests[i];
-        const int64_t values[] = {request->arrival_ns, request->prefix_id, request->prompt_tokens, request->output_tokens};
+        const int64_t values[] = {request->arrival_ns, request->prefix_id, request->prompt_tokens,
+                                  request->output_tokens};
         hash = hash_bytes(hash, values, sizeof values);
     }
     return hash;
@@ -209,7 +212,8 @@ static json_t *question_of(const struct plan_command *command)
     say(question, "requests", (double)command->workload.n);
     say_hash(question, "workload_hash", hash_workload(&command->workload));
     say_hash(question, "device_hash", hash_devices(command, axis_of(command, "device")->n));
-    json_object_set_new(question, "calibration", json_string(command->calibration_file ? command->calibration_file : ""));
+    json_object_set_new(question, "calibration",
+                        json_string(command->calibration_file ? command->calibration_file : ""));
     json_object_set_new(question, "router", json_string(command->base.router));
     say(question, "rate_per_s", command->base.rate_per_s);
     say(question, "slo_ttft_s", command->base.slo_ttft_s);
@@ -265,7 +269,8 @@ static void print_notes(const struct plan_command *command)
 {
     putchar('\n');
     plan_rows_notes(&command->rows, stdout);
-    printf("replicas: the fewest that keep the limits, TTFT P%g and TPOT P%g of all requests. headroom: so many times the\n"
+    printf("replicas: the fewest that keep the limits, TTFT P%g and TPOT P%g of all requests. headroom: so many times "
+           "the\n"
            "load would still be within, and what binds first beyond. $/M: per million output tokens; used: of time in\n"
            "steps, held: of all time from the first arrival to the last token. Prefixes are not reused.\n",
            command->ttft_percent, command->tpot_percent);
@@ -378,7 +383,8 @@ static int merge(int argc, char **argv)
         plan_rows_notes(&rows, stdout);
     }
     if (!error && plan_rows_count(&rows) < rows.n) {
-        fprintf(stderr, "clsa plan merge: %lld of %lld rows are there\n", (long long)plan_rows_count(&rows), (long long)rows.n);
+        fprintf(stderr, "clsa plan merge: %lld of %lld rows are there\n", (long long)plan_rows_count(&rows),
+                (long long)rows.n);
     }
     table_close(table);
     plan_rows_close(&rows);
@@ -404,28 +410,39 @@ int command_plan(int argc, char **argv)
     plan.load.name = "reasoning";
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &plan.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
-        {"method", OPTION_TEXT, &plan.methods, 0, 0, "M[,M...]|all", "attention methods; native: as the config declares it"},
-        {"device", OPTION_TEXT, &plan.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
-        {"devices", OPTION_TEXT, &plan.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
-        {"price", OPTION_TEXT, &plan.prices, 0, 0, "NAME=$[,NAME=$...]", "per hour of one device, instead of the table's"},
-        {"calibration", OPTION_TEXT, &plan.calibration_file, 0, 0, "FILE", "of clsa calibrate: what kernels reach of the peaks"},
+        {"method", OPTION_TEXT, &plan.methods, 0, 0, "M[,M...]|all",
+         "attention methods; native: as the config declares it"},
+        {"device", OPTION_TEXT, &plan.devices, 0, 0, "NAME[,NAME...]",
+         "host is measured; clsa devices lists the others"},
+        {"devices", OPTION_TEXT, &plan.devices_file, 0, 0, "FILE",
+         "a table of your own, in the form of sim/devices.json"},
+        {"price", OPTION_TEXT, &plan.prices, 0, 0, "NAME=$[,NAME=$...]",
+         "per hour of one device, instead of the table's"},
+        {"calibration", OPTION_TEXT, &plan.calibration_file, 0, 0, "FILE",
+         "of clsa calibrate: what kernels reach of the peaks"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Limits: with --slo-ttft and --slo-tpot below, at least one"},
         {"slo-ttft-percentile", OPTION_REAL, &plan.ttft_percent, 1, 100, "%", "of the requests are within --slo-ttft"},
         {"slo-tpot-percentile", OPTION_REAL, &plan.tpot_percent, 1, 100, "%", "of the requests are within --slo-tpot"},
         {"rate", OPTION_REAL, &plan.base.rate_per_s, 0, 1e9, "1/s", "requests per second; 0: as the workload comes"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Fleet"},
-        {"router", OPTION_TEXT, &plan.base.router, 0, 0, "NAME", "round-robin, least-load (fewest requests in hand), prefix"},
+        {"router", OPTION_TEXT, &plan.base.router, 0, 0, "NAME",
+         "round-robin, least-load (fewest requests in hand), prefix"},
         {"tp", OPTION_INT, &plan.base.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
-        {"max-replicas", OPTION_INT, &plan.max_replicas, 1, PLANNER_MAX_REPLICAS, "replicas", "larger fleets are not tried"},
-        {"no-headroom", OPTION_FLAG, &plan.no_headroom, 0, 0, NULL, "do not look for the load at which the fleet fails"},
+        {"max-replicas", OPTION_INT, &plan.max_replicas, 1, PLANNER_MAX_REPLICAS, "replicas",
+         "larger fleets are not tried"},
+        {"no-headroom", OPTION_FLAG, &plan.no_headroom, 0, 0, NULL,
+         "do not look for the load at which the fleet fails"},
         {"max-seqs", OPTION_INT, &plan.base.max_seqs, 1, 1 << 16, "sequences", "that run at once on a replica"},
         {"chunk", OPTION_INT, &plan.base.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},
-        {"cache-tokens", OPTION_LONG, &plan.cache_tokens, 0, 1e12, "tokens", "size of the KV cache; 0: what memory leaves"},
+        {"cache-tokens", OPTION_LONG, &plan.cache_tokens, 0, 1e12, "tokens",
+         "size of the KV cache; 0: what memory leaves"},
         {"memory-percent", OPTION_REAL, &plan.memory_percent, 1, 100, "%", "of the device's memory that may be used"},
         {"step-overhead", OPTION_REAL, &plan.overhead_us, 0, 1e6, "us", "added to every step"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What if"},
-        {"sweep", OPTION_LIST, &plan.sweeps, 0, 0, "NAME=VALUES", "top-k=512..8192, device=H100,B200, ...; several times"},
-        {"resume", OPTION_TEXT, &plan.resume, 0, 0, "FILE", "rows go there as they finish; those in it are not computed again"},
+        {"sweep", OPTION_LIST, &plan.sweeps, 0, 0, "NAME=VALUES",
+         "top-k=512..8192, device=H100,B200, ...; several times"},
+        {"resume", OPTION_TEXT, &plan.resume, 0, 0, "FILE",
+         "rows go there as they finish; those in it are not computed again"},
         {"shard", OPTION_TEXT, &plan.shard, 0, 0, "I/N", "only every Nth case, from the Ith; see clsa plan merge"},
         {"threads", OPTION_INT, &plan.threads, 0, 256, "threads", "that compute; 0: all. Rows do not depend on it"},
         {"html", OPTION_TEXT, &plan.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
@@ -435,8 +452,12 @@ int command_plan(int argc, char **argv)
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {
-        "plan", "Finds the smallest fleet that answers a workload within limits. clsa plan merge FILE...: see --resume.", NULL, 0,
-        0, options};
+        "plan",
+        "Finds the smallest fleet that answers a workload within limits. clsa plan merge FILE...: see --resume.",
+        NULL,
+        0,
+        0,
+        options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     if (error == 0) {

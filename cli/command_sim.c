@@ -1,4 +1,5 @@
-// cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline or calibrated.
+// cli/command_sim.c - what a model and a method should take on a device: a fixed batch, priced by roofline or
+// calibrated.
 //
 // The model is a named size, one of our folders, or any config.json that engine/model_config.h reads: more can be
 // priced than run. One row per method and device; with --stages the breakdown of each. Nothing here runs a model.
@@ -223,7 +224,8 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
             const struct device *device = &group;
             struct request_prediction request;
             int error = parallel_split(&part, &group, &sim->plans[p], &sim->devices[d], sim->ranks);
-            error = error ? error : predict_request(&request, device, plan, sequences, sim->context, sim->output, sim->chunk);
+            error = error ? error
+                          : predict_request(&request, device, plan, sequences, sim->context, sim->output, sim->chunk);
             if (error) {
                 return status_prefix(error, "%s on %s: ", sim->plans[p].method, sim->devices[d].name);
             }
@@ -257,9 +259,12 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
     }
     printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n");
     if (sim->calibration) {
-        printf("A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
-               "stages. \"figures\": the row's weakest: measured, interpolated, extrapolated (also: another device's curves),\n"
-               "roofline (not in %s). Without --calibration: the bare roofline.\n", sim->calibration_file);
+        printf(
+            "A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
+            "stages. \"figures\": the row's weakest: measured, interpolated, extrapolated (also: another device's "
+            "curves),\n"
+            "roofline (not in %s). Without --calibration: the bare roofline.\n",
+            sim->calibration_file);
         return;
     }
     printf("A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
@@ -293,7 +298,8 @@ static int trace(const struct sim *sim)
     enum { DECODE_STEPS = 16 };
     static struct plan part;
     struct sim_batch batch = {sim->batch, sim->replicas, sim->output};
-    int32_t sequences = sim_batch_per_replica(&batch), steps = sim->output - 1 < DECODE_STEPS ? sim->output - 1 : DECODE_STEPS;
+    int32_t sequences = sim_batch_per_replica(&batch),
+            steps = sim->output - 1 < DECODE_STEPS ? sim->output - 1 : DECODE_STEPS;
     struct trace_writer *writer = NULL;
     struct trace_writer_options options = {.path = sim->trace, .command = "clsa sim"};
     struct work *work = malloc((size_t)sequences * sizeof *work);
@@ -308,7 +314,9 @@ static int trace(const struct sim *sim)
             struct sample_sink sink = trace_writer_sink(writer);
             struct device group;
             error = parallel_split(&part, &group, &sim->plans[p], &sim->devices[d], sim->ranks);
-            error = error ? error : sim_trace_batch(&sink, &now_ns, source++, &group, &part, work, sequences, sim->chunk, steps);
+            error = error
+                        ? error
+                        : sim_trace_batch(&sink, &now_ns, source++, &group, &part, work, sequences, sim->chunk, steps);
         }
     }
     int close_error = trace_writer_close(writer);
@@ -337,9 +345,15 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
 {
     static const char *const titles[] = {"Cost against position", "Where the indexer overtakes attention",
                                          "Where methods cross"};
-    struct html_lines lines = {.caption = "Decode: a token where it stands", .x = "context", .x_title = "context, tokens",
-                               .y = "decode_us_per_token", .y_title = "us per token", .by = {"method", "device"}, .n_by = 2,
-                               .log_x = true, .log_y = true};
+    struct html_lines lines = {.caption = "Decode: a token where it stands",
+                               .x = "context",
+                               .x_title = "context, tokens",
+                               .y = "decode_us_per_token",
+                               .y_title = "us per token",
+                               .by = {"method", "device"},
+                               .n_by = 2,
+                               .log_x = true,
+                               .log_y = true};
     struct html *html;
     int error = html_open(&html, sim->html, "clsa sim --positions");
     if (error) {
@@ -359,7 +373,12 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
 static int print_positions(struct sim *sim)
 {
     struct table *tables[SIM_POSITION_TABLES] = {NULL};
-    struct sim_positions_options options = {sim->plans, sim->n_plans, sim->devices, sim->n_devices, sim->batch, sim->context,
+    struct sim_positions_options options = {sim->plans,
+                                            sim->n_plans,
+                                            sim->devices,
+                                            sim->n_devices,
+                                            sim->batch,
+                                            sim->context,
                                             sim->chunk > 0 ? sim->chunk : sim->context};
     int error = sim->ranks > 1 ? status_fail(-EINVAL, "--positions: of one device; leave out --tp") : 0;
     error = error ? error : sim_positions(tables, &options);
@@ -450,7 +469,8 @@ int command_sim(int argc, char **argv)
          "what was measured, from clsa calibrate (default: bare roofline)"},
         {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together (default 1; --paper: 32)"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
-        {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens", "answer length of each (default 256; --paper: 10000)"},
+        {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens",
+         "answer length of each (default 256; --paper: 10000)"},
         {"chunk", OPTION_INT, &sim.chunk, 0, 1 << 24, "tokens", "rows of one prefill step; 0: the whole prompt"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "that share every layer (tensor parallelism)"},
         {"dp", OPTION_INT, &sim.replicas, 1, 4096, "replicas", "that divide the batch (data parallelism)"},
@@ -461,7 +481,8 @@ int command_sim(int argc, char **argv)
          "what a token costs at each position up to --context, and where indexer and methods cross"},
         {"html", OPTION_TEXT, &sim.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"trace", OPTION_TEXT, &sim.trace, 0, 0, "FILE", "also write prefill and 16 decode steps as a .pftrace"},
-        {"paper", OPTION_FLAG, &sim.paper, 0, 0, NULL, "the experiment of arXiv 2606.06467 beside its figures (device: B200)"},
+        {"paper", OPTION_FLAG, &sim.paper, 0, 0, NULL,
+         "the experiment of arXiv 2606.06467 beside its figures (device: B200)"},
         {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
         {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},

@@ -9,7 +9,17 @@
 #include "engine/output_file.h"
 #include "engine/status.h"
 
-enum { WIDTH = 900, HEIGHT = 360, LEFT = 80, RIGHT = 200, TOP = 16, BOTTOM = 48, BAR = 22, MAX_SERIES = 48, LABEL_BYTES = 160 };
+enum {
+    WIDTH = 900,
+    HEIGHT = 360,
+    LEFT = 80,
+    RIGHT = 200,
+    TOP = 16,
+    BOTTOM = 48,
+    BAR = 22,
+    MAX_SERIES = 48,
+    LABEL_BYTES = 160
+};
 enum { PLOT_WIDTH = WIDTH - LEFT - RIGHT, PLOT_HEIGHT = HEIGHT - TOP - BOTTOM };
 
 struct html {
@@ -17,8 +27,9 @@ struct html {
 };
 
 // Okabe and Ito's colours, which colour-blind readers tell apart, then darker ones.
-static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#882255",
-                                      "#44aa99", "#332288", "#aa4499", "#117733", "#ddcc77", "#661100", "#6699cc"};
+static const char *const colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9",
+                                      "#d55e00", "#999999", "#882255", "#44aa99", "#332288",
+                                      "#aa4499", "#117733", "#ddcc77", "#661100", "#6699cc"};
 enum { N_COLOURS = sizeof colours / sizeof colours[0] };
 
 static void put_escaped(FILE *out, const char *text)
@@ -46,10 +57,12 @@ int html_open(struct html **out, const char *path, const char *title)
     FILE *stream = html->file.stream;
     fputs("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>", stream);
     put_escaped(stream, title);
-    fputs("</title>\n<style>\nbody{font:14px sans-serif;margin:2em;color:#222}\nh2{font-size:16px;margin-top:2em}\n"
-          "table{border-collapse:collapse}\ntd,th{padding:2px 10px;border-bottom:1px solid #ddd;text-align:right;"
-          "white-space:nowrap}\ntd.text,th.text{text-align:left}\npre{white-space:pre-wrap}\nsvg{font:11px sans-serif}\n"
-          "</style></head><body>\n<h1>", stream);
+    fputs(
+        "</title>\n<style>\nbody{font:14px sans-serif;margin:2em;color:#222}\nh2{font-size:16px;margin-top:2em}\n"
+        "table{border-collapse:collapse}\ntd,th{padding:2px 10px;border-bottom:1px solid #ddd;text-align:right;"
+        "white-space:nowrap}\ntd.text,th.text{text-align:left}\npre{white-space:pre-wrap}\nsvg{font:11px sans-serif}\n"
+        "</style></head><body>\n<h1>",
+        stream);
     put_escaped(stream, title);
     fputs("</h1>\n", stream);
     return 0;
@@ -177,12 +190,12 @@ static void put_tick(FILE *stream, const struct scale *scale, double value, bool
     double at = place(scale, value);
     if (horizontal) {
         double x = LEFT + at * PLOT_WIDTH;
-        fprintf(stream, "<path d=\"M%.1f %dv%d\" stroke=\"#ddd\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">", x, TOP,
-                PLOT_HEIGHT, x, TOP + PLOT_HEIGHT + 15);
+        fprintf(stream, "<path d=\"M%.1f %dv%d\" stroke=\"#ddd\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">", x,
+                TOP, PLOT_HEIGHT, x, TOP + PLOT_HEIGHT + 15);
     } else {
         double y = TOP + (1 - at) * PLOT_HEIGHT;
-        fprintf(stream, "<path d=\"M%d %.1fh%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT, y,
-                PLOT_WIDTH, LEFT - 6, y + 4);
+        fprintf(stream, "<path d=\"M%d %.1fh%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">", LEFT,
+                y, PLOT_WIDTH, LEFT - 6, y + 4);
     }
     put_number(stream, value);
     fputs("</text>\n", stream);
@@ -259,7 +272,8 @@ void html_lines(struct html *html, const struct table *table, const struct html_
 {
     FILE *stream = html->file.stream;
     struct series *series = calloc(1, sizeof *series);
-    struct drawing drawing = {table, lines, {INFINITY, -INFINITY, lines->log_x}, {INFINITY, -INFINITY, lines->log_y}, series};
+    struct drawing drawing = {
+        table, lines, {INFINITY, -INFINITY, lines->log_x}, {INFINITY, -INFINITY, lines->log_y}, series};
     for (int32_t row = 0; series && row < table_rows(table); row++) {
         char label[LABEL_BYTES];
         double x, y;
@@ -313,8 +327,8 @@ static void put_bar(FILE *stream, const struct table *table, const struct html_b
         label_of(other, table, row, bars->by, bars->n_by);
         int32_t which = part && strcmp(label, other) == 0 && value > 0 ? series_of(parts, part) : -1;
         if (which >= 0) {
-            fprintf(stream, "<rect x=\"%.1f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"%s\"><title>", x, y, value * scale,
-                    BAR - 4, colours[which % N_COLOURS]);
+            fprintf(stream, "<rect x=\"%.1f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"%s\"><title>", x, y,
+                    value * scale, BAR - 4, colours[which % N_COLOURS]);
             put_escaped(stream, part);
             fprintf(stream, ": %.6g</title></rect>\n", value);
             x += value * scale;

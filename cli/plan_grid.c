@@ -89,9 +89,11 @@ static int parse_number(double *out, const struct axis *known, const char *text)
     char *end;
     bool is_whole = options_whole(text, &whole);
     *out = is_whole ? (double)whole : strtod(text, &end);
-    if ((!is_whole && (known->kind == KIND_WHOLE || end == text || *end)) || !(*out >= known->min && *out <= known->max)) {
-        return status_fail(-EINVAL, "%s: %s: expected a%s from %g to %g, a range A..B that doubles or A..B+STEP that counts",
-                           known->name, text, known->kind == KIND_WHOLE ? " whole number" : " number", known->min, known->max);
+    if ((!is_whole && (known->kind == KIND_WHOLE || end == text || *end)) ||
+        !(*out >= known->min && *out <= known->max)) {
+        return status_fail(
+            -EINVAL, "%s: %s: expected a%s from %g to %g, a range A..B that doubles or A..B+STEP that counts",
+            known->name, text, known->kind == KIND_WHOLE ? " whole number" : " number", known->min, known->max);
     }
     return 0;
 }
@@ -176,7 +178,8 @@ int plan_grid_sweep(struct plan_grid *grid, const char *text)
     char name[32];
     const char *equals = strchr(text, '=');
     if (!equals || equals == text || (size_t)(equals - text) >= sizeof name) {
-        return status_fail(-EINVAL, "--sweep %s: expected NAME=VALUES, as in top-k=512..8192 or device=H100,B200", text);
+        return status_fail(-EINVAL, "--sweep %s: expected NAME=VALUES, as in top-k=512..8192 or device=H100,B200",
+                           text);
     }
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
     int error = plan_grid_set(grid, name, equals + 1);

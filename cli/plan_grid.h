@@ -1,7 +1,7 @@
 // cli/plan_grid.h - what `clsa plan` computes, case by case: axes with their values, and what one case of them means.
 //
-// Cases are numbered: the last axis runs fastest. Values are texts as a user writes them; whole numbers with a suffix are
-// written out ("8K" is 8192).
+// Cases are numbered: the last axis runs fastest. Values are texts as a user writes them; whole numbers with a suffix
+// are written out ("8K" is 8192).
 #pragma once
 
 #include "engine/plan.h"
@@ -29,9 +29,9 @@ struct plan_case {
     double slo_ttft_s, slo_tpot_ms;
 };
 
-// "NAME=VALUES": one value after the other ("H100,B200"), or a range that doubles ("512..8192") or counts ("10..50+10").
-// An axis that is there takes the new values. -EINVAL for a name that is no axis (the text lists them), no values, values
-// out of range, too many.
+// "NAME=VALUES": one value after the other ("H100,B200"), or a range that doubles ("512..8192") or counts
+// ("10..50+10"). An axis that is there takes the new values. -EINVAL for a name that is no axis (the text lists them),
+// no values, values out of range, too many.
 int plan_grid_sweep(struct plan_grid *grid, const char *text);
 int plan_grid_set(struct plan_grid *grid, const char *name, const char *values);
 void plan_grid_close(struct plan_grid *grid);

@@ -80,7 +80,8 @@ static int take_question(struct plan_rows *rows, json_t *line, const char *path)
         json_object_foreach(question, key, value)
         {
             if (!json_equal(value, json_object_get(rows->question, key))) {
-                return status_fail(-EINVAL, "%s: rows of another question: its \"%s\" differs; name another file", path, key);
+                return status_fail(-EINVAL, "%s: rows of another question: its \"%s\" differs; name another file", path,
+                                   key);
             }
         }
         return status_fail(-EINVAL, "%s: rows of another question; name another file", path);
@@ -93,8 +94,8 @@ static int take_row(struct plan_rows *rows, json_t *line, const char *path, int6
     const json_t *index = json_object_get(line, "row");
     int64_t row = json_is_integer(index) ? (int64_t)json_integer_value(index) : -1;
     if (row < 0 || row >= rows->n || !json_is_string(json_object_get(line, "verdict"))) {
-        return status_fail(-EINVAL, "%s: line %lld: expected a row from 0 to %lld with a verdict", path, (long long)number,
-                           (long long)rows->n - 1);
+        return status_fail(-EINVAL, "%s: line %lld: expected a row from 0 to %lld with a verdict", path,
+                           (long long)number, (long long)rows->n - 1);
     }
     json_decref(rows->rows[row]);
     rows->rows[row] = json_incref(line);

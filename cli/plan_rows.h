@@ -1,8 +1,8 @@
 // cli/plan_rows.h - the rows of a plan: kept by number, in a file as they finish, and printed.
 //
 // The file is JSON, one object per line: first the question (everything that the rows depend on, with the axes of the
-// sweep), then a row with its number, in the order in which they finished. A line that was cut off by a kill is dropped. Two
-// files belong together if their questions are equal.
+// sweep), then a row with its number, in the order in which they finished. A line that was cut off by a kill is
+// dropped. Two files belong together if their questions are equal.
 #pragma once
 
 #include <jansson.h>

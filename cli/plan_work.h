@@ -25,7 +25,7 @@ struct plan_work {
 // Checks that every case of the shard can be built, so that wrong input is found before the first is computed.
 int plan_work_check(const struct plan_work *work);
 
-// Computes what `rows` lacks. `shown` is called in the caller's thread for each row as soon as it and all before it in the
-// shard are there. Ctrl-C ends it early with the rows that are finished: -EINTR.
+// Computes what `rows` lacks. `shown` is called in the caller's thread for each row as soon as it and all before it in
+// the shard are there. Ctrl-C ends it early with the rows that are finished: -EINTR.
 int plan_work_run(const struct plan_work *work, struct plan_rows *rows, void (*shown)(void *user, int64_t index),
                   void *user);

@@ -1,6 +1,7 @@
 // cli/sim_paper.c - see sim_paper.h.
 //
-// "Slow" replaces the selection by the paper's own, whose time its Table 9 implies: what it publishes rests on that kernel.
+// "Slow" replaces the selection by the paper's own, whose time its Table 9 implies: what it publishes rests on that
+// kernel.
 #include "cli/sim_paper.h"
 
 #include <errno.h>
@@ -63,8 +64,8 @@ static struct outcome outcome_of(const struct request_prediction *request, const
 }
 
 static void add_row(struct table *table, const struct paper_figures *paper, const struct paper_figures *paper_dense,
-                    const struct outcome *outcome, const struct outcome *dense, const struct request_prediction *request,
-                    const struct device *device, double batch)
+                    const struct outcome *outcome, const struct outcome *dense,
+                    const struct request_prediction *request, const struct device *device, double batch)
 {
     bool fits = request->max_seqs < 0 || (double)request->max_seqs >= batch;
     table_row(table);
@@ -134,9 +135,11 @@ int sim_paper_print(const struct device *device, const struct sim_paper_options 
         printf("%s on %s, %d sequences, answers of %d tokens, %s\n\n", options->model, device->name, options->batch,
                options->output_tokens, device->calibration ? "calibrated" : "roofline");
         table_print(table, stdout);
-        printf("\nslow: with the selection that the paper's Table 9 implies, 2.56 ms for 32 sequences of 131072 tokens.\n"
-               "paper's: arXiv 2606.06467, measured on a B200; its batch (32 is inferred), types and number of devices are\n"
-               "not stated. What is not the paper's is predicted.\n");
+        printf(
+            "\nslow: with the selection that the paper's Table 9 implies, 2.56 ms for 32 sequences of 131072 tokens.\n"
+            "paper's: arXiv 2606.06467, measured on a B200; its batch (32 is inferred), types and number of devices "
+            "are\n"
+            "not stated. What is not the paper's is predicted.\n");
     }
     table_close(table);
     return 0;

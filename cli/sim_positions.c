@@ -9,7 +9,8 @@
 enum { FIRST_CONTEXT = 1024 };
 
 const char *const sim_positions_definitions =
-    "Decode: a step of the batch over its sequences; prefill: a row of a chunk that ends at the context. $/M: the device's\n"
+    "Decode: a step of the batch over its sequences; prefill: a row of a chunk that ends at the context. $/M: the "
+    "device's\n"
     "price over its tokens, were it always busy so. Index: project, score and select. From: the context from which\n"
     "on it holds up to the largest asked for.\n";
 
@@ -25,16 +26,17 @@ static const struct table_column cost_columns[] = {
     {"prefill_index_percent", "of prefill", 1},
 };
 static const struct table_column overtake_columns[] = {
-    {"method", "method", -1}, {"device", "device", -1}, {"phase", "phase", -1}, {"overtakes", "index over attention", -1},
+    {"method", "method", -1},    {"device", "device", -1},
+    {"phase", "phase", -1},      {"overtakes", "index over attention", -1},
     {"from_context", "from", 0},
 };
 static const struct table_column beats_columns[] = {
-    {"method", "method", -1}, {"beats", "beats", -1}, {"device", "device", -1}, {"phase", "phase", -1}, {"crosses", "is cheaper", -1},
-    {"from_context", "from", 0},
+    {"method", "method", -1}, {"beats", "beats", -1},        {"device", "device", -1},
+    {"phase", "phase", -1},   {"crosses", "is cheaper", -1}, {"from_context", "from", 0},
 };
 
-static void add_cost(struct table *table, const struct plan *plan, const struct device *device, int32_t context, int32_t batch,
-                     int32_t rows, const struct position_cost *cost)
+static void add_cost(struct table *table, const struct plan *plan, const struct device *device, int32_t context,
+                     int32_t batch, int32_t rows, const struct position_cost *cost)
 {
     double dollars_per_us = 1e-6 * device->price_per_hour.value / 3600, million = 1e6;
     table_row(table);
@@ -82,7 +84,8 @@ static int add_overtakes(struct table *table, const struct sim_positions_options
     for (int decode = 0; decode < 2 && plan->index.budget_tokens > 0; decode++) {
         enum crossing crossing;
         int32_t context;
-        int error = position_index_overtakes(&crossing, &context, device, plan, o->batch, o->chunk_tokens, decode, o->max_context);
+        int error = position_index_overtakes(&crossing, &context, device, plan, o->batch, o->chunk_tokens, decode,
+                                             o->max_context);
         if (error) {
             return error;
         }
@@ -102,7 +105,8 @@ static int add_beats(struct table *table, const struct sim_positions_options *o,
     for (int decode = 0; decode < 2; decode++) {
         enum crossing crossing;
         int32_t context;
-        int error = position_beats(&crossing, &context, device, a, b, o->batch, o->chunk_tokens, decode, o->max_context);
+        int error =
+            position_beats(&crossing, &context, device, a, b, o->batch, o->chunk_tokens, decode, o->max_context);
         if (error) {
             return error;
         }

@@ -45,7 +45,8 @@ struct step_trace {
     double now_ns;
 };
 
-static void put_stage(struct step_trace *trace, enum stage stage, int32_t layer, double seconds, const struct stage_cost *cost)
+static void put_stage(struct step_trace *trace, enum stage stage, int32_t layer, double seconds,
+                      const struct stage_cost *cost)
 {
     int64_t begin_ns = (int64_t)trace->now_ns;
     trace->now_ns += 1e9 * seconds;
@@ -122,7 +123,8 @@ static int put_prompt(struct step_trace *trace, int32_t prompt_tokens, int32_t c
 }
 
 int sim_trace_batch(const struct sample_sink *sink, int64_t *now_ns, int32_t source, const struct device *device,
-                    const struct plan *plan, const struct work *batch, int32_t n_seqs, int32_t chunk_tokens, int32_t n_steps)
+                    const struct plan *plan, const struct work *batch, int32_t n_seqs, int32_t chunk_tokens,
+                    int32_t n_steps)
 {
     struct step_trace trace = {.sink = sink, .device = device, .plan = plan, .now_ns = (double)*now_ns,
                                .step = {.source = source}};
@@ -161,20 +163,21 @@ static int compare_samples(const void *left, const void *right)
                                     : (int)a->state - (int)b->state;
 }
 
-static void put_counters(const struct sample_sink *sink, int32_t source, const struct plan *plan, const struct serve_point *point)
+static void put_counters(const struct sample_sink *sink, int32_t source, const struct plan *plan,
+                         const struct serve_point *point)
 {
     double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     double rings = (double)plan_kv_bytes_per_sequence(plan) * point->running;
-    const double values[COUNTER_COUNT] = {point->output_tokens_per_s, point->kv_pages * page_bytes + rings, point->running,
-                                          point->waiting};
+    const double values[COUNTER_COUNT] = {point->output_tokens_per_s, point->kv_pages * page_bytes + rings,
+                                          point->running, point->waiting};
     for (int c = 0; c < COUNTER_COUNT; c++) {
         struct counter_sample sample = {source, (enum counter)c, values[c], (int64_t)(1e9 * point->time_s)};
         sink->counter(sink->user, &sample);
     }
 }
 
-int sim_trace_service(const struct sample_sink *sink, int32_t source, const struct device *device, const struct plan *plan,
-                      const struct serve_result *result)
+int sim_trace_service(const struct sample_sink *sink, int32_t source, const struct device *device,
+                      const struct plan *plan, const struct serve_result *result)
 {
     size_t n = 0;
     struct request_sample *samples = malloc((size_t)result->n_records * 4 * sizeof *samples + 1);

@@ -52,7 +52,8 @@ static void show_progress(void *user, int64_t finished, int64_t total)
     progress_update(user, finished);
 }
 
-static void add_use(struct sim *sim, const struct plan *plan, const struct device *device, const struct serve_result *result)
+static void add_use(struct sim *sim, const struct plan *plan, const struct device *device,
+                    const struct serve_result *result)
 {
     table_row(sim->use);
     table_text(sim->use, "method", plan->method);
@@ -200,8 +201,13 @@ static int report(const struct sim *sim)
     html_table(html, "Latency", sim->latency);
     html_table(html, "Use", sim->use);
     for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
-        struct html_lines lines = {.caption = charts[i].caption, .x = "time_s", .x_title = "seconds", .y = charts[i].key,
-                                   .y_title = charts[i].title, .by = {"method", "device"}, .n_by = 2};
+        struct html_lines lines = {.caption = charts[i].caption,
+                                   .x = "time_s",
+                                   .x_title = "seconds",
+                                   .y = charts[i].key,
+                                   .y_title = charts[i].title,
+                                   .by = {"method", "device"},
+                                   .n_by = 2};
         html_lines(html, sim->points, &lines);
     }
     html_text(html, workload_definitions);
@@ -241,12 +247,15 @@ static void print(const struct sim *sim)
     }
     fputs(workload_definitions, stdout);
     if (sim->ranks > 1 || sim->replicas > 1) {
-        printf("%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of one device "
-               "each.\n", sim->replicas, sim->ranks);
+        printf("%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of "
+               "one device "
+               "each.\n",
+               sim->replicas, sim->ranks);
     }
-    puts(sim->calibration ? "Step times as calibrated; \"figures\": how the weakest of them came about. Prefixes are not reused."
-                          : "Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not "
-                            "reused.");
+    puts(sim->calibration
+             ? "Step times as calibrated; \"figures\": how the weakest of them came about. Prefixes are not reused."
+             : "Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not "
+               "reused.");
 }
 
 static int run(struct sim *sim)
@@ -309,15 +318,19 @@ int command_sim_workload(int argc, char **argv)
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &sim.model, 0, 0, "NAME|FOLDER|FILE", "a size, a model's folder, or any config.json"},
         {"method", OPTION_TEXT, &sim.methods, 0, 0, "M[,M...]", "attention methods; native: as the config declares it"},
-        {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]", "host is measured; clsa devices lists the others"},
-        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE", "a table of your own, in the form of sim/devices.json"},
-        {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE", "of clsa calibrate: what kernels reach of the peaks"},
+        {"device", OPTION_TEXT, &sim.devices, 0, 0, "NAME[,NAME...]",
+         "host is measured; clsa devices lists the others"},
+        {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
+         "a table of your own, in the form of sim/devices.json"},
+        {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
+         "of clsa calibrate: what kernels reach of the peaks"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
         {"replicas", OPTION_INT, &sim.replicas, 1, FLEET_MAX_REPLICAS, "replicas", "of the model, behind a router"},
         {"router", OPTION_TEXT, &sim.router, 0, 0, "NAME", "round-robin, least-load (fewest requests in hand), prefix"},
         {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},
-        {"cache-tokens", OPTION_LONG, &sim.cache_tokens, 0, 1e12, "tokens", "size of the KV cache; 0: what memory leaves"},
+        {"cache-tokens", OPTION_LONG, &sim.cache_tokens, 0, 1e12, "tokens",
+         "size of the KV cache; 0: what memory leaves"},
         {"memory-percent", OPTION_REAL, &sim.memory_percent, 1, 100, "%", "of the device's memory that may be used"},
         {"step-overhead", OPTION_REAL, &sim.overhead_us, 0, 1e6, "us", "added to every step"},
         {"threads", OPTION_INT, &sim.threads, 0, 1024, "threads", "of the host; 0: all"},

@@ -13,8 +13,8 @@
 #include "sim/parallel.h"
 #include "sim/predict.h"
 
-// Kernels that read less, or a little of very many sequences, spend much of their time otherwise: kept apart as "short", so
-// that neither hides the other. 256 MB: several times any cache.
+// Kernels that read less, or a little of very many sequences, spend much of their time otherwise: kept apart as
+// "short", so that neither hides the other. 256 MB: several times any cache.
 enum { MAX_GROUPS = 64, NAME_BYTES = 96, STREAM_BYTES = 256000000, STREAM_TOKENS = 1000 };
 
 static const struct table_column summary_columns[] = {
@@ -191,7 +191,9 @@ static int add_decode(struct validate *validate, const struct csv *csv, int64_t 
                                 (long long)csv->numbers[line], names[i], fields[3 + i]);
         }
     }
-    error = error ? error : choice_device(&device, validate->table, validate->n_table, validate->options->calibration, fields[0], 0);
+    error = error ? error
+                  : choice_device(&device, validate->table, validate->n_table, validate->options->calibration,
+                                  fields[0], 0);
     error = error ? error : build_kernel(&plan, values, fields[6]);
     error = error ? error : predict_decode(&predicted, &plan, &device, (int32_t)values[4], (int32_t)values[5]);
     device.calibration = NULL;
@@ -201,9 +203,10 @@ static int add_decode(struct validate *validate, const struct csv *csv, int64_t 
     }
     char name[NAME_BYTES], shape[NAME_BYTES];
     bool streams = bare.cost.bytes >= STREAM_BYTES && values[5] >= STREAM_TOKENS;
-    snprintf(name, sizeof name, "dense decode, %s, %.24s %.24s %.8s", streams ? "long" : "short", fields[1], fields[2], fields[6]);
-    snprintf(shape, sizeof shape, "%.0f/%.0f heads x %.0f, batch %.0f, context %.0f", values[0], values[1], values[2], values[4],
-             values[5]);
+    snprintf(name, sizeof name, "dense decode, %s, %.24s %.24s %.8s", streams ? "long" : "short", fields[1], fields[2],
+             fields[6]);
+    snprintf(shape, sizeof shape, "%.0f/%.0f heads x %.0f, batch %.0f, context %.0f", values[0], values[1], values[2],
+             values[4], values[5]);
     return add_row(validate, name, device.name, shape, &predicted, bare.seconds, 1e-3 * values[6]);
 }
 
@@ -223,8 +226,8 @@ static int32_t layer_that(const struct plan *plan, bool runs_indexer)
     return -1;
 }
 
-static int predict_module(struct stage_prediction *out, const struct device *device, const struct plan *plan, int32_t layer,
-                          const struct work *work)
+static int predict_module(struct stage_prediction *out, const struct device *device, const struct plan *plan,
+                          int32_t layer, const struct work *work)
 {
     *out = (struct stage_prediction){.provenance = PROVENANCE_MEASURED};
     for (size_t i = 0; i < sizeof module_stages / sizeof module_stages[0]; i++) {
@@ -255,7 +258,9 @@ static int add_module(struct validate *validate, const struct csv *csv, int64_t 
                                 fields[3 + i]);
         }
     }
-    error = error ? error : choice_device(&device, validate->table, validate->n_table, validate->options->calibration, fields[0], 0);
+    error = error ? error
+                  : choice_device(&device, validate->table, validate->n_table, validate->options->calibration,
+                                  fields[0], 0);
     error = error ? error : validate_config(&whole, validate->options->folder, fields[1]);
     // As measured: block-scaled fp8 projections; attention multiplies in bf16 what it reads in fp8.
     whole.weight_dtype = DTYPE_FP8;
@@ -379,9 +384,11 @@ int validate_print(const struct validate_options *options, bool per_row, bool js
     }
     if (!json) {
         printf("Predicted by %s; nothing is fitted to these rows. Ratio:\n"
-               "below 1 the prediction is faster. IndexCache: one request alone, bf16, an indexer of 32 heads assumed. Slopes: how\n"
+               "below 1 the prediction is faster. IndexCache: one request alone, bf16, an indexer of 32 heads assumed. "
+               "Slopes: how\n"
                "cost grows with position. Decode is long from 256 MB and 1000 tokens on.\n",
-               options->calibration ? "the calibration, and beside it the bare roofline" : "bare roofline, which no kernel beats");
+               options->calibration ? "the calibration, and beside it the bare roofline"
+                                    : "bare roofline, which no kernel beats");
     }
     close_tables(&validation);
     return 0;

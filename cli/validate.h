@@ -1,8 +1,8 @@
 // cli/validate.h - published measurements of other people's kernels and systems, each predicted and laid beside.
 //
 // `clsa sim --validate FOLDER` reads its *.csv by their heads: dense decode attention kernels, DSA attention modules in
-// prefill, and published points (speed-ups and slopes). Models are named in the rows; their config.json is FOLDER/NAME.json.
-// Nothing is fitted: roofline, and with a calibration what another device's kernels reached.
+// prefill, and published points (speed-ups and slopes). Models are named in the rows; their config.json is
+// FOLDER/NAME.json. Nothing is fitted: roofline, and with a calibration what another device's kernels reached.
 #pragma once
 
 #include "cli/table.h"

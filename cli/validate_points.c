@@ -1,8 +1,9 @@
 // cli/validate_points.c - see validate_points.h.
 //
-// IndexCache: a 47-layer model of which every nth layer runs an indexer. A request alone (decode), as many as memory holds
-// (full throughput), one prompt in chunks (prefill). DeepSeek's cost curves: how much steeper cost grows with position
-// under dense attention than under DSA beyond its knee; absolute costs depend on a fleet that is not described.
+// IndexCache: a 47-layer model of which every nth layer runs an indexer. A request alone (decode), as many as memory
+// holds (full throughput), one prompt in chunks (prefill). DeepSeek's cost curves: how much steeper cost grows with
+// position under dense attention than under DSA beyond its knee; absolute costs depend on a fleet that is not
+// described.
 #include "cli/validate_points.h"
 
 #include <errno.h>
@@ -21,8 +22,9 @@ enum { FIELDS = 7, MAX_VALUES = 8, CHUNK = 8192, COST_BATCH = 64 };
 static const char index_cache_model[] = "IndexCache-30B", deepseek_model[] = "DeepSeek-V3.2";
 
 static const struct table_column columns[] = {
-    {"source", "source", -1},       {"quantity", "quantity", -1},   {"context", "context", -1}, {"predicted", "predicted", 3},
-    {"published", "published", 3},  {"error_percent", "error %", 1}, {"unit", "unit", -1},      {"kind", "kind", -1},
+    {"source", "source", -1},      {"quantity", "quantity", -1},  {"context", "context", -1},
+    {"predicted", "predicted", 3}, {"published", "published", 3}, {"error_percent", "error %", 1},
+    {"unit", "unit", -1},          {"kind", "kind", -1},
 };
 
 struct table *validate_points_table(void)
@@ -43,7 +45,8 @@ int validate_config(struct plan *out, const char *folder, const char *name)
     return error;
 }
 
-// A list of values "1.2|1.3" or "0|7K(knee)|128K"; K is 1000 or 1024 as the source means it. Returns how many, or -EINVAL.
+// A list of values "1.2|1.3" or "0|7K(knee)|128K"; K is 1000 or 1024 as the source means it. Returns how many, or
+// -EINVAL.
 static int parse_values(double *out, char *text, double kilo)
 {
     int n = 0;
@@ -103,7 +106,8 @@ static int index_cache(double *out, const struct plan *native, const struct devi
         *out = batch / request.first_decode_step_s;
     } else if (strstr(quantity, "share")) {
         const struct stage_prediction *stages = request.prefill.stages;
-        *out = (stages[STAGE_INDEX_PROJECT].seconds + stages[STAGE_INDEX_SCORE].seconds + stages[STAGE_INDEX_SELECT].seconds) /
+        *out = (stages[STAGE_INDEX_PROJECT].seconds + stages[STAGE_INDEX_SCORE].seconds +
+                stages[STAGE_INDEX_SELECT].seconds) /
                request.prefill_s;
     } else {
         *out = strstr(quantity, "decode") ? 1 / request.first_decode_step_s : request.prefill_s;
@@ -175,7 +179,8 @@ static int predict_slope(double *out, const struct device *device, const struct 
     return error;
 }
 
-static int add_slopes(struct table *table, const struct slopes *slopes, const struct plan *native, const struct device *device)
+static int add_slopes(struct table *table, const struct slopes *slopes, const struct plan *native,
+                      const struct device *device)
 {
     static struct plan dense;
     dense = *native;
@@ -212,10 +217,12 @@ struct reader {
     bool index_cache_read;
 };
 
-static int choose(struct plan *plan, struct device *device, const struct reader *reader, const char *model, const char *name)
+static int choose(struct plan *plan, struct device *device, const struct reader *reader, const char *model,
+                  const char *name)
 {
     int error = validate_config(plan, reader->options->folder, model);
-    return error ? error : choice_device(device, reader->devices, reader->n_devices, reader->options->calibration, name, 0);
+    return error ? error
+                 : choice_device(device, reader->devices, reader->n_devices, reader->options->calibration, name, 0);
 }
 
 static int add_line(struct table *table, struct reader *reader, char **fields)

@@ -186,8 +186,10 @@ static int reduce(struct fleet *fleet)
     }
     int error = serve_reduce(&out->metrics, out->records, out->n_records, slo->ttft_s, slo->tpot_s,
                              fleet->workload->users > 0);
-    error = error ? error : serve_percentile(&out->ttft_s, out->records, out->n_records, MEASURE_TTFT, slo->ttft_percent);
-    error = error ? error : serve_percentile(&out->tpot_s, out->records, out->n_records, MEASURE_TPOT, slo->tpot_percent);
+    error =
+        error ? error : serve_percentile(&out->ttft_s, out->records, out->n_records, MEASURE_TTFT, slo->ttft_percent);
+    error =
+        error ? error : serve_percentile(&out->tpot_s, out->records, out->n_records, MEASURE_TPOT, slo->tpot_percent);
     for (int32_t r = 0; r < out->n_replicas; r++) {
         out->stopped = out->stopped || out->replicas[r].stopped;
     }

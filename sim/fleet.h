@@ -2,8 +2,8 @@
 //
 // Each replica is what sim/serve.h simulates. The router sends a request on at its arrival and for good: in turn, to
 // whoever has the fewest requests in hand (lowest number first), or so that requests of one prefix meet (prefixes in
-// turn as they first appear, requests without one in turn). In a closed loop users stay with a replica, in turn, whatever
-// the router. A pure function of its inputs; one replica gives what serve_run gives.
+// turn as they first appear, requests without one in turn). In a closed loop users stay with a replica, in turn,
+// whatever the router. A pure function of its inputs; one replica gives what serve_run gives.
 #pragma once
 
 #include "sim/serve.h"
@@ -41,7 +41,7 @@ struct fleet_result {
     double ttft_s, tpot_s;                // at the limits' percent
     bool ttft_within, tpot_within;        // the percentile keeps its limit, or there is none
     bool within;                          // nothing was rejected, all finished, both percentiles keep their limits
-    bool lost;                            // stopped for being hopeless: of the above, only the flags and busy times hold
+    bool lost;    // stopped for being hopeless: of the above, only the flags and busy times hold
     bool stopped;                         // by replica.stop
     char first_rejection[256];
     enum provenance provenance;

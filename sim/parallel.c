@@ -22,8 +22,8 @@ static int refuse(const struct model_shape *shape, int32_t ranks)
             length += (size_t)snprintf(list + length, sizeof list - length, "%s%d", n > 1 ? ", " : "", n);
         }
     }
-    return status_fail(-EINVAL, "%d query and %d KV heads cannot be divided among %d devices: expected %s", shape->n_heads,
-                       shape->n_kv_heads, ranks, list);
+    return status_fail(-EINVAL, "%d query and %d KV heads cannot be divided among %d devices: expected %s",
+                       shape->n_heads, shape->n_kv_heads, ranks, list);
 }
 
 static int32_t share(int32_t size, int32_t ranks)
@@ -44,8 +44,8 @@ static void split_index(struct plan *out, const struct plan *plan)
     out->index.heads = out->index.sets * heads_per_set;
 }
 
-int parallel_split(struct plan *plan_out, struct device *device_out, const struct plan *plan, const struct device *device,
-                   int32_t ranks)
+int parallel_split(struct plan *plan_out, struct device *device_out, const struct plan *plan,
+                   const struct device *device, int32_t ranks)
 {
     if (ranks < 1 || ranks > PARALLEL_MAX_RANKS) {
         return status_fail(-EINVAL, "%d devices: expected 1 to %d", ranks, PARALLEL_MAX_RANKS);
@@ -54,7 +54,8 @@ int parallel_split(struct plan *plan_out, struct device *device_out, const struc
         return refuse(&plan->shape, ranks);
     }
     if (ranks > 1 && !(device->link_bytes_per_s.value > 0)) {
-        return status_fail(-EINVAL, "device %s: its link to others is unknown; name one in a file of devices", device->name);
+        return status_fail(-EINVAL, "device %s: its link to others is unknown; name one in a file of devices",
+                           device->name);
     }
     struct plan out = *plan;
     struct model_shape *shape = &out.shape;

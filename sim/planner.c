@@ -17,7 +17,8 @@ static const double rounding = 1 + 1e-9;     // sums of steps in another order
 
 const char *planner_verdict_name(enum planner_verdict verdict)
 {
-    static const char *const names[] = {"meets", "does not fit", "cannot be met", "more than the most allowed", "stopped"};
+    static const char *const names[] = {"meets", "does not fit", "cannot be met", "more than the most allowed",
+                                        "stopped"};
     return names[verdict];
 }
 
@@ -43,10 +44,11 @@ static void explain_size(struct planner *planner, double weights, double ring, d
     double seqs = ring > 0 ? floor((usable - weights - request) / ring) : 0;
     double tokens = page > 0 ? floor((usable - weights - rings) / page) * plan->page_tokens : 0;
     char *why = planner->answer->why;
-    int n = snprintf(why, PLANNER_TEXT_BYTES, "does not fit: weights %.3g GB + KV %.3g GB of a request of %lld tokens", gb(weights),
-                     gb(request), (long long)serve_longest_request(planner->workload));
+    int n = snprintf(why, PLANNER_TEXT_BYTES, "does not fit: weights %.3g GB + KV %.3g GB of a request of %lld tokens",
+                     gb(weights), gb(request), (long long)serve_longest_request(planner->workload));
     if (rings > 0) {
-        n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " + windows of %d sequences %.3g GB", o->max_seqs, gb(rings));
+        n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " + windows of %d sequences %.3g GB", o->max_seqs,
+                      gb(rings));
     }
     n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " exceed the %.3g GB that may be used of %.40s; fits with",
                   gb(usable), o->device->name);
@@ -56,7 +58,8 @@ static void explain_size(struct planner *planner, double weights, double ring, d
     if (seqs >= 1) {
         n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " at most %.0f sequences at once,", seqs);
     }
-    snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " %.3g GB of memory", gb((weights + rings + request) / o->memory_share));
+    snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " %.3g GB of memory",
+             gb((weights + rings + request) / o->memory_share));
 }
 
 // Whether a replica can hold the longest request.
@@ -72,8 +75,8 @@ static int check_size(struct planner *planner, bool *fits)
     if (o->cache_tokens > 0) {
         *fits = pages * plan->page_tokens <= (double)o->cache_tokens;
         if (!*fits) {
-            snprintf(planner->answer->why, PLANNER_TEXT_BYTES, "does not fit: a request of %.0f tokens in a cache of %lld",
-                     longest, (long long)o->cache_tokens);
+            snprintf(planner->answer->why, PLANNER_TEXT_BYTES,
+                     "does not fit: a request of %.0f tokens in a cache of %lld", longest, (long long)o->cache_tokens);
         }
     } else if (!(usable > 0)) {
         return status_fail(-EINVAL, "device %s: its memory is unknown; give the cache a size", o->device->name);
@@ -105,7 +108,8 @@ static double first_token_s(struct step_price *price, int32_t prompt_tokens, int
 }
 
 // What requests take at least: alone on a replica; of TPOT only that no step is shorter than the first.
-static void price_alone(const struct planner *planner, struct step_price *price, double *ttft, double *tpot, int64_t *n_tpot)
+static void price_alone(const struct planner *planner, struct step_price *price, double *ttft, double *tpot,
+                        int64_t *n_tpot)
 {
     *n_tpot = 0;
     for (int64_t i = 0; i < planner->workload->n; i++) {
@@ -117,7 +121,8 @@ static void price_alone(const struct planner *planner, struct step_price *price,
     }
 }
 
-static bool too_strict(struct planner *planner, double *values, int64_t n, double percent, double limit_s, const char *what)
+static bool too_strict(struct planner *planner, double *values, int64_t n, double percent, double limit_s,
+                       const char *what)
 {
     if (!(limit_s > 0) || n == 0) {
         return false;
@@ -128,10 +133,11 @@ static bool too_strict(struct planner *planner, double *values, int64_t n, doubl
     if (least_s <= limit_s * rounding) {
         return false;
     }
-    snprintf(planner->answer->why, PLANNER_TEXT_BYTES,
-             "cannot be met: %s P%g is at least %.4g ms with a replica for every request, the limit is %.4g ms; a faster "
-             "device, more devices per replica or a limit above that would do",
-             what, percent, 1e3 * least_s, 1e3 * limit_s);
+    snprintf(
+        planner->answer->why, PLANNER_TEXT_BYTES,
+        "cannot be met: %s P%g is at least %.4g ms with a replica for every request, the limit is %.4g ms; a faster "
+        "device, more devices per replica or a limit above that would do",
+        what, percent, 1e3 * least_s, 1e3 * limit_s);
     return true;
 }
 
@@ -246,7 +252,8 @@ static void describe(struct planner *planner, const struct fleet_result *result)
     answer->dollars_per_hour = planner->options.price_per_hour * result->n_replicas;
     answer->dollars_by_use = price_per_s * result->busy_s / metrics->output_tokens * 1e6;
     answer->dollars_by_reservation = price_per_s * replica_s / metrics->output_tokens * 1e6;
-    double arrivals_s = 1e-9 * (double)(workload->requests[workload->n - 1].arrival_ns - workload->requests[0].arrival_ns);
+    double arrivals_s =
+        1e-9 * (double)(workload->requests[workload->n - 1].arrival_ns - workload->requests[0].arrival_ns);
     answer->short_run = workload->users > 0 ? workload->n < (int64_t)SETTLED_ANSWERS * workload->users
                                             : arrivals_s < SETTLED_ANSWERS * metrics->end_to_end_s.mean;
 }
@@ -408,7 +415,8 @@ static int complete_options(struct planner_options *o)
     o->max_replicas = o->max_replicas ? o->max_replicas : DEFAULT_MAX_REPLICAS;
     slo->ttft_percent = slo->ttft_percent > 0 ? slo->ttft_percent : 95;
     slo->tpot_percent = slo->tpot_percent > 0 ? slo->tpot_percent : 95;
-    if (o->max_replicas < 1 || o->max_replicas > PLANNER_MAX_REPLICAS || slo->ttft_percent > 100 || slo->tpot_percent > 100) {
+    if (o->max_replicas < 1 || o->max_replicas > PLANNER_MAX_REPLICAS || slo->ttft_percent > 100 ||
+        slo->tpot_percent > 100) {
         return status_fail(-EINVAL, "%d replicas at most, percentiles %g and %g: expected 1 to %d, and at most 100",
                            o->max_replicas, slo->ttft_percent, slo->tpot_percent, PLANNER_MAX_REPLICAS);
     }

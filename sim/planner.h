@@ -1,9 +1,9 @@
 // sim/planner.h - the smallest fleet of one device that answers a workload within its limits, and what it costs.
 //
-// Fleets are simulated whole unless they are lost before their end. Up to PLANNER_EXHAUSTIVE replicas every size is tried
-// from one up, so that no smaller one would do, whatever shape the service's response has. Larger fleets are searched as
-// if more replicas never hurt: of the answer only the next smaller size is known to fail. Without a limit on TTFT a fleet must also not be
-// OVERLOADED (sim/serve_metrics.h). A pure function of its inputs.
+// Fleets are simulated whole unless they are lost before their end. Up to PLANNER_EXHAUSTIVE replicas every size is
+// tried from one up, so that no smaller one would do, whatever shape the service's response has. Larger fleets are
+// searched as if more replicas never hurt: of the answer only the next smaller size is known to fail. Without a limit
+// on TTFT a fleet must also not be OVERLOADED (sim/serve_metrics.h). A pure function of its inputs.
 #pragma once
 
 #include "sim/fleet.h"
@@ -47,7 +47,8 @@ struct planner_answer {
 };
 
 // -EINVAL for options out of range or a device of which too little is known; verdicts are not errors.
-int planner_smallest(struct planner_answer *out, const struct workload *workload, const struct planner_options *options);
+int planner_smallest(struct planner_answer *out, const struct workload *workload,
+                     const struct planner_options *options);
 
 // A copy under `factor` times the load: arrivals so many times as fast, in a closed loop so many times the users.
 int planner_scale(struct workload *out, const struct workload *workload, double factor);    // -ENOMEM

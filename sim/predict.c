@@ -200,7 +200,8 @@ static void add_communication(struct stage_prediction *out, const struct predict
     const struct device *device = pass->device;
     double collectives, bytes = communicated(&collectives, pass);
     out->seconds += predict_communicate_s(pass);
-    out->bound = collectives * device->link_s.value > bytes / device->link_bytes_per_s.value ? BOUND_LATENCY : BOUND_BANDWIDTH;
+    out->bound =
+        collectives * device->link_s.value > bytes / device->link_bytes_per_s.value ? BOUND_LATENCY : BOUND_BANDWIDTH;
     out->cost.bytes += (int64_t)bytes;
     out->provenance = device->link_bytes_per_s.provenance;
     if (device->link_s.value > 0) {

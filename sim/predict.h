@@ -6,8 +6,8 @@
 // would convert. Where the device has a calibration (device->calibration), a stage takes its floor + roofline time over
 // the efficiency measured, and a step adds its time outside stages as STAGE_HOST. Efficiencies that another device
 // reached (with this one's launches, and at most 1) are EXTRAPOLATED; stages that the calibration lacks stay ROOFLINE.
-// A group of devices (device->ranks, plan of one of them: sim/parallel.h) adds up its partial sums twice per layer, after
-// the output projection and after the FFN, and once for the embedding, and gathers the logits: a collective takes
+// A group of devices (device->ranks, plan of one of them: sim/parallel.h) adds up its partial sums twice per layer,
+// after the output projection and after the FFN, and once for the embedding, and gathers the logits: a collective takes
 // link_s + 2 (n - 1) / n bytes / link_bytes_per_s, gathering half of that, as STAGE_COMMUNICATE, of which the bytes are
 // those on the link. Pure functions: the same inputs give the same bits. Not modelled: overlap, activations in memory;
 // without a calibration, what share of its peaks a kernel reaches.

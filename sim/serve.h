@@ -1,9 +1,9 @@
 // sim/serve.h - a service under load: requests arrive, wait, are prefilled in chunks, decode in a batch, and finish.
 //
 // Discrete events over the engine's own scheduler and page accounting: each decision is the one that the engine would
-// take. Time comes from sim/step_price.h: roofline, or calibrated where the device is. Where all that happens for many steps is that
-// everyone draws one more token, only the clock moves: the same decisions in the same order as step by step, and the
-// same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
+// take. Time comes from sim/step_price.h: roofline, or calibrated where the device is. Where all that happens for many
+// steps is that everyone draws one more token, only the clock moves: the same decisions in the same order as step by
+// step, and the same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
 //
 // One replica; several behind a router are sim/fleet.h. Not modelled: reuse of prefixes (the scheduler has none), time
 // between steps beyond step_overhead_s.

@@ -124,7 +124,9 @@ static void judge_queue(struct serve_metrics *out, const struct request_record *
     out->queue_second_half = waited[1] / half;
     bool waits = out->queue_second_half >= 1 || out->queue_first_half >= 1;
     bool grows = out->queue_second_half > 1.5 * out->queue_first_half && out->queue_second_half >= 1;
-    out->saturation = !waits ? SATURATION_STABLE : grows && !closed_loop ? SATURATION_OVERLOADED : SATURATION_BACKLOGGED;
+    out->saturation = !waits                  ? SATURATION_STABLE
+                      : grows && !closed_loop ? SATURATION_OVERLOADED
+                                              : SATURATION_BACKLOGGED;
 }
 
 int serve_reduce(struct serve_metrics *out, const struct request_record *records, int64_t n, double slo_ttft_s,

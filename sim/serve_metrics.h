@@ -1,9 +1,9 @@
 // sim/serve_metrics.h - what became of requests, reduced to the figures that a service is judged by.
 //
 // The same reduction for a simulation and for a replay through the engine, so that the two can be laid side by side.
-// Percentiles are over all requests that finished, by nearest rank. Definitions: queue = from arrival to the begin of the first
-// step that works on the request; TTFT = from arrival to its first token; TPOT = (end to end - TTFT) / (output tokens - 1),
-// of requests with two tokens or more; end to end = from arrival to the last token.
+// Percentiles are over all requests that finished, by nearest rank. Definitions: queue = from arrival to the begin of
+// the first step that works on the request; TTFT = from arrival to its first token; TPOT = (end to end - TTFT) /
+// (output tokens - 1), of requests with two tokens or more; end to end = from arrival to the last token.
 #pragma once
 
 #include <stdbool.h>
@@ -47,4 +47,5 @@ int serve_reduce(struct serve_metrics *out, const struct request_record *records
                  double slo_tpot_s, bool closed_loop);    // -ENOMEM
 
 // One percentile over the requests that finished, by nearest rank; NaN if none did. -ENOMEM.
-int serve_percentile(double *out, const struct request_record *records, int64_t n, enum measure measure, double percent);
+int serve_percentile(double *out, const struct request_record *records, int64_t n, enum measure measure,
+                     double percent);

@@ -1,8 +1,8 @@
 // sim/service.c - the event loop of a replica: arrivals, steps, jumps.
 //
-// A jump covers steps for which scheduler_steady() promises the same decision; it ends early when a request arrives that
-// would be let in. Arrivals that could only wait do not end it: they are handed to the scheduler in order afterwards, and
-// nothing that it does depends on how long they have been in its queue.
+// A jump covers steps for which scheduler_steady() promises the same decision; it ends early when a request arrives
+// that would be let in. Arrivals that could only wait do not end it: they are handed to the scheduler in order
+// afterwards, and nothing that it does depends on how long they have been in its queue.
 #include "sim/service.h"
 
 #include <errno.h>
@@ -51,8 +51,8 @@ static int submit_arrived(struct service *service)
             record->rejected = true;
             service->n_rejected++;
             if (!result->first_rejection[0]) {
-                snprintf(result->first_rejection, sizeof result->first_rejection, "request %lld: %.200s", (long long)request,
-                         status_text());
+                snprintf(result->first_rejection, sizeof result->first_rejection, "request %lld: %.200s",
+                         (long long)request, status_text());
             }
             follow(service);
         } else if (error) {
@@ -102,7 +102,8 @@ static void note_use(struct service *service, int64_t pages, int32_t running)
 {
     struct serve_result *result = service->result;
     const struct plan *plan = service->options.plan;
-    int64_t bytes = pages * plan->page_tokens * plan_kv_bytes_per_token(plan) + running * plan_kv_bytes_per_sequence(plan);
+    int64_t bytes =
+        pages * plan->page_tokens * plan_kv_bytes_per_token(plan) + running * plan_kv_bytes_per_sequence(plan);
     result->peak_pages = pages > result->peak_pages ? pages : result->peak_pages;
     result->peak_running = running > result->peak_running ? running : result->peak_running;
     result->peak_kv_bytes = bytes > result->peak_kv_bytes ? bytes : result->peak_kv_bytes;
@@ -235,7 +236,8 @@ static void take_point(struct service *service)
             double begin_s = i > 0 ? result->points[i - 1].time_s : 0, long_s = second->time_s - begin_s;
             double first_s = first->time_s - begin_s, tokens_per_s = second->output_tokens_per_s;
             if (long_s > 0) {
-                tokens_per_s = (first->output_tokens_per_s * first_s + second->output_tokens_per_s * (long_s - first_s)) / long_s;
+                tokens_per_s =
+                    (first->output_tokens_per_s * first_s + second->output_tokens_per_s * (long_s - first_s)) / long_s;
             }
             result->points[i] = *second;
             result->points[i].output_tokens_per_s = tokens_per_s;
@@ -319,17 +321,20 @@ static int count_pages(int64_t *out, const struct serve_options *o, const struct
     const struct plan *plan = o->plan;
     double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * o->max_seqs;
-    double usable = o->device->memory_bytes.value * o->memory_share, n_pages = floor((usable - weights - rings) / page_bytes);
+    double usable = o->device->memory_bytes.value * o->memory_share,
+           n_pages = floor((usable - weights - rings) / page_bytes);
     if (o->cache_tokens > 0) {
         n_pages = ceil((double)o->cache_tokens / plan->page_tokens);
     } else if (!(o->device->memory_bytes.value > 0)) {
         return status_fail(-EINVAL, "device %s: its memory is unknown; give the cache a size", o->device->name);
     } else if (n_pages < 1) {
-        return status_fail(-EINVAL, "does not fit: weights %.4g GB + windows of %d sequences %.4g GB leave nothing of %.4g "
-                           "GB for the KV cache; fewer sequences or a larger device would", 1e-9 * weights, o->max_seqs,
-                           1e-9 * rings, 1e-9 * usable);
+        return status_fail(-EINVAL,
+                           "does not fit: weights %.4g GB + windows of %d sequences %.4g GB leave nothing of %.4g "
+                           "GB for the KV cache; fewer sequences or a larger device would",
+                           1e-9 * weights, o->max_seqs, 1e-9 * rings, 1e-9 * usable);
     }
-    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1), all = 0;
+    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1),
+           all = 0;
     for (int64_t i = 0; i < workload->n; i++) {
         all += (workload->requests[i].prompt_tokens + workload->requests[i].output_tokens - 1) / plan->page_tokens + 1;
     }

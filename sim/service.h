@@ -1,7 +1,7 @@
 // sim/service.h - one replica of a service, moved through time by its owner: what sim/serve.c and sim/fleet.c share.
 //
-// A replica works through a list of requests by number. Records, the price of steps and the watch over limits belong to the
-// owner and may be shared by replicas that are moved by one thread. Not a public header of the room.
+// A replica works through a list of requests by number. Records, the price of steps and the watch over limits belong to
+// the owner and may be shared by replicas that are moved by one thread. Not a public header of the room.
 #pragma once
 
 #include "engine/kv_pages.h"

@@ -1,9 +1,9 @@
 // sim/step_price.c - see step_price.h.
 //
-// "Kinds" are layers with equal costs, the first one stands for all; kind 0 is what lies outside layers. A "term" is one
-// stage of one kind. Of a term, the part that depends on rows only is found by asking the cost model for a batch of one
-// sequence with all the rows; the part that depends on contexts is a dot product with the batch's features. All features
-// are whole numbers below 2^53, so their sums are exact in any order.
+// "Kinds" are layers with equal costs, the first one stands for all; kind 0 is what lies outside layers. A "term" is
+// one stage of one kind. Of a term, the part that depends on rows only is found by asking the cost model for a batch of
+// one sequence with all the rows; the part that depends on contexts is a dot product with the batch's features. All
+// features are whole numbers below 2^53, so their sums are exact in any order.
 #include "sim/step_price.h"
 
 #include <errno.h>
@@ -33,7 +33,8 @@ struct term {
     int32_t layer;              // the kind's first; -1 outside layers
     double n_layers;
     double rate;                // of the roofline
-    // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the others.
+    // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
+    // others.
     double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
     int32_t n_used;
     enum feature used[FEATURE_COUNT];
@@ -334,7 +335,8 @@ static double time_of(const struct step_price *price, const struct predict_pass 
         int error = predict_cost(&one, pass, term->stage, term->layer, cost);
         return error ? NAN : term->n_layers * one.seconds;    // what can fail did not when the price was opened
     }
-    double bytes_s = (double)cost->bytes / pass->bandwidth, flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
+    double bytes_s = (double)cost->bytes / pass->bandwidth,
+           flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
     return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
 }
 
@@ -370,7 +372,8 @@ static double seconds_of(struct step_price *price, const struct batch *batch)
                                 .logit_rows = batch->logit_rows,
                                 .chunked = batch->new_rows > batch->n_seqs,
                                 .logits_chunked = batch->logits_chunked};
-    if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs || rows->logits_chunked != batch->logits_chunked) {
+    if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs ||
+        rows->logits_chunked != batch->logits_chunked) {
         rows->bandwidth = pass.bandwidth;
         rows->n_seqs = batch->n_seqs;
         rows->logits_chunked = batch->logits_chunked;
@@ -379,8 +382,10 @@ static double seconds_of(struct step_price *price, const struct batch *batch)
             rows->seconds += time_of(price, &pass, &price->terms[i], &rows->cost[i], batch->n_seqs);
         }
     }
-    double seconds = price->overhead_s + (price->timer.seconds ? 0 : predict_overhead_s(&pass)) + rows->seconds;
-    seconds += predict_communicate_s(&pass);
+    double seconds = price->overhead_s + rows->seconds;
+    if (!price->timer.seconds) {
+        seconds += predict_overhead_s(&pass) + predict_communicate_s(&pass);
+    }
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
         seconds += time_of(price, &pass, &price->terms[i], &cost[i], batch->n_seqs);
     }
@@ -510,7 +515,8 @@ static int open_tables(struct step_price *price, int32_t max_seqs)
     price->walk.contexts = calloc((size_t)max_seqs, sizeof *price->walk.contexts);
     price->walk.units_at = calloc((size_t)price->unit, sizeof *price->walk.units_at);
     price->walk.budget_at = calloc((size_t)price->unit, sizeof *price->walk.budget_at);
-    if (!price->cache || !price->cache_costs || !price->walk.contexts || !price->walk.units_at || !price->walk.budget_at) {
+    if (!price->cache || !price->cache_costs || !price->walk.contexts || !price->walk.units_at ||
+        !price->walk.budget_at) {
         return status_fail(-ENOMEM, "no memory to price steps of %d sequences", max_seqs);
     }
     for (size_t i = 0; i < CACHE_ENTRIES; i++) {

@@ -2,8 +2,8 @@
 // sequence in every stage of every layer.
 //
 // Layers that cost the same are priced once. Stages that multiply by weights depend on counts of rows only; those that
-// read the cache add up over sequences, and for a row that decodes their cost is linear in a handful of functions of its
-// context (tokens, tokens within the window, within the budget, units ...). The coefficients are read off
+// read the cache add up over sequences, and for a row that decodes their cost is linear in a handful of functions of
+// its context (tokens, tokens within the window, within the budget, units ...). The coefficients are read off
 // engine/cost.h when the price is opened and checked against it there: the formulas stand in one place. Equal to
 // predict_step up to rounding. Not thread-safe: one price per thread.
 #pragma once
@@ -13,12 +13,12 @@
 
 struct step_price;
 
-// Replaces roofline and calibration: seconds that one layer's `stage` takes, given its cost and the bandwidth that predict.h would
-// use for this step. `layer` stands for all layers of its kind.
+// Replaces roofline, calibration and communication: seconds that one layer's `stage` takes, given its cost and the
+// bandwidth that predict.h would use for this step. `layer` stands for all layers of its kind.
 struct stage_timer {
     const void *user;    // borrowed until the price is closed
-    double (*seconds)(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost, double bandwidth,
-                      int32_t n_seqs, int32_t n_tokens);
+    double (*seconds)(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost,
+                      double bandwidth, int32_t n_seqs, int32_t n_tokens);
 };
 
 struct step_price_options {
@@ -37,8 +37,8 @@ void step_price_close(struct step_price *price);    // NULL-safe
 // Seconds of one step over work [n_seqs].
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs);
 
-// Steps that only decode: begin with work [n_seqs], all of one row that leaves logits; each call of next gives the seconds
-// of the next step, in which every context is one token longer than in the one before. The same bits as
+// Steps that only decode: begin with work [n_seqs], all of one row that leaves logits; each call of next gives the
+// seconds of the next step, in which every context is one token longer than in the one before. The same bits as
 // step_price_seconds, at a cost that does not depend on n_seqs, save where a context outgrows the window or the budget.
 void step_price_walk(struct step_price *price, const struct work *work, int32_t n_seqs);
 double step_price_next(struct step_price *price);

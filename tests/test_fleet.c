@@ -1,5 +1,5 @@
-// tests/test_fleet.c - replicas behind a router, and the smallest fleet: against serve_run, queues worked out by hand, and
-// every smaller fleet.
+// tests/test_fleet.c - replicas behind a router, and the smallest fleet: against serve_run, queues worked out by hand,
+// and every smaller fleet.
 #include "engine/status.h"
 #include "sim/fleet.h"
 #include "sim/planner.h"
@@ -49,11 +49,11 @@ static bool same_time(double a, double b)
 static void compare_records(const char *what, const struct request_record *a, const struct request_record *b, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        CHECK_MESSAGE(same_time(a[i].arrival_s, b[i].arrival_s) && same_time(a[i].started_s, b[i].started_s) &&
-                          same_time(a[i].first_token_s, b[i].first_token_s) && same_time(a[i].finished_s, b[i].finished_s) &&
-                          a[i].preemptions == b[i].preemptions && a[i].rejected == b[i].rejected,
-                      "%s: request %lld finished at %.12g, expected %.12g", what, (long long)i, a[i].finished_s,
-                      b[i].finished_s);
+        CHECK_MESSAGE(
+            same_time(a[i].arrival_s, b[i].arrival_s) && same_time(a[i].started_s, b[i].started_s) &&
+                same_time(a[i].first_token_s, b[i].first_token_s) && same_time(a[i].finished_s, b[i].finished_s) &&
+                a[i].preemptions == b[i].preemptions && a[i].rejected == b[i].rejected,
+            "%s: request %lld finished at %.12g, expected %.12g", what, (long long)i, a[i].finished_s, b[i].finished_s);
     }
 }
 
@@ -151,19 +151,21 @@ static void test_prefixes(void)
     struct plan plan = tiny_plan("clsa");
     struct device device = slow_device();
     struct workload workload = random_workload(20, 0.01);
-    struct fleet_options options = {.replica = random_options(&plan, &device), .n_replicas = 4, .router = ROUTER_PREFIX};
+    struct fleet_options options = {
+        .replica = random_options(&plan, &device), .n_replicas = 4, .router = ROUTER_PREFIX};
     for (int i = 0; i < 20; i++) {
         workload.requests[i].prefix_id = i % 10 == 9 ? -1 : 70 - i % 3;    // 6 each of three prefixes, two without
     }
     CHECK_MESSAGE(fleet_run(&fleet, &workload, &options) == 0, "%s", status_text());
-    CHECK(fleet.replicas[0].n_requests == 7 && fleet.replicas[1].n_requests == 6);    // the last one without is the fifth turn
+    CHECK(fleet.replicas[0].n_requests == 7 &&
+          fleet.replicas[1].n_requests == 6);    // the last one without is the fifth turn
     CHECK(fleet.replicas[2].n_requests == 6 && fleet.replicas[3].n_requests == 1);
     fleet_close(&fleet);
     workload_close(&workload);
 }
 
-static double one_second(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost, double bandwidth,
-                         int32_t n_seqs, int32_t n_tokens)
+static double one_second(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost,
+                         double bandwidth, int32_t n_seqs, int32_t n_tokens)
 {
     (void)user;
     (void)layer;

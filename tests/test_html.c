@@ -63,12 +63,20 @@ static void test_lines(void)
     add(table, "two", 100, sqrt(low * high));    // the middle of both logarithmic axes
     add(table, "two", 0, 5);                     // no place on a logarithmic axis
     add(table, "three", 50, NAN);
-    struct html_lines lines = {.caption = "c", .x = "x", .x_title = "x", .y = "y", .y_title = "y", .by = {"name"}, .n_by = 1,
-                               .log_x = true, .log_y = true};
+    struct html_lines lines = {.caption = "c",
+                               .x = "x",
+                               .x_title = "x",
+                               .y = "y",
+                               .y_title = "y",
+                               .by = {"name"},
+                               .n_by = 1,
+                               .log_x = true,
+                               .log_y = true};
     write_page(table, &lines, NULL);
     CHECK(count("<tr>") == 6 && count("&lt;one&gt;") == 2 + 2 + 1 && count("<one>") == 0);
     CHECK(count("<circle") == 3 && count("stroke-width=\"1.5\"") == 2);
-    CHECK_MESSAGE(strstr(page, "cx=\"80.0\" cy=\"312.0\"") && strstr(page, "cx=\"700.0\" cy=\"16.0\""), "ends are misplaced");
+    CHECK_MESSAGE(strstr(page, "cx=\"80.0\" cy=\"312.0\"") && strstr(page, "cx=\"700.0\" cy=\"16.0\""),
+                  "ends are misplaced");
     CHECK_MESSAGE(strstr(page, "cx=\"390.0\" cy=\"164.0\""), "the middle is misplaced");
     CHECK(strstr(page, ">-</td>") != NULL);    // what is unknown
     table_close(table);
@@ -80,11 +88,13 @@ static void test_bars(void)
     add(table, "a", 1, 30);
     add(table, "b", 1, 10);
     add(table, "a", 2, 20);
-    struct html_bars bars = {.caption = "c", .part = "name", .value = "y", .value_title = "y", .by = {"name"}, .n_by = 1};
+    struct html_bars bars = {
+        .caption = "c", .part = "name", .value = "y", .value_title = "y", .by = {"name"}, .n_by = 1};
     write_page(table, NULL, &bars);
     // a: 30 + 20 fill the width, 340; b: a fifth of that.
-    CHECK_MESSAGE(strstr(page, "width=\"204.00\"") && strstr(page, "width=\"136.00\"") && strstr(page, "width=\"68.00\""), "%s",
-                  strstr(page, "<svg"));
+    CHECK_MESSAGE(strstr(page, "width=\"204.00\"") && strstr(page, "width=\"136.00\"") &&
+                      strstr(page, "width=\"68.00\""),
+                  "%s", strstr(page, "<svg"));
     CHECK(strstr(page, ">50</text>") && strstr(page, ">10</text>"));
     table_close(table);
 }

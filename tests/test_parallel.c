@@ -1,4 +1,5 @@
-// tests/test_parallel.c - one model on several devices: nothing lost or doubled in the split, collectives counted by hand.
+// tests/test_parallel.c - one model on several devices: nothing lost or doubled in the split, collectives counted by
+// hand.
 #include "engine/cost.h"
 #include "engine/status.h"
 #include "sim/parallel.h"
@@ -50,16 +51,17 @@ static void test_split(void)
             CHECK_MESSAGE(parallel_split(&part, &group, &whole, &device, ranks) == 0, "%s", status_text());
             CHECK_MESSAGE(plan_check(&part) == 0, "%s by %d: %s", whole.method, ranks, status_text());
             int64_t all = ranks * plan_weight_bytes(&part) - (ranks - 1) * shared;
-            CHECK_MESSAGE(all == weights, "%s by %d: %lld bytes of weights, not %lld", whole.method, ranks, (long long)all,
-                          (long long)weights);
+            CHECK_MESSAGE(all == weights, "%s by %d: %lld bytes of weights, not %lld", whole.method, ranks,
+                          (long long)all, (long long)weights);
             CHECK(group.ranks == ranks && group.price_per_hour.value == 3 * ranks);
             const struct work work[] = {{5000, 1, 1}, {300, 1, 1}};
             for (int32_t layer = 0; layer < whole.shape.n_layers; layer++) {
                 struct stage_cost of_whole, of_part;
                 CHECK(stage_cost(&of_whole, &whole, STAGE_ATTENTION, layer, work, 2) == 0);
                 CHECK(stage_cost(&of_part, &part, STAGE_ATTENTION, layer, work, 2) == 0);
-                CHECK_MESSAGE(of_part.flops * ranks == of_whole.flops, "%s by %d: layer %d attends with %lld flops of %lld",
-                              whole.method, ranks, layer, (long long)of_part.flops, (long long)of_whole.flops);
+                CHECK_MESSAGE(of_part.flops * ranks == of_whole.flops,
+                              "%s by %d: layer %d attends with %lld flops of %lld", whole.method, ranks, layer,
+                              (long long)of_part.flops, (long long)of_whole.flops);
             }
         }
     }
@@ -93,8 +95,9 @@ static void test_communication(void)
     }
     seconds += group.link_s.value + 2 * (n - 1) / n * rows * row_bytes / group.link_bytes_per_s.value;
     seconds += group.link_s.value + (n - 1) / n * last * 131072 * 4 / group.link_bytes_per_s.value;
-    CHECK_MESSAGE(fabs(step.stages[STAGE_COMMUNICATE].seconds - seconds) <= 1e-9 * seconds, "%s by %d: %.9g s, expected %.9g",
-                  whole.method, ranks, step.stages[STAGE_COMMUNICATE].seconds, seconds);
+    CHECK_MESSAGE(fabs(step.stages[STAGE_COMMUNICATE].seconds - seconds) <= 1e-9 * seconds,
+                  "%s by %d: %.9g s, expected %.9g", whole.method, ranks, step.stages[STAGE_COMMUNICATE].seconds,
+                  seconds);
     group.ranks = 1;
     CHECK(predict_step(&alone, &group, &part, work, 2) == 0 && alone.stages[STAGE_COMMUNICATE].seconds == 0);
     CHECK(fabs(step.seconds - alone.seconds - seconds) <= 1e-9 * step.seconds);

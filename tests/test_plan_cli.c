@@ -86,7 +86,8 @@ static const char *text(const json_t *row, const char *key)
 
 static void verdicts(void)
 {
-    json_t *root, *rows = rows_of(&root, "%s --json %s", "--method dense,clsa --device H100,L40S --price l40s=1 --rate 40");
+    json_t *root,
+        *rows = rows_of(&root, "%s --json %s", "--method dense,clsa --device H100,L40S --price l40s=1 --rate 40");
     CHECK(json_array_size(rows) == 4);
     size_t i;
     json_t *row;
@@ -106,8 +107,10 @@ static void verdicts(void)
     json_decref(root);
     CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device L40S --method dense --cache-tokens 1K") == 0);
     CHECK_MESSAGE(strstr(output, "does not fit") && strstr(output, "cache of 1024"), "%s", output);
-    CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device A100 --length-factor 16 --method dense,clsa") == 0);
-    CHECK_MESSAGE(strstr(output, "does not fit: weights 6.12 GB + KV ") && strstr(output, "requests of at most"), "%s", output);
+    CHECK(clsa("plan --slo-ttft 9 --workload rag --requests 3 --device A100 --length-factor 16 --method dense,clsa") ==
+          0);
+    CHECK_MESSAGE(strstr(output, "does not fit: weights 6.12 GB + KV ") && strstr(output, "requests of at most"), "%s",
+                  output);
     CHECK(clsa("plan --slo-ttft 0.001 --workload rag --requests 3 --method clsa") == 0);
     CHECK_MESSAGE(strstr(output, "cannot be met: TTFT P95 is at least"), "%s", output);
 }
@@ -121,7 +124,8 @@ static void same_rows(void)
     once = root;
     json_t *rows = rows_of(&root, "%s --threads 7 %s", sweep);
     CHECK(json_array_size(rows) == 12 && json_equal(root, once));
-    CHECK(strcmp(text(json_array_get(rows, 11), "top-k"), "256") == 0 && strcmp(text(json_array_get(rows, 11), "rate"), "8") == 0);
+    CHECK(strcmp(text(json_array_get(rows, 11), "top-k"), "256") == 0 &&
+          strcmp(text(json_array_get(rows, 11), "rate"), "8") == 0);
     json_decref(root);
     rows = rows_of(&root, "%s --shard 2/2 --resume b %s", sweep);
     CHECK(json_array_size(rows) == 6 && number(json_array_get(rows, 0), "row") == 1);
@@ -154,7 +158,8 @@ static void interrupted(void)
 {
     char line[1024];
     snprintf(line, sizeof line,
-             "cd %s && exec timeout --foreground -s INT 1 %s plan --slo-ttft 2 --method clsa --requests 20000 --sweep rate=1..200+1 "
+             "cd %s && exec timeout --foreground -s INT 1 %s plan --slo-ttft 2 --method clsa --requests 20000 --sweep "
+             "rate=1..200+1 "
              "--resume part --threads 2 >stdout 2>stderr </dev/null",
              folder, getenv("CLSA_BINARY"));
     int status = system(line);

@@ -51,7 +51,8 @@ static void check_crossing(enum crossing crossing, int32_t from, int32_t max_con
     for (int32_t context = from; context <= max_context; context++) {
         CHECK_MESSAGE(won[context], "%s: from %d on, but not at %d", what, from, context);
     }
-    CHECK_MESSAGE(crossing == CROSSING_ALWAYS ? from == 1 : from > 1 && !won[from - 1], "%s: also below %d", what, from);
+    CHECK_MESSAGE(crossing == CROSSING_ALWAYS ? from == 1 : from > 1 && !won[from - 1], "%s: also below %d", what,
+                  from);
 }
 
 static void test_crossings(int32_t *found)
@@ -69,7 +70,8 @@ static void test_crossings(int32_t *found)
     bool decode = check_range(0, 1);
     for (int32_t context = 1; context <= MOST; context++) {
         struct position_cost of_a, of_b;
-        CHECK(position_cost(&of_a, &device, &a, 3, context, CHUNK) == 0 && position_cost(&of_b, &device, &b, 3, context, CHUNK) == 0);
+        CHECK(position_cost(&of_a, &device, &a, 3, context, CHUNK) == 0 &&
+              position_cost(&of_b, &device, &b, 3, context, CHUNK) == 0);
         won[0][context] = decode ? of_b.decode_s < of_a.decode_s : of_b.prefill_s < of_a.prefill_s;
         double attention_s = decode ? of_b.decode_attention_s : of_b.prefill_attention_s;
         won[1][context] = attention_s > 0 && (decode ? of_b.decode_index_s : of_b.prefill_index_s) > attention_s;

@@ -180,8 +180,9 @@ static void check_records(const struct serve_result *result)
 {
     for (int64_t i = 0; i < result->n_records; i++) {
         const struct request_record *record = &result->records[i];
-        CHECK(record->rejected || (record->arrival_s <= record->started_s && record->started_s < record->first_token_s &&
-                                   record->first_token_s <= record->finished_s));
+        CHECK(record->rejected ||
+              (record->arrival_s <= record->started_s && record->started_s < record->first_token_s &&
+               record->first_token_s <= record->finished_s));
         CHECK(record->rejected || (record->output_tokens > 1) == (record->finished_s > record->first_token_s));
     }
     for (int32_t i = 1; i < result->n_points; i++) {
@@ -222,7 +223,8 @@ static void test_alone(void)
     static struct serve_result result;
     struct plan plan = random_plan();
     struct device device = random_device();
-    struct workload_request request = {.arrival_ns = 5000000000, .prefix_id = -1, .prompt_tokens = 300, .output_tokens = 40};
+    struct workload_request request = {
+        .arrival_ns = 5000000000, .prefix_id = -1, .prompt_tokens = 300, .output_tokens = 40};
     struct workload workload = {.n = 1, .requests = &request};
     struct serve_options options = {.plan = &plan, .device = &device, .max_step_tokens = 128};
     CHECK_MESSAGE(serve_run(&result, &workload, &options) == 0, "%s", status_text());
@@ -264,7 +266,8 @@ static void test_verdict(void)
     struct device device = random_device();
     double second = 1;
     struct stage_timer timer = {&second, constant_seconds};
-    struct serve_options options = {.plan = &plan, .device = &device, .timer = &timer, .max_seqs = 1, .slo_ttft_s = 1.5};
+    struct serve_options options = {
+        .plan = &plan, .device = &device, .timer = &timer, .max_seqs = 1, .slo_ttft_s = 1.5};
     struct workload_request requests[40];
     struct workload workload = {.n = 40, .requests = requests};
     CHECK(plan_build(&plan, plan_find_model("tiny"), "clsa", NULL) == 0);
@@ -316,8 +319,8 @@ int main(void)
     for (int i = 0; i < 60 && !check_failures; i++) {
         test_jumps(&preemptions, &jumps);
     }
-    CHECK_MESSAGE(check_failures || (preemptions > 0 && jumps > 0), "%lld preemptions, %lld jumped steps: shows too little",
-                  (long long)preemptions, (long long)jumps);
+    CHECK_MESSAGE(check_failures || (preemptions > 0 && jumps > 0),
+                  "%lld preemptions, %lld jumped steps: shows too little", (long long)preemptions, (long long)jumps);
     test_alone();
     test_verdict();
     test_wrong_input();

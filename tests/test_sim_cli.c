@@ -189,14 +189,16 @@ static void foreign_models(void)
 // Several devices: their memory adds up, their links cost; and no throughput of what does not fit.
 static void groups(void)
 {
-    json_t *root, *rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --json", "sim");
+    json_t *root,
+        *rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --json", "sim");
     CHECK(json_is_null(json_object_get(json_array_get(rows, 0), "throughput_tokens_per_s")));
     CHECK(json_is_null(json_object_get(json_array_get(rows, 0), "decode_tokens_per_s")));
     CHECK(strstr(string(json_array_get(rows, 0), "verdict"), "does not fit"));
     double clsa_alone = number(json_array_get(rows, 1), "decode_tokens_per_s");
     double clsa_gb = number(json_array_get(rows, 1), "weight_gb");
     json_decref(root);
-    rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --tp 4 --stages --json", "sim");
+    rows = json_rows(&root, "sim --device H100 --context 128K --batch 32 --method dense,clsa --tp 4 --stages --json",
+                     "sim");
     CHECK(number(json_array_get(rows, 0), "throughput_tokens_per_s") > 0);
     CHECK(number(json_array_get(rows, 1), "weight_gb") < 0.26 * clsa_gb);
     CHECK(strstr(output, "\"communicate\""));
@@ -246,9 +248,12 @@ static void validation(const char *top)
     CHECK_MESSAGE(fabs(number(json_array_get(rows, 0), "predicted_ms") - ms) < 1e-6 * ms, "%g ms, expected %g",
                   number(json_array_get(rows, 0), "predicted_ms"), ms);
     json_decref(root);
-    write_file("own.csv", "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128,bf16,4,1e,6\n");
+    write_file(
+        "own.csv",
+        "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128,bf16,4,1e,6\n");
     expect_refused("sim --validate .", "--validate|own.csv|line 2|context|number");
-    write_file("own.csv", "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128\n");
+    write_file("own.csv",
+               "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,y,32,8,128\n");
     expect_refused("sim --validate .", "own.csv|line 2|10 fields");
     write_file("own.csv", "gpu,model,indexer,tp,isl,past,latency_ms\nH100,absent,full,1,10,10,1\n");
     expect_refused("sim --validate .", "absent.json");
@@ -266,12 +271,14 @@ static void paper(void)
     CHECK(json_array_size(rows) == 9);
     const json_t *row = json_array_get(rows, 8), *dense = json_array_get(rows, 6);
     CHECK(strcmp(string(row, "method"), "clsa") == 0 && number(row, "context") == 131072);
-    CHECK(number(row, "published_decode_tokens_per_s") == 3276.8 && fabs(number(row, "published_speedup") - 7.6) < 0.01);
+    CHECK(number(row, "published_decode_tokens_per_s") == 3276.8 &&
+          fabs(number(row, "published_speedup") - 7.6) < 0.01);
     double step_ms = number(row, "decode_step_ms"), slow_ms = number(row, "slow_step_ms");
     CHECK_MESSAGE(slow_ms - step_ms > 2.5 && slow_ms - step_ms < 2.56, "%g ms, slow %g ms", step_ms, slow_ms);
     CHECK(fabs(number(row, "slow_speedup") - number(dense, "slow_step_ms") / slow_ms) < 1e-6);
     CHECK(number(row, "slow_end_to_end_tokens_per_s") < number(row, "end_to_end_tokens_per_s"));
-    CHECK(number(dense, "slow_step_ms") == number(dense, "decode_step_ms") && strstr(string(dense, "verdict"), "does not fit"));
+    CHECK(number(dense, "slow_step_ms") == number(dense, "decode_step_ms") &&
+          strstr(string(dense, "verdict"), "does not fit"));
     json_decref(root);
     expect_refused("sim --paper --device H100,B200", "--paper|one device");
 }
@@ -279,17 +286,22 @@ static void paper(void)
 // Positions, reports and simulated timelines.
 static void analyses(void)
 {
-    json_t *root, *rows = json_rows(&root, "sim --positions --method dense,token --device H100 --context 100K --json", "positions");
+    json_t *root, *rows = json_rows(&root, "sim --positions --method dense,token --device H100 --context 100K --json",
+                                    "positions");
     CHECK(json_array_size(rows) == 16);    // 1K, 2K, ... 64K, 100K, twice
     CHECK(number(json_array_get(rows, 7), "context") == 102400);
-    CHECK(number(json_array_get(rows, 7), "decode_us_per_token") > number(json_array_get(rows, 15), "decode_us_per_token"));
+    CHECK(number(json_array_get(rows, 7), "decode_us_per_token") >
+          number(json_array_get(rows, 15), "decode_us_per_token"));
     const json_t *overtakes = json_object_get(root, "index_overtakes"), *crossings = json_object_get(root, "crossings");
     CHECK(json_array_size(overtakes) == 2 && json_array_size(crossings) == 2);
     CHECK(number(json_array_get(crossings, 1), "from_context") > 1024);
     json_decref(root);
     expect_refused("sim --positions --device H100 --tp 2", "--positions|--tp");
 
-    CHECK(clsa("sim --method dense,clsa --device H100 --context 10K --batch 3 --html report.html --trace steps.pftrace") == 0);
+    CHECK(
+        clsa(
+            "sim --method dense,clsa --device H100 --context 10K --batch 3 --html report.html --trace steps.pftrace") ==
+        0);
     CHECK(clsa("trace check steps.pftrace") == 0);
     rows = json_rows(&root, "trace summary steps.pftrace --json", "stages");
     size_t i;
@@ -303,7 +315,8 @@ static void analyses(void)
     json_decref(root);
     rows = json_rows(&root, "sim --method clsa --device H100 --context 10K --batch 3 --json", "sim");
     double prefill_ms = 1e3 * number(json_array_get(rows, 0), "prefill_s");
-    CHECK_MESSAGE(fabs(traced_ms - prefill_ms) < 1e-4 * prefill_ms, "prefill of %g ms is traced as %g", prefill_ms, traced_ms);
+    CHECK_MESSAGE(fabs(traced_ms - prefill_ms) < 1e-4 * prefill_ms, "prefill of %g ms is traced as %g", prefill_ms,
+                  traced_ms);
     json_decref(root);
     read_into("report.html", output, sizeof output);
     CHECK(strstr(output, "<svg") && strstr(output, "Where the time goes") && !strstr(output, "http"));
