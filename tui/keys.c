@@ -27,6 +27,8 @@ const struct ui_key_help ui_keys[] = {
     {"mouse", "tabs, scroll, select", -1, false},
     {"j k, arrows", "scroll", -1, false},
     {"+ -", "redraw more, less often", -1, false},
+    {"left, right", "select a stage", VIEW_STAGES, false},
+    {"Enter", "its slowest on the timeline", VIEW_STAGES, false},
     {"/", "only stages whose name holds a text", VIEW_STAGES, false},
     {"/", "only methods whose name holds a text", VIEW_COMPARE, false},
     {"] [", "double, halve top k", -1, true},
@@ -96,7 +98,7 @@ int view_from_name(enum view *out, const char *name)
 struct ui ui_default(void)
 {
     return (struct ui){.phase = PHASE_DECODE, .pinned = -1, .baseline = -1, .refresh = REFRESH_DEFAULT,
-                       .timeline = timeline_look_default(false), .request = -1};
+                       .timeline = timeline_look_default(false), .stage = -1, .request = -1};
 }
 
 static bool same_method(const struct state *state, int32_t a, int32_t b)

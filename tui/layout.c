@@ -89,7 +89,7 @@ static void whatif(struct layout *out, struct rect body)
 
 static void with_detail(struct layout *out, struct rect body, enum view view)
 {
-    int32_t rows = view == VIEW_TIMELINE || view == VIEW_REQUESTS ? DETAIL_ROWS : 0;
+    int32_t rows = view == VIEW_TIMELINE || view == VIEW_REQUESTS || view == VIEW_STAGES ? DETAIL_ROWS : 0;
     if (view == VIEW_ROOFLINE && body.cols >= WIDE_COLS) {
         out->table = take_left(&body, body.cols - LEGEND_COLS);
         out->detail = body;

@@ -26,7 +26,7 @@ static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui,
     if (here || style == TABS_TITLES) {
         snprintf(text, bytes, " %d %s ", view + 1, view_title((enum view)view));
     } else if (style == TABS_SHORT) {
-        snprintf(text, bytes, " %d %.4s ", view + 1, view_title((enum view)view));
+        snprintf(text, bytes, " %d %.4s", view + 1, view_title((enum view)view));
     } else {
         snprintf(text, bytes, style == TABS_NUMBERS ? " %d " : "", view + 1);
     }
@@ -110,6 +110,9 @@ struct hint {
 static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
     {"f", "phase"}, {"<>", "sort"}, {"R", "reverse"}, {"+-", "rate"}, {NULL, NULL},
+}, stages_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"/", "filter"},
+    {"<>", "sort"}, {"R", "reverse"}, {"f", "phase"}, {"m", "method"}, {"p", "pause"}, {NULL, NULL},
 }, timeline_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},
     {"w", "slowest"}, {"/", "search"}, {"Enter", "zoom in"}, {"Esc", "all"}, {"End", "follow"}, {NULL, NULL},
@@ -127,6 +130,7 @@ static const struct hint general_hints[] = {
 static const struct hint *hints_of(enum view view)
 {
     switch (view) {
+    case VIEW_STAGES: return stages_hints;
     case VIEW_TIMELINE: return timeline_hints;
     case VIEW_ROOFLINE: return roofline_hints;
     case VIEW_WHATIF: return whatif_hints;

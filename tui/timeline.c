@@ -236,6 +236,11 @@ const char *timeline_source_name(const struct timeline *timeline, int32_t source
     return timeline->sources.names[source];
 }
 
+int32_t timeline_find_source(const struct timeline *timeline, const struct sample_source *source)
+{
+    return source_names_find_name(&timeline->sources, source);
+}
+
 int32_t timeline_layers(const struct timeline *timeline)
 {
     return timeline->n_layers;

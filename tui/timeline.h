@@ -42,6 +42,7 @@ const struct timeline_step *timeline_step(const struct timeline *timeline, int64
 const struct timeline_span *timeline_span(const struct timeline *timeline, const struct timeline_step *step,
                                           int32_t index);
 const char *timeline_source_name(const struct timeline *timeline, int32_t source);    // "clsa k=256"
+int32_t timeline_find_source(const struct timeline *timeline, const struct sample_source *source);    // -1: none
 int32_t timeline_layers(const struct timeline *timeline);      // greatest layer seen + 1
 int64_t timeline_dropped(const struct timeline *timeline);     // steps that made room, or came too late to be placed
 

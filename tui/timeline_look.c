@@ -329,3 +329,28 @@ bool timeline_look_search(struct timeline_look *look, const struct timeline *tim
     }
     return false;
 }
+
+bool timeline_look_slowest_stage(struct timeline_look *look, const struct timeline *timeline,
+                                 const struct sample_source *source, enum phase phase, enum stage stage)
+{
+    int32_t name = timeline_find_source(timeline, source), worst_span = -1;
+    int64_t worst_ns = -1, worst_step = -1;
+    for (int64_t i = timeline_first(timeline); i < timeline_end(timeline); i++) {
+        const struct timeline_step *step = timeline_step(timeline, i);
+        for (int32_t j = 0; step->source == name && step->phase == phase && j < step->n_spans; j++) {
+            const struct timeline_span *span = timeline_span(timeline, step, j);
+            if (span->stage == stage && span->duration_ns > worst_ns) {
+                worst_ns = span->duration_ns;
+                worst_step = i;
+                worst_span = j;
+            }
+        }
+    }
+    if (worst_step < 0) {
+        return false;
+    }
+    select_found(look, timeline, worst_step, worst_span);
+    const struct timeline_step *step = timeline_step(timeline, worst_step);
+    timeline_look_show(look, timeline, step->begin_ns, step->begin_ns + step->duration_ns);
+    return true;
+}

@@ -42,6 +42,10 @@ void timeline_look_to_end(struct timeline_look *look, const struct timeline *tim
 // Selects the slowest step; from there the next slower one, and so on.
 void timeline_look_slowest(struct timeline_look *look, const struct timeline *timeline);
 
+// Selects the longest run of a stage in the kept steps of that source and phase. False: there is none.
+bool timeline_look_slowest_stage(struct timeline_look *look, const struct timeline *timeline,
+                                 const struct sample_source *source, enum phase phase, enum stage stage);
+
 // Selects what lies at `part` [0, 1] of the window on the current track.
 void timeline_look_at(struct timeline_look *look, const struct timeline *timeline, double part);
 

@@ -6,6 +6,7 @@
 
 #include "engine/status.h"
 #include "tui/request_list.h"
+#include "tui/views.h"
 #include "tui/whatif.h"
 
 static void search(struct ui *ui, const struct state *state, int32_t by)
@@ -94,6 +95,53 @@ static bool whatif_key(struct ui *ui, const struct state *state, int32_t key)
     }
 }
 
+static void select_stage(struct ui *ui, const struct state *state, int32_t by)
+{
+    struct phase_summary summary;
+    enum phase phase;
+    if (!view_phase(state, ui, ui_method(ui, state), &phase, &summary)) {
+        return;
+    }
+    int32_t stage = view_selected_stage(ui, &summary);
+    for (int32_t n = 0; n < STAGE_COUNT; n++) {
+        stage = (stage + by + STAGE_COUNT) % STAGE_COUNT;
+        if (summary.stages[stage].window_calls > 0) {
+            ui->stage = stage;
+            return;
+        }
+    }
+}
+
+// The slowest run of the selected stage, on the timeline; n goes on from there.
+static void show_slowest(struct ui *ui, const struct state *state)
+{
+    struct phase_summary summary;
+    enum phase phase;
+    struct method_summary told;
+    int32_t method = ui_method(ui, state);
+    if (!view_phase(state, ui, method, &phase, &summary)) {
+        return;
+    }
+    int32_t stage = view_selected_stage(ui, &summary);
+    state_method(state, method, &told);
+    if (stage < STAGE_COUNT &&
+        timeline_look_slowest_stage(&ui->timeline, state_timeline(state), &told.source, phase, (enum stage)stage)) {
+        snprintf(ui->filter[VIEW_TIMELINE], INPUT_BYTES, "%s", stage_name((enum stage)stage));
+        ui->view = VIEW_TIMELINE;
+        ui->scroll = 0;
+    }
+}
+
+static bool stages_key(struct ui *ui, const struct state *state, int32_t key)
+{
+    switch (key) {
+    case KEY_ARROW_LEFT: select_stage(ui, state, -1); return true;
+    case KEY_ARROW_RIGHT: select_stage(ui, state, 1); return true;
+    case KEY_RETURN: show_slowest(ui, state); return true;
+    default: return false;
+    }
+}
+
 static void select_request(struct ui *ui, const struct state *state, int32_t by)
 {
     int64_t rows[REQUEST_LOG_ROWS];
@@ -143,6 +191,7 @@ bool view_has_filter(enum view view)
 bool view_key(struct ui *ui, const struct state *state, int32_t key)
 {
     switch (ui->view) {
+    case VIEW_STAGES: return stages_key(ui, state, key);
     case VIEW_TIMELINE: return timeline_key(ui, state, key);
     case VIEW_WHATIF: return whatif_key(ui, state, key);
     case VIEW_REQUESTS: return requests_key(ui, state, key);

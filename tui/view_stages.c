@@ -73,6 +73,7 @@ struct lines {                 // where the next line goes; lines scrolled away 
     struct rect clip;
     const bool *shown;
     int32_t row;
+    int32_t selected;          // stage
 };
 
 static void put_line(struct lines *lines, char (*texts)[FORMAT_BYTES], struct pen pen)
@@ -99,6 +100,9 @@ static void put_stage(struct lines *lines, const struct row *row, const struct s
     put_line(lines, texts, (struct pen){ROLE_TEXT, 0});
     if (lines->row > 0) {
         view_stage_key(lines->cells, lines->clip, lines->row - 1, 0, row->stage);
+        if (row->stage == lines->selected) {
+            cells_put(lines->cells, lines->clip, lines->row - 1, 1, 0x25b8, (struct pen){ROLE_ACCENT, ATTRIBUTE_BOLD});
+        }
     }
 }
 
@@ -166,7 +170,7 @@ void view_stages(struct cells *cells, const struct layout *layout, const struct 
     *sort = *sort < COLUMN_COUNT ? *sort : COLUMN_COUNT - 1;
     struct sorting sorting = {*sort, ui->reverse, ui->filter[VIEW_STAGES]};
     struct rect body = {inside.row + 1, inside.col, inside.rows - 1, inside.cols};
-    struct lines counted = {cells, (struct rect){0}, shown, 0};    // an empty clip: nothing is drawn
+    struct lines counted = {cells, (struct rect){0}, shown, 0, -1};    // an empty clip: nothing is drawn
     int32_t n = put_all(&counted, state, ui, method, &sorting), most = n > body.rows ? n - body.rows : 0;
     ui->scroll = ui->scroll < most ? ui->scroll : most;
     char title[SOURCE_NAME_BYTES + 64] = "Stages", label[SOURCE_NAME_BYTES];
@@ -183,8 +187,17 @@ void view_stages(struct cells *cells, const struct layout *layout, const struct 
         cells_frame(cells, layout->table, title);
     }
     view_columns_title(cells, inside, columns, COLUMN_COUNT, shown, sorting.column, sorting.reverse);
-    struct lines lines = {cells, body, shown, -ui->scroll};
+    struct phase_summary summary;
+    enum phase phase;
+    bool known = view_phase(state, ui, method, &phase, &summary);
+    int32_t selected = known ? view_selected_stage(ui, &summary) : STAGE_COUNT;
+    struct lines lines = {cells, body, shown, -ui->scroll, selected};
     put_all(&lines, state, ui, method, &sorting);
+    if (layout->detail.rows > 0 && selected < STAGE_COUNT) {
+        view_layer_strip(cells, layout, state, method, phase, selected);
+    } else if (layout->detail.rows > 0 && layout->framed) {
+        cells_frame(cells, layout->detail, "Layers");
+    }
 }
 
 void note_stages(char *note, const struct state *state, const struct ui *ui)

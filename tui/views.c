@@ -51,6 +51,12 @@ void view_stack(struct cells *cells, struct rect clip, int32_t row, int32_t widt
     }
 }
 
+int32_t view_selected_stage(const struct ui *ui, const struct phase_summary *summary)
+{
+    bool there = ui->stage >= 0 && ui->stage < STAGE_COUNT && summary->stages[ui->stage].window_calls > 0;
+    return there ? ui->stage : view_greatest(summary);
+}
+
 int32_t view_greatest(const struct phase_summary *summary)
 {
     int32_t greatest = STAGE_COUNT;

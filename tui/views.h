@@ -41,6 +41,13 @@ void view_stage_key(struct cells *cells, struct rect clip, int32_t row, int32_t 
 // A bar of the parts of a step, to scale; parts that are too thin for a column share one with their neighbours.
 void view_stack(struct cells *cells, struct rect clip, int32_t row, int32_t width, const struct phase_summary *summary);
 
+// Of one stage, what each layer took: a strip in the layout's detail.
+void view_layer_strip(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
+                      enum phase phase, int32_t stage);
+
+// The stage that the user selected, or the one with the greatest share; STAGE_COUNT if none has any.
+int32_t view_selected_stage(const struct ui *ui, const struct phase_summary *summary);
+
 // The stage with the greatest share; STAGE_COUNT if none has any.
 int32_t view_greatest(const struct phase_summary *summary);
 
