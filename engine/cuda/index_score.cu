@@ -8,7 +8,7 @@
 // head, and multiply by whole warp groups from shared memory: the narrow fp8 instruction is emulated on this chip by
 // conversions that take longer than the keys' way from memory (64 heads, 32 x 131072 keys: 380 us with it, 156 without).
 // Blocks of 16 to 128 tokens reduce on the chip: their tokens' scores are never stored. Other block sizes take a plainer
-// kernel.
+// kernel. The rows of a prompt are a matrix product: prefill_dot.cu, prefill_gated.cu.
 //
 // Measured on an H200 (4.54 TB/s), 131072 keys of 128, 1 / 8 / 32 rows: one bf16 head 11.6 / 71 / 268 us (PyTorch's bmm
 // 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads 12 /
@@ -16,6 +16,7 @@
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
+#include "engine/cuda/score_tiles.cuh"
 
 enum {
     WARPS = 8,
@@ -23,22 +24,9 @@ enum {
     MAX_DIM = 128,
     MAX_HEADS = 64,
     MAX_STAGES = 12,
-    STAGE_SMEM = 200 * 1024
+    STAGE_SMEM = 200 * 1024,
+    PREFILL_ROWS = 48             // fewer rows of one sequence are read about as fast one by one
 };
-
-static const float FP8_LARGEST = 448.0f;
-
-static __device__ __forceinline__ uint32_t pack_fp8(float a, float b, float c, float d)
-{
-#if __CUDA_ARCH__ >= 890
-    uint16_t low, high;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(b), "f"(a));
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(d), "f"(c));
-    return (uint32_t)high << 16 | low;
-#else
-    return 0;
-#endif
-}
 
 // One lane's share of a query: head `head`, the same dimensions as its shares of keys. KC: 64-byte chunks of a key.
 // Returns the scale by which products of fp8 queries are multiplied; 1 for bf16.
@@ -561,6 +549,27 @@ template <bool FP8, int KC> static int launch_heads(const index_score_params &p,
          : p.heads <= 32 ? launch_kernel<FP8, KC, 4, true>(p, stream) : launch_kernel<FP8, KC, 8, true>(p, stream);
 }
 
+// Whether the launch goes to the kernels for a prompt's rows: they need whole warps of keys in a page, rows of keys
+// that are panels of their operands, and a chip with warp-group multiplication.
+static bool is_prefill(const index_score_params *p)
+{
+    const bool fp8 = p->keys.dtype == DTYPE_FP8, tokens = p->unit_tokens == 1;
+    const bool panels = fp8 ? p->keys.dim == 128 && p->keys.scale_offset % 16 == 0 : p->keys.dim == 64 || p->keys.dim == 128;
+    const bool keys = panels && p->keys.page_tokens % 16 == 0 && p->keys.page_stride % 16 == 0 &&
+                      (uintptr_t)p->keys.data % 16 == 0;
+    const bool scores = !tokens || (p->stride % 4 == 0 && (uintptr_t)p->scores % 16 == 0);
+    const bool dot = p->score == INDEX_DOT && p->heads == p->sets && p->heads <= 8 && 8 % p->heads == 0 &&
+                     (tokens || (p->unit_tokens >= 16 && 128 % p->unit_tokens == 0));
+    const bool gated = p->score == INDEX_GATED_RELU && fp8 && p->heads == 64 && p->sets == 1 && tokens;
+    return !p->decode && p->n >= PREFILL_ROWS && keys && scores && (dot || gated) && (uintptr_t)p->q % 16 == 0 &&
+           group_mma_here();
+}
+
+extern "C" bool index_score_maxima(const index_score_params *p)
+{
+    return p->unit_tokens == 1 && is_prefill(p);
+}
+
 extern "C" int index_score_launch(const index_score_params *p, cudaStream_t stream)
 {
     bool fp8 = p->keys.dtype == DTYPE_FP8, dot = p->score == INDEX_DOT;
@@ -573,6 +582,9 @@ extern "C" int index_score_launch(const index_score_params *p, cudaStream_t stre
     }
     if (p->n == 0) {
         return 0;
+    }
+    if (is_prefill(p)) {
+        return p->score == INDEX_DOT ? prefill_dot_launch(*p, stream) : prefill_gated_launch(*p, stream);
     }
     int chunks = (dim * (fp8 ? 1 : 2) + 63) / 64;
     if (fp8) {

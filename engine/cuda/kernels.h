@@ -129,8 +129,13 @@ struct index_score_params {
     int32_t max_context;              // sizes the grid only
     float *scores;                    // [n][sets][stride]
     int32_t stride;
+    float *maxima;                    // [n][sets][maxima_stride]; may be NULL. Where index_score_maxima says so: the
+    int32_t maxima_stride;            // largest of every 16 consecutive scores, NaN if one of them is
+    bool decode;                      // rows of many sequences with few rows each: never taken for a prompt's
 };
 int index_score_launch(const struct index_score_params *params, cudaStream_t stream);
+// Whether a launch with these parameters writes maxima, when it is given a place for them.
+bool index_score_maxima(const struct index_score_params *params);
 
 // ---- page_bound.cu: Quest's upper bound of every unit for every query head --------------------------------------------
 struct page_bound_params {
@@ -151,6 +156,8 @@ struct top_k_params {
     int32_t first, n;                 // rows [first, first + n)
     const float *scores;              // [n][sets][stride]
     int32_t stride, sets, unit_tokens;
+    const float *maxima;              // [n][sets][maxima_stride] as index_score_launch wrote them; NULL: none
+    int32_t maxima_stride;
     int32_t k;                        // units
     int32_t keep_local, keep_sink;    // units that are always selected, inside k
     int32_t max_units;                // no row has more; chooses the launch shape

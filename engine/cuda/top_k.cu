@@ -15,6 +15,7 @@
 
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/top_k_rows.cuh"
 
 namespace cg = cooperative_groups;
 
@@ -497,6 +498,9 @@ extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
     }
     if (lists == 0) {
         return 0;
+    }
+    if (top_k_rows_fit(*p)) {
+        return top_k_rows_launch(*p, stream);
     }
     unsigned blocks = cluster_of(lists, p->max_units);
     launch_shape shape = {};

@@ -374,5 +374,6 @@ int bench(const char *filter, const char *tsv)
     }
     bench_prefill(filter, tsv_file, device_name);
     bench_selected();
+    bench_score(filter, tsv_file, device_name);
     return tsv_file ? fclose(tsv_file) != 0 : 0;
 }

@@ -56,6 +56,7 @@ int test_prefill_attention(void);
 int test_prefill_selected(void);
 int test_index(void);
 int test_top_k(void);
+int test_top_k_rows(void);
 void gpu_begin(void);    // seeds the helpers
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
@@ -66,3 +67,4 @@ void bench_report(const char *name, int32_t sequences, int64_t bytes, int (*body
                   void *context, int calls);
 bool bench_wanted(const char *name);
 void bench_selected(void);
+void bench_score(const char *filter, FILE *tsv, const char *device);    // the rows of scoring and selecting for prompts
