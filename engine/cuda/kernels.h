@@ -35,7 +35,7 @@ enum linear_epilogue {
     LINEAR_SWIGLU         // out bf16 = silu(x * segments[0].weight^T) * (x * segments[1].weight^T)
 };
 
-enum { LINEAR_MAX_ROWS = 64, LINEAR_MAX_SEGMENTS = 3 };
+enum { LINEAR_MAX_ROWS = 64, LINEAR_MAX_SEGMENTS = 3, LINEAR_SQUARES = 64 };
 
 struct linear_segment {
     const void *weight;       // [n_out][n_in] bf16
@@ -44,12 +44,21 @@ struct linear_segment {
 };
 
 // Matrices that share an input go in one launch (q, k and v): up to three segments.
+//
+// RMSNorm needs no launch of its own between two products: the one that completes the residual stream (ADD_F32) leaves
+// the rows multiplied by the next norm's weight, and the sum of squares of every LINEAR_SQUARES of its outputs; the next
+// product takes those rows as x and is scaled by 1/rms afterwards.
 struct linear_params {
     const void *x;            // [n_rows][n_in] bf16
     int32_t n_rows, n_in;     // n_rows <= LINEAR_MAX_ROWS, n_in a multiple of 8
     int32_t n_segments;
     struct linear_segment segments[LINEAR_MAX_SEGMENTS];
     enum linear_epilogue epilogue;
+    const float *squares;     // [n_rows][ceil(n_in / LINEAR_SQUARES)]; NULL: x is as it is
+    float norm_eps;           // of the norm that `squares` belongs to
+    const float *next_norm;   // [n_out] weight of the norm that follows; NULL: none. ADD_F32 of one segment only
+    void *next_x;             // out [n_rows][n_out] bf16
+    float *next_squares;      // out [n_rows][ceil(n_out / LINEAR_SQUARES)]
 };
 int linear_launch(const struct linear_params *params, cudaStream_t stream);
 
@@ -166,15 +175,23 @@ struct top_k_params {
 };
 int top_k_launch(const struct top_k_params *params, cudaStream_t stream);
 
-// ---- elementwise.cu: the small kernels between the large ones -----------------------------------------------------------
-struct norm_params {                  // out = x / rms(x) * weight
-    const float *x;                   // [n][hidden]
-    const float *weight;              // [hidden]
-    void *out;                        // [n][hidden] bf16
-    int32_t n, hidden;
-    float eps;
+// ---- heads.cu: heads between projection and attention -----------------------------------------------------------------
+// Between the projection and the attention, in one launch: every head of q and k is normed and turned in place (weights
+// may be NULL; theta 0: no turn), and k and v go to a cache as kv_write_launch would put them. Into a ring they may go
+// before the attention only where no sequence has more than one row: a step's later rows overwrite what its first still
+// sees.
+struct qkv_finish_params {
+    struct gpu_rows rows;             // seq and pages: only with a cache
+    void *q;                          // [rows.n][n_heads*head_dim] bf16; NULL: none
+    void *k;                          // [rows.n][n_kv_heads*head_dim] bf16; NULL: none
+    const void *v;                    // likewise; only read, for the cache
+    const float *q_norm, *k_norm;     // [head_dim]
+    int32_t n_heads, n_kv_heads, head_dim;
+    float eps, theta;
+    struct kv_view view;              // data == NULL: no cache
+    const int32_t *slot, *context, *n_rows;    // [n_seqs]; rings
 };
-int rms_norm_launch(const struct norm_params *params, cudaStream_t stream);
+int qkv_finish_launch(const struct qkv_finish_params *params, cudaStream_t stream);
 
 struct head_norm_params {             // per head, in place: RMSNorm (weight may be NULL), then RoPE (theta 0: none)
     void *x;                          // [n][n_heads*head_dim] bf16
@@ -212,6 +229,16 @@ struct index_norm_params {            // LayerNorm with bias (k_norm NULL: none)
     float eps, theta;                 // theta 0: no rotation
 };
 int index_norm_launch(const struct index_norm_params *params, cudaStream_t stream);
+
+// ---- elementwise.cu: the small kernels between the large ones -----------------------------------------------------------
+struct norm_params {                  // out = x / rms(x) * weight
+    const float *x;                   // [n][hidden]
+    const float *weight;              // [hidden]
+    void *out;                        // [n][hidden] bf16
+    int32_t n, hidden;
+    float eps;
+};
+int rms_norm_launch(const struct norm_params *params, cudaStream_t stream);
 
 // out[i] = table[token[i]] * scale, from bf16 to f32.
 int embed_launch(float *out, const void *table, const int32_t *token, int32_t n, int32_t hidden, float scale,

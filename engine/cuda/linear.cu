@@ -1,157 +1,405 @@
 // engine/cuda/linear.cu - out = x * weight^T for 1 to 64 rows: the projections of a decode step.
 //
-// Bound by reading the weights once. Weights are the tensor core's A operand (16 outputs at a time), rows of x its B
-// operand (8 at a time). Since both operands are read along n_in, any permutation of n_in that both share gives the same
-// product: each lane takes 8 consecutive elements (one 16-byte load) of its row, which feed two k16 instructions. No
-// shared memory on the way in, every weight read exactly once, straight into the register that multiplies it. The warps
-// of a block split n_in in an interleaved manner and meet in shared memory, in a fixed order.
+// Bound by reading the weights once. A block owns 128 outputs: one thread keeps a ring of weight tiles in shared memory
+// filled through the copy engine, two groups of four warps multiply them (weights as the tensor cores' A, rows of x as
+// B). Where outputs are few, the blocks of a cluster share n_in and add up their parts in the order of their ranks.
+// Weights do not depend on the kernel before: a ring fills as soon as its block is resident, x follows later.
 //
-// Measured on an H200 (4.54 TB/s), one row: 2560 -> 15360 21.6 us (80% of that rate), 2560 -> 3584 6.8, 7680 -> 2560 14.8,
-// 2560 -> 131072 163 us; cuBLAS through PyTorch 21.3, 8.0, 15.0, 164. From 16 rows on cuBLAS is faster.
-#include "engine/cuda/device.cuh"
+// Measured on an H100 (read stream 3148 GB/s: the floor of 2560 -> 15360 is 25.0 us), microseconds at 1 / 8 / 16 / 32 /
+// 64 rows: 2560 -> 15360 26.5 / 26.9 / 27.2 / 28.2 / 29.6; 2560 -> 3584 8.2 / 8.3 / 8.7 / 9.7 / 11.4; 7680 -> 2560,
+// added, 16.0 / 16.3 / 16.5 / 17.6 / 19.5. A layer's four products in a chain, 47.5 us of reading: 57.5 / 58.1 / 59.3 /
+// 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere. Sums sent to their owner's barrier instead of
+// fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9; with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 / 93.5.
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/tensor_map.cuh"
 
-enum { LONG_INPUT = 4096, MANY_OUTPUTS = 65536 };
+enum {
+    GROUP_OUTPUTS = 64,    // of a warp group
+    WARPS = 8,             // that multiply: two groups; one more loads
+    TILE = 128,            // weight rows of a block; SWIGLU: half gate, half up
+    PITCH = TILE + 4,      // of sums: 4, so that neighbouring rows start 4 banks apart
+    MAX_CLUSTER = 8,
+    WANTED_BLOCKS = 240,        // about two per multiprocessor
+    RING_BYTES = 108 * 1024,    // two such rings fit on a multiprocessor
+    SUMS_BARRIER = 1
+};
 
-// MT: tiles of 16 outputs of a block; NT: tiles of 8 rows of x.
-template <int MT, int NT, int WARPS, bool SWIGLU>
-__global__ void __launch_bounds__(WARPS * 32) linear_kernel(const __grid_constant__ linear_params p)
-{
-    extern __shared__ float partial[];    // [WARPS][NT*8][MT*16 + 4]
-    constexpr int PITCH = MT * 16 + 4;    // 4: neighbouring rows of x start 4 banks apart
-    constexpr int UNROLL = NT == 1 ? 4 : 2;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+struct linear_shape {
+    int cluster;    // blocks that share n_in
+    int stages;     // of the ring: tiles of weights and of x
+};
 
-    // Which segment and which outputs. SWIGLU: tile 0 is of gate, tile 1 of up, at the same outputs.
-    int block = blockIdx.x, s = 0;
-    constexpr int OUTPUTS = SWIGLU ? 16 : MT * 16;
-    if (!SWIGLU) {
-        while (s + 1 < p.n_segments && block >= (p.segments[s].n_out + OUTPUTS - 1) / OUTPUTS) {
-            block -= (p.segments[s].n_out + OUTPUTS - 1) / OUTPUTS;
-            s++;
+struct linear_args {
+    CUtensorMap weight[LINEAR_MAX_SEGMENTS], x;
+    linear_params p;
+    linear_shape shape;
+};
+
+// A block's share of the product.
+struct share {
+    int segment, first, n_out;    // outputs from `first` of a segment
+    int begin, tiles;             // of n_in
+    int rank;                     // in the cluster
+};
+
+// N rows of x are multiplied (8, 16, 32 or 64).
+template <int N, bool SWIGLU> struct linear_block {
+    static constexpr int OUTPUTS = SWIGLU ? TILE / 2 : TILE;
+    static constexpr int PER = OUTPUTS / 32;    // outputs of a lane where a warp has a row
+    static constexpr int ROWS = N / WARPS;      // rows of a warp at most
+    static constexpr uint32_t WEIGHT_BYTES = TILE * TILE_ROW_BYTES, STAGE_BYTES = WEIGHT_BYTES + N * TILE_ROW_BYTES;
+
+    const linear_args &a;
+    const linear_params &p;
+    share own;
+    uint32_t base, full, empty;    // shared addresses: the ring, and its barriers
+    float *sums;                   // [N][PITCH], over the ring once it is used up
+
+    __device__ linear_block(const linear_args &args, void *ring) : a(args), p(args.p)
+    {
+        const int tiles = (p.n_in + TILE_COLUMNS - 1) / TILE_COLUMNS, cluster = a.shape.cluster;
+        int block = blockIdx.x / cluster;
+        own.rank = blockIdx.x % cluster;
+        own.segment = 0;
+        while (!SWIGLU && own.segment + 1 < p.n_segments &&
+               block >= (p.segments[own.segment].n_out + OUTPUTS - 1) / OUTPUTS) {
+            block -= (p.segments[own.segment].n_out + OUTPUTS - 1) / OUTPUTS;
+            own.segment++;
+        }
+        own.first = block * OUTPUTS;
+        own.n_out = p.segments[own.segment].n_out;
+        own.begin = tiles * own.rank / cluster;
+        own.tiles = tiles * (own.rank + 1) / cluster - own.begin;
+        base = smem_address(ring);
+        full = base + a.shape.stages * STAGE_BYTES;
+        empty = full + a.shape.stages * 8;
+        sums = (float *)ring;
+    }
+
+    __device__ __forceinline__ void load_weights(int tile, int stage, uint64_t policy) const
+    {
+        const uint32_t to = base + stage * STAGE_BYTES, barrier = full + 8 * stage;
+        const int column = (own.begin + tile) * TILE_COLUMNS;
+        barrier_arrive_expect(barrier, STAGE_BYTES);
+        copy_tile(to, &a.weight[own.segment], column, own.first, barrier, policy);
+        if (SWIGLU) {
+            copy_tile(to + WEIGHT_BYTES / 2, &a.weight[1], column, own.first, barrier, policy);
         }
     }
-    const int first = block * OUTPUTS, n_out = p.segments[s].n_out;
-    const uint8_t *weight[MT][2];
-    for (int m = 0; m < MT; m++) {
-        for (int half = 0; half < 2; half++) {
-            int row = min(first + (SWIGLU ? 0 : m * 16) + half * 8 + g, n_out - 1);
-            weight[m][half] = (const uint8_t *)p.segments[SWIGLU ? m : s].weight + ((int64_t)row * p.n_in + 8 * t) * 2;
-        }
-    }
-    const uint8_t *x[NT];
-    for (int n = 0; n < NT; n++) {
-        x[n] = (const uint8_t *)p.x + ((int64_t)min(n * 8 + g, p.n_rows - 1) * p.n_in + 8 * t) * 2;
+
+    __device__ __forceinline__ void load_x(int tile, int stage) const
+    {
+        copy_tile(base + stage * STAGE_BYTES + WEIGHT_BYTES, &a.x, (own.begin + tile) * TILE_COLUMNS, 0,
+                  full + 8 * stage);
     }
 
-    float c[MT][NT][4] = {};
-    const int blocks = (p.n_in + 31) / 32;
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-    dependents_may_launch();
-    bool waited = false;
-    for (int kb = warp; kb < blocks; kb += WARPS * UNROLL) {
-        uint4 w[UNROLL][MT][2], v[UNROLL][NT];
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            int k = kb + u * WARPS;
-            bool inside = k * 32 + 8 * t < p.n_in;
-#pragma unroll
-            for (int m = 0; m < MT; m++) {
-                w[u][m][0] = inside ? load_streaming(weight[m][0] + k * 64) : zero;
-                w[u][m][1] = inside ? load_streaming(weight[m][1] + k * 64) : zero;
+    // One thread, before anything is waited for.
+    __device__ __forceinline__ void begin_loading(uint64_t policy) const
+    {
+        for (int s = 0; s < a.shape.stages; s++) {
+            barrier_init(full + 8 * s, 1);
+            barrier_init(empty + 8 * s, WARPS);
+        }
+        fence_barrier_init();
+        const int at_once = min(a.shape.stages, own.tiles);
+        for (int i = 0; i < at_once; i++) {
+            load_weights(i, i, policy);
+        }
+    }
+
+    // The same thread, once x is there.
+    __device__ __forceinline__ void load(uint64_t policy) const
+    {
+        const int at_once = min(a.shape.stages, own.tiles);
+        for (int i = 0; i < at_once; i++) {
+            load_x(i, i);
+        }
+        for (int i = at_once, stage = 0, parity = 0; i < own.tiles; i++) {
+            barrier_wait(empty + 8 * stage, parity);
+            load_weights(i, stage, policy);
+            load_x(i, stage);
+            if (++stage == a.shape.stages) {
+                stage = 0;
+                parity ^= 1;
             }
         }
-        if (!waited) {    // weights do not depend on the kernel before: the first of them travel while it ends
-            wait_for_predecessor();
-            waited = true;
-        }
+    }
+
+    // The other warps.
+    __device__ __forceinline__ void multiply() const
+    {
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const uint64_t weights = operand_by_columns<TILE_ROW_BYTES>(base + warp / 4 * GROUP_OUTPUTS * TILE_ROW_BYTES);
+        const uint64_t x = operand_by_columns<TILE_ROW_BYTES>(base + WEIGHT_BYTES);
+        float c[N / 8][4] = {};
+        for (int i = 0, stage = 0, parity = 0; i < own.tiles; i++) {
+            const uint32_t at = stage * STAGE_BYTES;
+            barrier_wait(full + 8 * stage, parity);
+            group_mma_begin();
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            int k = kb + u * WARPS;
-            bool inside = k * 32 + 8 * t < p.n_in;
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                v[u][n] = inside ? *(const uint4 *)(x[n] + k * 64) : zero;
+            for (int k = 0; k < TILE_COLUMNS / 16; k++) {
+                group_mma_bf16(c, weights + (at >> 4) + 2 * k, x + (at >> 4) + 2 * k);
+            }
+            group_mma_commit();
+            group_mma_wait<0>();
+            settle(c);
+            if (lane == 0) {
+                barrier_arrive(empty + 8 * stage);
+            }
+            if (++stage == a.shape.stages) {
+                stage = 0;
+                parity ^= 1;
             }
         }
+        named_barrier_sync(SUMS_BARRIER, WARPS * 32);    // the ring is used up
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
+        for (int n = 0; n < N / 8; n++) {
+            float *at = sums + (n * 8 + 2 * (lane % 4)) * PITCH + warp * 16 + lane / 4;
+            at[0] = c[n][0];
+            at[PITCH] = c[n][1];
+            at[8] = c[n][2];
+            at[PITCH + 8] = c[n][3];
+        }
+    }
+
+    // The i-th row of this warp in the epilogue: the cluster's warps take rows in turn.
+    __device__ __forceinline__ int row_of(int i) const
+    {
+        return own.rank + a.shape.cluster * ((int)threadIdx.x / 32 + i * WARPS);
+    }
+
+    __device__ __forceinline__ int output() const
+    {
+        return own.first + PER * (threadIdx.x % 32);
+    }
+
+    // What the epilogue needs from memory, asked for before the blocks of the cluster meet.
+    __device__ __forceinline__ void load_rows(float (&residual)[ROWS][PER], float (&squares)[ROWS]) const
+    {
+        const int n_squares = (p.n_in + LINEAR_SQUARES - 1) / LINEAR_SQUARES;
 #pragma unroll
-            for (int m = 0; m < MT; m++) {
+        for (int i = 0; i < ROWS; i++) {
+            const int row = row_of(i);
+            squares[i] = 0;
+            for (int j = threadIdx.x % 32; p.squares && row < p.n_rows && j < n_squares; j += 32) {
+                squares[i] += p.squares[(int64_t)row * n_squares + j];
+            }
 #pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    mma_bf16(c[m][n], w[u][m][0].x, w[u][m][1].x, w[u][m][0].y, w[u][m][1].y, v[u][n].x, v[u][n].y);
-                    mma_bf16(c[m][n], w[u][m][0].z, w[u][m][1].z, w[u][m][0].w, w[u][m][1].w, v[u][n].z, v[u][n].w);
+            for (int j = 0; j < PER; j++) {
+                residual[i][j] = 0;
+            }
+            if (!SWIGLU && p.epilogue == LINEAR_ADD_F32 && row < p.n_rows) {
+                load_outputs(residual[i],
+                             (const float *)p.segments[own.segment].out + (int64_t)row * own.n_out + output());
+            }
+        }
+    }
+
+    // This lane's consecutive outputs, as one access where their address allows it.
+    __device__ __forceinline__ void load_outputs(float (&v)[PER], const float *from) const
+    {
+        if (PER == 4 && own.n_out % 4 == 0) {
+            if (output() < own.n_out) {
+                float4 quad = *(const float4 *)from;
+                v[0] = quad.x, v[1 % PER] = quad.y, v[2 % PER] = quad.z, v[3 % PER] = quad.w;
+            }
+            return;
+        }
+        for (int j = 0; j < PER; j++) {
+            v[j] = output() + j < own.n_out ? from[j] : 0;
+        }
+    }
+
+    __device__ __forceinline__ void store_outputs(float *to, const float (&v)[PER]) const
+    {
+        if (PER == 4 && own.n_out % 4 == 0) {
+            if (output() < own.n_out) {
+                *(float4 *)to = make_float4(v[0], v[1 % PER], v[2 % PER], v[3 % PER]);
+            }
+            return;
+        }
+        for (int j = 0; j < PER; j++) {
+            if (output() + j < own.n_out) {
+                to[j] = v[j];
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store_outputs(__nv_bfloat16 *to, const float (&v)[PER]) const
+    {
+        if (PER > 1 && own.n_out % PER == 0) {
+            if (output() < own.n_out) {
+                for (int j = 0; j < PER; j += 2) {
+                    ((uint32_t *)to)[j / 2] = pack_bf16(v[j], v[(j + 1) % PER]);
+                }
+            }
+            return;
+        }
+        for (int j = 0; j < PER; j++) {
+            if (output() + j < own.n_out) {
+                to[j] = __float2bfloat16_rn(v[j]);
+            }
+        }
+    }
+
+    // This lane's sums of a row, added over the cluster; `from`: its first within the row.
+    __device__ __forceinline__ void add_parts(float (&sum)[PER], int row, int from) const
+    {
+        const uint32_t at = smem_address(sums + row * PITCH + from);
+#pragma unroll
+        for (int r = 0; r < MAX_CLUSTER; r++) {
+            if (r < a.shape.cluster) {
+                float part[PER];
+                load_cluster(part, cluster_address(at, r));
+#pragma unroll
+                for (int j = 0; j < PER; j++) {
+                    sum[j] = r == 0 ? part[j] : sum[j] + part[j];
                 }
             }
         }
     }
-    if (!waited) {
-        wait_for_predecessor();
+
+    // A finished row of the residual stream, made ready for the product after the next norm.
+    __device__ __forceinline__ void store_next(int row, const float (&v)[PER]) const
+    {
+        constexpr int LANES = 32 * LINEAR_SQUARES / TILE;    // that hold LINEAR_SQUARES outputs
+        const int lane = threadIdx.x % 32, n_squares = (own.n_out + LINEAR_SQUARES - 1) / LINEAR_SQUARES;
+        const int place = (own.first + lane / LANES * LINEAR_SQUARES) / LINEAR_SQUARES;
+        float weighted[PER], squares = 0;
+        for (int j = 0; j < PER; j++) {
+            bool inside = output() + j < own.n_out;
+            weighted[j] = inside ? v[j] * p.next_norm[output() + j] : 0;
+            squares += inside ? v[j] * v[j] : 0;
+        }
+        store_outputs((__nv_bfloat16 *)p.next_x + (int64_t)row * own.n_out + output(), weighted);
+        squares = add_lanes<LANES>(squares);
+        if (lane % LANES == 0 && place < n_squares) {
+            p.next_squares[(int64_t)row * n_squares + place] = squares;
+        }
     }
 
-    for (int m = 0; m < MT; m++) {
-        for (int n = 0; n < NT; n++) {
-            float *at = partial + (warp * NT * 8 + n * 8 + 2 * t) * PITCH + m * 16 + g;
-            at[0] = c[m][n][0];
-            at[PITCH] = c[m][n][1];
-            at[8] = c[m][n][2];
-            at[PITCH + 8] = c[m][n][3];
+    template <int LANES> static __device__ __forceinline__ float add_lanes(float value)
+    {
+        for (int i = LANES / 2; i; i /= 2) {
+            value += __shfl_xor_sync(FULL_MASK, value, i);
         }
+        return value;
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < p.n_rows * OUTPUTS; i += WARPS * 32) {
-        int row = i / OUTPUTS, o = i % OUTPUTS;
-        if (first + o >= n_out) {
-            continue;
-        }
-        float sum = 0, up = 0;
-        for (int w = 0; w < WARPS; w++) {
-            sum += partial[(w * NT * 8 + row) * PITCH + o];
-            if (SWIGLU) {
-                up += partial[(w * NT * 8 + row) * PITCH + 16 + o];
+
+    __device__ __forceinline__ void finish_row(int row, const float (&residual)[PER], float squares) const
+    {
+        const float scale = p.squares ? rsqrtf(add_lanes<32>(squares) / (float)p.n_in + p.norm_eps) : 1.0f;
+        const int64_t place = (int64_t)row * own.n_out + output();
+        void *out = p.segments[own.segment].out;
+        float v[PER];
+        add_parts(v, row, PER * (threadIdx.x % 32));
+        if constexpr (SWIGLU) {
+            float up[PER];
+            add_parts(up, row, TILE / 2 + PER * (threadIdx.x % 32));
+            for (int j = 0; j < PER; j++) {
+                v[j] *= scale;
+                v[j] = v[j] / (1.0f + __expf(-v[j])) * (up[j] * scale);
+            }
+            store_outputs((__nv_bfloat16 *)out + place, v);
+        } else {
+            for (int j = 0; j < PER; j++) {
+                v[j] = v[j] * scale + residual[j];
+            }
+            if (p.epilogue == LINEAR_STORE_BF16) {
+                store_outputs((__nv_bfloat16 *)out + place, v);
+            } else {
+                store_outputs((float *)out + place, v);
+            }
+            if (p.next_norm) {
+                store_next(row, v);
             }
         }
-        int64_t at = (int64_t)row * n_out + first + o;
-        if (SWIGLU) {
-            store_bf16(p.segments[0].out, at, sum / (1.0f + __expf(-sum)) * up);
-        } else if (p.epilogue == LINEAR_STORE_BF16) {
-            store_bf16(p.segments[s].out, at, sum);
-        } else if (p.epilogue == LINEAR_STORE_F32) {
-            ((float *)p.segments[s].out)[at] = sum;
-        } else {
-            ((float *)p.segments[s].out)[at] += sum;
+    }
+};
+
+template <int N, bool SWIGLU>
+__global__ void __launch_bounds__(WARPS * 32 + 32) linear_kernel(const __grid_constant__ linear_args a)
+{
+    using block_type = linear_block<N, SWIGLU>;
+    extern __shared__ __align__(TILE_ALIGNMENT) uint8_t ring[];
+    const block_type block(a, ring);
+    const int warp = threadIdx.x / 32;
+    const bool loader = warp == WARPS && threadIdx.x % 32 == 0;
+    const uint64_t policy = read_once_policy();
+    float residual[block_type::ROWS][block_type::PER], squares[block_type::ROWS];
+    if (loader) {
+        block.begin_loading(policy);
+        dependents_may_launch();
+    }
+    __syncthreads();
+    wait_for_predecessor();
+    if (loader) {
+        block.load(policy);
+    }
+    __syncwarp();
+    if (warp < WARPS) {
+        block.multiply();
+        block.load_rows(residual, squares);
+    }
+    if (a.shape.cluster > 1) {
+        cluster_arrive();
+        cluster_wait();
+    } else if (warp < WARPS) {
+        named_barrier_sync(SUMS_BARRIER, WARPS * 32);
+    }
+    if (warp < WARPS) {
+#pragma unroll
+        for (int i = 0; i < block_type::ROWS; i++) {
+            if (block.row_of(i) < a.p.n_rows) {
+                block.finish_row(block.row_of(i), residual[i], squares[i]);
+            }
         }
     }
+    if (a.shape.cluster > 1) {    // others may still be reading this block's part
+        cluster_arrive_relaxed();
+        cluster_wait();
+    }
 }
 
-template <int MT, int NT, int WARPS, bool SWIGLU> static int launch_shape_of(const linear_params *p, cudaStream_t stream)
+// How many blocks share n_in, and how long the rings are.
+static linear_shape choose(const linear_params *p, int blocks, int stage_bytes)
 {
-    constexpr int OUTPUTS = SWIGLU ? 16 : MT * 16;
-    unsigned blocks = 0;
-    for (int s = 0; s < (SWIGLU ? 1 : p->n_segments); s++) {
-        blocks += (unsigned)((p->segments[s].n_out + OUTPUTS - 1) / OUTPUTS);
-    }
+    const int tiles = (p->n_in + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    linear_shape s = {};
+    s.cluster = (WANTED_BLOCKS + blocks / 2) / blocks;
+    s.cluster = s.cluster < 1 ? 1 : s.cluster > MAX_CLUSTER ? MAX_CLUSTER : s.cluster;
+    s.cluster = s.cluster > tiles ? tiles : s.cluster;
+    s.stages = RING_BYTES / stage_bytes;
+    return s;
+}
+
+template <int N, bool SWIGLU> static int launch_as(const linear_params *p, cudaStream_t stream)
+{
+    using block_type = linear_block<N, SWIGLU>;
+    linear_args args = {};
     launch_shape shape = {};
-    shape.grid = dim3(blocks);
-    shape.threads = WARPS * 32;
-    shape.smem_bytes = (size_t)WARPS * NT * 8 * (MT * 16 + 4) * sizeof(float);
-    int error = shape.smem_bytes > 48 * 1024 ? allow_smem("linear", linear_kernel<MT, NT, WARPS, SWIGLU>, shape.smem_bytes) : 0;
-    return error ? error : launch("linear", linear_kernel<MT, NT, WARPS, SWIGLU>, shape, stream, *p);
+    int error = tensor_map_new(&args.x, p->x, p->n_rows, p->n_in, N), blocks = 0;
+    for (int s = 0; s < p->n_segments && !error; s++) {
+        blocks += SWIGLU && s > 0 ? 0 : (p->segments[s].n_out + block_type::OUTPUTS - 1) / block_type::OUTPUTS;
+        error =
+            tensor_map_new(&args.weight[s], p->segments[s].weight, p->segments[s].n_out, p->n_in, block_type::OUTPUTS);
+    }
+    args.p = *p;
+    args.shape = choose(p, blocks, block_type::STAGE_BYTES);
+    shape.grid = dim3((unsigned)(blocks * args.shape.cluster));
+    shape.threads = WARPS * 32 + 32;
+    shape.smem_bytes = (size_t)args.shape.stages * (block_type::STAGE_BYTES + 16);    // and two barriers each
+    shape.cluster = args.shape.cluster > 1 ? (unsigned)args.shape.cluster : 0;
+    error = error ? error : allow_smem("linear", linear_kernel<N, SWIGLU>, shape.smem_bytes);
+    return error ? error : launch("linear", linear_kernel<N, SWIGLU>, shape, stream, args);
 }
 
-template <int NT> static int launch_rows(const linear_params *p, cudaStream_t stream)
+template <bool SWIGLU> static int launch_rows(const linear_params *p, cudaStream_t stream)
 {
-    if (p->epilogue == LINEAR_SWIGLU) {
-        return launch_shape_of<2, NT, 8, true>(p, stream);
-    }
-    int64_t outputs = 0;
-    for (int s = 0; s < p->n_segments; s++) {
-        outputs += p->segments[s].n_out;
-    }
-    // Measured: narrow tiles where inputs are long (more blocks, each with much to do) or outputs very many.
-    return p->n_in > LONG_INPUT || outputs > MANY_OUTPUTS ? launch_shape_of<1, NT, 8, false>(p, stream)
-                                                           : launch_shape_of<2, NT, 8, false>(p, stream);
+    return p->n_rows <= 8    ? launch_as<8, SWIGLU>(p, stream)
+           : p->n_rows <= 16 ? launch_as<16, SWIGLU>(p, stream)
+           : p->n_rows <= 32 ? launch_as<32, SWIGLU>(p, stream)
+                             : launch_as<64, SWIGLU>(p, stream);
 }
 
 extern "C" int linear_launch(const linear_params *p, cudaStream_t stream)
@@ -163,6 +411,5 @@ extern "C" int linear_launch(const linear_params *p, cudaStream_t stream)
     if (p->n_rows == 0) {
         return 0;
     }
-    return p->n_rows <= 8 ? launch_rows<1>(p, stream) : p->n_rows <= 16 ? launch_rows<2>(p, stream)
-         : p->n_rows <= 32 ? launch_rows<4>(p, stream) : launch_rows<8>(p, stream);
+    return p->epilogue == LINEAR_SWIGLU ? launch_rows<true>(p, stream) : launch_rows<false>(p, stream);
 }
