@@ -51,6 +51,7 @@ struct timing time_graph(int (*body)(void *context, int call, cudaStream_t strea
 
 // The checks: each seeds its own file's random numbers and returns how many checks failed in that file.
 int test_linear(void);
+int test_elementwise(void);
 int test_attention(void);
 int test_prefill_attention(void);
 int test_prefill_selected(void);

@@ -9,7 +9,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(void);
-    } tests[] = {{"linear", test_linear}, {"attention", test_attention},
+    } tests[] = {{"linear", test_linear}, {"elementwise", test_elementwise}, {"attention", test_attention},
                  {"prefill_attention", test_prefill_attention}, {"prefill_selected", test_prefill_selected},
                  {"index", test_index}, {"top_k", test_top_k}, {"top_k_rows", test_top_k_rows}};
     int devices = 0, failed = 0;
