@@ -9,7 +9,8 @@
 // 64 rows: 2560 -> 15360 26.5 / 26.9 / 27.2 / 28.2 / 29.6; 2560 -> 3584 8.2 / 8.3 / 8.7 / 9.7 / 11.4; 7680 -> 2560,
 // added, 16.0 / 16.3 / 16.5 / 17.6 / 19.5. A layer's four products in a chain, 47.5 us of reading: 57.5 / 58.1 / 59.3 /
 // 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere. Sums sent to their owner's barrier instead of
-// fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9; with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 / 93.5.
+// fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 /
+// 93.5.
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"
 
