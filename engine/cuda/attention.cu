@@ -1,58 +1,65 @@
-// engine/cuda/attention.cu - attention of single query rows over all keys, selected keys, or a window ring.
+// engine/cuda/attention.cu - attention of single query rows over selected keys or a window; all keys: attention_all.cu.
 //
-// Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs,
-// one run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
-// warps bring tokens to shared memory: with the bulk copy engine where the heads of a token lie side by side (one
-// contiguous run per token: a selected token costs what any other does), else by 16-byte copies. Eight warps
-// compute. A computing warp owns one KV head and 16 tokens of a tile: scores^T = K q^T and out^T += V^T p^T on
-// tensor cores with tokens (and then dimensions) as the 16 rows and the query heads of the group as the 8 columns,
-// so groups of 1 to 16 waste little. Softmax state per column: running maximum m, sum l, out; two states merge as m
-// = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into several runs leaves its states in the
-// workspace; a second kernel merges them in the order of the runs.
+// Bound by reading keys and values once, and for few rows by the latency of a chain: length, selection, page, keys,
+// exchange. Therefore no staging in shared memory and no second kernel. Warps work alone on tiles of 16 tokens
+// (attend_tile.cuh): while one tile is computed the next one's keys and values are on their way to registers, and the
+// addresses of the one after that are looked up.
 //
-// Measured on an H200 (4.54 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: all keys 76 /
-// 507 / 1992 us (cuDNN 70 / 482 / 1879), 2048 selected tokens 10.5 / 19 / 46 us (PyTorch's gather and attention 11
-// / 31 / 108), window of 512 9.2 / 11 / 19 us (PyTorch on a contiguous window 8.1 / 9.3 / 12).
-#include "engine/cuda/device.cuh"
+// An item is a row with one of its selection sets, or with one of its KV heads; a cluster of blocks works on an item.
+// Its warps' states meet in shared memory, its blocks' states in each other's: every block owns a share of the output
+// (units of 4 dimensions) and is sent what the others know of it. Clusters are as wide as lets all items run at once.
+// Blocks are of 8 warps, one per multiprocessor, or of 4, three per multiprocessor: whichever brings more warps to an
+// item. Sums run in the order of warps and blocks: the same shape on the same chip gives the same bits.
+//
+// Measured on an H100 (3.1 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows; in brackets the
+// kernel of attention_all.cu, which did this before: 2048 selected tokens 7.9 / 19.6 / 56.5 us (10.7 / 22.9 / 60.9), 16
+// blocks of 128 for each KV head 8.0 / 19.2 / 54.4 us (13.0 / 24.1 / 63.3), window of 512 5.9 / 8.9 / 16.9 us (9.3 / 11.5
+// / 22.1).
+#include "engine/cuda/attend_tile.cuh"
+#include "engine/cuda/attention_all.cuh"
+#include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
-#include "engine/cuda/runs.cuh"
 
-enum {
-    COMPUTE_WARPS = 8,
-    COPY_WARPS = 4,                   // several, because looking a token up and issuing its copy takes as long as the copy
-    THREADS = (COMPUTE_WARPS + COPY_WARPS) * 32,
-    BULK_BYTES = 512,                 // shorter runs would keep the copy engine busy with their number
-    WARP_TOKENS = 16,
-    MAX_STAGES = 12,
-    ROW_PAD = 16,                     // bytes after each token in shared memory: the 8 rows of a matrix load then
-                                      // start 4 banks apart
-    SMEM_BYTES = 227 * 1024,
-    MAX_GROUP = 16,
-    MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
-    MERGE_BATCH = 8                   // states that a thread loads at once
+enum { MAX_GROUP = 16 };
+
+// Division of 0 .. 2^31 - 1 by a divisor that does not change: a multiplication.
+struct divider {
+    uint32_t magic;
+    int32_t by, shift;
 };
 
-static const float NO_SCORE = -1e30f;    // finite, so that differences of it are numbers
+static divider divider_of(int32_t by)
+{
+    divider d = {0, by, 0};
+    while ((int64_t)1 << d.shift < by) {
+        d.shift++;
+    }
+    d.magic = (uint32_t)((((uint64_t)1 << (31 + d.shift)) + (uint64_t)by - 1) / (uint64_t)by);
+    return d;
+}
 
-// How rows are cut into items, items into tiles, tiles into runs. An item is a row with one of its selection sets, or
-// with a slice of its KV heads.
+static __device__ __forceinline__ int operator/(int n, const divider &d)
+{
+    return (int)(__umulhi(2u * (unsigned)n, d.magic) >> d.shift);
+}
+
+static __device__ __forceinline__ int operator%(int n, const divider &d)
+{
+    return n - n / d * d.by;
+}
+
+// How rows are cut into items.
 struct attend_shape {
     int32_t parts;          // items per row
-    int32_t kv_heads;       // KV heads of an item: 1, 2, 4 or 8
-    int32_t q_heads;        // query heads of an item
-    int32_t group;          // query heads of one KV head of an item
-    int32_t tile_tokens;    // what one stage holds
-    int32_t tile_subs;      // warps of one KV head that share a tile; the others take the tiles between
-    int32_t groups;         // of such warps: tiles go round them
-    int32_t copy_tokens;    // neighbouring tokens that surely lie side by side; 16-byte copies look up that many at once
-    int32_t page_shift;     // log2 of page_tokens, or -1 if it is no power of two
-    int32_t row_bytes;      // of one token in shared memory, pad included
-    int32_t stages;
+    int32_t group;          // query heads of an item: they share a KV head
+    divider by_page;        // page_tokens
+    divider by_unit;        // the selection's unit_tokens
+    divider by_parts;
+    int32_t cluster;        // blocks of an item
+    int32_t cluster_shift;  // log2 of it
+    int32_t units;          // of 4 dimensions, of an item's output
+    int32_t share;          // of them, of one block: unit u is number u / cluster of block u % cluster
     int32_t items;
-    int32_t runs;
-    int64_t states_at;      // bytes of workspace before the states: first and last run of each item
-    int32_t part_floats;    // of one saved state: q_heads * (head_dim + 2)
-    bool bulk;              // a token's heads are one run
 };
 
 struct attend_arguments {
@@ -63,574 +70,347 @@ struct attend_arguments {
 // Which list of the selection an item follows.
 static __device__ __forceinline__ int list_of(const attend_arguments &a, int item)
 {
-    int sets = a.p.over == ATTEND_SELECTED ? a.p.selection.sets : 1;
-    return item / a.s.parts * sets + (sets == 1 ? 0 : item % a.s.parts * sets / a.s.parts);
+    const int sets = a.p.selection.sets;
+    return item / a.s.by_parts * sets + (sets == 1 ? 0 : item % a.s.by_parts * sets / a.s.parts);
+}
+
+static __device__ __forceinline__ int kv_head_of(const attend_arguments &a, int item)
+{
+    return item % a.s.by_parts * a.p.n_kv_heads / a.s.parts;
 }
 
 static __device__ __forceinline__ int item_tokens(const attend_arguments &a, int item)
 {
-    int row = item / a.s.parts;
-    int position = a.p.rows.position[row];
-    if (a.p.over == ATTEND_ALL) {
-        return position + 1;
-    }
+    const int position = a.p.rows.position[item / a.s.by_parts];
     if (a.p.over == ATTEND_WINDOW) {
         return min(position + 1, a.p.window_tokens);
     }
-    int64_t list = list_of(a, item);
-    int count = a.p.selection.count[list];
-    if (a.p.selection.unit_tokens == 1 || count == 0) {
+    const int64_t list = list_of(a, item);
+    const int count = a.p.selection.count[list], per = a.p.selection.unit_tokens;
+    if (per == 1 || count == 0) {
         return count;
     }
-    int last = a.p.selection.unit[list * a.p.selection.stride + count - 1] * a.p.selection.unit_tokens;
-    return (count - 1) * a.p.selection.unit_tokens + min(a.p.selection.unit_tokens, position + 1 - last);
+    int last = a.p.selection.unit[list * a.p.selection.stride + count - 1] * per;
+    return (count - 1) * per + min(per, position + 1 - last);
 }
 
-struct item_tiles {
-    const attend_arguments &a;
-
-    __device__ __forceinline__ int operator()(int item) const
-    {
-        return max(1, (item_tokens(a, item) + a.s.tile_tokens - 1) / a.s.tile_tokens);
-    }
+// What a warp needs to find the tokens of an item. A token is found in two steps, each a load
+// whose latency hides behind a tile: its number, then its page. Small, for it competes with a tile for registers.
+struct finder {
+    const uint8_t *cache;     // of the KV head; WINDOW: of the sequence's ring
+    int32_t tokens;           // of the item
+    int32_t oldest;           // WINDOW: first token; else 0
+    int32_t list_or_fresh;    // SELECTED: where the list begins | WINDOW: first token that is fresh
+    int32_t pages_or_row;     // SELECTED: where the sequence's pages begin | WINDOW: fresh row of token 0, were it fresh
+    int32_t head;
 };
 
-// Where key and value of one token of an item lie. any == false: the item has no tokens, any address will do.
-static __device__ __forceinline__ void token_address(const attend_arguments &a, int row, int list, int head, int index, bool any,
-                                                     const uint8_t *&key, const uint8_t *&value)
+static __device__ __forceinline__ finder finder_of(const attend_arguments &a, int item, int tokens)
 {
     const attention_params &p = a.p;
-    int seq = p.rows.seq[row], token = index;
-    int64_t page;
+    const int row = item / a.s.by_parts, seq = p.rows.seq[row];
+    finder f = {};
+    f.head = kv_head_of(a, item);
+    f.cache = p.view.data + f.head * p.view.head_stride;
+    f.tokens = tokens;
+    f.pages_or_row = seq * p.rows.max_pages;
     if (p.over == ATTEND_WINDOW) {
-        int position = p.rows.position[row];
-        token = max(0, position + 1 - p.window_tokens) + index;
-        int fresh = token - p.context[seq];
-        if (fresh >= 0) {
-            int64_t at = ((int64_t)(p.first_row[seq] + fresh) * p.n_kv_heads + head) * p.head_dim * 2;
-            key = (const uint8_t *)p.fresh_k + at;
-            value = (const uint8_t *)p.fresh_v + at;
-            return;
-        }
-        page = p.slot[seq];
+        f.oldest = max(0, p.rows.position[row] + 1 - p.window_tokens);
+        f.list_or_fresh = p.context[seq];
+        f.pages_or_row = p.first_row[seq] - f.list_or_fresh;
+        f.cache += p.slot[seq] * p.view.page_stride;
     } else {
-        if (p.over == ATTEND_SELECTED && any) {
-            int units = p.selection.unit_tokens;
-            int unit = p.selection.unit[(int64_t)list * p.selection.stride + (units == 1 ? index : index / units)];
-            token = units == 1 ? unit : unit * units + index % units;
-        }
-        int number = a.s.page_shift >= 0 ? token >> a.s.page_shift : token / p.view.page_tokens;
-        page = p.rows.pages[(int64_t)seq * p.rows.max_pages + number];
+        f.list_or_fresh = list_of(a, item) * p.selection.stride;
     }
-    int at = a.s.page_shift >= 0 ? token & (p.view.page_tokens - 1) : token % p.view.page_tokens;
-    key = p.view.data + page * p.view.page_stride + at * p.view.token_stride + head * p.view.head_stride;
+    return f;
+}
+
+// The token that is number `index` of the item. Beyond the end, the last one: what is masked must still be numbers.
+static __device__ __forceinline__ int find_token(const attend_arguments &a, const finder &f, int index)
+{
+    index = min(index, f.tokens - 1);
+    if (a.p.over == ATTEND_WINDOW) {
+        return f.oldest + index;
+    }
+    int number = index / a.s.by_unit;
+    return (a.p.selection.unit[f.list_or_fresh + number] - number) * a.s.by_unit.by + index;
+}
+
+static __device__ __forceinline__ int find_page(const attend_arguments &a, const finder &f, int token)
+{
+    return a.p.over == ATTEND_WINDOW ? 0 : a.p.rows.pages[f.pages_or_row + token / a.s.by_page];
+}
+
+static __device__ __forceinline__ void find_address(const attend_arguments &a, const finder &f, int token, int page,
+                                                    const uint8_t *&key, const uint8_t *&value)
+{
+    const attention_params &p = a.p;
+    if (p.over == ATTEND_WINDOW && token >= f.list_or_fresh) {
+        int64_t at = ((int64_t)(f.pages_or_row + token) * p.n_kv_heads + f.head) * p.head_dim * 2;
+        key = (const uint8_t *)p.fresh_k + at;
+        value = (const uint8_t *)p.fresh_v + at;
+        return;
+    }
+    key = f.cache + page * p.view.page_stride + token % a.s.by_page * p.view.token_stride;
     value = key + p.view.value_offset;
 }
 
-// Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up while
-// the stage is still in use.
-static __device__ void copy_bulk_tokens(const attend_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+// This warp's tiles of an item: `tile`, tile + step, ... below `end`. query: shared memory of this warp.
+template <int HD, int HALVES>
+static __device__ __forceinline__ void attend(const attend_arguments &a, attend_state<HD, HALVES> &s, uint32_t query, int item,
+                                              int tokens, int tile, int end, int step)
 {
-    const int lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
-    int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
-    uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
-    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
-        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
-        int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts), list = list_of(a, w.item);
-        for (int tile = w.tile; tile < w.item_end; tile++) {
-            if (turns == 0) {
-                // Beyond the end, the last token once more: what is masked must still be numbers.
-                const uint8_t *key, *value;
-                int index = max(0, min(tile * a.s.tile_tokens + lane, tokens - 1));
-                token_address(a, row, list, head, index, tokens > 0, key, value);
-                barrier_wait(empty + stage * 8, parity);
-                if (lane == 0) {
-                    barrier_arrive_expect(full + stage * 8, (uint32_t)(a.s.tile_tokens * half * 2));
-                }
-                __syncwarp();
-                uint32_t to = stages + (stage * a.s.tile_tokens + lane) * a.s.row_bytes;
-                if (lane < a.s.tile_tokens && value == key + half) {
-                    copy_bulk(to, key, half * 2, full + stage * 8);
-                } else if (lane < a.s.tile_tokens) {
-                    copy_bulk(to, key, half, full + stage * 8);
-                    copy_bulk(to + half, value, half, full + stage * 8);
-                }
-                turns = COPY_WARPS;
-            }
-            turns--;
-            if (++stage == a.s.stages) {
-                stage = 0;
-                parity ^= 1;
-            }
+    clear_state(s);
+    if (tile >= end || tokens == 0) {
+        return;
+    }
+    const int lane_token = threadIdx.x % TILE_TOKENS;
+    const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
+    const finder f = finder_of(a, item, tokens);
+    const uint8_t *key, *value;
+    token_tile<HD> now;
+    int token = find_token(a, f, tile * TILE_TOKENS + lane_token);
+    int next = find_token(a, f, (tile + step) * TILE_TOKENS + lane_token);
+    int page = find_page(a, f, token);
+    find_address(a, f, token, page, key, value);
+    load_keys<HD>(now, key);
+    load_values<HD>(now, value);
+    int64_t q_head = (int64_t)(item / a.s.by_parts) * a.p.n_heads + item % a.s.by_parts * a.s.group;
+    place_query<HD, HALVES>(query, (const uint8_t *)a.p.q + q_head * HD * 2, a.s.group);
+    token = next;
+    page = find_page(a, f, token);
+    next = find_token(a, f, (tile + 2 * step) * TILE_TOKENS + lane_token);
+    for (; tile < end; tile += step) {
+        bool more = tile + step < end;
+        float c[2][4];
+        score_tokens<HD, HALVES>(c, query, now);
+        if (more) {
+            find_address(a, f, token, page, key, value);
+            load_keys<HD>(now, key);
+        }
+        uint32_t p[HALVES][2];
+        softmax_tokens<HD, HALVES>(s, p, c, tokens - tile * TILE_TOKENS, scale);
+        add_values<HD, HALVES>(s, p, now);
+        if (more) {
+            load_values<HD>(now, value);
+            token = next;
+            page = find_page(a, f, token);
+            next = find_token(a, f, (tile + 3 * step) * TILE_TOKENS + lane_token);
         }
     }
 }
 
-// The same with 16-byte copies: each copying warp takes groups of tokens that lie side by side, the address of the first
-// looked up once.
-static __device__ void copy_small_tokens(const attend_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+// The last step of 4 dimensions of one query head.
+template <int HD> static __device__ __forceinline__ void store_unit(const attend_arguments &a, int item, int unit, const merged &s)
 {
-    const int warp = threadIdx.x / 32 - COMPUTE_WARPS, lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
-    const int chunks = half / 16, group = a.s.copy_tokens;
-    int stage = 0;
-    uint32_t parity = 1;
-    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
-        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
-        int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts), list = list_of(a, w.item);
-        for (int tile = w.tile; tile < w.item_end; tile++) {
-            barrier_wait(empty + stage * 8, parity);
-            for (int first = warp * group; first < a.s.tile_tokens; first += COPY_WARPS * group) {
-                // Beyond the end, the last token once more: what is masked must still be numbers.
-                int index = max(0, min(tile * a.s.tile_tokens + first, (tokens - 1) / group * group));
-                int last = max(0, tokens - 1 - index);
-                const uint8_t *key, *value;
-                token_address(a, row, list, head, index, tokens > 0, key, value);
-                uint32_t to = stages + (stage * a.s.tile_tokens + first) * a.s.row_bytes;
-                for (int i = lane; i < group * chunks; i += 32) {
-                    int token = i / chunks, at = i % chunks * 16;
-                    int64_t from = min(token, last) * a.p.view.token_stride + at;
-                    copy_16(to + token * a.s.row_bytes + at, key + from);
-                    copy_16(to + token * a.s.row_bytes + half + at, value + from);
-                }
-            }
-            barrier_arrive_after_copies(full + stage * 8);
-            if (++stage == a.s.stages) {
-                stage = 0;
-                parity ^= 1;
-            }
-        }
+    int row = item / a.s.by_parts, head = item % a.s.by_parts * a.s.group + unit / (HD / 4), quad = unit % (HD / 4);
+    float scale = s.l > 0 ? 1 / s.l : 0;
+    uint2 *out = (uint2 *)a.p.out + ((int64_t)row * a.p.n_heads + head) * (HD / 4) + quad;
+    *out = make_uint2(pack_bf16(s.out.x * scale, s.out.y * scale), pack_bf16(s.out.z * scale, s.out.w * scale));
+    if (quad == 0 && a.p.lse) {
+        a.p.lse[(int64_t)row * a.p.n_heads + head] = s.l > 0 ? (s.m + log2f(s.l)) * 0.69314718f : -INFINITY;
     }
 }
 
-// Softmax state of one warp: columns (query heads) 2t and 2t+1 of each tile of 8.
-template <int HD, int NT> struct attend_state {
-    float out[NT][HD / 16][4];    // rows: dimensions g, g + 8 of each 16
-    float m[NT][2], l[NT][2];
+// Shared memory of a block.
+struct block_memory {
+    uint8_t *out;           // [warps][warp_bytes] of each warp its query, later its state [group][HD]
+    float2 *ml;             // [warps][group]
+    float4 *inbox_out;      // [cluster][share]
+    float2 *inbox_ml;       // [cluster][share]
 };
 
-template <int HD, int NT>
-static __device__ __forceinline__ void load_query(const attend_arguments &a, int row, int q_head, uint32_t (&q)[NT][HD / 16][2])
+template <int HD, int HALVES> static __host__ __device__ __forceinline__ int warp_bytes(int group)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    for (int n = 0; n < NT; n++) {
-        int head = n * 8 + g;
-        const uint32_t *from = (const uint32_t *)a.p.q + ((int64_t)row * a.p.n_heads + q_head + head) * (HD / 2);
-#pragma unroll
-        for (int k = 0; k < HD / 16; k++) {
-            q[n][k][0] = head < a.s.group ? from[k * 8 + t] : 0;
-            q[n][k][1] = head < a.s.group ? from[k * 8 + t + 4] : 0;
-        }
-    }
+    int state = group * HD * 4;
+    return state > query_place<HD, HALVES>::bytes ? state : query_place<HD, HALVES>::bytes;
 }
 
-// 16 tokens: scores, softmax, values. `valid` of them count.
-template <int HD, int NT>
-static __device__ __forceinline__ void attend_tokens(const attend_arguments &a, attend_state<HD, NT> &s,
-                                                     const uint32_t (&q)[NT][HD / 16][2], uint32_t keys, uint32_t values,
-                                                     int valid, float scale)
+template <int HD, int HALVES> static int block_memory_bytes(const attend_shape &s, int warps)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4;
-    float c[NT][4] = {};
-    uint32_t key = keys + ((lane % 8) + (lane / 8 % 2) * 8) * a.s.row_bytes + (lane / 16) * 16;
-#pragma unroll
-    for (int k = 0; k < HD / 16; k++) {
-        uint32_t f[4];
-        load_matrix(f, key + k * 32);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            mma_bf16(c[n], f[0], f[1], f[2], f[3], q[n][k][0], q[n][k][1]);
-        }
-    }
-    uint32_t probability[NT][2];
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float low = g < valid ? c[n][i] * scale : NO_SCORE, high = g + 8 < valid ? c[n][i + 2] * scale : NO_SCORE;
-            float m = fmaxf(low, high);
-            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 4));
-            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 8));
-            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 16));
-            m = fmaxf(m, s.m[n][i]);
-            float shrink = exp2f(s.m[n][i] - m);
-            s.m[n][i] = m;
-            c[n][i] = g < valid ? exp2f(low - m) : 0;
-            c[n][i + 2] = g + 8 < valid ? exp2f(high - m) : 0;
-            s.l[n][i] = s.l[n][i] * shrink + c[n][i] + c[n][i + 2];
-#pragma unroll
-            for (int d = 0; d < HD / 16; d++) {
-                s.out[n][d][i] *= shrink;
-                s.out[n][d][i + 2] *= shrink;
-            }
-        }
-        probability[n][0] = transpose_8x8(pack_bf16(c[n][0], c[n][1]));
-        probability[n][1] = transpose_8x8(pack_bf16(c[n][2], c[n][3]));
-    }
-    uint32_t value = values + ((lane % 8) + (lane / 16) * 8) * a.s.row_bytes + (lane / 8 % 2) * 16;
-#pragma unroll
-    for (int d = 0; d < HD / 16; d++) {
-        uint32_t f[4];
-        load_matrix_transposed(f, value + d * 32);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            mma_bf16(s.out[n][d], f[0], f[1], f[2], f[3], probability[n][0], probability[n][1]);
-        }
-    }
+    return warps * (warp_bytes<HD, HALVES>(s.group) + s.group * 8) + s.cluster * s.share * 24;
 }
 
-// Merges the states of the warps that share a KV head, in the order of their tokens, into the first of them.
-template <int HD, int NT>
-static __device__ __forceinline__ void merge_warps(const attend_arguments &a, attend_state<HD, NT> &s, float *shared, int warp)
+// Merges the states of the warps, then of the blocks, and stores the block's share. Every thread of the cluster calls it.
+template <int HD, int HALVES, int WARPS>
+static __device__ __forceinline__ void join(const attend_arguments &a, const block_memory &memory, int item, int rank)
 {
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, subs = COMPUTE_WARPS / a.s.kv_heads;
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            for (int shift = 4; shift <= 16; shift *= 2) {
-                s.l[n][i] += __shfl_xor_sync(FULL_MASK, s.l[n][i], shift);
-            }
+    const int cluster = a.s.cluster, share = a.s.share;
+    __syncthreads();
+    for (int unit = threadIdx.x; unit < a.s.units; unit += WARPS * 32) {
+        int head = unit / (HD / 4), place = quad_place<HD>(head, unit % (HD / 4));
+        merged s = merge_states(WARPS, [&](int warp) {
+            float2 ml = memory.ml[warp * a.s.group + head];
+            const float4 *out = (const float4 *)(memory.out + warp * warp_bytes<HD, HALVES>(a.s.group));
+            return merged{ml.x, ml.y, out[head * (HD / 4) + place]};
+        });
+        if (cluster == 1) {
+            store_unit<HD>(a, item, unit, s);
+            continue;
         }
+        int slot = unit >> a.s.cluster_shift, owner = unit & (cluster - 1), at = rank * share + slot;
+        push(peer_address(smem_address(memory.inbox_out + at), owner), s.out);
+        push(peer_address(smem_address(memory.inbox_ml + at), owner), make_float2(s.m, s.l));
     }
-    if (subs == 1) {
+    if (cluster == 1) {
         return;
     }
-    const int pitch = HD + 2, head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads;
-    if (sub > 0) {
-        float *to = shared + (int64_t)((sub - 1) * a.s.kv_heads + head) * a.s.group * pitch;
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                int column = n * 8 + 2 * t + i;
-                if (column < a.s.group) {
-#pragma unroll
-                    for (int d = 0; d < HD / 16; d++) {
-                        to[column * pitch + d * 16 + g] = s.out[n][d][i];
-                        to[column * pitch + d * 16 + g + 8] = s.out[n][d][i + 2];
-                    }
-                    if (g == 0) {
-                        to[column * pitch + HD] = s.m[n][i];
-                        to[column * pitch + HD + 1] = s.l[n][i];
-                    }
-                }
-            }
-        }
-    }
-    asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_WARPS * 32) : "memory");
-    for (int other = 1; sub == 0 && other < subs; other++) {
-        const float *from = shared + (int64_t)((other - 1) * a.s.kv_heads + head) * a.s.group * pitch;
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                int column = n * 8 + 2 * t + i;
-                if (column < a.s.group) {
-                    float m2 = from[column * pitch + HD], m = fmaxf(s.m[n][i], m2);
-                    float keep = exp2f(s.m[n][i] - m), add = exp2f(m2 - m);
-                    s.m[n][i] = m;
-                    s.l[n][i] = s.l[n][i] * keep + from[column * pitch + HD + 1] * add;
-#pragma unroll
-                    for (int d = 0; d < HD / 16; d++) {
-                        s.out[n][d][i] = s.out[n][d][i] * keep + from[column * pitch + d * 16 + g] * add;
-                        s.out[n][d][i + 2] = s.out[n][d][i + 2] * keep + from[column * pitch + d * 16 + g + 8] * add;
-                    }
-                }
-            }
-        }
-    }
-    asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_WARPS * 32) : "memory");    // the next item may write again
-}
-
-static __device__ __forceinline__ void store_row(const attention_params &p, int row, int head, int dim, float value)
-{
-    store_bf16(p.out, ((int64_t)row * p.n_heads + head) * p.head_dim + dim, value);
-}
-
-// Stores the item's result, or its state where other runs hold the rest.
-template <int HD, int NT>
-static __device__ __forceinline__ void store_state(const attend_arguments &a, const attend_state<HD, NT> &s, int item, bool whole,
-                                                   int head)
-{
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    int row = item / a.s.parts, q_head = item % a.s.parts * a.s.q_heads + head * a.s.group;
-    float *state = (float *)((char *)a.p.workspace + a.s.states_at) + ((int64_t)blockIdx.x + item) * a.s.part_floats;
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int column = n * 8 + 2 * t + i;
-            if (column >= a.s.group) {
-                continue;
-            }
-            float l = s.l[n][i], scale = l > 0 ? 1 / l : 0;
-            float *to = state + (head * a.s.group + column) * (HD + 2);
-#pragma unroll
-            for (int d = 0; d < HD / 16; d++) {
-                for (int half = 0; half < 2; half++) {
-                    int dim = d * 16 + half * 8 + g;
-                    float value = s.out[n][d][i + 2 * half];
-                    if (whole) {
-                        store_row(a.p, row, q_head + column, dim, value * scale);
-                    } else {
-                        to[dim] = value;
-                    }
-                }
-            }
-            if (g == 0) {
-                if (!whole) {
-                    to[HD] = s.m[n][i];
-                    to[HD + 1] = l;
-                } else if (a.p.lse) {
-                    a.p.lse[(int64_t)row * a.p.n_heads + q_head + column] = l > 0 ? (s.m[n][i] + log2f(l)) * 0.69314718f
-                                                                                  : -INFINITY;
-                }
-            }
-        }
+    __syncwarp();
+    cluster_arrive();
+    cluster_wait();
+    for (int slot = threadIdx.x; slot * cluster + rank < a.s.units; slot += WARPS * 32) {
+        merged s = merge_states(cluster, [&](int n) {
+            float2 ml = memory.inbox_ml[n * share + slot];
+            return merged{ml.x, ml.y, memory.inbox_out[n * share + slot]};
+        });
+        store_unit<HD>(a, item, slot * cluster + rank, s);
     }
 }
 
-// For the merge: the first and the last run that hold a part of the item.
-static __device__ __forceinline__ void note_run(const attend_arguments &a, const walk &w)
+// The row's own key and value into the ring, in place of a token that no row attends any more.
+template <int HD, int WARPS> static __device__ void write_ring(const attend_arguments &a, int item)
 {
-    int32_t *ends = (int32_t *)a.p.workspace + 2 * w.item;
-    if (threadIdx.x == 0 && w.first) {
-        ends[0] = blockIdx.x;
-    }
-    if (threadIdx.x == 0 && w.last) {
-        ends[1] = blockIdx.x;
+    const attention_params &p = a.p;
+    const int row = item / a.s.by_parts, seq = p.rows.seq[row], pieces = HD / 8, head = kv_head_of(a, item);
+    uint8_t *to = p.view.data + p.slot[seq] * p.view.page_stride + p.rows.position[row] % a.s.by_page * p.view.token_stride +
+                  head * p.view.head_stride;
+    for (int i = threadIdx.x; i < 2 * pieces; i += WARPS * 32) {
+        bool value = i >= pieces;
+        const uint4 *from = (const uint4 *)(value ? p.fresh_v : p.fresh_k) + ((int64_t)row * p.n_kv_heads + head) * pieces;
+        *(uint4 *)(to + (value ? p.view.value_offset : 0) + i % pieces * 16) = from[i % pieces];
     }
 }
 
-template <int HD, int NT>
-__global__ void __launch_bounds__(THREADS, 1) attention_kernel(const __grid_constant__ attend_arguments a)
+template <int HD, int HALVES, int WARPS>
+__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3) attention_kernel(const __grid_constant__ attend_arguments a)
 {
-    extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
-    const int warp = threadIdx.x / 32;
-    const uint32_t full = smem_address(barriers), empty = full + MAX_STAGES * 8;
-    const uint32_t stages = smem_address(shared);
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < a.s.stages; i++) {
-            barrier_init(full + i * 8, a.s.bulk ? 1 : COPY_WARPS * 32);
-            barrier_init(empty + i * 8, a.s.kv_heads * a.s.tile_subs * 32);    // every lane that read
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    extern __shared__ __align__(16) uint8_t shared[];
+    const int cluster = a.s.cluster, rank = blockIdx.x & (cluster - 1), item = blockIdx.x >> a.s.cluster_shift, warp = threadIdx.x / 32;
+    block_memory memory;
+    memory.inbox_out = (float4 *)shared;
+    memory.out = (uint8_t *)(memory.inbox_out + cluster * a.s.share);
+    memory.inbox_ml = (float2 *)(memory.out + WARPS * warp_bytes<HD, HALVES>(a.s.group));
+    memory.ml = memory.inbox_ml + cluster * a.s.share;
+    uint8_t *mine = memory.out + warp * warp_bytes<HD, HALVES>(a.s.group);
+    if (cluster > 1) {
+        cluster_arrive();
     }
-    __syncthreads();
     dependents_may_launch();
     wait_for_predecessor();
-
-    int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles / a.s.groups, a.s.runs);
-    walk w = {};
-    if (blockIdx.x >= runs) {
-        return;
+    if (cluster > 1) {
+        cluster_wait();    // the peers have begun
     }
-    walk_begin(item_tiles{a}, a.s.items, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
-    if (warp >= COMPUTE_WARPS) {
-        if (a.s.bulk) {
-            copy_bulk_tokens(a, w, stages, full, empty);
-        } else {
-            copy_small_tokens(a, w, stages, full, empty);
-        }
-        return;
+    attend_state<HD, HALVES> s;
+    const int tokens = item_tokens(a, item), tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    attend<HD, HALVES>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster);
+    save_state<HD, HALVES>(s, a.s.group, (float *)mine, memory.ml + warp * a.s.group);
+    if (a.p.write_ring && rank == cluster - 1) {
+        write_ring<HD, WARPS>(a, item);
     }
-    const int head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads, group = sub / a.s.tile_subs;
-    const int first_token = sub % a.s.tile_subs * WARP_TOKENS;
-    const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
-    float *merge = (float *)(shared + (int64_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes);
-    int stage = 0, turn = 0;    // whose turn the current tile is
-    uint32_t parity = 0;
-    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
-        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
-        note_run(a, w);
-        uint32_t q[NT][HD / 16][2];
-        load_query<HD, NT>(a, row, w.item % a.s.parts * a.s.q_heads + head * a.s.group, q);
-        attend_state<HD, NT> s = {};
-        for (int n = 0; n < NT; n++) {
-            s.m[n][0] = s.m[n][1] = NO_SCORE;
-        }
-        for (int tile = w.tile; tile < w.item_end; tile++) {
-            if (turn == group) {
-                barrier_wait(full + stage * 8, parity);
-                uint32_t keys = stages + (stage * a.s.tile_tokens + first_token) * a.s.row_bytes + head * HD * 2;
-                int valid = tokens - tile * a.s.tile_tokens - first_token;
-                if (valid > 0) {
-                    attend_tokens<HD, NT>(a, s, q, keys, keys + a.s.kv_heads * HD * 2, valid, scale);
-                }
-                barrier_arrive(empty + stage * 8);
-            }
-            turn = turn + 1 == a.s.groups ? 0 : turn + 1;
-            if (++stage == a.s.stages) {
-                stage = 0;
-                parity ^= 1;
-            }
-        }
-        merge_warps<HD, NT>(a, s, merge, warp);
-        if (sub == 0) {
-            store_state<HD, NT>(a, s, w.item, w.first && w.last, head);
-        }
-    }
+    join<HD, HALVES, WARPS>(a, memory, item, rank);
 }
 
-// One block per item and query head: thread (d, slice) merges dimension d of every SLICES-th state, then the slices meet.
-__global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_constant__ attend_arguments a)
+static void set_cluster(attend_shape *s, int32_t shift)
 {
-    __shared__ float sums[MERGE_THREADS], slice_m[MERGE_THREADS], slice_l[MERGE_THREADS];
-    dependents_may_launch();
-    wait_for_predecessor();
-    const int item = blockIdx.x, head = blockIdx.y, hd = a.p.head_dim;
-    const int2 ends = ((const int2 *)a.p.workspace)[item];
-    const int states = ends.y - ends.x + 1, dim = threadIdx.x % hd, slice = threadIdx.x / hd, slices = blockDim.x / hd;
-    if (states == 1) {
-        return;
-    }
-    const float *state = (const float *)((const char *)a.p.workspace + a.s.states_at) +
-                         ((int64_t)ends.x + item) * a.s.part_floats + head * (hd + 2);
-    float m = NO_SCORE, l = 0, out = 0;
-    for (int base = slice; base < states; base += slices * MERGE_BATCH) {
-        float next_m[MERGE_BATCH], next_l[MERGE_BATCH], next_out[MERGE_BATCH];
-#pragma unroll
-        for (int i = 0; i < MERGE_BATCH; i++) {
-            int at = base + i * slices;
-            const float *from = state + (int64_t)at * a.s.part_floats;
-            next_m[i] = at < states ? from[hd] : NO_SCORE;
-            next_l[i] = at < states ? from[hd + 1] : 0;
-            next_out[i] = at < states ? from[dim] : 0;
-        }
-#pragma unroll
-        for (int i = 0; i < MERGE_BATCH; i++) {
-            float both = fmaxf(m, next_m[i]), keep = exp2f(m - both), add = exp2f(next_m[i] - both);
-            m = both;
-            l = l * keep + next_l[i] * add;
-            out = out * keep + next_out[i] * add;
-        }
-    }
-    sums[threadIdx.x] = out;
-    slice_m[threadIdx.x] = m;
-    slice_l[threadIdx.x] = l;
-    __syncthreads();
-    if (slice > 0) {
-        return;
-    }
-    for (int i = 1; i < slices; i++) {
-        int at = i * hd + dim;
-        float both = fmaxf(m, slice_m[at]), keep = exp2f(m - both), add = exp2f(slice_m[at] - both);
-        m = both;
-        l = l * keep + slice_l[at] * add;
-        out = out * keep + sums[at] * add;
-    }
-    int row = item / a.s.parts, q_head = item % a.s.parts * a.s.q_heads + head;
-    store_row(a.p, row, q_head, dim, l > 0 ? out / l : 0);
-    if (dim == 0 && a.p.lse) {
-        a.p.lse[(int64_t)row * a.p.n_heads + q_head] = l > 0 ? (m + log2f(l)) * 0.69314718f : -INFINITY;
-    }
+    s->cluster_shift = shift;
+    s->cluster = 1 << shift;
+    s->share = (s->units + s->cluster - 1) / s->cluster;
 }
 
-// neighbours: the KV heads of a token lie side by side, so that one copy takes several.
-static attend_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t sets, bool neighbours)
+// The widest clusters of which all items' run at once, if every warp gets a tile.
+static int32_t item_cluster(const cluster_room &room, const attend_shape &s, int32_t warps, int32_t most_tokens)
 {
-    attend_shape s = {};
-    s.kv_heads = sets < n_kv_heads ? n_kv_heads / sets : 1;
-    if (COMPUTE_WARPS % s.kv_heads != 0 || !neighbours) {
-        s.kv_heads = 1;
+    int32_t best = 0, tiles = (most_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    for (int32_t shift = 1; shift <= WIDEST_CLUSTER_SHIFT && warps << shift <= tiles; shift++) {
+        best = s.items <= room.clusters[shift] ? shift : best;
     }
-    int32_t least = n_kv_heads / s.kv_heads;
-    s.parts = sets > least ? sets : least;
-    s.q_heads = n_heads / s.parts;
-    s.group = s.q_heads / s.kv_heads;
-    s.bulk = neighbours && s.kv_heads * head_dim * 2 >= BULK_BYTES;
-    s.tile_subs = s.bulk ? 1 : COMPUTE_WARPS / s.kv_heads;
-    s.groups = COMPUTE_WARPS / s.kv_heads / s.tile_subs;
-    s.tile_tokens = WARP_TOKENS * s.tile_subs;
-    s.row_bytes = s.kv_heads * head_dim * 4 + ROW_PAD;
-    int32_t merge_bytes = (COMPUTE_WARPS - s.kv_heads) * s.group * (head_dim + 2) * 4;
-    int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
-    s.stages = left / (s.tile_tokens * s.row_bytes);
-    s.stages = s.stages > MAX_STAGES ? MAX_STAGES : s.stages;
-    s.items = n_rows * s.parts;
-    s.part_floats = s.q_heads * (head_dim + 2);
-    s.states_at = ((int64_t)s.items * 8 + 15) / 16 * 16;
-    s.runs = multiprocessors();
-    return s;
+    return best;
+}
+
+// The room for clusters of this kernel, asked when more shared memory is needed than ever before.
+template <int HD, int HALVES, int WARPS> static int room_for(const cluster_room **out, attend_shape s)
+{
+    static cluster_room room;
+    static size_t asked;    // bytes of shared memory
+    launch_shape shape = {};
+    shape.threads = WARPS * 32;
+    set_cluster(&s, WIDEST_CLUSTER_SHIFT);    // takes most
+    shape.smem_bytes = (size_t)block_memory_bytes<HD, HALVES>(s, WARPS);
+    *out = &room;
+    if (shape.smem_bytes <= asked) {
+        return 0;
+    }
+    int error = allow_smem("attention", attention_kernel<HD, HALVES, WARPS>, shape.smem_bytes);
+    if (!error) {
+        room = room_for_clusters(attention_kernel<HD, HALVES, WARPS>, shape);
+        asked = shape.smem_bytes;
+    }
+    return error;
+}
+
+template <int HD, int HALVES, int WARPS> static int launch_blocks(attend_arguments &a, int32_t cluster_shift, cudaStream_t stream)
+{
+    set_cluster(&a.s, cluster_shift);
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)a.s.items << cluster_shift);
+    shape.threads = WARPS * 32;
+    shape.cluster = (unsigned)a.s.cluster;
+    shape.smem_bytes = (size_t)block_memory_bytes<HD, HALVES>(a.s, WARPS);
+    return launch("attention", attention_kernel<HD, HALVES, WARPS>, shape, stream, a);
+}
+
+template <int HD> static int launch_dim(attend_arguments &a, int32_t most_tokens, cudaStream_t stream)
+{
+    const cluster_room *eight, *four;
+    if (a.s.group > 8) {
+        int error = room_for<HD, 2, 8>(&eight, a.s);
+        return error ? error : launch_blocks<HD, 2, 8>(a, item_cluster(*eight, a.s, 8, most_tokens), stream);
+    }
+    int error = room_for<HD, 1, 8>(&eight, a.s);
+    error = error ? error : room_for<HD, 1, 4>(&four, a.s);
+    if (error) {
+        return error;
+    }
+    int32_t of_eight = item_cluster(*eight, a.s, 8, most_tokens), of_four = item_cluster(*four, a.s, 4, most_tokens);
+    return 4 << of_four > 8 << of_eight ? launch_blocks<HD, 1, 4>(a, of_four, stream) : launch_blocks<HD, 1, 8>(a, of_eight, stream);
 }
 
 extern "C" int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t sets)
 {
-    int64_t most = 0;
-    for (int neighbours = 0; neighbours < 2; neighbours++) {
-        attend_shape s = shape_of(n_rows, n_heads, n_kv_heads, head_dim, sets, neighbours);
-        int64_t bytes = s.states_at + ((int64_t)s.items + s.runs) * s.part_floats * (int64_t)sizeof(float);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
-static int32_t log2_exact(int32_t n)
-{
-    int32_t shift = 0;
-    while (1 << shift < n) {
-        shift++;
-    }
-    return 1 << shift == n ? shift : -1;
-}
-
-// Neighbours in an item's list of tokens, from a multiple of the answer on, that lie in one page and one unit.
-static int32_t together(const attention_params *p)
-{
-    int32_t tokens = p->over == ATTEND_WINDOW ? 1 : WARP_TOKENS;
-    while (p->view.page_tokens % tokens != 0 || (p->over == ATTEND_SELECTED && p->selection.unit_tokens % tokens != 0)) {
-        tokens /= 2;
-    }
-    return tokens;
-}
-
-template <int HD, int NT> static int launch_attention(const attend_arguments &a, cudaStream_t stream)
-{
-    launch_shape shape = {};
-    shape.grid = dim3((unsigned)a.s.runs);
-    shape.threads = THREADS;
-    shape.smem_bytes = (size_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes +
-                       (size_t)(COMPUTE_WARPS - a.s.kv_heads) * a.s.group * (HD + 2) * 4;
-    int error = allow_smem("attention", attention_kernel<HD, NT>, SMEM_BYTES - 1024);
-    if (!error) {
-        error = launch("attention", attention_kernel<HD, NT>, shape, stream, a);
-    }
-    if (error) {
-        return error;
-    }
-    launch_shape merge = {};
-    merge.grid = dim3((unsigned)a.s.items, (unsigned)a.s.q_heads);
-    merge.threads = a.s.items * a.s.q_heads <= a.s.runs ? MERGE_THREADS : MERGE_THREADS / 4;
-    return launch("attention merge", merge_kernel, merge, stream, a);
-}
-
-template <int HD> static int launch_dim(const attend_arguments &a, cudaStream_t stream)
-{
-    return a.s.group <= 8 ? launch_attention<HD, 1>(a, stream) : launch_attention<HD, 2>(a, stream);
+    (void)sets;    // selections need none
+    return attention_all_workspace_bytes(n_rows, n_heads, n_kv_heads, head_dim);
 }
 
 extern "C" int attention_launch(const attention_params *p, cudaStream_t stream)
 {
-    int32_t sets = p->over == ATTEND_SELECTED ? p->selection.sets : 1;
+    const bool window = p->over == ATTEND_WINDOW;
+    const int32_t sets = p->over == ATTEND_SELECTED ? p->selection.sets : 1;
     attend_arguments a = {};
     a.p = *p;
-    a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim, sets,
-                   p->view.head_stride == p->head_dim * 2);
+    a.s.parts = sets > p->n_kv_heads ? sets : p->n_kv_heads;
+    a.s.group = p->n_heads / a.s.parts;
     if (p->rows.n == 0) {
         return 0;
     }
-    a.s.page_shift = log2_exact(p->view.page_tokens);
-    a.s.copy_tokens = together(p);
-    if (p->view.dtype != DTYPE_BF16 || a.s.group > MAX_GROUP || a.s.group * a.s.kv_heads * a.s.parts != p->n_heads) {
-        return status_fail(-ENOTSUP, "attention: %d query heads over %d KV heads in %d sets; bf16 caches and groups to %d",
-                           p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
+    if (p->view.dtype != DTYPE_BF16 || a.s.group > MAX_GROUP || a.s.group * a.s.parts != p->n_heads ||
+        (!window && (int64_t)p->rows.n * sets * p->selection.stride > INT32_MAX)) {
+        return status_fail(-ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 caches and groups to %d",
+                           p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
     }
+    if (p->over == ATTEND_ALL) {
+        return attention_all_launch(p, stream);
+    }
+    a.s.items = p->rows.n * a.s.parts;
+    a.s.units = a.s.group * p->head_dim / 4;
+    a.s.by_parts = divider_of(a.s.parts);
+    a.s.by_page = divider_of(p->view.page_tokens);
+    a.s.by_unit = divider_of(window ? 1 : p->selection.unit_tokens);
+    const int32_t most_tokens = window ? p->window_tokens : p->selection.stride * p->selection.unit_tokens;
     switch (p->head_dim) {
-    case 16: return launch_dim<16>(a, stream);
-    case 32: return launch_dim<32>(a, stream);
-    case 64: return launch_dim<64>(a, stream);
-    case 128: return launch_dim<128>(a, stream);
+    case 16: return launch_dim<16>(a, most_tokens, stream);
+    case 32: return launch_dim<32>(a, most_tokens, stream);
+    case 64: return launch_dim<64>(a, most_tokens, stream);
+    case 128: return launch_dim<128>(a, most_tokens, stream);
     default: return status_fail(-ENOTSUP, "attention: heads of %d; 16, 32, 64 or 128", p->head_dim);
     }
 }

@@ -80,6 +80,7 @@ struct attention_params {
     const int32_t *first_row;         // ATTEND_WINDOW: [n_seqs]
     const int32_t *context;           // ATTEND_WINDOW: [n_seqs] tokens before this step
     int32_t window_tokens;
+    bool write_ring;                  // ATTEND_WINDOW, one row per sequence: also store its fresh key and value in the ring
     int32_t n_heads, n_kv_heads, head_dim;
     void *out;                        // [rows.n][n_heads*head_dim] bf16
     float *lse;                       // [rows.n][n_heads]; may be NULL

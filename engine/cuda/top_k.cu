@@ -1,113 +1,111 @@
 // engine/cuda/top_k.cu - exact, deterministic selection of the k best of up to millions of scores, ascending.
 //
-// One cluster of blocks per row; every warp owns a contiguous part of the row. Scores become integers of the same order.
-// A first read finds a lower bound of the k-th best from group maxima: if at least k groups were seen, the least of their
-// maxima has at least k scores above it. A second read, from L2, keeps the scores not below the bound in shared memory,
-// in order; a warp whose scores do not fit reads them again each time. Then the interval between bound and maximum is cut into 256
-// bins, counted, and narrowed to the bin where the k-th best lies, until that bin holds few scores (ranked directly) or
-// a single value. That ends after at most four rounds for any input whatever: no buffer can overflow, all scores may be
-// equal. Blocks read each other's counts through distributed shared memory, so each knows how many winners and ties
-// stand before its share: winners are written in place, ascending, and the lowest indices win ties. Bound by latency:
-// one read of the scores and three cluster barriers.
+// One cluster of blocks per row; every warp owns a contiguous part of the row. Scores become integers of the same order
+// (keys), read once and kept in registers, or in shared memory where many long rows leave few blocks for each; a row
+// too long for that is read again in each step. A lower bound of the k-th best comes from group maxima: if at least k
+// groups were seen, the least of their maxima has at least k scores above it. The interval between bound and maximum is
+// cut into 256 bins, counted, and narrowed to the bin where the k-th best lies, until that bin holds few scores (ranked
+// directly) or a single value. That ends after at most four rounds for any input whatever: no buffer can overflow, all
+// scores may be equal. Blocks send each other bounds, counts and last candidates (cluster.cuh), so each knows how many
+// winners and ties stand before its share: winners are written in place, ascending, and the lowest indices win ties.
+// Bound by latency: one read of the scores and three exchanges. Rows of prompts: top_k_rows.cu.
 //
-// Measured on an H200, 2048 of 131072, 1 / 8 / 32 rows: 17 / 18 / 34 us (torch.topk 52 / 65 / 99).
-#include <cooperative_groups.h>
-
-#include "engine/cuda/device.cuh"
+// Measured on an H100: 2048 of 131072, 1 row 12.2 us (torch.topk 52); 16 of 1024 blocks for each of 4 sets, 1 / 8 / 32
+// rows 4.5 / 4.6 / 5.7 us; 128 of 8192 pages for each of 20 sets, 8 / 32 rows 14.3 / 37.7 us.
+#include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/top_k_rows.cuh"
 
-namespace cg = cooperative_groups;
-
 enum {
-    THREADS = 1024,
-    WARPS = THREADS / 32,
     BINS = 256,
     FEW = 1024,                    // scores of a bin that are ranked directly
-    MAX_CLUSTER = 8,               // what every chip grants; 16 was no faster
-    KEPT = 512,                    // scores that a warp keeps in shared memory: 4 bytes of key, 4 of place each
-    KEPT_BYTES = WARPS * KEPT * 8,
-    BATCH = 8                      // loads in flight per thread
+    RUN = 4,                       // neighbouring scores of a lane: one load
+    CACHE_BYTES = 64 << 10         // of keys in shared memory: two blocks fit a multiprocessor
 };
 
+// Shared memory of a block. What peers write has two buffers or is written once.
 struct top_k_shared {
-    uint32_t bins[2][BINS];        // this block's counts; two, because peers may still read the last round's
+    __align__(16) uint32_t bins[BINS];    // this block's counts
     uint32_t total[BINS];          // of all blocks
     uint32_t few_count;
     uint32_t few[FEW];             // this block's scores in the last bin
-    uint32_t all_few[FEW];         // everybody's
-    uint32_t bound[3];             // least group maximum, maximum, groups: of this block
-    uint32_t warp_low[WARPS], warp_high[WARPS], warp_groups[WARPS];
-    uint32_t scan[WARPS];
+    __align__(16) uint32_t all_few[FEW];    // everybody's, by block
+    uint4 bound[WIDEST_CLUSTER];   // least group maximum, maximum, groups: of each block
+    uint32_t warp_low[32], warp_high[32], warp_groups[32];
+    uint2 scan[32];
     uint32_t answer[4];
-    uint32_t peer_above[MAX_CLUSTER], peer_equal[MAX_CLUSTER];
-    int nan;
+    uint32_t above[WIDEST_CLUSTER], equal[WIDEST_CLUSTER];    // scores of each block above the last bin, and in it
 };
 
 // Order-preserving: a < b as floats <=> key(a) < key(b) as integers. -0 is first made +0: they are equal scores.
 static __device__ __forceinline__ uint32_t key_of(float score)
 {
     uint32_t bits = __float_as_uint(score + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return bits ^ (uint32_t)((int32_t)bits >> 31 | 0x80000000);
 }
 
-// One warp's part of the row: units [first, first + length), of which `count` entries are still in play.
+// One warp's part of the row: units [first, end), in pieces of KEYS per lane. Lane l holds in place i of a piece the
+// unit number i / RUN * 32 * RUN + l * RUN + i % RUN of it.
 struct warp_part {
     const float *scores;           // of the row
-    uint32_t *keys;                // [KEPT] this warp's, in shared memory; NULL: read from scores every time
-    int32_t *units;                // [KEPT] of each entry
-    int first, length, count;
+    int first, end;
     int sink, local;               // units below sink and from local on are always selected
+    bool whole_runs;               // scores may be loaded RUN at a time
+    uint32_t *cache;               // shared memory for all its keys; NULL: there is too little
 };
 
-static __device__ __forceinline__ uint32_t read_key(const warp_part &w, int i, float score)
+template <int KEYS> static __device__ __forceinline__ int unit_of(int piece, int i)
 {
-    int unit = w.first + i;
-    return unit < w.sink || unit >= w.local ? 0xffffffffu : key_of(score);
+    return piece + i / RUN * 32 * RUN + threadIdx.x % 32 * RUN + i % RUN;
 }
 
-static __device__ __forceinline__ uint32_t key_at(const warp_part &w, int entry)
+// Loads the piece that begins at unit `piece`. Places beyond the end hold key 0, which no score has: a NaN is one of the
+// highest. Returns whether a score was NaN.
+template <int KEYS> static __device__ __forceinline__ bool load_piece(const warp_part &w, int piece, uint32_t (&key)[KEYS])
 {
-    return w.keys ? w.keys[entry] : read_key(w, entry, w.scores[w.first + entry]);
-}
-
-static __device__ __forceinline__ int unit_at(const warp_part &w, int entry)
-{
-    return w.keys ? w.units[entry] : w.first + entry;
-}
-
-// First read: the maximum of each group of `group` lanes; NaN.
-static __device__ void load_part(const warp_part &w, top_k_shared &sh, int group)
-{
-    const int lane = threadIdx.x % 32;
+    const bool full = w.whole_runs && piece + 32 * KEYS <= w.end;
     uint32_t high = 0;
-    bool nan = false;
-    for (int base = 0; base < w.length; base += BATCH * 32) {
-        float score[BATCH];
+    if (full) {
 #pragma unroll
-        for (int j = 0; j < BATCH; j++) {
-            int i = base + j * 32 + lane;
-            score[j] = i < w.length ? w.scores[w.first + i] : 0;
+        for (int i = 0; i < KEYS; i += RUN) {
+            uint4 v = __ldg((const uint4 *)(w.scores + unit_of<KEYS>(piece, i)));
+            key[i] = v.x;
+            key[i + 1] = v.y;
+            key[i + 2] = v.z;
+            key[i + 3] = v.w;
         }
+    } else {
 #pragma unroll
-        for (int j = 0; j < BATCH; j++) {
-            int i = base + j * 32 + lane;
-            if (i < w.length) {
-                nan |= score[j] != score[j];
-                uint32_t key = read_key(w, i, score[j]);
-                high = max(high, key);
-            }
+        for (int i = 0; i < KEYS; i++) {
+            int unit = unit_of<KEYS>(piece, i);
+            key[i] = unit < w.end ? __float_as_uint(__ldg(w.scores + unit)) : 0;
         }
     }
-    if (nan) {
-        sh.nan = 1;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        key[i] = key_of(__uint_as_float(key[i]));
+        high = max(high, key[i]);
     }
-    uint32_t group_high = high;
-    bool any = lane < w.length;    // lane 0 of a group that meets any score meets one
+    if (!full || w.first < w.sink || w.end > w.local) {
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) {
+            int unit = unit_of<KEYS>(piece, i);
+            key[i] = unit < w.sink || unit >= w.local ? 0xffffffffu : key[i];
+            key[i] = unit < w.end ? key[i] : 0;
+        }
+    }
+    return high > key_of(INFINITY);
+}
+
+// The first exchange: bounds of the row's k-th best and its best. groups of `group` lanes give a maximum each.
+static __device__ __forceinline__ void find_bounds(const warp_part &w, top_k_shared &sh, int group, int rank, int blocks, uint32_t best)
+{
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    uint32_t high = best, group_high = best;
     for (int shift = 1; shift < group; shift *= 2) {
         group_high = max(group_high, __shfl_xor_sync(FULL_MASK, group_high, shift));
     }
-    any = any && lane % group == 0;
+    bool any = lane % group == 0 && w.first + lane * RUN < w.end;    // lane 0 of a group that meets any score meets one
     uint32_t low = __reduce_min_sync(FULL_MASK, any ? group_high : 0xffffffffu);
     high = __reduce_max_sync(FULL_MASK, high);
     unsigned groups = __ballot_sync(FULL_MASK, any);
@@ -118,114 +116,74 @@ static __device__ void load_part(const warp_part &w, top_k_shared &sh, int group
     }
     __syncthreads();
     if (threadIdx.x < 32) {
-        low = __reduce_min_sync(FULL_MASK, sh.warp_low[lane]);
-        high = __reduce_max_sync(FULL_MASK, sh.warp_high[lane]);
-        uint32_t all_groups = __reduce_add_sync(FULL_MASK, sh.warp_groups[lane]);
-        if (lane == 0) {
-            sh.bound[0] = low;
-            sh.bound[1] = high;
-            sh.bound[2] = all_groups;
+        low = __reduce_min_sync(FULL_MASK, lane < warps ? sh.warp_low[lane] : 0xffffffffu);
+        high = __reduce_max_sync(FULL_MASK, lane < warps ? sh.warp_high[lane] : 0);
+        uint32_t all_groups = __reduce_add_sync(FULL_MASK, lane < warps ? sh.warp_groups[lane] : 0);
+        if (lane < blocks) {
+            push(peer_address(smem_address(&sh.bound[rank]), lane), make_uint4(low, high, all_groups, 0));
         }
     }
 }
 
-// After the first cluster barrier: the bounds of the whole row. Fewer groups than k bound nothing.
-static __device__ void join_bounds(cg::cluster_group &cluster, top_k_shared &sh, int blocks, uint32_t k, uint32_t &low,
-                                   uint32_t &high)
+// Of the whole row. Fewer groups than k bound nothing.
+static __device__ __forceinline__ void join_bounds(const top_k_shared &sh, int blocks, uint32_t k, uint32_t &low, uint32_t &high)
 {
-    int lane = threadIdx.x % 32;
-    uint32_t l = 0xffffffffu, h = 0, groups = 0;
+    const int lane = threadIdx.x % 32;
+    uint4 bound = make_uint4(0xffffffffu, 0, 0, 0);
     if (lane < blocks) {
-        const top_k_shared *peer = cluster.map_shared_rank(&sh, lane);
-        l = peer->bound[0];
-        h = peer->bound[1];
-        groups = peer->bound[2];
+        bound = sh.bound[lane];
     }
-    low = __reduce_min_sync(FULL_MASK, l);
-    high = __reduce_max_sync(FULL_MASK, h);
-    if (__reduce_add_sync(FULL_MASK, groups) < k) {
-        low = 0;
-    }
+    low = __reduce_min_sync(FULL_MASK, bound.x);
+    high = __reduce_max_sync(FULL_MASK, bound.y);
+    low = __reduce_add_sync(FULL_MASK, bound.z) < k ? 0 : low;
+    low = max(low, 1u);    // 0 is no score
 }
 
-// Second read: keeps the entries that are not below `low`, in order. If they are too many, w.keys becomes NULL.
-static __device__ void keep_best(warp_part &w, uint32_t low)
+// Counts keys in [low, high] by bins of 2^shift; keys above high were counted in earlier rounds. Lanes that meet in one
+// bin (plateaus, equal scores) are added at once: the chip does that where the addend is 1.
+template <int KEYS>
+static __device__ __forceinline__ void count_bins(const uint32_t (&key)[KEYS], uint32_t *bins, uint32_t low, uint32_t high, int shift)
 {
-    const int lane = threadIdx.x % 32;
-    const unsigned below = (1u << lane) - 1;
-    int kept = 0;
-    for (int base = 0; base < w.length && kept <= KEPT; base += BATCH * 32) {
-        float score[BATCH];
 #pragma unroll
-        for (int j = 0; j < BATCH; j++) {
-            int i = base + j * 32 + lane;
-            score[j] = i < w.length ? w.scores[w.first + i] : 0;
-        }
-#pragma unroll
-        for (int j = 0; j < BATCH; j++) {
-            int i = base + j * 32 + lane;
-            uint32_t key = read_key(w, i, score[j]);
-            bool keep = i < w.length && key >= low;
-            unsigned lanes = __ballot_sync(FULL_MASK, keep);
-            int at = kept + __popc(lanes & below);
-            if (keep && at < KEPT) {
-                w.keys[at] = key;
-                w.units[at] = w.first + i;
-            }
-            kept += __popc(lanes);
-        }
-    }
-    w.keys = kept <= KEPT ? w.keys : nullptr;
-    w.count = w.keys ? kept : w.length;
-    __syncwarp();
-}
-
-// Counts this warp's keys in [low, high] by bins of 2^shift; keys above high were counted in earlier rounds.
-static __device__ void count_bins(const warp_part &w, uint32_t *bins, uint32_t low, uint32_t high, int shift)
-{
-    const int lane = threadIdx.x % 32;
-    for (int base = 0; base < w.count; base += 32) {
-        uint32_t key = base + lane < w.count ? key_at(w, base + lane) : 0;
-        bool inside = base + lane < w.count && key >= low && key <= high;
-        // Lanes that meet in one bin (plateaus, equal scores) add once together.
-        unsigned active = __ballot_sync(FULL_MASK, inside);
-        if (active) {
-            uint32_t bin = (key - low) >> shift;
-            int leader = __ffs(active) - 1;
-            uint32_t first = __shfl_sync(FULL_MASK, bin, leader);
-            bool with_leader = inside && bin == first;
-            unsigned same = __ballot_sync(FULL_MASK, with_leader);
-            if (lane == leader) {
-                atomicAdd(&bins[bin], __popc(same));
-            } else if (inside && !with_leader) {
-                atomicAdd(&bins[bin], 1);
-            }
+    for (int i = 0; i < KEYS; i++) {
+        if (key[i] - low <= high - low) {
+            atomicAdd(&bins[(key[i] - low) >> shift], 1u);
         }
     }
 }
 
-// Sums the blocks' bins, finds the bin where the k-th best lies. answer: bin, scores above it, scores in it.
-// `bins` of every block is complete (after a cluster barrier).
-static __device__ void find_bin(cg::cluster_group &cluster, top_k_shared &sh, int which, int blocks, uint32_t k)
+// Sends this block's counts to all; four bins a time.
+static __device__ __forceinline__ void send_bins(const top_k_shared &sh, uint4 *inbox, int rank, int blocks)
 {
-    uint32_t *total = sh.total;
+    enum { PIECES = BINS / 4 };
+    for (int i = threadIdx.x; i < PIECES * blocks; i += blockDim.x) {
+        uint4 counts = ((const uint4 *)sh.bins)[i % PIECES];
+        push(peer_address(smem_address(inbox + rank * PIECES + i % PIECES), i / PIECES), counts);
+    }
+}
+
+// Sums the blocks' counts, finds the bin where the k-th best lies, and adds what each block has above it to sh.above.
+// answer: bin, scores above it, scores in it.
+static __device__ __forceinline__ void find_bin(top_k_shared &sh, const uint32_t *inbox, int blocks, uint32_t k)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x < BINS) {
-        total[threadIdx.x] = 0;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < BINS * blocks; i += THREADS) {
-        uint32_t n = cluster.map_shared_rank(&sh, i / BINS)->bins[which][i % BINS];
-        if (n) {
-            atomicAdd(&total[i % BINS], n);
-        }
-    }
-    __syncthreads();
-    if (threadIdx.x < 32) {
-        // Lane i owns the bins [255 - 8i - 7, 255 - 8i]: from the highest down.
-        int lane = threadIdx.x, top = BINS - 1 - lane * 8;
         uint32_t sum = 0;
+        for (int i = 0; i < blocks; i++) {
+            sum += inbox[i * BINS + threadIdx.x];
+        }
+        sh.total[threadIdx.x] = sum;
+        sh.bins[threadIdx.x] = 0;    // for the next round; what was counted has been sent
+    }
+    __syncthreads();
+    if (warp == 0) {
+        // Lane i owns the bins [255 - 8i - 7, 255 - 8i]: from the highest down.
+        const int top = BINS - 1 - lane * 8;
+        uint32_t count[8], sum = 0;
+#pragma unroll
         for (int i = 0; i < 8; i++) {
-            sum += total[top - i];
+            count[i] = sh.total[top - i];
+            sum += count[i];
         }
         uint32_t through = sum;
         for (int i = 1; i < 32; i *= 2) {
@@ -234,67 +192,73 @@ static __device__ void find_bin(cg::cluster_group &cluster, top_k_shared &sh, in
         }
         uint32_t above = through - sum;
         if (above < k && k <= through) {
-            int bin = top;
-            while (above + total[bin] < k) {
-                above += total[bin--];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                if (above < k && k <= above + count[i]) {
+                    sh.answer[0] = (uint32_t)(top - i);
+                    sh.answer[1] = above;
+                    sh.answer[2] = count[i];
+                }
+                above += count[i];
             }
-            sh.answer[0] = (uint32_t)bin;
-            sh.answer[1] = above;
-            sh.answer[2] = total[bin];
         }
     }
     __syncthreads();
-}
-
-// Adds to peer_above what each block counted above `bin`, and sets peer_equal to what it counted in it.
-static __device__ void note_peers(cg::cluster_group &cluster, top_k_shared &sh, int which, int blocks, int bin)
-{
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (warp < blocks) {
-        const uint32_t *bins = cluster.map_shared_rank(&sh, warp)->bins[which];
+    for (int block = warp; block < blocks; block += blockDim.x / 32) {
+        const int bin = (int)sh.answer[0];
         uint32_t above = 0;
         for (int i = lane; i < BINS; i += 32) {
-            above += i > bin ? bins[i] : 0;
+            above += i > bin ? inbox[block * BINS + i] : 0;
         }
         above = __reduce_add_sync(FULL_MASK, above);
         if (lane == 0) {
-            sh.peer_above[warp] += above;
-            sh.peer_equal[warp] = bins[bin];
+            sh.above[block] += above;
+            sh.equal[block] = inbox[block * BINS + bin];
         }
     }
 }
 
 // This warp's keys of the last bin, in any order: ranking does not depend on it.
-static __device__ void collect_few(const warp_part &w, top_k_shared &sh, uint32_t low, uint32_t high)
+template <int KEYS>
+static __device__ __forceinline__ void collect_few(const uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t low, uint32_t high)
 {
-    for (int i = threadIdx.x % 32; i < w.count; i += 32) {
-        uint32_t key = key_at(w, i);
-        if (key >= low && key <= high) {
-            sh.few[atomicAdd(&sh.few_count, 1)] = key;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        if (key[i] - low <= high - low) {
+            sh.few[atomicAdd(&sh.few_count, 1)] = key[i];
         }
     }
 }
 
-// The k-th best among all blocks' few, by counting for each how many are above it. answer[0]: the value.
-static __device__ void rank_few(cg::cluster_group &cluster, top_k_shared &sh, int blocks, uint32_t k, uint32_t n)
+static __device__ __forceinline__ uint32_t equal_before(const top_k_shared &sh, int block)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (warp < blocks) {
-        uint32_t before = 0;
-        for (int i = 0; i < warp; i++) {
-            before += sh.peer_equal[i];
-        }
-        const top_k_shared *peer = cluster.map_shared_rank(&sh, warp);
-        for (uint32_t i = lane; i < sh.peer_equal[warp]; i += 32) {
-            sh.all_few[before + i] = peer->few[i];
-        }
+    uint32_t before = 0;
+    for (int i = 0; i < block; i++) {
+        before += sh.equal[i];
     }
-    __syncthreads();
-    if (threadIdx.x < n) {
-        uint32_t mine = sh.all_few[threadIdx.x], above = 0, equal = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            above += sh.all_few[i] > mine;
-            equal += sh.all_few[i] == mine;
+    return before;
+}
+
+// Everybody knows how many of the last bin each block holds, so each knows where its own go.
+static __device__ __forceinline__ void send_few(top_k_shared &sh, int rank, int blocks)
+{
+    const uint32_t mine = sh.equal[rank], before = equal_before(sh, rank);
+    for (uint32_t i = threadIdx.x; i < mine * (uint32_t)blocks; i += blockDim.x) {
+        push(peer_address(smem_address(&sh.all_few[before + i % mine]), (int)(i / mine)), sh.few[i % mine]);
+    }
+}
+
+// The k-th best of n in all_few, by counting for each how many are above it. answer[0]: the value, [1]: scores above
+// it. Corrects above and equal of the blocks.
+static __device__ __forceinline__ void rank_few(top_k_shared &sh, int blocks, uint32_t k, uint32_t n)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    for (uint32_t at = threadIdx.x; at < n; at += blockDim.x) {
+        uint32_t mine = sh.all_few[at], above = 0, equal = 0;
+        for (uint32_t i = 0; i < n; i += 4) {
+            uint4 other = *(const uint4 *)&sh.all_few[i];    // 0 beyond n
+            above += (other.x > mine) + (other.y > mine) + (other.z > mine) + (other.w > mine);
+            equal += (other.x == mine) + (other.y == mine) + (other.z == mine) + (other.w == mine);
         }
         if (above < k && k <= above + equal) {
             sh.answer[0] = mine;
@@ -302,197 +266,302 @@ static __device__ void rank_few(cg::cluster_group &cluster, top_k_shared &sh, in
         }
     }
     __syncthreads();
-    if (warp < blocks) {
-        uint32_t before = 0, value = sh.answer[0], above = 0, equal = 0;
-        for (int i = 0; i < warp; i++) {
-            before += sh.peer_equal[i];
-        }
-        for (uint32_t i = lane; i < sh.peer_equal[warp]; i += 32) {
+    for (int block = warp; block < blocks; block += warps) {
+        uint32_t before = equal_before(sh, block), value = sh.answer[0], above = 0, equal = 0;
+        for (uint32_t i = lane; i < sh.equal[block]; i += 32) {
             above += sh.all_few[before + i] > value;
             equal += sh.all_few[before + i] == value;
         }
         above = __reduce_add_sync(FULL_MASK, above);
         equal = __reduce_add_sync(FULL_MASK, equal);
-        __syncwarp();
         if (lane == 0) {
-            sh.scan[warp] = equal;
-            sh.peer_above[warp] += above;
+            sh.scan[block] = make_uint2(above, equal);
         }
     }
     __syncthreads();
     if ((int)threadIdx.x < blocks) {
-        sh.peer_equal[threadIdx.x] = sh.scan[threadIdx.x];
+        sh.above[threadIdx.x] += sh.scan[threadIdx.x].x;
+        sh.equal[threadIdx.x] = sh.scan[threadIdx.x].y;
     }
     __syncthreads();
 }
 
-// The sum of `value` (equal in all lanes of a warp) over the warps before this one.
-static __device__ uint32_t warps_before(top_k_shared &sh, uint32_t value)
+// Sums of two values (equal in all lanes of a warp) over the warps before this one.
+static __device__ __forceinline__ uint2 warps_before(top_k_shared &sh, uint2 value)
 {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    __syncthreads();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (lane == 0) {
         sh.scan[warp] = value;
     }
     __syncthreads();
-    return __reduce_add_sync(FULL_MASK, lane < warp ? sh.scan[lane] : 0);
+    uint2 other = lane < warp ? sh.scan[lane] : make_uint2(0, 0);
+    return make_uint2(__reduce_add_sync(FULL_MASK, other.x), __reduce_add_sync(FULL_MASK, other.y));
 }
 
-// Writes the units whose key is above `value`, and of those equal to it the first `ties` of the row. Ballots keep the
-// order of each warp's entries.
-static __device__ void write_units(const warp_part &w, top_k_shared &sh, uint32_t value, uint32_t ties, int rank, int32_t *out)
+// A piece's winners in place: above_at and equal_at are the counts before it and become those after it. Counts of four
+// runs fit one word, for a run of a warp has 128 places at most and no scan of it goes beyond.
+template <int KEYS>
+static __device__ __forceinline__ void write_piece(const uint32_t (&key)[KEYS], int piece, uint32_t value, uint32_t ties, uint32_t &above_at,
+                                                   uint32_t &equal_at, int32_t *out)
 {
-    uint32_t above_before = 0, equal_before = 0;
-    for (int i = 0; i < rank; i++) {
-        above_before += sh.peer_above[i];
-        equal_before += sh.peer_equal[i];
-    }
     const int lane = threadIdx.x % 32;
-    uint32_t above = 0, equal = 0;
-    for (int i = lane; i < w.count; i += 32) {
-        uint32_t key = key_at(w, i);
-        above += key > value;
-        equal += key == value;
-    }
-    above = __reduce_add_sync(FULL_MASK, above);
-    equal = __reduce_add_sync(FULL_MASK, equal);
-    uint32_t above_at = above_before + warps_before(sh, above);
-    uint32_t equal_at = equal_before + warps_before(sh, equal);
-    const unsigned below = (1u << lane) - 1;
-    for (int base = 0; base < w.count; base += 32) {
-        int i = base + lane;
-        uint32_t key = i < w.count ? key_at(w, i) : 0;
-        bool is_above = i < w.count && key > value, is_equal = i < w.count && key == value;
-        unsigned a = __ballot_sync(FULL_MASK, is_above), e = __ballot_sync(FULL_MASK, is_equal);
-        if (a | e) {
-            uint32_t tie = equal_at + __popc(e & below);
-            if (is_above || (is_equal && tie < ties)) {
-                out[above_at + __popc(a & below) + min(tie, ties)] = unit_at(w, i);
+#pragma unroll
+    for (int base = 0; base < KEYS; base += RUN) {
+        uint32_t above = 0, equal = 0;
+#pragma unroll
+        for (int i = base; i < base + RUN; i++) {
+            above += key[i] > value;
+            equal += key[i] == value;
+        }
+        if (__any_sync(FULL_MASK, above + equal)) {
+            uint32_t both = above << 16 | equal, through = both;
+            for (int i = 1; i < 32; i *= 2) {
+                uint32_t other = __shfl_up_sync(FULL_MASK, through, i);
+                through += lane >= i ? other : 0;
             }
-            above_at += __popc(a);
-            equal_at += __popc(e);
+            uint32_t before = through - both, a = above_at + (before >> 16), e = equal_at + (before & 0xffff);
+#pragma unroll
+            for (int i = base; i < base + RUN; i++) {
+                bool wins = key[i] > value, ties_with = key[i] == value;
+                if (wins || (ties_with && e < ties)) {
+                    out[a + min(e, ties)] = unit_of<KEYS>(piece, i);
+                }
+                a += wins;
+                e += ties_with;
+            }
+            uint32_t all = __shfl_sync(FULL_MASK, through, 31);
+            above_at += all >> 16;
+            equal_at += all & 0xffff;
         }
     }
 }
 
-// The value of the k-th best, and how many equal to it are taken. Leaves peer_above and peer_equal for write_units.
-static __device__ void find_value(cg::cluster_group &cluster, const warp_part &w, top_k_shared &sh, int blocks,
-                                  uint32_t low, uint32_t high, uint32_t k, uint32_t &value, uint32_t &ties)
+// Does something with all keys of the warp, which load_all has met: from registers where one piece is all, else piece by
+// piece from shared memory, where each lane finds what it left itself, or once more from the scores.
+template <int KEYS, typename Work>
+static __device__ __forceinline__ void each_piece(const warp_part &w, uint32_t (&key)[KEYS], Work work)
+{
+    const bool one = w.end - w.first <= 32 * KEYS;
+#pragma unroll 1
+    for (int piece = w.first; piece == w.first || piece < w.end; piece += 32 * KEYS) {
+        if (!one && w.cache) {
+#pragma unroll
+            for (int i = 0; i < KEYS; i += RUN) {
+                uint4 v = *(const uint4 *)(w.cache + unit_of<KEYS>(piece, i) - w.first);
+                key[i] = v.x;
+                key[i + 1] = v.y;
+                key[i + 2] = v.z;
+                key[i + 3] = v.w;
+            }
+        } else if (!one) {
+            load_piece<KEYS>(w, piece, key);
+        }
+        work(piece);
+    }
+}
+
+// Reads all scores. best: the largest key of this lane. Returns whether a score was NaN.
+template <int KEYS> static __device__ __forceinline__ bool load_all(const warp_part &w, uint32_t (&key)[KEYS], uint32_t &best)
+{
+    bool nan = false;
+    best = 0;
+#pragma unroll 2
+    for (int piece = w.first; piece == w.first || piece < w.end; piece += 32 * KEYS) {
+        nan |= load_piece<KEYS>(w, piece, key);
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) {
+            best = max(best, key[i]);
+        }
+        if (w.cache) {
+#pragma unroll
+            for (int i = 0; i < KEYS; i += RUN) {
+                *(uint4 *)(w.cache + unit_of<KEYS>(piece, i) - w.first) = make_uint4(key[i], key[i + 1], key[i + 2], key[i + 3]);
+            }
+        }
+    }
+    return nan;
+}
+
+static __device__ __forceinline__ void exchange(int blocks)
+{
+    if (blocks > 1) {
+        __syncwarp();
+        cluster_arrive();
+        cluster_wait();
+    } else {
+        __syncthreads();
+    }
+}
+
+// The value of the k-th best, and how many equal to it are taken. Leaves sh.above and sh.equal for the writing.
+template <int KEYS>
+static __device__ __forceinline__ void find_value(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t *inbox, int rank,
+                                                  int blocks, uint32_t low, uint32_t high, uint32_t k, uint32_t &value, uint32_t &ties)
 {
     for (int round = 0;; round++) {
-        int which = round & 1;
-        uint32_t span = high - low;
+        uint32_t span = high - low, *received = inbox + (round & 1) * blocks * BINS;
         int shift = span < BINS ? 0 : 32 - __clz(span) - 8;
-        count_bins(w, sh.bins[which], low, high, shift);
-        cluster.sync();
-        find_bin(cluster, sh, which, blocks, k);
-        uint32_t bin = sh.answer[0], above = sh.answer[1], inside = sh.answer[2];
-        note_peers(cluster, sh, which, blocks, (int)bin);
+        each_piece<KEYS>(w, key, [&](int) { count_bins<KEYS>(key, sh.bins, low, high, shift); });
         __syncthreads();
-        k -= above;
+        send_bins(sh, (uint4 *)received, rank, blocks);
+        exchange(blocks);
+        find_bin(sh, received, blocks, k);
+        uint32_t bin = sh.answer[0], inside = sh.answer[2];
+        k -= sh.answer[1];
         low += bin << shift;
         if (shift == 0) {
             value = low;
             ties = k;
+            __syncthreads();
             return;
         }
         high = low + min(high - low, (1u << shift) - 1);    // not min(high, low + ...): that sum may pass 2^32
         if (inside <= FEW) {
-            collect_few(w, sh, low, high);
-            cluster.sync();
-            rank_few(cluster, sh, blocks, k, inside);
+            each_piece<KEYS>(w, key, [&](int) { collect_few<KEYS>(key, sh, low, high); });
+            __syncthreads();
+            send_few(sh, rank, blocks);
+            exchange(blocks);
+            rank_few(sh, blocks, k, inside);
             value = sh.answer[0];
             ties = k - sh.answer[1];
             return;
         }
-        // The other counters: no peer reads them any more, since all passed this round's barrier.
-        if (threadIdx.x < BINS) {
-            sh.bins[which ^ 1][threadIdx.x] = 0;
+        __syncthreads();    // sh.answer and the sums are read before the next round writes them
+    }
+}
+
+template <int KEYS>
+static __device__ __forceinline__ void write_units(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t value, uint32_t ties,
+                                                   int rank, int32_t *out)
+{
+    uint32_t above = 0, equal = 0;
+    each_piece<KEYS>(w, key, [&](int) {
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) {
+            above += key[i] > value;
+            equal += key[i] == value;
         }
-        __syncthreads();
+    });
+    uint2 before = warps_before(sh, make_uint2(__reduce_add_sync(FULL_MASK, above), __reduce_add_sync(FULL_MASK, equal)));
+    for (int i = 0; i < rank; i++) {
+        before.x += sh.above[i];
+        before.y += sh.equal[i];
     }
+    each_piece<KEYS>(w, key, [&](int piece) { write_piece<KEYS>(key, piece, value, ties, before.x, before.y, out); });
 }
 
-// Units of one warp: a multiple of 32.
-static __host__ __device__ __forceinline__ int part_length(int n, int blocks)
+// Units of one warp: whole runs of all lanes.
+static __device__ __forceinline__ int part_length(int n, int warps)
 {
-    int warps = blocks * WARPS;
-    return (n + warps * 32 - 1) / (warps * 32) * 32;
+    return (n + warps * 32 * RUN - 1) / (warps * 32 * RUN) * 32 * RUN;
 }
 
-__global__ void __launch_bounds__(THREADS, 1) top_k_kernel(const __grid_constant__ top_k_params p, int blocks)
+// cache_units: of shared memory, per warp.
+template <int THREADS, int KEYS, int PER_SM>
+__global__ void __launch_bounds__(THREADS, PER_SM) top_k_kernel(const __grid_constant__ top_k_params p, int blocks, int cache_units)
 {
-    extern __shared__ uint32_t share[];
+    extern __shared__ __align__(16) uint32_t inbox[];    // [2][blocks][BINS]
     __shared__ top_k_shared sh;
-    cg::cluster_group cluster = cg::this_cluster();
     const int rank = blockIdx.x % blocks, list = blockIdx.x / blocks, row = p.first + list / p.sets;
-    for (int i = threadIdx.x; i < 2 * BINS; i += THREADS) {
-        sh.bins[i / BINS][i % BINS] = 0;
+    if (threadIdx.x < BINS) {
+        sh.bins[threadIdx.x] = 0;
     }
-    if (threadIdx.x < MAX_CLUSTER) {
-        sh.peer_above[threadIdx.x] = sh.peer_equal[threadIdx.x] = 0;
+    for (int i = threadIdx.x; i < FEW; i += THREADS) {
+        sh.all_few[i] = 0;
+    }
+    if (threadIdx.x < WIDEST_CLUSTER) {
+        sh.above[threadIdx.x] = 0;
     }
     if (threadIdx.x == 0) {
         sh.few_count = 0;
-        sh.nan = 0;
+    }
+    if (blocks > 1) {
+        __syncwarp();
+        cluster_arrive();
     }
     dependents_may_launch();
     wait_for_predecessor();
     const int n = p.rows.position[row] / p.unit_tokens + 1, k = min(p.k, n);
     const int64_t at = (int64_t)row * p.sets + list % p.sets;
     int32_t *out = p.out.unit + at * p.out.stride;
-    const int length = part_length(n, blocks), warp = threadIdx.x / 32;
+    const int warps = blocks * (THREADS / 32), length = part_length(n, warps);
     warp_part w;
     w.scores = p.scores + (int64_t)list * p.stride;
-    w.first = min((rank * WARPS + warp) * length, n);
-    w.length = w.count = min(length, n - w.first);
+    w.first = min((rank * (THREADS / 32) + (int)threadIdx.x / 32) * length, n);
+    w.end = min(w.first + length, n);
     w.local = n - min(p.keep_local, k);
     w.sink = min(p.keep_sink, k - (n - w.local));
-    w.keys = share + warp * KEPT;
-    w.units = (int32_t *)(share + WARPS * KEPT) + warp * KEPT;
-    __syncthreads();
-
+    w.whole_runs = p.stride % RUN == 0 && (uintptr_t)p.scores % (RUN * sizeof(float)) == 0;
+    // A lane's slots reach to the end of its last piece.
+    const int slots = (length + 32 * KEYS - 1) / (32 * KEYS) * 32 * KEYS;
+    const bool caches = length > 32 * KEYS && slots <= cache_units;
+    w.cache = caches ? inbox + 2 * blocks * BINS + threadIdx.x / 32 * slots : nullptr;
+    uint32_t key[KEYS], best;
+    bool nan = load_all<KEYS>(w, key, best);
+    if (nan) {
+        atomicMax(p.nan_row, row + 1);
+    }
+    if (rank == 0 && threadIdx.x == 0) {
+        p.out.count[at] = k;
+    }
+    if (k == n) {
+        for (int i = w.first + threadIdx.x % 32; i < w.end; i += 32) {
+            out[i] = i;
+        }
+        if (blocks > 1) {
+            cluster_wait();
+        }
+        return;
+    }
     // The widest groups of lanes that still make k groups.
     int group = 1;
     while (group < 32 && n / (length / 32) / (2 * group) >= k) {
         group *= 2;
     }
-    load_part(w, sh, group);
-    cluster.sync();
-    if (sh.nan && threadIdx.x == 0) {
-        atomicMax(p.nan_row, row + 1);
+    if (blocks > 1) {
+        cluster_wait();    // the peers have begun
     }
-    if (k == n) {
-        for (int i = threadIdx.x % 32; i < w.length; i += 32) {
-            out[w.first + i] = w.first + i;
-        }
-    } else {
-        uint32_t low, high, value, ties;
-        join_bounds(cluster, sh, blocks, (uint32_t)k, low, high);
-        keep_best(w, low);
-        find_value(cluster, w, sh, blocks, low, high, (uint32_t)k, value, ties);
-        write_units(w, sh, value, ties, rank, out);
-    }
-    if (rank == 0 && threadIdx.x == 0) {
-        p.out.count[at] = k;
-    }
-    cluster.sync();    // peers may still read this block's counts
+    find_bounds(w, sh, group, rank, blocks, best);
+    exchange(blocks);
+    uint32_t low, high, value, ties;
+    join_bounds(sh, blocks, (uint32_t)k, low, high);
+    find_value<KEYS>(w, key, sh, inbox, rank, blocks, low, high, (uint32_t)k, value, ties);
+    write_units<KEYS>(w, key, sh, value, ties, rank, out);
 }
 
-// Blocks per row: a power of two, as many as rows leave, fewer where each would see little. Half of the chip, because
-// clusters never fill all of it and a second wave would double the time.
-static unsigned cluster_of(int64_t lists, int32_t max_units)
+template <int THREADS, int KEYS, int PER_SM>
+static int launch_top_k(const top_k_params *p, int64_t lists, int shift, int cache_bytes, cudaStream_t stream)
 {
-    unsigned blocks = MAX_CLUSTER;
-    while (blocks > 1 && (lists * blocks > multiprocessors() / 2 || (int64_t)(blocks / 2) * THREADS * 4 >= max_units)) {
-        blocks /= 2;
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)(lists << shift));
+    shape.threads = THREADS;
+    shape.cluster = 1u << shift;
+    shape.smem_bytes = (size_t)2 * shape.cluster * BINS * 4 + (size_t)cache_bytes;
+    return launch("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape, stream, *p, (int)shape.cluster, cache_bytes / (THREADS / 32) / 4);
+}
+
+// The widest clusters of which all lists' run at once, but no wider than leaves each thread a few scores.
+template <int THREADS, int KEYS, int PER_SM> static int widest(const top_k_params *p, int64_t lists, int cache_bytes)
+{
+    static cluster_room room;
+    if (!room.clusters[0]) {
+        launch_shape shape = {};
+        shape.threads = THREADS;
+        shape.smem_bytes = 2 * WIDEST_CLUSTER * BINS * 4 + (size_t)cache_bytes;
+        if (allow_smem("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape.smem_bytes) == 0) {
+            room = room_for_clusters(top_k_kernel<THREADS, KEYS, PER_SM>, shape);
+        }
     }
-    return blocks;
+    int shift = 0;
+    while (shift < WIDEST_CLUSTER_SHIFT && lists <= room.clusters[shift + 1] && p->max_units > THREADS * RUN << shift) {
+        shift++;
+    }
+    return shift;
 }
 
 extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
 {
-    int64_t lists = (int64_t)p->n * p->sets;
+    const int64_t lists = (int64_t)p->n * p->sets;
     if (p->k < 1 || p->out.stride < p->k) {
         return status_fail(-ENOTSUP, "top-k: %d units into lists of %d", p->k, p->out.stride);
     }
@@ -502,12 +571,25 @@ extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
     if (top_k_rows_fit(*p)) {
         return top_k_rows_launch(*p, stream);
     }
-    unsigned blocks = cluster_of(lists, p->max_units);
-    launch_shape shape = {};
-    shape.grid = dim3((unsigned)(lists * blocks));
-    shape.threads = THREADS;
-    shape.smem_bytes = KEPT_BYTES;
-    shape.cluster = blocks;
-    int error = allow_smem("top-k", top_k_kernel, KEPT_BYTES);
-    return error ? error : launch("top-k", top_k_kernel, shape, stream, *p, (int)blocks);
+    if (p->max_units <= 256 * 4) {
+        return launch_top_k<256, 4, 4>(p, lists, 0, 0, stream);
+    }
+    if (p->max_units <= 512 * 16) {
+        return launch_top_k<512, 16, 2>(p, lists, 0, 0, stream);
+    }
+    // Few lists: their keys fit the registers of one block per multiprocessor, then of two.
+    int shift = widest<1024, 8, 1>(p, lists, 0);
+    if (p->max_units <= 1024 * 8 << shift) {
+        return launch_top_k<1024, 8, 1>(p, lists, shift, 0, stream);
+    }
+    shift = widest<512, 16, 2>(p, lists, 0);
+    if (p->max_units <= 512 * 16 << shift) {
+        return launch_top_k<512, 16, 2>(p, lists, shift, 0, stream);
+    }
+    // Else shared memory keeps them; a second wave of clusters costs less than to read the scores in every step.
+    shift = widest<512, 8, 2>(p, lists, CACHE_BYTES);
+    while (shift < WIDEST_CLUSTER_SHIFT && p->max_units > CACHE_BYTES / 4 << shift) {
+        shift++;
+    }
+    return launch_top_k<512, 8, 2>(p, lists, shift, CACHE_BYTES, stream);
 }

@@ -1,6 +1,8 @@
 // tests/cuda/gpu.c - see gpu.h.
 #include "tests/cuda/gpu.h"
 
+bool gpu_small;
+
 void gpu_begin(void)
 {
     check_begin();

@@ -59,6 +59,7 @@ int test_index(void);
 int test_top_k(void);
 int test_top_k_rows(void);
 void gpu_begin(void);    // seeds the helpers
+extern bool gpu_small; // a small run: for tools that make kernels a thousand times slower
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
 void bench_prefill(const char *filter, FILE *tsv, const char *device);    // tsv may be NULL

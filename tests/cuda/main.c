@@ -1,4 +1,5 @@
-// tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name]`, `cuda_kernels bench [row] [FILE.tsv]`.
+// tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name [small]]`, `cuda_kernels bench
+// [row] [FILE.tsv]`. An empty name means all; `small` leaves out what compute-sanitizer would not finish.
 //
 // Stands alone (no ncurses, no protobuf, no model): it travels to a machine with a GPU as one file. Every kernel is
 // compared with a double-precision reference on the host. Exit 77 without a device.
@@ -20,8 +21,9 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "bench") == 0) {
         return bench(argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : NULL) || gpu_failures();
     }
+    gpu_small = argc > 3 && strcmp(argv[3], "small") == 0;
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
-        if (argc > 2 && strcmp(argv[2], tests[i].name) != 0) {
+        if (argc > 2 && argv[2][0] && strcmp(argv[2], tests[i].name) != 0) {
             continue;
         }
         int error = tests[i].run();

@@ -8,6 +8,8 @@ struct attend_case {
     bool head_major;
     enum attend_over over;
     int32_t sets, unit_tokens, units, window;
+    bool write_ring;
+    bool large;               // left out of a small run
     const char *name;
 };
 
@@ -75,10 +77,30 @@ static void reference(double *out, double *lse, const struct buffer *q, int64_t 
     free(score);
 }
 
+// The fresh key and value of each row must lie in its slot of the ring, bit for bit, and nothing else may have changed.
+static void check_ring(const struct attend_case *c, struct cache *cache, const struct buffer *fresh_k, const struct buffer *fresh_v)
+{
+    const struct kv_view *v = &cache->view;
+    const int64_t head_bytes = c->head_dim * 2;
+    uint8_t *expected = malloc((size_t)cache->data.bytes);
+    memcpy(expected, cache->data.host, (size_t)cache->data.bytes);
+    for (int32_t s = 0; c->write_ring && s < c->n_seqs; s++) {
+        for (int32_t h = 0; h < c->n_kv_heads; h++) {
+            int64_t at = (c->n_seqs - 1 - s) * v->page_stride + (c->tokens[s] - 1) % v->page_tokens * v->token_stride + h * v->head_stride;
+            int64_t from = ((int64_t)s * c->n_kv_heads + h) * head_bytes;
+            memcpy(expected + at, (uint8_t *)fresh_k->host + from, (size_t)head_bytes);
+            memcpy(expected + at + v->value_offset, (uint8_t *)fresh_v->host + from, (size_t)head_bytes);
+        }
+    }
+    buffer_down(&cache->data);
+    CHECK_MESSAGE(memcmp(expected, cache->data.host, (size_t)cache->data.bytes) == 0, "%s: the ring", c->name);
+    free(expected);
+}
+
 static void check_case(const struct attend_case *c)
 {
     const int32_t hd = c->head_dim, width = c->n_heads * hd, kv_width = c->n_kv_heads * hd, n = c->n_seqs;
-    const int32_t sets = c->sets ? c->sets : 1, ring_tokens = c->over == ATTEND_WINDOW ? c->window + 3 : 0;
+    const int32_t sets = c->sets ? c->sets : 1, ring_tokens = c->over == ATTEND_WINDOW ? c->window + (c->write_ring ? 0 : 3) : 0;
     struct paged paged = paged_new(c->tokens, n, c->page_tokens);
     struct cache cache = ring_tokens ? cache_new(c, n, ring_tokens, true) : cache_new(c, paged.n_pages, c->page_tokens, false);
     struct buffer q = buffer_new((int64_t)n * width * 2), out = buffer_new((int64_t)n * width * 2);
@@ -104,7 +126,7 @@ static void check_case(const struct attend_case *c)
     struct attention_params p = {
         .rows = paged.rows, .q = q.device, .view = cache.view, .over = c->over, .fresh_k = fresh_k.device,
         .fresh_v = fresh_v.device, .slot = slot.device, .first_row = paged.seq.device, .context = context.device,
-        .window_tokens = c->window, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd, .out = out.device,
+        .window_tokens = c->window, .write_ring = c->write_ring, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd, .out = out.device,
         .lse = lse.device, .workspace = work.device,
         .selection = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = c->unit_tokens,
                       .stride = c->units + 1}};
@@ -155,6 +177,7 @@ static void check_case(const struct attend_case *c)
     free(value_at);
     free(fresh);
 
+    check_ring(c, &cache, &fresh_k, &fresh_v);
     // The same bits again.
     struct buffer again = buffer_new(out.bytes);
     p.out = again.device;
@@ -174,7 +197,11 @@ int test_attention(void)
     check_begin();
     static const struct attend_case cases[] = {
         {20, 4, 128, 64, 1, {1}, .name = "one token"},
-        {20, 4, 128, 64, 1, {32768}, .name = "all, 32768"},
+        {20, 4, 128, 64, 1, {32768}, .large = true, .name = "all, 32768"},
+        {2, 1, 16, 64, 1, {1000003}, .large = true, .name = "all, 1000003"},
+        {20, 4, 128, 64, 3, {70000, 5, 20000}, .large = true, .name = "all, long and short"},
+        {20, 4, 128, 64, 40, {1, 2, 3, 900, 16, 17, 31, 32, 33, 1, 300, 1, 1, 64, 65, 1, 1, 1, 1, 1, 1, 5, 15, 48, 47, 49, 1, 1, 1, 1, 1, 2, 2,
+         2, 2, 2, 2, 2, 2, 777}, .name = "all, 40 rows"},
         {20, 4, 128, 64, 7, {1, 17, 640, 3001, 64, 65, 129}, .name = "all, ragged"},
         {8, 8, 128, 16, 3, {100, 1, 777}, .name = "all, group 1, 8 KV heads"},
         {16, 1, 128, 64, 3, {1000, 31, 500}, .name = "all, group 16, 1 KV head"},
@@ -184,7 +211,7 @@ int test_attention(void)
         {4, 2, 16, 16, 3, {40, 3, 16}, .name = "all, heads of 16"},
         {6, 3, 64, 32, 2, {90, 200}, .name = "all, 3 KV heads"},
         {20, 4, 128, 64, 2, {500, 200}, .head_major = true, .name = "all, head-major"},
-        {20, 4, 128, 64, 3, {9000, 3000, 100}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 2048, .name = "2048 tokens"},
+        {20, 4, 128, 64, 3, {9000, 3000, 100}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 2048, .large = true, .name = "2048 tokens"},
         {20, 4, 128, 64, 2, {5000, 300}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 37, .name = "37 tokens"},
         {20, 4, 128, 128, 3, {9001, 3000, 100}, .head_major = true, .over = ATTEND_SELECTED, .sets = 4, .unit_tokens = 128,
          .units = 16, .name = "blocks, a set per KV head"},
@@ -195,9 +222,17 @@ int test_attention(void)
         {20, 4, 128, 64, 4, {2000, 512, 513, 1}, .over = ATTEND_WINDOW, .window = 512, .name = "window of 512"},
         {8, 2, 32, 64, 3, {2000, 5, 128}, .over = ATTEND_WINDOW, .window = 128, .name = "window of 128"},
         {4, 2, 16, 64, 2, {2000, 5}, .over = ATTEND_WINDOW, .window = 8, .name = "window of 8"},
+        {20, 4, 128, 64, 4, {2000, 512, 513, 1}, .over = ATTEND_WINDOW, .window = 512, .write_ring = true, .name = "window of 512, ring written"},
+        {12, 4, 64, 64, 9, {2000, 5, 7, 31, 32, 33, 1000, 1, 2}, .head_major = true, .over = ATTEND_WINDOW, .window = 32, .write_ring = true,
+         .name = "window of 32, ring written, head-major"},
+        {20, 4, 128, 64, 40, {100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300,
+         400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1}, .over = ATTEND_SELECTED, .unit_tokens = 1,
+         .units = 300, .name = "300 tokens, 40 rows"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        check_case(&cases[i]);
+        if (!cases[i].large || !gpu_small) {
+            check_case(&cases[i]);
+        }
     }
     return check_end();
 }

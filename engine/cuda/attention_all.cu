@@ -1,0 +1,578 @@
+// engine/cuda/attention_all.cu - attention of single query rows over all their keys.
+//
+// Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs,
+// one run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
+// warps bring tokens to shared memory: with the bulk copy engine where the heads of a token lie side by side (one
+// contiguous run per token), else by 16-byte copies. Eight warps compute. A computing warp owns one KV head and 16
+// tokens of a tile: scores^T = K q^T and out^T += V^T p^T on tensor cores with tokens (and then dimensions) as the 16
+// rows and the query heads of the group as the 8 columns, so groups of 1 to 16 waste little. Softmax state per column:
+// running maximum m, sum l, out; two states merge as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut
+// into several runs leaves its states in the workspace; a second kernel merges them in the order of the runs.
+//
+// Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
+// (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879).
+#include "engine/cuda/attention_all.cuh"
+#include "engine/cuda/device.cuh"
+#include "engine/cuda/runs.cuh"
+
+enum {
+    COMPUTE_WARPS = 8,
+    COPY_WARPS = 4,                   // several, because looking a token up and issuing its copy takes as long as the copy
+    THREADS = (COMPUTE_WARPS + COPY_WARPS) * 32,
+    BULK_BYTES = 512,                 // shorter runs would keep the copy engine busy with their number
+    WARP_TOKENS = 16,
+    MAX_STAGES = 12,
+    ROW_PAD = 16,                     // bytes after each token in shared memory: the 8 rows of a matrix load then
+                                      // start 4 banks apart
+    SMEM_BYTES = 227 * 1024,
+    MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
+    MERGE_BATCH = 8                   // states that a thread loads at once
+};
+
+static const float NO_SCORE = -1e30f;    // finite, so that differences of it are numbers
+
+// How rows are cut into items, items into tiles, tiles into runs. An item is a row with a slice of its KV heads.
+struct all_shape {
+    int32_t parts;          // items per row
+    int32_t kv_heads;       // KV heads of an item: 1, 2, 4 or 8
+    int32_t q_heads;        // query heads of an item
+    int32_t group;          // query heads of one KV head of an item
+    int32_t tile_tokens;    // what one stage holds
+    int32_t tile_subs;      // warps of one KV head that share a tile; the others take the tiles between
+    int32_t groups;         // of such warps: tiles go round them
+    int32_t copy_tokens;    // neighbouring tokens that surely lie side by side; 16-byte copies look up that many at once
+    int32_t page_shift;     // log2 of page_tokens, or -1 if it is no power of two
+    int32_t row_bytes;      // of one token in shared memory, pad included
+    int32_t stages;
+    int32_t items;
+    int32_t runs;
+    int64_t states_at;      // bytes of workspace before the states: first and last run of each item
+    int32_t part_floats;    // of one saved state: q_heads * (head_dim + 2)
+    bool bulk;              // a token's heads are one run
+};
+
+struct all_arguments {
+    attention_params p;
+    all_shape s;
+};
+
+static __device__ __forceinline__ int item_tokens(const all_arguments &a, int item)
+{
+    return a.p.rows.position[item / a.s.parts] + 1;
+}
+
+struct item_tiles {
+    const all_arguments &a;
+
+    __device__ __forceinline__ int operator()(int item) const
+    {
+        return (item_tokens(a, item) + a.s.tile_tokens - 1) / a.s.tile_tokens;
+    }
+};
+
+// Where key and value of one token of an item lie.
+static __device__ __forceinline__ void token_address(const all_arguments &a, int row, int head, int token, const uint8_t *&key,
+                                                     const uint8_t *&value)
+{
+    const attention_params &p = a.p;
+    int number = a.s.page_shift >= 0 ? token >> a.s.page_shift : token / p.view.page_tokens;
+    int64_t page = p.rows.pages[(int64_t)p.rows.seq[row] * p.rows.max_pages + number];
+    int at = a.s.page_shift >= 0 ? token & (p.view.page_tokens - 1) : token % p.view.page_tokens;
+    key = p.view.data + page * p.view.page_stride + at * p.view.token_stride + head * p.view.head_stride;
+    value = key + p.view.value_offset;
+}
+
+// Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up while
+// the stage is still in use.
+static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+{
+    const int lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
+    int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
+    uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
+    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
+        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
+        int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts);
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            if (turns == 0) {
+                // Beyond the end, the last token once more: what is masked must still be numbers.
+                const uint8_t *key, *value;
+                int index = min(tile * a.s.tile_tokens + lane, tokens - 1);
+                token_address(a, row, head, index, key, value);
+                barrier_wait(empty + stage * 8, parity);
+                if (lane == 0) {
+                    barrier_arrive_expect(full + stage * 8, (uint32_t)(a.s.tile_tokens * half * 2));
+                }
+                __syncwarp();
+                uint32_t to = stages + (stage * a.s.tile_tokens + lane) * a.s.row_bytes;
+                if (lane < a.s.tile_tokens && value == key + half) {
+                    copy_bulk(to, key, half * 2, full + stage * 8);
+                } else if (lane < a.s.tile_tokens) {
+                    copy_bulk(to, key, half, full + stage * 8);
+                    copy_bulk(to + half, value, half, full + stage * 8);
+                }
+                turns = COPY_WARPS;
+            }
+            turns--;
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+    }
+}
+
+// The same with 16-byte copies: each copying warp takes groups of tokens that lie side by side, the address of the first
+// looked up once.
+static __device__ void copy_small_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+{
+    const int warp = threadIdx.x / 32 - COMPUTE_WARPS, lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
+    const int chunks = half / 16, group = a.s.copy_tokens;
+    int stage = 0;
+    uint32_t parity = 1;
+    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
+        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
+        int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts);
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            barrier_wait(empty + stage * 8, parity);
+            for (int first = warp * group; first < a.s.tile_tokens; first += COPY_WARPS * group) {
+                // Beyond the end, the last token once more: what is masked must still be numbers.
+                int index = min(tile * a.s.tile_tokens + first, (tokens - 1) / group * group);
+                int last = tokens - 1 - index;
+                const uint8_t *key, *value;
+                token_address(a, row, head, index, key, value);
+                uint32_t to = stages + (stage * a.s.tile_tokens + first) * a.s.row_bytes;
+                for (int i = lane; i < group * chunks; i += 32) {
+                    int token = i / chunks, at = i % chunks * 16;
+                    int64_t from = min(token, last) * a.p.view.token_stride + at;
+                    copy_16(to + token * a.s.row_bytes + at, key + from);
+                    copy_16(to + token * a.s.row_bytes + half + at, value + from);
+                }
+            }
+            barrier_arrive_after_copies(full + stage * 8);
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+    }
+}
+
+// Softmax state of one warp: columns (query heads) 2t and 2t+1 of each tile of 8.
+template <int HD, int NT> struct all_state {
+    float out[NT][HD / 16][4];    // rows: dimensions g, g + 8 of each 16
+    float m[NT][2], l[NT][2];
+};
+
+template <int HD, int NT>
+static __device__ __forceinline__ void load_query(const all_arguments &a, int row, int q_head, uint32_t (&q)[NT][HD / 16][2])
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    for (int n = 0; n < NT; n++) {
+        int head = n * 8 + g;
+        const uint32_t *from = (const uint32_t *)a.p.q + ((int64_t)row * a.p.n_heads + q_head + head) * (HD / 2);
+#pragma unroll
+        for (int k = 0; k < HD / 16; k++) {
+            q[n][k][0] = head < a.s.group ? from[k * 8 + t] : 0;
+            q[n][k][1] = head < a.s.group ? from[k * 8 + t + 4] : 0;
+        }
+    }
+}
+
+// 16 tokens: scores, softmax, values. `valid` of them count.
+template <int HD, int NT>
+static __device__ __forceinline__ void attend_tokens(const all_arguments &a, all_state<HD, NT> &s,
+                                                     const uint32_t (&q)[NT][HD / 16][2], uint32_t keys, uint32_t values,
+                                                     int valid, float scale)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4;
+    float c[NT][4] = {};
+    uint32_t key = keys + ((lane % 8) + (lane / 8 % 2) * 8) * a.s.row_bytes + (lane / 16) * 16;
+#pragma unroll
+    for (int k = 0; k < HD / 16; k++) {
+        uint32_t f[4];
+        load_matrix(f, key + k * 32);
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            mma_bf16(c[n], f[0], f[1], f[2], f[3], q[n][k][0], q[n][k][1]);
+        }
+    }
+    uint32_t probability[NT][2];
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float low = g < valid ? c[n][i] * scale : NO_SCORE, high = g + 8 < valid ? c[n][i + 2] * scale : NO_SCORE;
+            float m = fmaxf(low, high);
+            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 4));
+            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 8));
+            m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 16));
+            m = fmaxf(m, s.m[n][i]);
+            float shrink = exp2f(s.m[n][i] - m);
+            s.m[n][i] = m;
+            c[n][i] = g < valid ? exp2f(low - m) : 0;
+            c[n][i + 2] = g + 8 < valid ? exp2f(high - m) : 0;
+            s.l[n][i] = s.l[n][i] * shrink + c[n][i] + c[n][i + 2];
+#pragma unroll
+            for (int d = 0; d < HD / 16; d++) {
+                s.out[n][d][i] *= shrink;
+                s.out[n][d][i + 2] *= shrink;
+            }
+        }
+        probability[n][0] = transpose_8x8(pack_bf16(c[n][0], c[n][1]));
+        probability[n][1] = transpose_8x8(pack_bf16(c[n][2], c[n][3]));
+    }
+    uint32_t value = values + ((lane % 8) + (lane / 16) * 8) * a.s.row_bytes + (lane / 8 % 2) * 16;
+#pragma unroll
+    for (int d = 0; d < HD / 16; d++) {
+        uint32_t f[4];
+        load_matrix_transposed(f, value + d * 32);
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            mma_bf16(s.out[n][d], f[0], f[1], f[2], f[3], probability[n][0], probability[n][1]);
+        }
+    }
+}
+
+// Merges the states of the warps that share a KV head, in the order of their tokens, into the first of them.
+template <int HD, int NT>
+static __device__ __forceinline__ void merge_warps(const all_arguments &a, all_state<HD, NT> &s, float *shared, int warp)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, subs = COMPUTE_WARPS / a.s.kv_heads;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            for (int shift = 4; shift <= 16; shift *= 2) {
+                s.l[n][i] += __shfl_xor_sync(FULL_MASK, s.l[n][i], shift);
+            }
+        }
+    }
+    if (subs == 1) {
+        return;
+    }
+    const int pitch = HD + 2, head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads;
+    if (sub > 0) {
+        float *to = shared + (int64_t)((sub - 1) * a.s.kv_heads + head) * a.s.group * pitch;
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int column = n * 8 + 2 * t + i;
+                if (column < a.s.group) {
+#pragma unroll
+                    for (int d = 0; d < HD / 16; d++) {
+                        to[column * pitch + d * 16 + g] = s.out[n][d][i];
+                        to[column * pitch + d * 16 + g + 8] = s.out[n][d][i + 2];
+                    }
+                    if (g == 0) {
+                        to[column * pitch + HD] = s.m[n][i];
+                        to[column * pitch + HD + 1] = s.l[n][i];
+                    }
+                }
+            }
+        }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_WARPS * 32) : "memory");
+    for (int other = 1; sub == 0 && other < subs; other++) {
+        const float *from = shared + (int64_t)((other - 1) * a.s.kv_heads + head) * a.s.group * pitch;
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                int column = n * 8 + 2 * t + i;
+                if (column < a.s.group) {
+                    float m2 = from[column * pitch + HD], m = fmaxf(s.m[n][i], m2);
+                    float keep = exp2f(s.m[n][i] - m), add = exp2f(m2 - m);
+                    s.m[n][i] = m;
+                    s.l[n][i] = s.l[n][i] * keep + from[column * pitch + HD + 1] * add;
+#pragma unroll
+                    for (int d = 0; d < HD / 16; d++) {
+                        s.out[n][d][i] = s.out[n][d][i] * keep + from[column * pitch + d * 16 + g] * add;
+                        s.out[n][d][i + 2] = s.out[n][d][i + 2] * keep + from[column * pitch + d * 16 + g + 8] * add;
+                    }
+                }
+            }
+        }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_WARPS * 32) : "memory");    // the next item may write again
+}
+
+static __device__ __forceinline__ void store_row(const attention_params &p, int row, int head, int dim, float value)
+{
+    store_bf16(p.out, ((int64_t)row * p.n_heads + head) * p.head_dim + dim, value);
+}
+
+// Stores the item's result, or its state where other runs hold the rest.
+template <int HD, int NT>
+static __device__ __forceinline__ void store_state(const all_arguments &a, const all_state<HD, NT> &s, int item, bool whole,
+                                                   int head)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int row = item / a.s.parts, q_head = item % a.s.parts * a.s.q_heads + head * a.s.group;
+    float *state = (float *)((char *)a.p.workspace + a.s.states_at) + ((int64_t)blockIdx.x + item) * a.s.part_floats;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int column = n * 8 + 2 * t + i;
+            if (column >= a.s.group) {
+                continue;
+            }
+            float l = s.l[n][i], scale = l > 0 ? 1 / l : 0;
+            float *to = state + (head * a.s.group + column) * (HD + 2);
+#pragma unroll
+            for (int d = 0; d < HD / 16; d++) {
+                for (int half = 0; half < 2; half++) {
+                    int dim = d * 16 + half * 8 + g;
+                    float value = s.out[n][d][i + 2 * half];
+                    if (whole) {
+                        store_row(a.p, row, q_head + column, dim, value * scale);
+                    } else {
+                        to[dim] = value;
+                    }
+                }
+            }
+            if (g == 0) {
+                if (!whole) {
+                    to[HD] = s.m[n][i];
+                    to[HD + 1] = l;
+                } else if (a.p.lse) {
+                    a.p.lse[(int64_t)row * a.p.n_heads + q_head + column] = l > 0 ? (s.m[n][i] + log2f(l)) * 0.69314718f
+                                                                                  : -INFINITY;
+                }
+            }
+        }
+    }
+}
+
+// For the merge: the first and the last run that hold a part of the item.
+static __device__ __forceinline__ void note_run(const all_arguments &a, const walk &w)
+{
+    int32_t *ends = (int32_t *)a.p.workspace + 2 * w.item;
+    if (threadIdx.x == 0 && w.first) {
+        ends[0] = blockIdx.x;
+    }
+    if (threadIdx.x == 0 && w.last) {
+        ends[1] = blockIdx.x;
+    }
+}
+
+template <int HD, int NT>
+__global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_constant__ all_arguments a)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
+    const int warp = threadIdx.x / 32;
+    const uint32_t full = smem_address(barriers), empty = full + MAX_STAGES * 8;
+    const uint32_t stages = smem_address(shared);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < a.s.stages; i++) {
+            barrier_init(full + i * 8, a.s.bulk ? 1 : COPY_WARPS * 32);
+            barrier_init(empty + i * 8, a.s.kv_heads * a.s.tile_subs * 32);    // every lane that read
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    dependents_may_launch();
+    wait_for_predecessor();
+
+    int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles / a.s.groups, a.s.runs);
+    walk w = {};
+    if (blockIdx.x >= runs) {
+        return;
+    }
+    walk_begin(item_tiles{a}, a.s.items, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
+    if (warp >= COMPUTE_WARPS) {
+        if (a.s.bulk) {
+            copy_bulk_tokens(a, w, stages, full, empty);
+        } else {
+            copy_small_tokens(a, w, stages, full, empty);
+        }
+        return;
+    }
+    const int head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads, group = sub / a.s.tile_subs;
+    const int first_token = sub % a.s.tile_subs * WARP_TOKENS;
+    const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
+    float *merge = (float *)(shared + (int64_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes);
+    int stage = 0, turn = 0;    // whose turn the current tile is
+    uint32_t parity = 0;
+    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
+        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
+        note_run(a, w);
+        uint32_t q[NT][HD / 16][2];
+        load_query<HD, NT>(a, row, w.item % a.s.parts * a.s.q_heads + head * a.s.group, q);
+        all_state<HD, NT> s = {};
+        for (int n = 0; n < NT; n++) {
+            s.m[n][0] = s.m[n][1] = NO_SCORE;
+        }
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            if (turn == group) {
+                barrier_wait(full + stage * 8, parity);
+                uint32_t keys = stages + (stage * a.s.tile_tokens + first_token) * a.s.row_bytes + head * HD * 2;
+                int valid = tokens - tile * a.s.tile_tokens - first_token;
+                if (valid > 0) {
+                    attend_tokens<HD, NT>(a, s, q, keys, keys + a.s.kv_heads * HD * 2, valid, scale);
+                }
+                barrier_arrive(empty + stage * 8);
+            }
+            turn = turn + 1 == a.s.groups ? 0 : turn + 1;
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+        merge_warps<HD, NT>(a, s, merge, warp);
+        if (sub == 0) {
+            store_state<HD, NT>(a, s, w.item, w.first && w.last, head);
+        }
+    }
+}
+
+// One block per item and query head: thread (d, slice) merges dimension d of every SLICES-th state, then the slices meet.
+__global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_constant__ all_arguments a)
+{
+    __shared__ float sums[MERGE_THREADS], slice_m[MERGE_THREADS], slice_l[MERGE_THREADS];
+    dependents_may_launch();
+    wait_for_predecessor();
+    const int item = blockIdx.x, head = blockIdx.y, hd = a.p.head_dim;
+    const int2 ends = ((const int2 *)a.p.workspace)[item];
+    const int states = ends.y - ends.x + 1, dim = threadIdx.x % hd, slice = threadIdx.x / hd, slices = blockDim.x / hd;
+    if (states == 1) {
+        return;
+    }
+    const float *state = (const float *)((const char *)a.p.workspace + a.s.states_at) +
+                         ((int64_t)ends.x + item) * a.s.part_floats + head * (hd + 2);
+    float m = NO_SCORE, l = 0, out = 0;
+    for (int base = slice; base < states; base += slices * MERGE_BATCH) {
+        float next_m[MERGE_BATCH], next_l[MERGE_BATCH], next_out[MERGE_BATCH];
+#pragma unroll
+        for (int i = 0; i < MERGE_BATCH; i++) {
+            int at = base + i * slices;
+            const float *from = state + (int64_t)at * a.s.part_floats;
+            next_m[i] = at < states ? from[hd] : NO_SCORE;
+            next_l[i] = at < states ? from[hd + 1] : 0;
+            next_out[i] = at < states ? from[dim] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < MERGE_BATCH; i++) {
+            float both = fmaxf(m, next_m[i]), keep = exp2f(m - both), add = exp2f(next_m[i] - both);
+            m = both;
+            l = l * keep + next_l[i] * add;
+            out = out * keep + next_out[i] * add;
+        }
+    }
+    sums[threadIdx.x] = out;
+    slice_m[threadIdx.x] = m;
+    slice_l[threadIdx.x] = l;
+    __syncthreads();
+    if (slice > 0) {
+        return;
+    }
+    for (int i = 1; i < slices; i++) {
+        int at = i * hd + dim;
+        float both = fmaxf(m, slice_m[at]), keep = exp2f(m - both), add = exp2f(slice_m[at] - both);
+        m = both;
+        l = l * keep + slice_l[at] * add;
+        out = out * keep + sums[at] * add;
+    }
+    int row = item / a.s.parts, q_head = item % a.s.parts * a.s.q_heads + head;
+    store_row(a.p, row, q_head, dim, l > 0 ? out / l : 0);
+    if (dim == 0 && a.p.lse) {
+        a.p.lse[(int64_t)row * a.p.n_heads + q_head] = l > 0 ? (m + log2f(l)) * 0.69314718f : -INFINITY;
+    }
+}
+
+// neighbours: the KV heads of a token lie side by side, so that one copy takes several.
+static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, bool neighbours)
+{
+    all_shape s = {};
+    s.kv_heads = neighbours && COMPUTE_WARPS % n_kv_heads == 0 ? n_kv_heads : 1;
+    s.parts = n_kv_heads / s.kv_heads;
+    s.q_heads = n_heads / s.parts;
+    s.group = s.q_heads / s.kv_heads;
+    s.bulk = neighbours && s.kv_heads * head_dim * 2 >= BULK_BYTES;
+    s.tile_subs = s.bulk ? 1 : COMPUTE_WARPS / s.kv_heads;
+    s.groups = COMPUTE_WARPS / s.kv_heads / s.tile_subs;
+    s.tile_tokens = WARP_TOKENS * s.tile_subs;
+    s.row_bytes = s.kv_heads * head_dim * 4 + ROW_PAD;
+    int32_t merge_bytes = (COMPUTE_WARPS - s.kv_heads) * s.group * (head_dim + 2) * 4;
+    int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
+    s.stages = left / (s.tile_tokens * s.row_bytes);
+    s.stages = s.stages > MAX_STAGES ? MAX_STAGES : s.stages;
+    s.items = n_rows * s.parts;
+    s.part_floats = s.q_heads * (head_dim + 2);
+    s.states_at = ((int64_t)s.items * 8 + 15) / 16 * 16;
+    s.runs = multiprocessors();
+    return s;
+}
+
+int64_t attention_all_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim)
+{
+    int64_t most = 0;
+    for (int neighbours = 0; neighbours < 2; neighbours++) {
+        all_shape s = shape_of(n_rows, n_heads, n_kv_heads, head_dim, neighbours);
+        int64_t bytes = s.states_at + ((int64_t)s.items + s.runs) * s.part_floats * (int64_t)sizeof(float);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static int32_t log2_exact(int32_t n)
+{
+    int32_t shift = 0;
+    while (1 << shift < n) {
+        shift++;
+    }
+    return 1 << shift == n ? shift : -1;
+}
+
+// Neighbours among an item's tokens, from a multiple of the answer on, that lie in one page.
+static int32_t together(const attention_params *p)
+{
+    int32_t tokens = WARP_TOKENS;
+    while (p->view.page_tokens % tokens != 0) {
+        tokens /= 2;
+    }
+    return tokens;
+}
+
+template <int HD, int NT> static int launch_attention(const all_arguments &a, cudaStream_t stream)
+{
+    launch_shape shape = {};
+    shape.grid = dim3((unsigned)a.s.runs);
+    shape.threads = THREADS;
+    shape.smem_bytes = (size_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes +
+                       (size_t)(COMPUTE_WARPS - a.s.kv_heads) * a.s.group * (HD + 2) * 4;
+    int error = allow_smem("attention", attention_all_kernel<HD, NT>, SMEM_BYTES - 1024);
+    if (!error) {
+        error = launch("attention", attention_all_kernel<HD, NT>, shape, stream, a);
+    }
+    if (error) {
+        return error;
+    }
+    launch_shape merge = {};
+    merge.grid = dim3((unsigned)a.s.items, (unsigned)a.s.q_heads);
+    merge.threads = a.s.items * a.s.q_heads <= a.s.runs ? MERGE_THREADS : MERGE_THREADS / 4;
+    return launch("attention merge", merge_kernel, merge, stream, a);
+}
+
+template <int HD> static int launch_dim(const all_arguments &a, cudaStream_t stream)
+{
+    return a.s.group <= 8 ? launch_attention<HD, 1>(a, stream) : launch_attention<HD, 2>(a, stream);
+}
+
+int attention_all_launch(const attention_params *p, cudaStream_t stream)
+{
+    all_arguments a = {};
+    a.p = *p;
+    a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim, p->view.head_stride == p->head_dim * 2);
+    a.s.page_shift = log2_exact(p->view.page_tokens);
+    a.s.copy_tokens = together(p);
+    switch (p->head_dim) {
+    case 16: return launch_dim<16>(a, stream);
+    case 32: return launch_dim<32>(a, stream);
+    case 64: return launch_dim<64>(a, stream);
+    case 128: return launch_dim<128>(a, stream);
+    default: return status_fail(-ENOTSUP, "attention: heads of %d; 16, 32, 64 or 128", p->head_dim);
+    }
+}
