@@ -200,6 +200,33 @@ static void test_live(void)
     terminal_close(terminal);
 }
 
+// Whatever is typed, however fast the window changes: it lives, and gives the terminal back.
+static void test_storm(void)
+{
+    // Without what writes files, leaves, or simulates for long.
+    static const char keys[] = "12345678?hjknNmbfR<>+-=,./ps ac{}[]dx";
+    static const char *const named[] = {"Tab", "Enter", "Escape", "Up", "Down", "Left", "Right", "PageUp", "PageDown",
+                                        "Home", "End", "BSpace", "DC", "BTab"};
+    struct terminal *terminal = start("", "", "C.UTF-8", 24, 80);
+    CHECK_SHOWS(terminal, "replay ended");
+    for (int32_t round = 0; round < 60; round++) {
+        char typed[9] = "";
+        for (int i = 0; i < 8; i++) {
+            typed[i] = keys[check_range(0, (int32_t)sizeof keys - 2)];
+        }
+        terminal_keys(terminal, typed);
+        terminal_keys(terminal, named[check_range(0, (int32_t)(sizeof named / sizeof named[0]) - 1)]);
+        if (round % 2 == 0) {
+            terminal_resize(terminal, check_range(1, 70), check_range(1, 220));
+        }
+    }
+    terminal_resize(terminal, 24, 80);
+    terminal_keys(terminal, "Escape");
+    terminal_keys(terminal, "F10");
+    check_given_back(terminal, "status=0");
+    terminal_close(terminal);
+}
+
 static void test_refused(void)
 {
     char line[1024];
@@ -229,6 +256,7 @@ int main(void)
     test_ascii();
     test_signals();
     test_live();
+    test_storm();
     test_refused();
     char line[128];
     snprintf(line, sizeof line, "rm -rf %s", folder);
