@@ -153,6 +153,27 @@ static void same_rows(void)
     json_decref(once);
 }
 
+// Damaged files are refused in one line or read as what they still say; nothing crashes.
+static void damaged(void)
+{
+    static char whole[1 << 16], broken[1 << 16];
+    json_t *root;
+    rows_of(&root, "%s --resume whole %s", "--method clsa --sweep rate=2,8 --json");
+    json_decref(root);
+    read_into("whole", whole, sizeof whole);
+    size_t length = strlen(whole);
+    for (int i = 0; i < 40; i++) {
+        memcpy(broken, whole, length + 1);
+        for (int change = check_range(1, 4); change > 0; change--) {
+            broken[check_range(0, (int32_t)length - 1)] = (char)check_range(1, 255);
+        }
+        write_file("broken", broken, length);
+        int status = clsa("plan merge broken --json");
+        CHECK_MESSAGE(status == 0 || (status == 2 && strchr(errors, '\n') && !strchr(errors, '\n')[1]), "exit %d: %s",
+                      status, errors);
+    }
+}
+
 // Ctrl-C keeps what is finished.
 static void interrupted(void)
 {
@@ -224,6 +245,7 @@ int main(void)
     CHECK(mkdtemp(folder) != NULL);
     verdicts();
     same_rows();
+    damaged();
     interrupted();
     wrong_input();
     char line[256];

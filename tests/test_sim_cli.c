@@ -260,6 +260,16 @@ static void validation(const char *top)
     write_file("own.csv", "a,b\n1,2\n");
     expect_refused("sim --validate .", "own.csv|unknown columns");
     expect_refused("sim --validate absent", "--validate|absent");
+    for (int change = 0; change < 30; change++) {    // damaged tables are refused in one line or predicted, never more
+        char table[] = "gpu,engine,kernel,heads,kv_heads,head_dim,kv_dtype,batch,context,latency_ms\nH100,x,\"y,z\",32,"
+                       "8,128,fp8,4,99,6\n";
+        table[check_range(0, (int32_t)sizeof table - 2)] = (char)check_range(1, 255);
+        write_file("own.csv", table);
+        int status = clsa("sim --validate . --per-row");
+        const char *newline = strchr(errors, '\n');
+        CHECK_MESSAGE(status == 0 || (status == 2 && newline && !newline[1]), "exit %d of %s: %s", status, table,
+                      errors);
+    }
     CHECK(remove_file("own.csv"));
     expect_refused("sim --validate .", "holds no *.csv");
 }
