@@ -248,6 +248,7 @@ static int run_dashboard(struct top *top)
     int error = top->replay || top->attachment ? 0 : open_live(top);
     error = error ? error : find_rates(top);
     if (top->attachment) {
+        options.attached = true;
         stream = (struct dashboard_stream){.user = top, .pump = pump_attached, .command = command_attached,
                                            .dropped = dropped_attached, .origin = origin_attached};
     } else if (!error && !top->replay) {

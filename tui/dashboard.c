@@ -205,7 +205,8 @@ static int open_session(struct session *session)
     ui->refresh = settings->refresh;
     ui->theme = settings->theme;
     ui->live = options->live;
-    ui->timeline = timeline_look_default(options->live);
+    ui->attached = options->attached;
+    ui->timeline = timeline_look_default(options->live || options->attached);
     if (options->routing) {
         session->routing = calloc(1, sizeof *session->routing);
         ui->routing = session->routing;

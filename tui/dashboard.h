@@ -20,7 +20,7 @@ struct dashboard_stream {
 struct dashboard_options {
     const struct device *device;    // for floors and predictions; NULL: unknown
     struct settings settings;       // to begin with
-    bool live, no_color;
+    bool live, attached, no_color;  // attached: the engine is another process
     struct routing *routing;        // selections of the running engine; borrowed. NULL: none
     const char *script;             // keys to press before the user does (script.h); NULL: none
 };

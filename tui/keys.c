@@ -254,6 +254,10 @@ static void type_command(struct ui *ui, const struct state *state, int32_t key, 
 static struct request_to_owner order(struct ui *ui, const struct state *state, int32_t key)
 {
     struct request_to_owner request = {.command = COMMAND_NONE};
+    if (ui->attached && (key == 'p' || key == ' ' || key == 's')) {
+        snprintf(ui->message, sizeof ui->message, "The engine works for whoever started it: no pause from here.");
+        return request;
+    }
     switch (key) {
     case 'p': case ' ':
         ui->paused = !ui->paused;

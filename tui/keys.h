@@ -50,6 +50,7 @@ struct ui {
     enum view view;
     enum phase phase;              // what Overview and Compare show: prefill or decode
     bool help, quit, paused, reverse;
+    bool attached;                 // the engine is another process: it cannot be paused from here
     bool live;                     // an engine runs: k and batch can change
     int32_t pinned;                // the method shown; -1: the one that runs
     int32_t baseline;              // what speed-ups refer to; -1: dense, or the first
