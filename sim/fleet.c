@@ -113,7 +113,8 @@ static int route_by_load(struct fleet *fleet)
         double arrival_s = fleet->result->records[i].arrival_s;
         int64_t fewest = INT64_MAX;
         int32_t chosen = 0;
-        for (int32_t r = 0; !error && r < replicas; r++) {
+        // Nobody has less in hand than nothing, and of equals the first is taken: the others may stay where they are.
+        for (int32_t r = 0; !error && r < replicas && fewest > 0; r++) {
             error = service_advance(&fleet->services[r], arrival_s);
             int64_t in_hand = service_in_hand(&fleet->services[r], arrival_s);
             if (in_hand < fewest) {
