@@ -17,7 +17,7 @@ static const struct { const char *name; enum view view; const char *script; } sc
     {"overview", VIEW_OVERVIEW, ""}, {"compare", VIEW_COMPARE, ""}, {"stages", VIEW_STAGES, ""},
     {"help", VIEW_OVERVIEW, "?"}, {"timeline", VIEW_TIMELINE, ""},
     {"roofline", VIEW_ROOFLINE, "jj"},
-    {"what-if", VIEW_WHATIF, "aj<Right><Right>ajjj<Enter>16<Enter>j<Enter>32K<Enter>"},
+    {"what-if", VIEW_WHATIF, "aj<Right><Right>aj<Right><Left>jj<Right>j<Enter>16<Enter>j<Enter>32K<Enter>"},
     {"requests", VIEW_REQUESTS, ">>>>>jj"},
     {"stages-slowest", VIEW_STAGES, "<Right><Right><Enter>"}, {"stages-filtered", VIEW_STAGES, "/index<Enter>"},
     {"routing", VIEW_ROUTING, ""},

@@ -8,7 +8,7 @@ enum {
     WIDE_COLS = 72,        // from here on two panels stand side by side
     HELP_COLS = 54,
     LEGEND_COLS = 42, LEGEND_ROWS = 9,    // of the roofline: a stage and three figures; beside the plot or below
-    KNOB_ROWS = 15, KNOB_COLS = 32,       // thirteen knobs in a border: "index every  method's"
+    KNOB_ROWS = 16, KNOB_COLS = 32,       // fourteen knobs in a border: "index every  method's"
     DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };
 

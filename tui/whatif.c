@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "engine/status.h"
+#include "sim/parallel.h"
 #include "tui/format.h"
 #include "workloads/workload.h"
 
@@ -19,7 +20,8 @@ static const struct {
     [KNOB_MODEL] = {.name = "model"},
     [KNOB_METHOD] = {.name = "method"},
     [KNOB_DEVICE] = {.name = "device"},
-    [KNOB_COUNT] = {"devices", 1, 4096, true},
+    [KNOB_RANKS] = {"ranks", 1, PARALLEL_MAX_RANKS, true},
+    [KNOB_COUNT] = {"replicas", 1, 4096, true},
     [KNOB_BATCH] = {"batch", 1, 1024, true},      // pricing goes through the sequences: more would not be at once
     [KNOB_CONTEXT] = {"context", 1, 1 << 24, true},
     [KNOB_OUTPUT] = {"output", 2, 1 << 20, true},
@@ -98,7 +100,8 @@ static void answer_it(struct scenario_answer *answer, const struct whatif *whati
     const struct device *device = &whatif->devices[value[KNOB_DEVICE]];
     *answer = (struct scenario_answer){.price_per_million = NAN, .decode_tokens_per_s = NAN};
     int error = build(&answer->plan, scenario);
-    error = error ? error : predict_request(&answer->request, device, &answer->plan, value[KNOB_BATCH],
+    error = error ? error : parallel_split(&answer->part, &answer->group, &answer->plan, device, value[KNOB_RANKS]);
+    error = error ? error : predict_request(&answer->request, &answer->group, &answer->part, value[KNOB_BATCH],
                                             value[KNOB_CONTEXT], value[KNOB_OUTPUT], 0);
     if (error) {
         snprintf(answer->why, sizeof answer->why, "%s", status_text());
@@ -108,6 +111,7 @@ static void answer_it(struct scenario_answer *answer, const struct whatif *whati
     answer->valid = true;
     answer->fits = request->max_seqs < 0 || request->max_seqs >= value[KNOB_BATCH];
     answer->decode_tokens_per_s = request->decode_tokens_per_s * value[KNOB_COUNT];
+    device = &answer->group;
     if (device->price_per_hour.value > 0 && request->throughput_tokens_per_s > 0) {    // the count cancels out
         answer->price_per_million = device->price_per_hour.value / 3600 / request->throughput_tokens_per_s * 1e6;
     }
@@ -143,7 +147,7 @@ int whatif_open(struct whatif **out, const struct device *device)
     int32_t first = find_choice(whatif, KNOB_DEVICE, "H100");
     value[KNOB_METHOD] = method > 0 ? method : 0;
     value[KNOB_DEVICE] = first > 0 ? first : 0;
-    value[KNOB_COUNT] = 1;
+    value[KNOB_RANKS] = value[KNOB_COUNT] = 1;
     value[KNOB_BATCH] = 8;
     value[KNOB_CONTEXT] = 1 << 17;
     value[KNOB_OUTPUT] = 256;
@@ -273,7 +277,7 @@ int whatif_simulate(struct whatif *whatif)
         return status_fail(-EINVAL, "%s", whatif->answer.why);
     }
     whatif->job_scenario = whatif->now;
-    return whatif_job_start(whatif->job, &whatif->answer.plan, &whatif->devices[value[KNOB_DEVICE]],
+    return whatif_job_start(whatif->job, &whatif->answer.part, &whatif->answer.group,
                             choice(whatif, KNOB_WORKLOAD, value[KNOB_WORKLOAD]), 1.0 / value[KNOB_COUNT],
                             value[KNOB_BATCH]);
 }
@@ -312,7 +316,7 @@ void whatif_value(const struct whatif *whatif, const struct scenario *scenario, 
 void whatif_label(const struct whatif *whatif, const struct scenario *scenario, char *text, size_t bytes)
 {
     const int32_t *value = scenario->knobs;
-    char context[FORMAT_BYTES], k[FORMAT_BYTES] = "", count[FORMAT_BYTES] = "";
+    char context[FORMAT_BYTES], k[FORMAT_BYTES] = "", count[FORMAT_BYTES] = "", ranks[FORMAT_BYTES] = "";
     format_tokens(context, sizeof context, value[KNOB_CONTEXT]);
     if (value[KNOB_TOP_K] > 0) {
         snprintf(k, sizeof k, " k=%d", value[KNOB_TOP_K]);
@@ -320,6 +324,9 @@ void whatif_label(const struct whatif *whatif, const struct scenario *scenario, 
     if (value[KNOB_COUNT] > 1) {
         snprintf(count, sizeof count, "%d x ", value[KNOB_COUNT]);
     }
-    snprintf(text, bytes, "%s%s, %s%s, %s, batch %d", choice(whatif, KNOB_METHOD, value[KNOB_METHOD]), k, count,
-             choice(whatif, KNOB_DEVICE, value[KNOB_DEVICE]), context, value[KNOB_BATCH]);
+    if (value[KNOB_RANKS] > 1) {
+        snprintf(ranks, sizeof ranks, "%d ", value[KNOB_RANKS]);
+    }
+    snprintf(text, bytes, "%s%s, %s%s%s, %s, batch %d", choice(whatif, KNOB_METHOD, value[KNOB_METHOD]), k, count,
+             ranks, choice(whatif, KNOB_DEVICE, value[KNOB_DEVICE]), context, value[KNOB_BATCH]);
 }

@@ -1,8 +1,9 @@
 // tui/whatif.h - a question to the simulator: a model, a method and its knobs, devices, a load; and its answer.
 //
 // The answer follows each change at once (sim/predict.h). Scenarios are pinned to be compared with what comes next. A
-// workload is simulated in the background (whatif_job.h). Everything is priced for one of `count` equal replicas, each
-// with the batch; rates and prices are those of all.
+// workload is simulated in the background (whatif_job.h). A replica is a device, or `ranks` of them that share every
+// layer (sim/parallel.h); all is priced for one of `count` equal replicas, each with the batch; rates are those of all,
+// bytes those of one device.
 #pragma once
 
 #include <stdio.h>
@@ -12,8 +13,8 @@
 #include "tui/whatif_job.h"
 
 enum knob {
-    KNOB_MODEL, KNOB_METHOD, KNOB_DEVICE, KNOB_COUNT, KNOB_BATCH, KNOB_CONTEXT, KNOB_OUTPUT, KNOB_TOP_K, KNOB_WINDOW,
-    KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_N
+    KNOB_MODEL, KNOB_METHOD, KNOB_DEVICE, KNOB_RANKS, KNOB_COUNT, KNOB_BATCH, KNOB_CONTEXT, KNOB_OUTPUT, KNOB_TOP_K,
+    KNOB_WINDOW, KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_N
 };
 
 enum { WHATIF_PINNED = 8, WHATIF_WHY_BYTES = 160 };
@@ -27,6 +28,8 @@ struct scenario_answer {
     char why[WHATIF_WHY_BYTES];    // why not
     struct request_prediction request;
     struct plan plan;              // as built: what the knobs at 0 became
+    struct plan part;              // of one device
+    struct device group;           // the devices of a replica, priced as one
     double decode_tokens_per_s;    // of all replicas
     double price_per_million;      // dollars per million output tokens; NaN: unknown
     bool fits;                     // memory holds weights and the batch; true where its size is unknown
