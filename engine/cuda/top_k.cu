@@ -10,8 +10,8 @@
 // winners and ties stand before its share: winners are written in place, ascending, and the lowest indices win ties.
 // Bound by latency: one read of the scores and three exchanges. Rows of prompts: top_k_rows.cu.
 //
-// Measured on an H100: 2048 of 131072, 1 row 12.2 us (torch.topk 52); 16 of 1024 blocks for each of 4 sets, 1 / 8 / 32
-// rows 4.5 / 4.6 / 5.7 us; 128 of 8192 pages for each of 20 sets, 8 / 32 rows 14.3 / 37.7 us.
+// Measured on an H100: 2048 of 131072, 1 / 8 / 32 rows 12.0 / 15.3 / 37.0 us (torch.topk 52 / 65 / 100); 16 of 1024
+// blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. 32 rows are two waves: clusters of 8 run 30 at once.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/top_k_rows.cuh"
@@ -577,12 +577,8 @@ extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
     if (p->max_units <= 512 * 16) {
         return launch_top_k<512, 16, 2>(p, lists, 0, 0, stream);
     }
-    // Few lists: their keys fit the registers of one block per multiprocessor, then of two.
-    int shift = widest<1024, 8, 1>(p, lists, 0);
-    if (p->max_units <= 1024 * 8 << shift) {
-        return launch_top_k<1024, 8, 1>(p, lists, shift, 0, stream);
-    }
-    shift = widest<512, 16, 2>(p, lists, 0);
+    // Few lists: their keys fit the registers of two blocks per multiprocessor.
+    int shift = widest<512, 16, 2>(p, lists, 0);
     if (p->max_units <= 512 * 16 << shift) {
         return launch_top_k<512, 16, 2>(p, lists, shift, 0, stream);
     }
