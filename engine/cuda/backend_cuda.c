@@ -38,7 +38,8 @@ static void close_context(struct backend_context *c)
     cuda_step_close(c);
     cudaFreeHost(c->mirror_host);
     cudaFreeHost(c->results_host.nan_row);
-    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->attention, c->results.nan_row};
+    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->next_x, c->next_squares, c->attention,
+                            c->maxima, c->results.nan_row};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) {
         cudaFree(device[i]);
     }
@@ -137,6 +138,9 @@ static int take_scratch(struct backend_context *c, int32_t max_seqs, int32_t max
     error = error ? error : cuda_take(&c->inner, rows * shape->ffn * 2, "scratch");
     error = error ? error : cuda_take(&c->inner_up, rows * shape->ffn * 2, "scratch");
     error = error ? error : cuda_take(&c->attention, workspace, "attention workspace");
+    int64_t squares = (shape->hidden + LINEAR_SQUARES - 1) / LINEAR_SQUARES * LINEAR_MAX_ROWS;
+    error = error ? error : cuda_take(&c->next_x, (int64_t)LINEAR_MAX_ROWS * shape->hidden * 2, "scratch");
+    error = error ? error : cuda_take((void **)&c->next_squares, squares * (int64_t)sizeof *c->next_squares, "scratch");
     int64_t results = (shape->n_layers + rows) * (int64_t)sizeof(int32_t);
     error = error ? error : cuda_take((void **)&c->results.nan_row, results, "scratch");
     error = error ? error : cuda_status(cudaMemset(c->results.nan_row, 0, (size_t)results), "scratch");

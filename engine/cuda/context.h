@@ -20,6 +20,14 @@ struct mirror {
     int32_t *slot, *first_row, *context, *n_rows;          // [n_seqs]
 };
 
+// The residual stream as the product that completed it left it for the norm that reads it next (struct linear_params): in
+// next_x and next_squares. x == NULL: nothing is prepared.
+struct prepared {
+    const float *x;
+    const void *norm;                   // its weight
+    int32_t n;
+};
+
 // What a step leaves for the host, one block so that one copy brings it.
 struct results {
     int32_t *nan_row;                   // [n_layers] the highest row + 1 with a NaN among its index scores
@@ -44,12 +52,22 @@ struct backend_context {
     void **weights;                     // [n_weights] owned
     int32_t n_weights, weight_capacity;
     void *normed, *inner, *inner_up;    // owned scratch: [max_rows][hidden], 2x [max_rows][ffn] bf16
+    void *next_x;                       // owned: [LINEAR_MAX_ROWS][hidden] bf16
+    float *next_squares;                // owned: [LINEAR_MAX_ROWS][ceil(hidden / LINEAR_SQUARES)]
     void *attention;                    // owned workspace
+    float *maxima;                      // owned, [maxima_floats]: of every 16 scores of a tile; grows with the tiles
+    int64_t maxima_floats;
     float *logits_host;                 // owned: [vocab]
 
     // The step in progress.
     const struct batch *batch;          // borrowed
     struct op_sample draw;              // what `sample` was asked for; token NULL: nothing
+    struct prepared prepared;
+    struct qkv_finish_params heads;     // norm and turn of q and k that wait, because a cache write may join them
+    bool heads_wait;
+    const void *ring_written;           // data of the ring that has this step's keys already
+    bool has_maxima;                    // of the tile of scores that was made last
+    int32_t maxima_stride;
     struct mirror mirror;               // into mirror_device
     int32_t *mirror_host, *mirror_device;    // owned; host pinned
     int64_t mirror_capacity;            // in int32_t

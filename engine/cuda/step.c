@@ -86,6 +86,9 @@ int cuda_begin_step(struct backend_context *c, const struct batch *batch)
     }
     c->batch = batch;
     c->draw = (struct op_sample){0};
+    c->prepared = (struct prepared){0};
+    c->heads_wait = c->has_maxima = false;
+    c->ring_written = NULL;
     c->steps++;
     bool known = pages == c->mirrored_pages && memcmp(c->mirror_host, batch->pages, (size_t)pages * sizeof *batch->pages) == 0;
     c->mirror.pages = reflect(c, &at, batch->pages, pages);
