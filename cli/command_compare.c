@@ -437,7 +437,7 @@ int command_compare(int argc, char **argv)
         {"context", OPTION_INT, &compare.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
         {"output", OPTION_INT, &compare.output, 1, 1 << 24, "tokens", "tokens to decode (default: 64)"},
         {"batch", OPTION_INT, &compare.batch, 1, 1024, "sequences", "sequences decoded together (default: 1)"},
-        {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens", "rows of one prefill step (default: 512, on a GPU 4096)"},
+        {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens", "rows of one prefill step (default: 512, on a GPU 8192)"},
         {"device", OPTION_TEXT, &compare.device, 0, 0, "cpu|reference|cuda[:N]", "backend (default: cpu)"},
         {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},

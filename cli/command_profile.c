@@ -110,7 +110,7 @@ int command_profile(int argc, char **argv)
         {"context", OPTION_INT, &profile.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
         {"output", OPTION_INT, &profile.output, 1, 1 << 24, "tokens", "tokens to decode"},
         {"batch", OPTION_INT, &profile.batch, 1, 1024, "sequences", "sequences decoded together"},
-        {"chunk", OPTION_INT, &profile.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 4096"},
+        {"chunk", OPTION_INT, &profile.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"device", OPTION_TEXT, &profile.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &profile.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"seed", OPTION_LONG, &profile.seed, 0, 9e18, "N", "of random weights"},

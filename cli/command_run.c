@@ -171,7 +171,7 @@ int command_run(int argc, char **argv)
         {"top-p", OPTION_REAL, &run.top_p, 1e-6, 1, "P", "draw from the most likely tokens with this mass"},
         {"seed", OPTION_LONG, &run.seed, 0, 9e18, "N", "of random weights and of draws"},
         {"batch", OPTION_INT, &run.batch, 1, 1024, "sequences", "sequences decoded together; the first one's text is shown"},
-        {"chunk", OPTION_INT, &run.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 4096"},
+        {"chunk", OPTION_INT, &run.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"device", OPTION_TEXT, &run.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &run.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"listen", OPTION_TEXT, &run.listen, 0, 0, "SOCKET", "let clsa top --attach SOCKET look on"},

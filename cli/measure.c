@@ -76,7 +76,7 @@ int measure_device(char *backend, size_t bytes, int32_t *number, const char *dev
 
 int32_t measure_chunk(const char *device)
 {
-    return strncmp(device, "cuda", 4) == 0 ? 4096 : 512;
+    return strncmp(device, "cuda", 4) == 0 ? 8192 : 512;
 }
 
 // Step durations, kept apart by phase.

@@ -27,8 +27,10 @@ static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui,
         snprintf(text, bytes, " %d %s ", view + 1, view_title((enum view)view));
     } else if (style == TABS_SHORT) {
         snprintf(text, bytes, " %d %.4s", view + 1, view_title((enum view)view));
+    } else if (style == TABS_NUMBERS) {
+        snprintf(text, bytes, " %d ", view + 1);
     } else {
-        snprintf(text, bytes, style == TABS_NUMBERS ? " %d " : "", view + 1);
+        text[0] = 0;
     }
     return cells_width(text);
 }

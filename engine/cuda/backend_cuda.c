@@ -116,7 +116,7 @@ static int64_t selected_workspace(const struct backend_context *c, int32_t max_s
     int32_t units = (max_context - 1) / index->unit_tokens + 1, budget = plan_budget_units(plan);
     struct prefill_selected_params p = {
         .rows = {.n = c->max_rows, .max_pages = (max_context - 1) / plan->page_tokens + 1}, .n_seqs = max_seqs,
-        .view = {.page_tokens = plan->page_tokens},
+        .view = {.dtype = plan->kv_dtype, .page_tokens = plan->page_tokens},
         .selection = {.sets = index->sets, .unit_tokens = index->unit_tokens, .stride = budget < units ? budget : units},
         .n_heads = plan->shape.n_heads, .n_kv_heads = plan->shape.n_kv_heads, .head_dim = plan->shape.head_dim};
     return prefill_selected_workspace_bytes(&p);
@@ -220,7 +220,8 @@ static int upload(struct backend_context *c, void *to, const void *host, int64_t
 
 static int download(struct backend_context *c, void *host, const void *from, int64_t bytes)
 {
-    return copy(c, host, from, bytes, cudaMemcpyDeviceToHost);
+    int error = cuda_settle(c);
+    return error ? error : copy(c, host, from, bytes, cudaMemcpyDeviceToHost);
 }
 
 static int copy_within(struct backend_context *c, void *to, const void *from, int64_t bytes)

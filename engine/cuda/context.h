@@ -100,6 +100,9 @@ int cuda_record_begin(struct backend_context *, bool marked);
 int cuda_record_end(struct backend_context *, int error);
 void cuda_step_close(struct backend_context *);    // what the functions above took
 
+// Does what operators have put off, so that what they wrote can be read.
+int cuda_settle(struct backend_context *context);
+
 // NULL where cuBLASLt cannot be loaded.
 struct gemm *gemm_open(void);
 void gemm_close(struct gemm *gemm);    // NULL-safe

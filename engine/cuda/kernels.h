@@ -122,7 +122,7 @@ struct prefill_selected_params {
     float *lse;                       // [rows.n][n_heads]; may be NULL
     void *workspace;                  // prefill_selected_workspace_bytes of the largest launch
 };
-// Reads rows.n, rows.max_pages, n_seqs, view.page_tokens, the sizes of `selection`, and the heads.
+// Reads rows.n, rows.max_pages, n_seqs, view.dtype and .page_tokens, the sizes of `selection`, and the heads.
 int64_t prefill_selected_workspace_bytes(const struct prefill_selected_params *params);
 int prefill_selected_launch(const struct prefill_selected_params *params, cudaStream_t stream);
 

@@ -140,6 +140,11 @@ static int finish_heads(struct backend_context *c, const struct kv_view *cache)
     return waited && (cache || p.q_norm || p.k_norm || p.theta > 0) ? qkv_finish_launch(&p, c->stream) : 0;
 }
 
+int cuda_settle(struct backend_context *c)
+{
+    return c->batch ? finish_heads(c, NULL) : 0;
+}
+
 int cuda_qkv(struct backend_context *c, const struct batch *batch, const struct op_qkv *op)
 {
     const struct model_shape *shape = &c->plan->shape;
