@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import results
+
 CONTEXT, TOP_K, HEADS, KV_HEADS, DIM, ROTATE_BYTES = 131072, 2048, 20, 4, 128, 256 << 20
 
 
@@ -42,7 +44,9 @@ def time_graph(body, calls):
 
 def report(name, n, body, calls):
     try:
-        print(f"torch {name:<40} {n:4d} {time_graph(body, calls):10.2f} us", flush=True)
+        us = time_graph(body, calls)
+        print(f"torch {name:<40} {n:4d} {us:10.2f} us", flush=True)
+        results.append("torch_kernels.py", name, n, us, "us")
     except Exception as error:    # a backend that does not take the shape
         print(f"torch {name:<40} {n:4d} not run: {str(error).splitlines()[0][:80]}", flush=True)
 
