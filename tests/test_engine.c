@@ -144,7 +144,7 @@ static void check_fork(const char *method)
     struct engine_request request = {.prompt = tokens, .n_prompt = original.n_prompt, .max_output_tokens = MAX_OUTPUT};
     const struct engine_output *outputs;
     struct engine *engine;
-    int64_t id, fork;
+    int64_t id = -1, fork;
     CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
     CHECK(engine_step(engine, &outputs) == 0);
     CHECK(engine_fork(engine, id, &fork) == -EINVAL && engine_fork(engine, 99, &fork) == -EINVAL);
