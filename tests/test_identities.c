@@ -43,7 +43,7 @@ static struct plan_options small_blocks(void)
 
 static struct plan build(const struct tested *with, const char *method, struct plan_options options)
 {
-    options.weight_dtype = options.kv_dtype = with->dtype;
+    options.weight_dtype = options.kv_dtype = (int32_t)with->dtype;
     bool blocks = strstr(method, "block") || strcmp(method, "quest") == 0;
     options.block_tokens = blocks ? options.block_tokens : 0;
     return fixture_plan(&shape, method, &options);

@@ -44,7 +44,8 @@ static void set_gaps(struct window_step *row, const struct step_sample *step, co
         }
         sum += calls[i].duration_ns;
     }
-    row->gaps_ns = step->duration_ns - covered;
+    row->staged = n > 0;
+    row->gaps_ns = n > 0 ? step->duration_ns - covered : 0;
     row->overlap_ns = sum - covered;
 }
 
@@ -86,8 +87,9 @@ const struct window_step *window_last(const struct phase_window *window)
     return &window->steps[(window->n_steps - 1) % STATE_STEPS];
 }
 
+// n_steps in the window, of which n_staged, of total_ns together, told their stages.
 static void summarise_stage(struct stage_summary *out, const struct phase_window *window, int stage, int32_t n_steps,
-                            double total_ns, const struct device *device)
+                            int32_t n_staged, double total_ns, const struct device *device)
 {
     struct window_stage sum = {0};
     for (int32_t i = 0; i < n_steps; i++) {
@@ -109,13 +111,13 @@ static void summarise_stage(struct stage_summary *out, const struct phase_window
     *out = (struct stage_summary){
         .calls = window->n_calls[stage],
         .window_calls = sum.calls,
-        .mean_ns = duration_ns / n_steps,
+        .mean_ns = duration_ns / n_staged,
         .share = total_ns > 0 ? duration_ns / total_ns : NAN,
         .median_ns = window_percentile(values, n_values, 0.5),
         .p95_ns = window_percentile(values, n_values, 0.95),
         .bytes_per_s = sum.duration_ns > 0 ? sum.bytes / duration_ns * 1e9 : NAN,
         .flops_per_s = sum.duration_ns > 0 ? sum.flops / duration_ns * 1e9 : NAN,
-        .floor_ns = device ? sum.floor_ns / n_steps : NAN,
+        .floor_ns = device ? sum.floor_ns / n_staged : NAN,
         .floor_part = sum.floor_ns > 0 && sum.duration_ns > 0 ? sum.floor_ns / duration_ns : NAN,
         .bound = launch_ns > sum.floor_ns ? BOUND_LATENCY
                  : sum.memory_ns >= sum.compute_ns ? BOUND_BANDWIDTH : BOUND_COMPUTE,
@@ -136,17 +138,20 @@ static void unknown(struct phase_summary *out)
 static void summarise(struct phase_summary *out, const struct phase_window *window, const struct device *device)
 {
     int32_t n = window->n_steps < STATE_STEPS ? (int32_t)window->n_steps : STATE_STEPS;
-    double durations[STATE_STEPS], total_ns = 0, gaps_ns = 0, overlap_ns = 0, tokens = 0, floor_ns = 0;
+    int32_t n_staged = 0;
+    double durations[STATE_STEPS], total_ns = 0, staged_ns = 0, gaps_ns = 0, overlap_ns = 0, tokens = 0, floor_ns = 0;
     for (int32_t i = 0; i < n; i++) {
         const struct window_step *row = &window->steps[i];
         durations[i] = (double)row->duration_ns;
         total_ns += durations[i];
+        n_staged += row->staged;
+        staged_ns += row->staged ? durations[i] : 0;
         gaps_ns += (double)row->gaps_ns;
         overlap_ns += (double)row->overlap_ns;
         tokens += row->n_tokens;
     }
     for (int stage = 0; stage < STAGE_COUNT; stage++) {
-        summarise_stage(&out->stages[stage], window, stage, n, total_ns, device);
+        summarise_stage(&out->stages[stage], window, stage, n, n_staged, staged_ns, device);
         floor_ns += out->stages[stage].floor_ns;
     }
     const struct window_step *last = window_last(window);
@@ -154,8 +159,8 @@ static void summarise(struct phase_summary *out, const struct phase_window *wind
     out->window_steps = n;
     out->mean_ns = total_ns / n;
     out->median_ns = window_percentile(durations, n, 0.5);
-    out->gaps_ns = gaps_ns / n;
-    out->overlap_ns = overlap_ns / n;
+    out->gaps_ns = gaps_ns / n_staged;
+    out->overlap_ns = overlap_ns / n_staged;
     out->floor_ns = floor_ns;
     out->floor_part = total_ns > 0 && floor_ns > 0 ? floor_ns * n / total_ns : NAN;
     out->tokens_per_s = total_ns > 0 ? tokens / total_ns * 1e9 : NAN;

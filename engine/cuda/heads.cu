@@ -286,20 +286,6 @@ extern "C" int qkv_finish_launch(const qkv_finish_params *p, cudaStream_t stream
     return launch("heads", qkv_finish_kernel<4>, blocks_of(p->rows.n, (unsigned)warps * 32), stream, *p);
 }
 
-extern "C" int head_norm_launch(const head_norm_params *p, cudaStream_t stream)
-{
-    qkv_finish_params heads = {};
-    heads.rows.n = p->n;
-    heads.rows.position = p->position;
-    heads.q = p->x;
-    heads.q_norm = p->weight;
-    heads.n_heads = p->n_heads;
-    heads.head_dim = p->head_dim;
-    heads.eps = p->eps;
-    heads.theta = p->theta;
-    return qkv_finish_launch(&heads, stream);
-}
-
 extern "C" int index_norm_launch(const index_norm_params *p, cudaStream_t stream)
 {
     if (p->dim > MAX_INDEX_DIM) {

@@ -194,15 +194,6 @@ struct qkv_finish_params {
 };
 int qkv_finish_launch(const struct qkv_finish_params *params, cudaStream_t stream);
 
-struct head_norm_params {             // per head, in place: RMSNorm (weight may be NULL), then RoPE (theta 0: none)
-    void *x;                          // [n][n_heads*head_dim] bf16
-    const float *weight;              // [head_dim]
-    const int32_t *position;          // [n]
-    int32_t n, n_heads, head_dim;
-    float eps, theta;
-};
-int head_norm_launch(const struct head_norm_params *params, cudaStream_t stream);
-
 struct kv_write_params {
     struct gpu_rows rows;
     const void *k, *v;                // [rows.n][n_kv_heads*head_dim] bf16

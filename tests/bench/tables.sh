@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # tests/bench/tables.sh - makes the README's tables of measurements from results.tsv, so that no figure is typed by hand.
 #
-# Between a line "<!-- results QUANTITY-REGEX -->" and the next "<!-- end -->" the README gets the newest row of every
-# (device, model, method, context, sequences, quantity) whose quantity matches. Run from the top of the checkout.
+# Between a line "<!-- results QUANTITY on DEVICE at CONTEXT -->" and the next "<!-- end -->" the README gets the newest row
+# of every (device, model, method, context, sequences, quantity) that matches the three regular expressions. Run from the
+# top of the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 awk -F '\t' -v results=tests/bench/results.tsv '
 function percent(floor, median) { return floor + 0 > 0 && median + 0 > 0 ? sprintf("%.0f", 100 * floor / median) : "-" }
-function table(pattern,    i, key, f) {
+function table(words,    i, key, f, part) {
+    split(words, part, / on | at /)
     print "| device | model | method | context | sequences | quantity | median | spread | floor | unit | % of floor | date |"
     print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for (i = 1; i <= n; i++) {
         split(row[order[i]], f, "\t")
-        if (f[10] ~ pattern)
+        if (f[10] ~ "^(" part[1] ")$" && f[3] ~ "^(" part[2] ")$" && f[8] ~ "^(" part[3] ")$")
             printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", f[3], f[6], f[7], f[8], f[9], f[10], f[11],
                    f[12], f[13], f[14], (f[10] ~ /^(decode_step|prefill|stage|kernel|peer)/ ? percent(f[13], f[11]) : "-"), f[1]
     }
@@ -27,7 +29,7 @@ BEGIN {
         row[key] = line
     }
 }
-/^<!-- results / { print; pattern = $0; sub(/^<!-- results /, "", pattern); sub(/ -->$/, "", pattern); table("^(" pattern ")$"); skipping = 1; next }
+/^<!-- results / { print; pattern = $0; sub(/^<!-- results /, "", pattern); sub(/ -->$/, "", pattern); table(pattern); skipping = 1; next }
 /^<!-- end -->/ { skipping = 0 }
 !skipping { print }
 ' README.md >README.md.part
