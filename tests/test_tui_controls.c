@@ -270,7 +270,7 @@ static void test_recorder(void)
 
 int main(void)
 {
-    struct state *state;
+    struct state *state = NULL;
     struct stream_options stream = {.seed = 3, .decode_steps = 20, .prefill_steps = 2, .requests = 2};
     check_begin();
     CHECK(mkdtemp(folder) != NULL && state_open(&state, NULL) == 0);
