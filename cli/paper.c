@@ -20,7 +20,9 @@
 #include "sim/predict.h"
 
 enum { BATCHES = 3, TIMED_STEPS = 20, WARM_STEPS = 4, STAGE_EVERY = 8, SMALL_BATCH = 8 };
-enum { ANSWER_TOKENS = BATCHES * (TIMED_STEPS + WARM_STEPS + 8) };    // that are decoded; 8: steps that tell their stages
+enum {
+    ANSWER_TOKENS = BATCHES * (TIMED_STEPS + WARM_STEPS + 8)
+};    // that are decoded; 8: steps that tell their stages
 
 static const struct table_column measured_columns[] = {
     {"method", "method", -1},
@@ -46,8 +48,12 @@ static const struct table_column slow_columns[] = {
 };
 
 static const struct table_column published_columns[] = {
-    {"method", "method (paper's, B200)", -1}, {"context", "context", 0},         {"prefill_tokens_per_s", "prefill tok/s", 0},
-    {"decode_tokens_per_s", "decode tok/s", 0}, {"speedup", "vs dense", 2}, {"end_to_end_tokens_per_s", "end to end tok/s", 0},
+    {"method", "method (paper's, B200)", -1},
+    {"context", "context", 0},
+    {"prefill_tokens_per_s", "prefill tok/s", 0},
+    {"decode_tokens_per_s", "decode tok/s", 0},
+    {"speedup", "vs dense", 2},
+    {"end_to_end_tokens_per_s", "end to end tok/s", 0},
     {"end_to_end_speedup", "vs dense", 2},
 };
 
@@ -58,7 +64,7 @@ struct watch {
     double prefill_s;
     double select_ns, pending_select_ns;    // of a step that told its stages
     bool staged;
-    bool replays;                           // on a GPU a step that tells its stages is slower than one that does not
+    bool replays;    // on a GPU a step that tells its stages is slower than one that does not
 };
 
 struct paper {
@@ -67,8 +73,8 @@ struct paper {
     struct collector *collector;
     struct watch watch;
     struct table **tables;
-    int32_t *prompt;                  // [longest context]
-    double prefill_s;                 // of the prompt that runs
+    int32_t *prompt;                                      // [longest context]
+    double prefill_s;                                     // of the prompt that runs
     struct paper_point dense[PAPER_CONTEXTS][BATCHES];    // .batch 0: not measured
 };
 
@@ -182,7 +188,8 @@ static void add_point(struct paper *paper, int32_t c, const struct paper_point *
     struct table *table = paper->tables[PAPER_MEASURED];
     const struct paper_point *dense = dense_point(paper, c, point->batch), *most = &paper->dense[c][BATCHES - 1];
     double dense_s = dense ? dense->step_s : NAN;
-    int64_t kv = point->batch * (plan_kv_bytes_per_token(point->plan) * point->context + plan_kv_bytes_per_sequence(point->plan));
+    int64_t kv = point->batch *
+                 (plan_kv_bytes_per_token(point->plan) * point->context + plan_kv_bytes_per_sequence(point->plan));
     table_row(table);
     table_text(table, "method", point->plan->method);
     table_number(table, "context", point->context);
@@ -219,8 +226,7 @@ static int widen(struct paper *paper, int64_t of, int32_t batch)
 static int prefill(struct paper *paper, int32_t context, int64_t *id)
 {
     const struct engine_output *outputs;
-    struct engine_request request = {.prompt = paper->prompt, .n_prompt = context,
-                                     .max_output_tokens = ANSWER_TOKENS};
+    struct engine_request request = {.prompt = paper->prompt, .n_prompt = context, .max_output_tokens = ANSWER_TOKENS};
     paper->watch = (struct watch){.replays = paper->watch.replays};
     int n = 0, error = engine_submit(paper->engine, &request, id);
     while (!error && n == 0) {
@@ -262,8 +268,10 @@ static int run_context(struct paper *paper, const struct plan *plan, int32_t c)
     int32_t fits = engine_stats(paper->engine).cache_tokens / ((context + longest_answer(o) + page - 1) / page * page);
     int32_t most = fits < o->max_batch ? fits : o->max_batch;
     int64_t id;
-    int error = most < 1 ? status_fail(-ENOMEM, "no sequence of %d tokens fits", context) : prefill(paper, context, &id);
-    const int32_t batches[BATCHES] = {most > 1 ? 1 : 0, most > SMALL_BATCH ? SMALL_BATCH : 0, most};    // 0: as a later one
+    int error =
+        most < 1 ? status_fail(-ENOMEM, "no sequence of %d tokens fits", context) : prefill(paper, context, &id);
+    const int32_t batches[BATCHES] = {most > 1 ? 1 : 0, most > SMALL_BATCH ? SMALL_BATCH : 0,
+                                      most};    // 0: as a later one
     for (int32_t b = 0; b < BATCHES && !error; b++) {
         struct paper_point point = {.plan = plan, .context = context, .batch = batches[b]};
         error = point.batch > 0 ? run_batch(paper, id, &point) : 0;
@@ -284,10 +292,17 @@ static int run_method(struct paper *paper, const struct paper_method *method, st
 {
     const struct paper_options *o = paper->options;
     struct engine_options options = {
-        .plan = method->plan, .model = method->model, .backend = o->backend, .threads = o->threads, .device = o->device,
-        .max_seqs = o->max_batch, .max_context = o->contexts[PAPER_CONTEXTS - 1] + longest_answer(o),
-        .max_step_tokens = o->chunk_tokens, .cache_tokens = strcmp(o->backend, "cuda") == 0 ? CACHE_ALL_FREE : 0,
-        .observer = collector_observer(paper->collector), .stage_every = STAGE_EVERY,
+        .plan = method->plan,
+        .model = method->model,
+        .backend = o->backend,
+        .threads = o->threads,
+        .device = o->device,
+        .max_seqs = o->max_batch,
+        .max_context = o->contexts[PAPER_CONTEXTS - 1] + longest_answer(o),
+        .max_step_tokens = o->chunk_tokens,
+        .cache_tokens = strcmp(o->backend, "cuda") == 0 ? CACHE_ALL_FREE : 0,
+        .observer = collector_observer(paper->collector),
+        .stage_every = STAGE_EVERY,
     };
     struct sample_source source;
     int error = engine_open(&paper->engine, &options);
@@ -333,9 +348,12 @@ int paper_run(struct table **tables, const struct paper_options *options)
     struct sample_sink sink = {.user = &paper.watch, .stage = on_stage, .step = on_step};
     struct progress progress;
     int32_t longest = options->contexts[PAPER_CONTEXTS - 1];
-    tables[PAPER_MEASURED] = table_open("measured", measured_columns, sizeof measured_columns / sizeof measured_columns[0]);
-    tables[PAPER_SLOW_SELECTION] = table_open("slow_selection", slow_columns, sizeof slow_columns / sizeof slow_columns[0]);
-    tables[PAPER_PUBLISHED] = table_open("published", published_columns, sizeof published_columns / sizeof published_columns[0]);
+    tables[PAPER_MEASURED] =
+        table_open("measured", measured_columns, sizeof measured_columns / sizeof measured_columns[0]);
+    tables[PAPER_SLOW_SELECTION] =
+        table_open("slow_selection", slow_columns, sizeof slow_columns / sizeof slow_columns[0]);
+    tables[PAPER_PUBLISHED] =
+        table_open("published", published_columns, sizeof published_columns / sizeof published_columns[0]);
     paper.prompt = malloc((size_t)longest * sizeof *paper.prompt);
     if (!tables[0] || !tables[1] || !tables[2] || !paper.prompt) {
         free(paper.prompt);

@@ -14,11 +14,21 @@ static struct model_shape random_shape(void)
 {
     static const int32_t dims[] = {16, 32, 64, 128}, groups[] = {1, 2, 3, 4, 5, 7, 8, 12, 16};
     int32_t kv = check_range(1, 5), group = groups[check_range(0, 8)];
-    return (struct model_shape){
-        .name = "random", .hidden = 8 * check_range(1, 40), .ffn = 8 * check_range(1, 50), .n_layers = 2 * check_range(1, 2),
-        .n_heads = kv * group, .n_kv_heads = kv, .head_dim = dims[check_range(0, 3)], .vocab = check_range(11, 300),
-        .window_tokens = check_range(1, 200), .top_k = check_range(1, 8) * 16, .index_dim = check_range(1, 8) * 16,
-        .lightning_heads = check_range(1, 64), .rope_theta_window = 1e4f, .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+    return (struct model_shape){.name = "random",
+                                .hidden = 8 * check_range(1, 40),
+                                .ffn = 8 * check_range(1, 50),
+                                .n_layers = 2 * check_range(1, 2),
+                                .n_heads = kv * group,
+                                .n_kv_heads = kv,
+                                .head_dim = dims[check_range(0, 3)],
+                                .vocab = check_range(11, 300),
+                                .window_tokens = check_range(1, 200),
+                                .top_k = check_range(1, 8) * 16,
+                                .index_dim = check_range(1, 8) * 16,
+                                .lightning_heads = check_range(1, 64),
+                                .rope_theta_window = 1e4f,
+                                .rope_theta_global = 5e5f,
+                                .norm_eps = 1e-5f};
 }
 
 static void compare_random(const struct backend *cuda, const char *method)
@@ -30,20 +40,29 @@ static void compare_random(const struct backend *cuda, const char *method)
     plan_options.kv_dtype = DTYPE_BF16;
     plan_options.keep_sink = check_range(0, 1) && shape.top_k > 64 ? 1 : 0;
     plan_options.block_tokens = strstr(method, "block") || strcmp(method, "quest") == 0 ? 4 << check_range(0, 2) : 0;
-    plan_options.page_tokens = plan_options.block_tokens && check_range(0, 1) ? plan_options.block_tokens * 3 : 16 << check_range(0, 2);
+    plan_options.page_tokens =
+        plan_options.block_tokens && check_range(0, 1) ? plan_options.block_tokens * 3 : 16 << check_range(0, 2);
     struct plan plan = fixture_plan(&shape, method, &plan_options);
     plan.index.pooling = check_range(0, 1) ? POOLING_MEAN : POOLING_MAX;
-    struct operators_options options = {
-        .backend = cuda, .threads = 1, .plan = &plan, .max_context = check_range(1, 700),
-        .max_rows = check_range(0, 1) ? check_range(1, 8) : check_range(9, 150), .max_seqs = check_range(1, 6),
-        .absolute = 0.06, .relative = 0.03, .nmse = 3e-4, .seed = check_random()};
+    struct operators_options options = {.backend = cuda,
+                                        .threads = 1,
+                                        .plan = &plan,
+                                        .max_context = check_range(1, 700),
+                                        .max_rows = check_range(0, 1) ? check_range(1, 8) : check_range(9, 150),
+                                        .max_seqs = check_range(1, 6),
+                                        .absolute = 0.06,
+                                        .relative = 0.03,
+                                        .nmse = 3e-4,
+                                        .seed = check_random()};
     int failures = operators_compare(&options);
     check_state = options.seed + 1;
-    CHECK_MESSAGE(failures == 0,
-                  "%s: %d failures (heads %d/%d x %d, hidden %d, ffn %d, index %d x %d, unit %d, page %d, context %d, rows %d, "
-                  "index keys %s)", method, failures, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.hidden, shape.ffn,
-                  plan.index.heads, plan.index.dim, plan.index.unit_tokens, plan.page_tokens, options.max_context,
-                  options.max_rows, dtype_name(plan.index.key_dtype));
+    CHECK_MESSAGE(
+        failures == 0,
+        "%s: %d failures (heads %d/%d x %d, hidden %d, ffn %d, index %d x %d, unit %d, page %d, context %d, rows %d, "
+        "index keys %s)",
+        method, failures, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.hidden, shape.ffn, plan.index.heads,
+        plan.index.dim, plan.index.unit_tokens, plan.page_tokens, options.max_context, options.max_rows,
+        dtype_name(plan.index.key_dtype));
 }
 
 // The last logits of a whole generation, prompt in chunks, against the CPU's.
@@ -51,7 +70,8 @@ static void compare_engine(const char *method)
 {
     struct model_shape shape = *plan_find_model("tiny");
     struct plan_options everything = plan_options_default();
-    everything.top_k = 256;    // more than the context: a near tie decided the other way would change everything after it
+    everything.top_k =
+        256;    // more than the context: a near tie decided the other way would change everything after it
     struct plan plan = fixture_plan(&shape, method, &everything);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
@@ -88,13 +108,18 @@ static void compare_engine(const char *method)
 // on the CPU: bf16 activations move logits by some percent of their size. Where each layer selects for itself, near ties of
 // index scores add up from layer to layer and move logits by more; a small model's sixteen tokens are few enough for one to
 // matter. There the differences are told, and what the first indexer selects must be the same but for units at the border.
-enum { ANSWER = 256, MAX_BUDGET = 1024, BORDER_UNITS = 2, BORDER_SHARE = 8 };    // two units, and an eighth of the budget
+enum {
+    ANSWER = 256,
+    MAX_BUDGET = 1024,
+    BORDER_UNITS = 2,
+    BORDER_SHARE = 8
+};                                // two units, and an eighth of the budget
 static const double TIE = 0.1;    // of the logits' root mean square; four to five times the error of one logit
 
 struct drawn {
     int32_t token[ANSWER];
     int32_t n_units[ANSWER], unit[ANSWER][MAX_BUDGET];    // that the first indexer selected
-    float *logits;    // [ANSWER][vocab]
+    float *logits;                                        // [ANSWER][vocab]
 };
 
 static int32_t first_indexer(const struct plan *plan)
@@ -127,8 +152,10 @@ static int32_t most_missing(const struct drawn *cpu, const struct drawn *gpu)
 static int draw_answer(struct drawn *out, const struct plan *plan, struct model_file *model, const char *backend,
                        const int32_t *prompt, int32_t n_prompt, const int32_t *forced)
 {
-    struct engine_options options = {.plan = plan, .model = model, .backend = backend, .max_context = n_prompt + ANSWER};
-    struct engine_request request = {.prompt = prompt, .n_prompt = n_prompt, .max_output_tokens = ANSWER, .forced = forced};
+    struct engine_options options = {
+        .plan = plan, .model = model, .backend = backend, .max_context = n_prompt + ANSWER};
+    struct engine_request request = {
+        .prompt = prompt, .n_prompt = n_prompt, .max_output_tokens = ANSWER, .forced = forced};
     const struct engine_output *outputs;
     struct engine *engine;
     int64_t id, vocab = plan->shape.vocab;
@@ -177,10 +204,14 @@ static void compare_greedy(const char *name, const char *method, int32_t n_promp
     }
     int32_t budget = plan_budget_units(&plan), missing = error ? 0 : most_missing(&cpu, &gpu);
     bool own = plan_runs_indexer(&plan, 0), steady = budget == 0 || (!own && budget > 16);
-    CHECK_MESSAGE(worst <= TIE || !steady, "%s %s: a different token, %.3f of the logits' size below the best", name, method, worst);
-    CHECK_MESSAGE(missing <= BORDER_UNITS + budget / BORDER_SHARE, "%s %s: %d of %d units differ", name, method, missing, budget);
-    printf("%-10s %-10s %d of %d tokens differ, the first at %d; the widest of these ties: %.4f of the logits' size; the first "
-           "indexer's selections differ in up to %d of %d units\n", name, method, differ, ANSWER, first, worst, missing, budget);
+    CHECK_MESSAGE(worst <= TIE || !steady, "%s %s: a different token, %.3f of the logits' size below the best", name,
+                  method, worst);
+    CHECK_MESSAGE(missing <= BORDER_UNITS + budget / BORDER_SHARE, "%s %s: %d of %d units differ", name, method,
+                  missing, budget);
+    printf("%-10s %-10s %d of %d tokens differ, the first at %d; the widest of these ties: %.4f of the logits' size; "
+           "the first "
+           "indexer's selections differ in up to %d of %d units\n",
+           name, method, differ, ANSWER, first, worst, missing, budget);
     free(cpu.logits);
     free(gpu.logits);
     free(prompt);

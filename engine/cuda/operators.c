@@ -11,8 +11,8 @@
 #include "engine/cuda/context.h"
 #include "engine/status.h"
 
-enum { MAXIMA_SCORES = 16 }; // scores that share a maximum (struct index_score_params)
-enum { PROMPT_ROWS = 16 };   // rows of one sequence from which on they share keys
+enum { MAXIMA_SCORES = 16 };    // scores that share a maximum (struct index_score_params)
+enum { PROMPT_ROWS = 16 };      // rows of one sequence from which on they share keys
 
 static const float INDEX_NORM_EPS = 1e-5f;    // of the lightning indexer's keys, as in the reference
 
@@ -54,8 +54,8 @@ struct input {
 };
 
 // One or more products of the same input. `next`: the norm that will read what LINEAR_ADD_F32 completes, or NULL.
-static int multiply(struct backend_context *c, struct input x, int32_t n, const struct matrix *const *matrices, void *const *out,
-                    int32_t n_segments, enum linear_epilogue epilogue, const struct matrix *next)
+static int multiply(struct backend_context *c, struct input x, int32_t n, const struct matrix *const *matrices,
+                    void *const *out, int32_t n_segments, enum linear_epilogue epilogue, const struct matrix *next)
 {
     bool f32 = epilogue == LINEAR_STORE_F32 || epilogue == LINEAR_ADD_F32;
     int32_t n_in = matrices[0]->n_cols;
@@ -74,8 +74,11 @@ static int multiply(struct backend_context *c, struct input x, int32_t n, const 
     for (int32_t first = 0; first < n && !error; first += LINEAR_MAX_ROWS) {
         struct linear_params p = {.x = (const char *)x.rows + (int64_t)first * n_in * 2,
                                   .n_rows = n - first < LINEAR_MAX_ROWS ? n - first : LINEAR_MAX_ROWS,
-                                  .n_in = n_in, .n_segments = n_segments, .epilogue = epilogue,
-                                  .squares = x.squares, .norm_eps = c->plan->shape.norm_eps};
+                                  .n_in = n_in,
+                                  .n_segments = n_segments,
+                                  .epilogue = epilogue,
+                                  .squares = x.squares,
+                                  .norm_eps = c->plan->shape.norm_eps};
         if (c->prepared.x && epilogue == LINEAR_ADD_F32) {
             p.next_norm = vector_of(next);
             p.next_x = c->next_x;
@@ -83,7 +86,8 @@ static int multiply(struct backend_context *c, struct input x, int32_t n, const 
         }
         for (int32_t s = 0; s < n_segments; s++) {
             p.segments[s] = (struct linear_segment){
-                weights_of(matrices[s]), (char *)out[s] + (int64_t)first * matrices[s]->n_rows * (f32 ? 4 : 2), matrices[s]->n_rows};
+                weights_of(matrices[s]), (char *)out[s] + (int64_t)first * matrices[s]->n_rows * (f32 ? 4 : 2),
+                matrices[s]->n_rows};
         }
         error = linear_launch(&p, c->stream);
     }
@@ -97,14 +101,19 @@ static int multiply_one(struct backend_context *c, struct input x, int32_t n, co
 }
 
 // The rows of x after a norm: those that are prepared, or made now. `normed`: where they are wanted whole, or NULL.
-static int norm_rows(struct backend_context *c, struct input *out, const float *x, const struct matrix *norm, int32_t n, void *normed)
+static int norm_rows(struct backend_context *c, struct input *out, const float *x, const struct matrix *norm, int32_t n,
+                     void *normed)
 {
     if (!normed && c->prepared.x == x && c->prepared.norm == norm->data && c->prepared.n == n) {
         *out = (struct input){c->next_x, c->next_squares};
         return 0;
     }
-    struct norm_params p = {.x = x, .weight = vector_of(norm), .out = normed ? normed : c->normed, .n = n,
-                            .hidden = c->plan->shape.hidden, .eps = c->plan->shape.norm_eps};
+    struct norm_params p = {.x = x,
+                            .weight = vector_of(norm),
+                            .out = normed ? normed : c->normed,
+                            .n = n,
+                            .hidden = c->plan->shape.hidden,
+                            .eps = c->plan->shape.norm_eps};
     *out = (struct input){p.out, NULL};
     return rms_norm_launch(&p, c->stream);
 }
@@ -165,12 +174,17 @@ int cuda_qkv(struct backend_context *c, const struct batch *batch, const struct 
     }
     bool last = op->position == batch->last.position;
     c->heads_wait = n > 0 && op->n > 0;
-    c->heads = (struct qkv_finish_params){
-        .rows = rows_of(c, last ? &batch->last : &batch->all), .q = present(op->q) ? op->q_out : NULL,
-        .k = present(op->k) ? op->k_out : NULL, .v = present(op->v) ? op->v_out : NULL,
-        .q_norm = present(op->q_norm) ? vector_of(op->q_norm) : NULL, .k_norm = present(op->k_norm) ? vector_of(op->k_norm) : NULL,
-        .n_heads = shape->n_heads, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim, .eps = shape->norm_eps,
-        .theta = op->rope_theta};
+    c->heads = (struct qkv_finish_params){.rows = rows_of(c, last ? &batch->last : &batch->all),
+                                          .q = present(op->q) ? op->q_out : NULL,
+                                          .k = present(op->k) ? op->k_out : NULL,
+                                          .v = present(op->v) ? op->v_out : NULL,
+                                          .q_norm = present(op->q_norm) ? vector_of(op->q_norm) : NULL,
+                                          .k_norm = present(op->k_norm) ? vector_of(op->k_norm) : NULL,
+                                          .n_heads = shape->n_heads,
+                                          .n_kv_heads = shape->n_kv_heads,
+                                          .head_dim = shape->head_dim,
+                                          .eps = shape->norm_eps,
+                                          .theta = op->rope_theta};
     return error;
 }
 
@@ -191,13 +205,21 @@ static struct part part_of(const struct batch *batch, int32_t begin)
     return part;
 }
 
-static struct attention_params attention_params(const struct backend_context *c, struct gpu_rows rows, const void *q, void *out)
+static struct attention_params attention_params(const struct backend_context *c, struct gpu_rows rows, const void *q,
+                                                void *out)
 {
     const struct model_shape *shape = &c->plan->shape;
-    return (struct attention_params){.rows = rows, .q = q, .slot = c->mirror.slot, .first_row = c->mirror.first_row,
-                                     .context = c->mirror.context, .window_tokens = shape->window_tokens,
-                                     .n_heads = shape->n_heads, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                                     .out = out, .workspace = c->attention};
+    return (struct attention_params){.rows = rows,
+                                     .q = q,
+                                     .slot = c->mirror.slot,
+                                     .first_row = c->mirror.first_row,
+                                     .context = c->mirror.context,
+                                     .window_tokens = shape->window_tokens,
+                                     .n_heads = shape->n_heads,
+                                     .n_kv_heads = shape->n_kv_heads,
+                                     .head_dim = shape->head_dim,
+                                     .out = out,
+                                     .workspace = c->attention};
 }
 
 // The rows of one part by themselves: everything that is indexed by row begins at its first.
@@ -220,23 +242,40 @@ static struct attention_params part_params(const struct attention_params *all, c
 static int attend_prompts(struct backend_context *c, const struct batch *batch, const struct attention_params *all,
                           const struct part *part)
 {
-    struct prefill_attention_params p = {
-        .rows = all->rows, .seqs = batch->seqs + part->begin, .n_seqs = part->end - part->begin, .q = all->q, .over = all->over,
-        .view = all->view, .fresh_k = all->fresh_k, .fresh_v = all->fresh_v, .window_tokens = all->window_tokens,
-        .n_heads = all->n_heads, .n_kv_heads = all->n_kv_heads, .head_dim = all->head_dim, .out = all->out, .lse = all->lse};
+    struct prefill_attention_params p = {.rows = all->rows,
+                                         .seqs = batch->seqs + part->begin,
+                                         .n_seqs = part->end - part->begin,
+                                         .q = all->q,
+                                         .over = all->over,
+                                         .view = all->view,
+                                         .fresh_k = all->fresh_k,
+                                         .fresh_v = all->fresh_v,
+                                         .window_tokens = all->window_tokens,
+                                         .n_heads = all->n_heads,
+                                         .n_kv_heads = all->n_kv_heads,
+                                         .head_dim = all->head_dim,
+                                         .out = all->out,
+                                         .lse = all->lse};
     p.rows.pages += (int64_t)part->begin * p.rows.max_pages;
     return prefill_attention_launch(&p, c->stream);
 }
 
 // Attention of prompts over what was selected for each row.
-static int attend_selected_prompts(struct backend_context *c, const struct batch *batch, const struct attention_params *all,
-                                   const struct part *part)
+static int attend_selected_prompts(struct backend_context *c, const struct batch *batch,
+                                   const struct attention_params *all, const struct part *part)
 {
     struct attention_params rows = part_params(all, part);
-    struct prefill_selected_params p = {
-        .rows = rows.rows, .n_seqs = batch->n_seqs, .q = rows.q, .view = rows.view, .selection = rows.selection,
-        .n_heads = rows.n_heads, .n_kv_heads = rows.n_kv_heads, .head_dim = rows.head_dim, .out = rows.out, .lse = rows.lse,
-        .workspace = c->attention};
+    struct prefill_selected_params p = {.rows = rows.rows,
+                                        .n_seqs = batch->n_seqs,
+                                        .q = rows.q,
+                                        .view = rows.view,
+                                        .selection = rows.selection,
+                                        .n_heads = rows.n_heads,
+                                        .n_kv_heads = rows.n_kv_heads,
+                                        .head_dim = rows.head_dim,
+                                        .out = rows.out,
+                                        .lse = rows.lse,
+                                        .workspace = c->attention};
     return prefill_selected_launch(&p, c->stream);
 }
 
@@ -250,7 +289,8 @@ static int attend(struct backend_context *c, const struct batch *batch, const st
         struct part part = part_of(batch, begin);
         error = -ENOTSUP;
         if (part.prompts) {
-            error = all->over == ATTEND_SELECTED ? attend_selected_prompts(c, batch, all, &part) : attend_prompts(c, batch, all, &part);
+            error = all->over == ATTEND_SELECTED ? attend_selected_prompts(c, batch, all, &part)
+                                                 : attend_prompts(c, batch, all, &part);
         }
         if (error == -ENOTSUP) {
             struct attention_params p = part_params(all, &part);
@@ -297,9 +337,17 @@ int cuda_kv_write(struct backend_context *c, const struct batch *batch, const st
     if (error || written || joins) {
         return error;
     }
-    struct kv_write_params p = {.rows = rows_of(c, &batch->all), .k = op->k, .v = op->v, .view = op->view, .bounds = op->bounds,
-                                .slot = c->mirror.slot, .first_row = c->mirror.first_row, .context = c->mirror.context,
-                                .n_rows = c->mirror.n_rows, .n_seqs = batch->n_seqs, .n_kv_heads = c->plan->shape.n_kv_heads,
+    struct kv_write_params p = {.rows = rows_of(c, &batch->all),
+                                .k = op->k,
+                                .v = op->v,
+                                .view = op->view,
+                                .bounds = op->bounds,
+                                .slot = c->mirror.slot,
+                                .first_row = c->mirror.first_row,
+                                .context = c->mirror.context,
+                                .n_rows = c->mirror.n_rows,
+                                .n_seqs = batch->n_seqs,
+                                .n_kv_heads = c->plan->shape.n_kv_heads,
                                 .head_dim = c->plan->shape.head_dim};
     return kv_write_launch(&p, c->stream);
 }
@@ -316,7 +364,10 @@ int cuda_index_project(struct backend_context *c, const struct batch *batch, con
     const struct index_spec *index = &c->plan->index;
     const struct index_weights *w = op->weights;
     bool gated = index->score == INDEX_GATED_RELU;
-    struct index_norm_params norm = {.position = position_of(c, op->position), .n = op->n, .dim = index->dim, .eps = INDEX_NORM_EPS,
+    struct index_norm_params norm = {.position = position_of(c, op->position),
+                                     .n = op->n,
+                                     .dim = index->dim,
+                                     .eps = INDEX_NORM_EPS,
                                      .theta = c->plan->shape.rope_theta_global};
     struct input hidden = {op->hidden, NULL};
     int error = 0;
@@ -367,12 +418,21 @@ static int score_bounds(struct backend_context *c, const struct batch *batch, co
 {
     const struct model_shape *shape = &c->plan->shape;
     if (c->plan->index.sets != shape->n_heads) {
-        return status_fail(-ENOTSUP, "page bounds: %d sets of %d heads; one set per head", c->plan->index.sets, shape->n_heads);
+        return status_fail(-ENOTSUP, "page bounds: %d sets of %d heads; one set per head", c->plan->index.sets,
+                           shape->n_heads);
     }
     int error = finish_heads(c, NULL);
-    struct page_bound_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .q = op->q, .bounds = op->bounds,
-                                  .n_heads = shape->n_heads, .n_kv_heads = shape->n_kv_heads, .head_dim = shape->head_dim,
-                                  .max_context = batch->context_bound, .scores = op->scores, .stride = op->stride};
+    struct page_bound_params p = {.rows = rows_of(c, op->rows),
+                                  .first = op->first,
+                                  .n = op->n,
+                                  .q = op->q,
+                                  .bounds = op->bounds,
+                                  .n_heads = shape->n_heads,
+                                  .n_kv_heads = shape->n_kv_heads,
+                                  .head_dim = shape->head_dim,
+                                  .max_context = batch->context_bound,
+                                  .scores = op->scores,
+                                  .stride = op->stride};
     return error ? error : page_bound_launch(&p, c->stream);
 }
 
@@ -383,10 +443,20 @@ int cuda_index_score(struct backend_context *c, const struct batch *batch, const
     if (index->score == INDEX_PAGE_BOUND) {
         return score_bounds(c, batch, op);
     }
-    struct index_score_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .q = op->q, .gate = op->gate,
-                                   .keys = op->keys, .score = index->score, .heads = index->heads, .sets = index->sets,
-                                   .unit_tokens = index->unit_tokens, .pooling = index->pooling,
-                                   .max_context = batch->context_bound, .scores = op->scores, .stride = op->stride,
+    struct index_score_params p = {.rows = rows_of(c, op->rows),
+                                   .first = op->first,
+                                   .n = op->n,
+                                   .q = op->q,
+                                   .gate = op->gate,
+                                   .keys = op->keys,
+                                   .score = index->score,
+                                   .heads = index->heads,
+                                   .sets = index->sets,
+                                   .unit_tokens = index->unit_tokens,
+                                   .pooling = index->pooling,
+                                   .max_context = batch->context_bound,
+                                   .scores = op->scores,
+                                   .stride = op->stride,
                                    .decode = batch->all.n == batch->n_seqs};
     c->maxima_stride = (op->stride + MAXIMA_SCORES - 1) / MAXIMA_SCORES;
     if (!p.decode && index_score_maxima(&p)) {
@@ -406,12 +476,21 @@ int cuda_index_select(struct backend_context *c, const struct batch *batch, cons
 {
     const struct index_spec *index = &c->plan->index;
     int32_t budget = index->budget_tokens / index->unit_tokens;
-    struct top_k_params p = {.rows = rows_of(c, op->rows), .first = op->first, .n = op->n, .scores = op->scores, .stride = op->stride,
-                             .sets = op->out.sets, .unit_tokens = op->out.unit_tokens,
-                             .k = budget < op->out.stride ? budget : op->out.stride, .keep_local = index->keep_local_units,
-                             .keep_sink = index->keep_sink_units, .out = op->out, .nan_row = c->results.nan_row + op->layer,
+    struct top_k_params p = {.rows = rows_of(c, op->rows),
+                             .first = op->first,
+                             .n = op->n,
+                             .scores = op->scores,
+                             .stride = op->stride,
+                             .sets = op->out.sets,
+                             .unit_tokens = op->out.unit_tokens,
+                             .k = budget < op->out.stride ? budget : op->out.stride,
+                             .keep_local = index->keep_local_units,
+                             .keep_sink = index->keep_sink_units,
+                             .out = op->out,
+                             .nan_row = c->results.nan_row + op->layer,
                              .max_units = (batch->context_bound - 1) / op->out.unit_tokens + 1,
-                             .maxima = c->has_maxima ? c->maxima : NULL, .maxima_stride = c->maxima_stride};
+                             .maxima = c->has_maxima ? c->maxima : NULL,
+                             .maxima_stride = c->maxima_stride};
     return top_k_launch(&p, c->stream);
 }
 
@@ -433,7 +512,8 @@ int cuda_ffn(struct backend_context *c, const struct batch *batch, const struct 
     }
     int error = norm_rows(c, &x, op->x, op->norm, op->n, NULL);
     if (!error) {
-        error = multiply(c, x, op->n, inputs, (void *[]){c->inner, c->inner_up}, 2, many ? LINEAR_STORE_BF16 : LINEAR_SWIGLU, NULL);
+        error = multiply(c, x, op->n, inputs, (void *[]){c->inner, c->inner_up}, 2,
+                         many ? LINEAR_STORE_BF16 : LINEAR_SWIGLU, NULL);
     }
     if (!error && many) {
         error = swiglu_launch(c->inner, c->inner, c->inner_up, (int64_t)op->n * c->plan->shape.ffn, c->stream);

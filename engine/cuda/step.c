@@ -55,7 +55,9 @@ static int grow_mirror(struct backend_context *c, int64_t wanted)
     c->mirror_device = c->mirror_host = NULL;
     c->mirror_capacity = c->mirrored_pages = 0;
     int error = cuda_take((void **)&c->mirror_device, wanted * (int64_t)sizeof(int32_t), "page tables");
-    error = error ? error : cuda_status(cudaMallocHost((void **)&c->mirror_host, (size_t)wanted * sizeof(int32_t)), "pinned memory");
+    error = error ? error
+                  : cuda_status(cudaMallocHost((void **)&c->mirror_host, (size_t)wanted * sizeof(int32_t)),
+                                "pinned memory");
     c->mirror_capacity = error ? 0 : wanted;
     return error;
 }
@@ -71,8 +73,9 @@ static int32_t *reflect(struct backend_context *c, int64_t *at, const int32_t *f
 
 static int send(struct backend_context *c, int64_t from, int64_t to)
 {
-    return cuda_status(cudaMemcpyAsync(c->mirror_device + from, c->mirror_host + from, (size_t)(to - from) * sizeof(int32_t),
-                                       cudaMemcpyHostToDevice, c->stream), "batch");
+    return cuda_status(cudaMemcpyAsync(c->mirror_device + from, c->mirror_host + from,
+                                       (size_t)(to - from) * sizeof(int32_t), cudaMemcpyHostToDevice, c->stream),
+                       "batch");
 }
 
 int cuda_begin_step(struct backend_context *c, const struct batch *batch)
@@ -90,7 +93,8 @@ int cuda_begin_step(struct backend_context *c, const struct batch *batch)
     c->heads_wait = c->has_maxima = false;
     c->ring_written = NULL;
     c->steps++;
-    bool known = pages == c->mirrored_pages && memcmp(c->mirror_host, batch->pages, (size_t)pages * sizeof *batch->pages) == 0;
+    bool known =
+        pages == c->mirrored_pages && memcmp(c->mirror_host, batch->pages, (size_t)pages * sizeof *batch->pages) == 0;
     c->mirror.pages = reflect(c, &at, batch->pages, pages);
     int64_t sent = known ? at : 0;
     c->mirrored_pages = pages;
@@ -134,8 +138,9 @@ int cuda_mark(struct backend_context *c, int32_t id)
             }
         }
     }
-    return cuda_status(cudaEventRecordWithFlags(c->marks[id], c->stream, c->open ? cudaEventRecordExternal : cudaEventRecordDefault),
-                       "mark");
+    return cuda_status(
+        cudaEventRecordWithFlags(c->marks[id], c->stream, c->open ? cudaEventRecordExternal : cudaEventRecordDefault),
+        "mark");
 }
 
 int cuda_marks(struct backend_context *c, int64_t *ns, int32_t n)
@@ -218,7 +223,8 @@ int cuda_record_end(struct backend_context *c, int error)
     c->open = NULL;
     if (!error) {
         error = cuda_status(ended, "recording a step");
-        error = error ? error : cuda_status(cudaGraphInstantiate(&r->exec[c->open_marked], graph, 0), "recording a step");
+        error =
+            error ? error : cuda_status(cudaGraphInstantiate(&r->exec[c->open_marked], graph, 0), "recording a step");
         error = error ? error : cuda_status(cudaGraphLaunch(r->exec[c->open_marked], c->stream), "replaying a step");
     }
     if (graph) {
@@ -244,8 +250,9 @@ static int take_token(struct backend_context *c, int32_t row)
     int32_t token = c->results_host.token[row], vocab = c->plan->shape.vocab;
     const struct sampling *sampling = &c->draw.sampling[row];
     if (token >= 0 && sampling->temperature > 0) {
-        int error = cuda_status(cudaMemcpy(c->logits_host, c->draw.logits + (int64_t)row * vocab, (size_t)vocab * sizeof(float),
-                                           cudaMemcpyDeviceToHost), "logits");
+        int error = cuda_status(cudaMemcpy(c->logits_host, c->draw.logits + (int64_t)row * vocab,
+                                           (size_t)vocab * sizeof(float), cudaMemcpyDeviceToHost),
+                                "logits");
         if (error) {
             return error;
         }
@@ -261,8 +268,10 @@ static int take_token(struct backend_context *c, int32_t row)
 int cuda_end_step(struct backend_context *c)
 {
     int32_t n_layers = c->plan->shape.n_layers, n = c->draw.token ? c->batch->last.n : 0;
-    int error = cuda_status(cudaMemcpyAsync(c->results_host.nan_row, c->results.nan_row, (size_t)(n_layers + n) * sizeof(int32_t),
-                                            cudaMemcpyDeviceToHost, c->stream), "results");
+    int error =
+        cuda_status(cudaMemcpyAsync(c->results_host.nan_row, c->results.nan_row,
+                                    (size_t)(n_layers + n) * sizeof(int32_t), cudaMemcpyDeviceToHost, c->stream),
+                    "results");
     error = error ? error : cuda_status(cudaStreamSynchronize(c->stream), "step");
     for (int32_t layer = 0; layer < n_layers && !error; layer++) {
         if (c->results_host.nan_row[layer]) {

@@ -23,8 +23,8 @@ struct bench {
     char date[16];
 };
 
-static void row(const struct bench *bench, const struct paper_point *point, const char *quantity, double value, double spread,
-                double floor, const char *unit)
+static void row(const struct bench *bench, const struct paper_point *point, const char *quantity, double value,
+                double spread, double floor, const char *unit)
 {
     char spread_text[32] = "-", floor_text[32] = "-";
     if (!isnan(spread)) {
@@ -33,12 +33,12 @@ static void row(const struct bench *bench, const struct paper_point *point, cons
     if (!isnan(floor)) {
         snprintf(floor_text, sizeof floor_text, "%.4g", floor);
     }
-    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, quantity, value, unit,
-           floor_text);
+    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, quantity,
+           value, unit, floor_text);
     fflush(stdout);
-    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_steps\t%s\t%s\t%d\t%d\t%s\t%.5g\t%s\t%s\t%s\n", bench->date, bench->commit,
-            bench->rates.name, bench->driver, point->plan->shape.name, point->plan->method, point->context, point->batch, quantity,
-            value, spread_text, floor_text, unit);
+    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_steps\t%s\t%s\t%d\t%d\t%s\t%.5g\t%s\t%s\t%s\n", bench->date,
+            bench->commit, bench->rates.name, bench->driver, point->plan->shape.name, point->plan->method,
+            point->context, point->batch, quantity, value, spread_text, floor_text, unit);
     fflush(bench->out);
 }
 
@@ -58,7 +58,8 @@ static void on_point(void *user, const struct paper_point *point)
 }
 
 // Plans of the methods named, and a random model for each backbone. files [2] are the caller's.
-static int choose(const struct bench *bench, struct plan *plans, struct model_file **files, struct paper_options *options)
+static int choose(const struct bench *bench, struct plan *plans, struct model_file **files,
+                  struct paper_options *options)
 {
     const struct model_shape *shape = plan_find_model(bench->model);
     const struct plan_flags flags = plan_flags_default();
@@ -75,7 +76,8 @@ static int choose(const struct bench *bench, struct plan *plans, struct model_fi
     for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
         const struct method_info *method = plan_find_method(name);
         struct plan *plan = &plans[options->n_methods];
-        int error = !method || options->n_methods == PAPER_MAX_METHODS ? status_fail(-EINVAL, "--methods: %s", name) : 0;
+        int error =
+            !method || options->n_methods == PAPER_MAX_METHODS ? status_fail(-EINVAL, "--methods: %s", name) : 0;
         error = error ? error : command_plan_build(plan, files[method->backbone], name, &flags);
         if (error) {
             return error;
@@ -92,9 +94,15 @@ static int run(struct bench *bench)
     struct table *tables[PAPER_TABLES] = {NULL};
     int32_t *text = NULL, n_text = 0;
     struct paper_options options = {
-        .backend = "cuda", .device = bench->device, .chunk_tokens = measure_chunk("cuda"),
-        .contexts = {bench->context / 16, bench->context / 4, bench->context}, .output_tokens = bench->output,
-        .max_batch = bench->batch, .rates = &bench->rates, .point = on_point, .user = bench,
+        .backend = "cuda",
+        .device = bench->device,
+        .chunk_tokens = measure_chunk("cuda"),
+        .contexts = {bench->context / 16, bench->context / 4, bench->context},
+        .output_tokens = bench->output,
+        .max_batch = bench->batch,
+        .rates = &bench->rates,
+        .point = on_point,
+        .user = bench,
     };
     time_t now = time(NULL);
     strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
@@ -106,8 +114,9 @@ static int run(struct bench *bench)
         error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
     }
     if (!error) {
-        printf("%s: %.0f GB/s, %.0f TFLOP/s, %.2f us a launch\n", bench->rates.name, bench->rates.bytes_per_s.value * 1e-9,
-               bench->rates.flops_per_s[DTYPE_BF16].value * 1e-12, bench->rates.launch_s.value * 1e6);
+        printf("%s: %.0f GB/s, %.0f TFLOP/s, %.2f us a launch\n", bench->rates.name,
+               bench->rates.bytes_per_s.value * 1e-9, bench->rates.flops_per_s[DTYPE_BF16].value * 1e-12,
+               bench->rates.launch_s.value * 1e6);
         options.text = text;
         options.n_text = n_text;
         error = paper_run(tables, &options);
@@ -126,14 +135,21 @@ static int run(struct bench *bench)
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.model = "paper-4b", .methods = "dense,yoco,clsa,clsa-block,yoco-token,token,indexcache,block,dsa,quest",
-                          .prompt = "workloads/texts/constitution.txt", .results = "tests/bench/results.tsv", .commit = "-",
-                          .driver = "-", .context = 131072, .output = 10000, .batch = 256};
+    struct bench bench = {.model = "paper-4b",
+                          .methods = "dense,yoco,clsa,clsa-block,yoco-token,token,indexcache,block,dsa,quest",
+                          .prompt = "workloads/texts/constitution.txt",
+                          .results = "tests/bench/results.tsv",
+                          .commit = "-",
+                          .driver = "-",
+                          .context = 131072,
+                          .output = 10000,
+                          .batch = 256};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
         {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M,M,...", "methods, the dense one first"},
         {"prompt", OPTION_TEXT, &bench.prompt, 0, 0, "FILE", "text, repeated"},
-        {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "the longest; a quarter and a sixteenth are run too"},
+        {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens",
+         "the longest; a quarter and a sixteenth are run too"},
         {"output", OPTION_INT, &bench.output, 1, 1 << 20, "tokens", "of a request, for end-to-end throughput"},
         {"batch", OPTION_INT, &bench.batch, 1, 1024, "sequences", "the largest"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
