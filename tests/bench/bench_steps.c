@@ -1,8 +1,9 @@
 // tests/bench/bench_steps.c - whole steps on a GPU: the paper's experiment, as rows of results.tsv.
 //
-// Runs cli/paper.c with every method and appends decode_step and prefill (ms) and end_to_end (tokens/s). A machine without
-// a usable GPU is told so and nothing is measured. --results takes another file, so that the rows of a machine without the
-// checkout can be brought back; --commit and --driver say what such a machine cannot know.
+// Runs cli/paper.c with every method and appends decode_step and prefill (ms), end_to_end (tokens/s) and, where a method
+// selects, stages.index_select (ms: all layers of one step; stage.* is one layer). A machine without a usable GPU is told
+// so and nothing is measured. --results takes another file, so that the rows of a machine without the checkout can be
+// brought back; --commit and --driver say what such a machine cannot know.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
