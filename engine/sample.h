@@ -39,6 +39,7 @@ struct stage_sample {
     int32_t context_tokens;     // the longest context among them, new rows included
     int64_t bytes, flops;       // by engine/cost.h
     int64_t begin_ns, duration_ns;
+    int64_t measured_bytes;     // to and from device memory, by hardware counters; 0: not measured
 };
 
 // One step as a whole. Sum of its stages' durations + gaps - overlap = duration_ns.
@@ -74,6 +75,51 @@ struct counter_sample {
     int64_t time_ns;
 };
 
+// One piece of work as a GPU ran it. Told in no order, some time after its step has ended.
+enum device_work { WORK_KERNEL, WORK_COPY, WORK_FILL };
+struct kernel_sample {
+    int32_t source;
+    enum device_work work;
+    int64_t step;               // -1: outside steps
+    enum phase phase;
+    enum stage stage;           // STAGE_COUNT: attributed to none
+    int32_t layer;              // -1: outside layers
+    const char *name;           // of a kernel as the compiler mangled it
+    int32_t device, context, stream;    // the driver's numbers
+    uint32_t launch;            // the launch_sample that enqueued it; 0: not known
+    int32_t grid[3], block[3];  // blocks, threads; 0 where it is no kernel
+    int32_t registers, static_shared_bytes, dynamic_shared_bytes;    // registers per thread
+    int64_t bytes;              // moved by a copy or a fill
+    int64_t begin_ns, duration_ns;
+};
+
+// A call by which the host enqueued work: a kernel, a copy, or a whole graph.
+struct launch_sample {
+    int32_t source;
+    uint32_t launch;            // not 0; unique within a source while its work is under way
+    const char *name;           // "cudaGraphLaunch"
+    int64_t step;               // -1: outside steps
+    int32_t thread;             // the system's number
+    int64_t begin_ns, duration_ns;
+};
+
+// A reading of something that exists beside the engine: clocks, power, temperature, hardware counters.
+struct gauge_sample {
+    int32_t source;
+    const char *name;           // the vendor's name where there is one: "dram__bytes_read.sum"
+    const char *unit;           // "MHz", "W", "B/s", "%"
+    double value;
+    int64_t time_ns;
+};
+
+// What collecting has lost so far; told when it grows.
+struct loss_sample {
+    int32_t source;
+    int64_t dropped;            // records that had no room
+    int64_t invalid;            // records without times, or that end before they begin
+    int64_t time_ns;
+};
+
 // A consumer of the stream. Any slot may be NULL. Pointers are valid during the call only. Slots are called from one
 // thread at a time. They return nothing: a consumer that fails remembers it and tells its owner when it is closed.
 struct sample_sink {
@@ -83,4 +129,8 @@ struct sample_sink {
     void (*step)(void *user, const struct step_sample *sample);
     void (*request)(void *user, const struct request_sample *sample);
     void (*counter)(void *user, const struct counter_sample *sample);
+    void (*kernel)(void *user, const struct kernel_sample *sample);
+    void (*launch)(void *user, const struct launch_sample *sample);
+    void (*gauge)(void *user, const struct gauge_sample *sample);
+    void (*loss)(void *user, const struct loss_sample *sample);
 };

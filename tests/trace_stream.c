@@ -138,7 +138,7 @@ static void wild_sample(const struct sample_sink *sink, int32_t source)
     default: {
         struct stage_sample s = {source, step, phase, (enum stage)check_range(0, STAGE_COUNT - 1),
                                  chance(0.2) ? -1 : wild32(), wild32(), wild32(), wild32(), wild64(), wild64(), begin_ns,
-                                 duration_ns};
+                                 duration_ns, 0};
         sink->stage(sink->user, &s);
         break;
     }
@@ -156,7 +156,7 @@ static int64_t sane_step(const struct sample_sink *sink, int32_t source, int64_t
     for (int32_t i = check_range(0, 20); i > 0; i--) {
         struct stage_sample s = {source, step, phase, (enum stage)check_range(0, STAGE_COUNT - 1), check_range(-1, 31),
                                  n_seqs, n_tokens, context, check_range(0, 1 << 30), check_range(0, 1 << 30), at_ns,
-                                 check_range(0, 1000)};
+                                 check_range(0, 1000), 0};
         sink->stage(sink->user, &s);
         at_ns += s.duration_ns + (chance(0.5) ? check_range(0, 50) : 0);
     }
