@@ -56,7 +56,7 @@ static void on_counter(void *user, const struct counter_sample *sample)
 static struct sample_sink hearing(struct heard *heard)
 {
     *heard = (struct heard){0};
-    return (struct sample_sink){heard, on_source, on_stage, on_step, on_request, on_counter};
+    return (struct sample_sink){heard, on_source, on_stage, on_step, on_request, on_counter, NULL, NULL, NULL, NULL};
 }
 
 static void wait_ns(int64_t duration_ns)

@@ -59,8 +59,8 @@ static void expect_finding(const char *word, void (*change)(struct step_sample *
 {
     struct sample_source source = {.id = 1, .n_layers = 4, .method = "clsa"};
     struct stage_sample stages[2] = {
-        {1, 9, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 100, 200, 1010, 20},
-        {1, 9, PHASE_DECODE, STAGE_FFN, 3, 1, 1, 8, 100, 200, 1030, 50},
+        {1, 9, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 100, 200, 1010, 20, 0},
+        {1, 9, PHASE_DECODE, STAGE_FFN, 3, 1, 1, 8, 100, 200, 1030, 50, 0},
     };
     struct step_sample step = {1, 9, PHASE_DECODE, 1, 1, 8, 1000, 100};
     struct sample_sink sink;
@@ -222,8 +222,9 @@ static void test_summary(void)
     int64_t at_ns = 1000;
     for (int64_t i = 0; i < STEPS; i++) {
         int64_t gap = check_range(0, 9), shared = check_range(0, 9), ffn = check_range(10, 500);
-        struct stage_sample qkv = {5, i, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns + gap, 100};
-        struct stage_sample other = {5, i, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 11, 13, at_ns + gap + 100 - shared, ffn};
+        struct stage_sample qkv = {5, i, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns + gap, 100, 0};
+        struct stage_sample other = {5, i, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 11, 13, at_ns + gap + 100 - shared, ffn,
+                                     0};
         struct step_sample step = {5, i, PHASE_DECODE, 1, 1, 8, at_ns, gap + 100 - shared + ffn + gap};
         sink.stage(sink.user, &other);    // order within a step does not matter
         sink.stage(sink.user, &qkv);
@@ -236,7 +237,7 @@ static void test_summary(void)
         gaps += 2 * gap;
         overlap += shared;
     }
-    struct stage_sample lost = {5, STEPS, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns, 100};
+    struct stage_sample lost = {5, STEPS, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns, 100, 0};
     sink.stage(sink.user, &lost);
     CHECK(trace_summary_update(summary) == 0 && trace_summary_orphans(summary) == 1);
     int32_t n_stages, n_steps, n_sources;

@@ -83,7 +83,7 @@ static void write_trace(void)
     struct sample_source source = {.id = 0, .n_layers = 2, .method = "clsa", .model = "tiny", .device = "host"};
     for (int64_t i = 0; i < 2; i++) {
         sink.source(sink.user, &source);
-        struct stage_sample stage = {source.id, 0, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 5000, 9000, 1000 * i + 10, 400};
+        struct stage_sample stage = {source.id, 0, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 5000, 9000, 1000 * i + 10, 400, 0};
         struct step_sample step = {source.id, 0, PHASE_DECODE, 1, 1, 8, 1000 * i, 500};
         sink.stage(sink.user, &stage);
         stage.begin_ns += 350;

@@ -237,8 +237,9 @@ static void step_of(const struct sample_sink *sink, int64_t number, int32_t from
 static void test_recorder(void)
 {
     struct counted passed = {0}, read = {0};
-    struct sample_sink to = {&passed, count_source, count_stage, count_step, ignore_request, ignore_counter};
-    struct sample_sink from_file = {&read, count_source, count_stage, count_step, NULL, NULL};
+    struct sample_sink to = {.user = &passed, .source = count_source, .stage = count_stage, .step = count_step,
+                             .request = ignore_request, .counter = ignore_counter};
+    struct sample_sink from_file = {.user = &read, .source = count_source, .stage = count_stage, .step = count_step};
     struct recorder *recorder;
     struct sample_source source = {.id = 1, .n_layers = 5};
     CHECK(recorder_open(&recorder, &to) == 0);
