@@ -28,7 +28,7 @@ struct top {
         *speed, *snapshot, *script;
     int32_t context, output, batch, chunk, threads, rows, cols;
     int64_t seed;
-    bool ascii, no_color, no_mouse;
+    bool ascii, color, no_color, no_mouse;
     struct plan_flags flags;
     const char *view, *theme;
     struct settings settings;
@@ -223,10 +223,13 @@ static int print_snapshot(struct top *top)
         top->live = NULL;
     }
     if (!error) {
-        int32_t rows, cols;
-        screen_size(top, &rows, &cols);
+        struct snapshot_options options = {
+            .script = top->script, .ascii = top->settings.ascii, .color = top->color,
+        };
+        screen_size(top, &options.rows, &options.cols);
         ui.view = top->settings.view;
-        error = dashboard_snapshot(&text, state, &ui, top->script, rows, cols, top->settings.ascii);
+        ui.theme = top->settings.theme;
+        error = dashboard_snapshot(&text, state, &ui, &options);
     }
     if (!error) {
         fputs(text, stdout);
@@ -330,6 +333,7 @@ int command_top(int argc, char **argv)
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
         {"theme", OPTION_TEXT, &top.theme, 0, 0, "dark|light|contrast", "colours (default: dark, or as saved)"},
         {"no-mouse", OPTION_FLAG, &top.no_mouse, 0, 0, NULL, "leave the mouse to the terminal"},
+        {"color", OPTION_FLAG, &top.color, 0, 0, NULL, "the snapshot with colours"},
         {"no-color", OPTION_FLAG, &top.no_color, 0, 0, NULL, "no colours; so does NO_COLOR in the environment"},
         {"sim-device", OPTION_TEXT, &top.sim_device, 0, 0, "NAME",
          "device whose rates make floors (default: this machine)"},

@@ -15,7 +15,7 @@ static char *screen_of(const struct state *state)
     struct ui ui = ui_default();
     char *text;
     ui.view = VIEW_STAGES;
-    CHECK(dashboard_snapshot(&text, state, &ui, NULL, 60, 120, false) == 0);
+    CHECK(dashboard_snapshot(&text, state, &ui, &(struct snapshot_options){.rows = 60, .cols = 120}) == 0);
     return text;
 }
 

@@ -60,14 +60,22 @@ static const struct routing_snapshot *made_selections(void)
     return &snapshot;
 }
 
-static char *draw(const struct state *state, int screen, int32_t rows, int32_t cols, bool ascii)
+// How a screen is drawn; each has golden files of its own.
+enum style { STYLE_UNICODE, STYLE_ASCII, STYLE_COLOR, STYLE_COUNT };
+static const char *const style_names[] = {"unicode", "ascii", "color"};
+
+static char *draw(const struct state *state, int screen, int32_t rows, int32_t cols, enum style style)
 {
+    struct snapshot_options options = {
+        .script = screens[screen].script, .rows = rows, .cols = cols, .ascii = style == STYLE_ASCII,
+        .color = style == STYLE_COLOR,
+    };
     struct ui ui = ui_default();
     char *text;
     ui.view = screens[screen].view;
     strcpy(ui.origin, "made up");
     ui.routing = made_selections();
-    CHECK(dashboard_snapshot(&text, state, &ui, screens[screen].script, rows, cols, ascii) == 0);
+    CHECK(dashboard_snapshot(&text, state, &ui, &options) == 0);
     return text;
 }
 
@@ -97,20 +105,25 @@ static void compare_golden(const char *path, const char *text)
     free(golden);
 }
 
-// Lines of at most `cols` characters, as many as the screen has rows; ASCII where asked for.
-static void check_shape(const char *text, int32_t rows, int32_t cols, bool ascii)
+// Lines of at most `cols` characters, as many as the screen has rows; ASCII where asked for, colours where asked for.
+static void check_shape(const char *text, int32_t rows, int32_t cols, enum style style)
 {
-    int32_t lines = 0, width = 0;
+    int32_t lines = 0, width = 0, looks = 0;
     for (const char *byte = text; *byte; byte++) {
+        if (*byte == '\033') {
+            byte += strcspn(byte, "m");
+            looks++;
+            continue;
+        }
         width += ((unsigned char)*byte & 0xc0) != 0x80 && *byte != '\n';
-        CHECK(!ascii || (unsigned char)*byte < 0x7f);
+        CHECK(style != STYLE_ASCII || (unsigned char)*byte < 0x7f);
         if (*byte == '\n') {
             CHECK_MESSAGE(width <= cols, "a line of %d columns on a screen of %d", width, cols);
             lines++;
             width = 0;
         }
     }
-    CHECK(lines == rows && width == 0);
+    CHECK(lines == rows && width == 0 && (looks > 0) == (style == STYLE_COLOR));
 }
 
 static void test_golden(const struct state *state, const struct state *replayed)
@@ -118,13 +131,13 @@ static void test_golden(const struct state *state, const struct state *replayed)
     static const int32_t sizes[][2] = {{24, 80}, {40, 120}, {12, 40}, {60, 200}};
     for (int screen = 0; screen < N_SCREENS; screen++) {
         for (int size = 0; size < 4; size++) {
-            for (int ascii = 0; ascii < 2; ascii++) {
+            for (enum style style = 0; style < STYLE_COUNT; style++) {
                 char path[128];
                 int32_t rows = sizes[size][0], cols = sizes[size][1];
                 snprintf(path, sizeof path, "tests/golden/tui/%s_%dx%d_%s.txt", screens[screen].name, cols, rows,
-                         ascii ? "ascii" : "unicode");
-                char *text = draw(state, screen, rows, cols, ascii), *again = draw(replayed, screen, rows, cols, ascii);
-                check_shape(text, rows, cols, ascii);
+                         style_names[style]);
+                char *text = draw(state, screen, rows, cols, style), *again = draw(replayed, screen, rows, cols, style);
+                check_shape(text, rows, cols, style);
                 compare_golden(path, text);
                 CHECK_MESSAGE(strcmp(text, again) == 0, "%s: another screen from the trace\n%s", path, again);
                 free(text);

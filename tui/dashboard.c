@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "engine/status.h"
+#include "tui/ansi.h"
 #include "tui/draw.h"
 #include "tui/export.h"
 #include "tui/record.h"
@@ -239,23 +240,26 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     return error ? error : recorded;
 }
 
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, const char *script, int32_t rows,
-                       int32_t cols, bool ascii)
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui,
+                       const struct snapshot_options *options)
 {
-    struct cells cells = {0};
+    struct cells cells = {.color = options->color};
     struct ui copy = *ui;
+    const char *script = options->script;
     *out = NULL;
     int error = whatif_open(&copy.whatif, state_device(state));
     while (!error && script && *script) {
         ui_key(&copy, state, script_next(&script));
     }
     copy.refresh = -1;
-    error = error ? error : cells_resize(&cells, rows, cols);
+    error = error ? error : cells_resize(&cells, options->rows, options->cols);
     if (!error) {
         view_draw(&cells, state, &copy);
-        *out = cells_text_of(&cells, ascii);
+        *out = options->color ? ansi_of(&cells, options->ascii, copy.theme) : cells_text_of(&cells, options->ascii);
     }
     cells_close(&cells);
     whatif_close(copy.whatif);
-    return error ? error : *out ? 0 : status_fail(-ENOMEM, "out of memory for a screen of %d x %d", cols, rows);
+    return error  ? error
+           : *out ? 0
+                  : status_fail(-ENOMEM, "out of memory for a screen of %d x %d", options->cols, options->rows);
 }

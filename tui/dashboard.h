@@ -28,6 +28,13 @@ struct dashboard_options {
 // 0 when the user quits, by key or signal; -EINVAL if there is no terminal to draw on.
 int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_options *options);
 
-// One view of a state as text, to be freed by the caller. The keys of `script` (NULL: none) are pressed before.
-int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui, const char *script, int32_t rows,
-                       int32_t cols, bool ascii);
+struct snapshot_options {
+    const char *script;    // keys pressed before (script.h); NULL: none
+    int32_t rows, cols;
+    bool ascii;
+    bool color;            // with colours of the ui's theme (ansi.h)
+};
+
+// One view of a state as text, to be freed by the caller.
+int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui,
+                       const struct snapshot_options *options);
