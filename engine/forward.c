@@ -59,7 +59,7 @@ static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum 
 {
     const struct observer *observer = f->options.observer;
     f->stage = (struct observed_stage){.stage = stage, .layer = layer, .n_tokens = n};
-    if (!f->staged) {
+    if (!f->timed && !f->announced) {
         return;
     }
     for (int32_t r = first; r < first + n; r++) {
@@ -73,7 +73,9 @@ static void enter_tile(struct forward *f, enum stage stage, int32_t layer, enum 
         f->stage.bytes = share(cost.bytes, first + n, rows->n) - share(cost.bytes, first, rows->n);
         f->stage.flops = share(cost.flops, first + n, rows->n) - share(cost.flops, first, rows->n);
     }
-    if (observer->stage_begin && !f->options.backend->asynchronous) {
+    if (f->announced) {
+        observer->enqueue_begin(observer->user, &f->stage, f->replayed);
+    } else if (observer->stage_begin && !f->options.backend->asynchronous) {
         observer->stage_begin(observer->user, &f->stage);
     }
 }
@@ -87,9 +89,12 @@ static void enter(struct forward *f, enum stage stage, int32_t layer, enum part 
 static int leave(struct forward *f, int error)
 {
     const struct observer *observer = f->options.observer;
-    if (f->staged && f->options.backend->asynchronous) {
+    if (f->announced && observer->enqueue_end) {
+        observer->enqueue_end(observer->user, &f->stage, f->replayed);
+    }
+    if (f->timed && f->options.backend->asynchronous) {
         error = error ? error : mark_stage(f);
-    } else if (f->staged && observer->stage_end) {
+    } else if (f->timed && observer->stage_end) {
         observer->stage_end(observer->user, &f->stage);
     }
     return error && f->stage.layer >= 0 ? status_prefix(error, "layer %d: ", f->stage.layer) : error;
@@ -397,11 +402,25 @@ static int run_layer(struct forward *f, int32_t layer)
     return error;
 }
 
-// A replayed step announces only itself, but for every stage_every-th.
+static bool announces(const struct forward *f)
+{
+    return f->options.backend->asynchronous && f->options.observer && f->options.observer->enqueue_begin;
+}
+
+// Marks slow a step down that is replayed: only every stage_every-th has them.
+static bool times_stages(const struct forward *f, int64_t step, bool decodes)
+{
+    const struct observer *observer = f->options.observer;
+    int32_t every = f->options.stage_every;
+    if (!observer || !f->options.backend->asynchronous) {
+        return observer && (observer->stage_begin || observer->stage_end);
+    }
+    return observer->device_stages && (!decodes || (every > 0 && step % every == 0));
+}
+
 bool forward_tells_stages(const struct forward *f, int64_t step, bool decodes)
 {
-    int32_t every = f->options.stage_every;
-    return f->options.observer && (!f->options.backend->asynchronous || !decodes || (every > 0 && step % every == 0));
+    return announces(f) || times_stages(f, step, decodes);
 }
 
 // One row of each sequence, all leaving logits.
@@ -418,19 +437,20 @@ int forward_begin(struct forward *f, const struct batch *batch, const struct wor
     f->rows = &batch->all;
     f->x = f->x_all;
     f->memory = f->memory_all;
-    f->staged = forward_tells_stages(f, batch->step, batch_decodes(batch));
+    f->timed = times_stages(f, batch->step, batch_decodes(batch));
+    f->announced = announces(f);
     f->replayed = false;
     f->n_on_device = 0;
-    int error = f->staged ? forward_price(f) : 0;
-    return error ? error : f->options.backend->begin_step(f->options.context, batch);
+    return f->options.backend->begin_step(f->options.context, batch);
 }
 
 static int run_pass(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     const struct plan *plan = f->options.plan;
     int32_t n_layers = plan->shape.n_layers, first_cross = plan_first_cross_layer(plan);
-    bool marked = f->staged && f->options.backend->asynchronous && !f->replayed;
-    int error = marked ? f->options.backend->mark(f->options.context, 0) : 0;
+    bool marked = f->timed && f->options.backend->asynchronous && !f->replayed;
+    int error = f->timed || f->announced ? forward_price(f) : 0;
+    error = error || !marked ? error : f->options.backend->mark(f->options.context, 0);
     error = error ? error : embed(f);
     for (int32_t l = 0; l < first_cross && !error; l++) {
         error = run_layer(f, l);
@@ -453,15 +473,15 @@ int forward_run(struct forward *f, const struct sampling *sampling, int32_t *tok
         return run_pass(f, sampling, token);
     }
     struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};
-    int found = backend->replay(f->options.context, &op, f->staged);
+    int found = backend->replay(f->options.context, &op, f->timed);
     if (found < 0) {
         return found;
     }
-    if (found) {
+    if (found) {    // the device is at work: what its stages cost is told meanwhile
         f->replayed = true;
-        return f->staged ? run_pass(f, sampling, token) : 0;
+        return f->timed || f->announced ? run_pass(f, sampling, token) : 0;
     }
-    int recording = backend->record_begin(f->options.context, f->staged);
+    int recording = backend->record_begin(f->options.context, f->timed);
     if (recording < 0) {
         return recording;
     }
@@ -478,7 +498,7 @@ static int tell_device_stages(struct forward *f)
         f->on_device[i].begin_ns = f->mark_ns[i];
         f->on_device[i].end_ns = f->mark_ns[i + 1];
     }
-    if (!error && observer->device_stages) {
+    if (!error) {
         observer->device_stages(observer->user, f->on_device, f->n_on_device);
     }
     return error;

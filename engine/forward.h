@@ -29,12 +29,12 @@ void forward_close(struct forward *forward);    // NULL-safe
 // it may take what memory the activations leave.
 void forward_use_cache(struct forward *forward, const struct kv_cache *cache);
 
-// Whether the observer is told the stages of step `step`: always, but for steps that decode (one row of each sequence, all
-// leaving logits) on an asynchronous backend.
+// Whether the observer is told the stages of step `step`: always if it has slots for them, but for steps that decode (one
+// row of each sequence, all leaving logits) on an asynchronous backend, unless it is told what is enqueued.
 bool forward_tells_stages(const struct forward *forward, int64_t step, bool decodes);
 
-// Host work before a pass: hands the batch to the backend, and prices its stages if there is an observer. work [n_seqs]
-// describes the same batch. Both are borrowed until forward_end.
+// Host work before a pass: hands the batch to the backend. work [n_seqs] describes the same batch, to price its stages.
+// Both are borrowed until forward_end.
 int forward_begin(struct forward *forward, const struct batch *batch, const struct work *work);
 
 // The pass. sampling and token [last.n] are host memory; tokens are there after forward_end. A failure names the layer.

@@ -36,7 +36,8 @@ struct forward {
     const struct work *work;
     struct stage_cost *costs;      // [1 + n_layers][STAGE_COUNT][PART_COUNT]; the first for what is outside layers
     struct observed_stage stage;   // the one that runs
-    bool staged;                   // the observer is told of this pass's stages
+    bool timed;                    // the observer is told when this pass's stages begin and end
+    bool announced;                // the observer is told which stage's work is enqueued
     bool replayed;                 // operators are in a recording: the pass only tells what runs
     struct device_stage *on_device;    // [n_on_device] stages of an asynchronous pass, owned; stage i lies between marks i, i + 1
     int64_t *mark_ns;              // [n_on_device + 1] when they were told; owned
