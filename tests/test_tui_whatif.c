@@ -1,4 +1,6 @@
 // tests/test_tui_whatif.c - what-if: its answers are the simulator's, under any knobs; a workload runs beside it.
+#include <errno.h>
+
 #include <jansson.h>
 
 #include "sim/parallel.h"
@@ -144,7 +146,7 @@ static void test_job(struct whatif *whatif)
     CHECK(set(whatif, KNOB_MODEL, "paper") && set(whatif, KNOB_METHOD, "clsa") && set(whatif, KNOB_DEVICE, "H100") &&
           set(whatif, KNOB_BATCH, "32") && set(whatif, KNOB_COUNT, "2") && set(whatif, KNOB_WORKLOAD, "paper") &&
           set(whatif, KNOB_RANKS, "1") && set(whatif, KNOB_TOP_K, "0") && set(whatif, KNOB_WINDOW, "0") &&
-          set(whatif, KNOB_INDEX_EVERY, "0") &&
+          set(whatif, KNOB_INDEX_EVERY, "0") && set(whatif, KNOB_RATE, "0") &&
           set(whatif, KNOB_WEIGHTS, "model") && set(whatif, KNOB_KV, "model"));
     CHECK(whatif_simulate(whatif) == 0);
     wait_for_job(whatif, &report);
@@ -169,6 +171,48 @@ static void test_job(struct whatif *whatif)
     CHECK(whatif_simulate(whatif) == 0);    // closed while it runs
 }
 
+// The fleet is the planner's own, and stays with the scenarios that asked for it.
+static void test_fleet(struct whatif *whatif)
+{
+    struct job_report report;
+    struct workload workload;
+    struct workload_statistics statistics;
+    struct plan plan;
+    struct device device;
+    struct planner_answer expected;
+    CHECK(set(whatif, KNOB_MODEL, "paper") && set(whatif, KNOB_METHOD, "clsa") && set(whatif, KNOB_DEVICE, "H100") &&
+          set(whatif, KNOB_WORKLOAD, "rag") && set(whatif, KNOB_WINDOW, "0") && set(whatif, KNOB_RATE, "3") &&
+          set(whatif, KNOB_TTFT_MS, "0") && set(whatif, KNOB_TPOT_MS, "0"));
+    CHECK(whatif_plan(whatif) == -EINVAL);    // no limit
+    CHECK(set(whatif, KNOB_TTFT_MS, "4000") && set(whatif, KNOB_TPOT_MS, "40"));
+    CHECK(whatif->answer.fleet == 0 && whatif_pin(whatif) && whatif_plan(whatif) == 0);
+    wait_for_job(whatif, &report);
+    whatif_poll(whatif, &report);
+    CHECK_MESSAGE(report.state == JOB_DONE && report.fleet, "ended as %d: %s", (int)report.state, report.error);
+    CHECK(workload_load(&workload, "rag", NULL) == 0 && workload_measure(&statistics, &workload) == 0);
+    workload_close(&workload);
+    struct workload_options load = {.rate_factor = 3 / statistics.rate_per_s};
+    CHECK(workload_load(&workload, "rag", &load) == 0);
+    CHECK(plan_build(&plan, plan_find_model("paper-4b"), "clsa", NULL) == 0);
+    CHECK(device_find(&device, whatif->devices[whatif->now.knobs[KNOB_DEVICE]].name, 0) == 0);
+    struct planner_options options = {
+        .replica = {.plan = &plan, .device = &device}, .slo = {.ttft_s = 4, .tpot_s = 0.04},
+        .router = ROUTER_LEAST_LOAD, .price_per_hour = device.price_per_hour.value, .headroom = true,
+    };
+    CHECK(planner_smallest(&expected, &workload, &options) == 0 && expected.verdict == PLANNER_MEETS);
+    CHECK(report.answer.replicas == expected.replicas && report.answer.headroom == expected.headroom);
+    CHECK(whatif->answer.fleet == expected.replicas && whatif->pinned_answers[0].fleet == expected.replicas);
+    CHECK(set(whatif, KNOB_METHOD, "dense") && whatif->answer.fleet == 0);
+    whatif_poll(whatif, &report);
+    CHECK(whatif->answer.fleet == 0 && whatif->pinned_answers[0].fleet == expected.replicas);
+    workload_close(&workload);
+    whatif_unpin(whatif);
+    CHECK(whatif_plan(whatif) == 0);
+    whatif_job_cancel(whatif->job);
+    wait_for_job(whatif, &report);
+    CHECK(report.state == JOB_CANCELLED || report.state == JOB_DONE);
+}
+
 int main(void)
 {
     struct whatif *whatif;
@@ -179,6 +223,7 @@ int main(void)
     test_answer(whatif);
     test_random(whatif);
     test_pinned_and_json(whatif);
+    test_fleet(whatif);
     test_job(whatif);
     whatif_close(whatif);
     return check_end();

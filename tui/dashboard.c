@@ -144,7 +144,7 @@ static void press(struct session *session, int32_t key)
 static bool simulating(struct session *session)
 {
     struct job_report report;
-    whatif_job_report(session->ui.whatif->job, &report);
+    whatif_poll(session->ui.whatif, &report);
     bool was = session->simulating;
     session->simulating = report.state == JOB_RUNNING;
     return was || session->simulating;
@@ -240,6 +240,16 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
     return error ? error : recorded;
 }
 
+// A screen that is printed shows what a simulation found, not its progress.
+static void finish_job(struct whatif *whatif)
+{
+    struct job_report report;
+    struct timespec moment = {.tv_nsec = 5000000};
+    for (whatif_poll(whatif, &report); report.state == JOB_RUNNING; whatif_poll(whatif, &report)) {
+        nanosleep(&moment, NULL);
+    }
+}
+
 int dashboard_snapshot(char **out, const struct state *state, const struct ui *ui,
                        const struct snapshot_options *options)
 {
@@ -250,6 +260,7 @@ int dashboard_snapshot(char **out, const struct state *state, const struct ui *u
     int error = whatif_open(&copy.whatif, state_device(state));
     while (!error && script && *script) {
         ui_key(&copy, state, script_next(&script));
+        finish_job(copy.whatif);
     }
     copy.refresh = -1;
     error = error ? error : cells_resize(&cells, options->rows, options->cols);

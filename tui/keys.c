@@ -48,6 +48,7 @@ const struct ui_key_help ui_keys[] = {
     {"a, d", "pin the scenario; unpin the last", VIEW_WHATIF, false},
     {"c", "take over what is shown", VIEW_WHATIF, false},
     {"w, x", "simulate the workload; cancel", VIEW_WHATIF, false},
+    {"P", "find the smallest fleet within the limits", VIEW_WHATIF, false},
     {"j k, arrows", "select a request", VIEW_REQUESTS, false},
     {"Enter", "its timeline", VIEW_REQUESTS, false},
     {"/", "only a method, a state, a number", VIEW_REQUESTS, false},

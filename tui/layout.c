@@ -8,7 +8,8 @@ enum {
     WIDE_COLS = 72,        // from here on two panels stand side by side
     HELP_COLS = 54,
     LEGEND_COLS = 42, LEGEND_ROWS = 9,    // of the roofline: a stage and three figures; beside the plot or below
-    KNOB_ROWS = 16, KNOB_COLS = 32,       // fourteen knobs in a border: "index every  method's"
+    KNOB_ROWS = 19, KNOB_COLS = 32,       // seventeen knobs in a border: "index every  method's"
+    FEW_KNOB_ROWS = 16,                   // on a terminal of 24 rows, so that scenarios have room below
     DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };
 
@@ -70,17 +71,19 @@ static void compare(struct layout *out, struct rect body, int32_t table_rows)
 // Knobs, beside them the answer, below what is pinned; in a narrow screen the knobs first.
 static void whatif(struct layout *out, struct rect body)
 {
+    enum { BELOW = 5 };    // a border, a heading and two scenarios
     bool wide = body.cols >= WIDE_COLS;
-    if (body.rows >= KNOB_ROWS + 5 && wide) {
-        struct rect top = take_top(&body, KNOB_ROWS);
+    int32_t knob_rows = body.rows >= KNOB_ROWS + BELOW ? KNOB_ROWS : FEW_KNOB_ROWS;
+    if (body.rows >= knob_rows + BELOW && wide) {
+        struct rect top = take_top(&body, knob_rows);
         out->detail = body;
         body = top;
     }
     if (wide) {
         out->table = take_left(&body, KNOB_COLS);
         out->bars = body;
-    } else if (body.rows >= KNOB_ROWS + 5) {
-        out->table = take_top(&body, KNOB_ROWS);
+    } else if (body.rows >= knob_rows + BELOW) {
+        out->table = take_top(&body, knob_rows);
         out->bars = body;
     } else {
         out->table = body;

@@ -123,7 +123,7 @@ static const struct hint general_hints[] = {
     {"p", "pause"}, {NULL, NULL},
 }, whatif_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"arrows", "knobs"}, {"Enter", "type"}, {"a", "pin"}, {"d", "unpin"},
-    {"w", "simulate"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
+    {"w", "simulate"}, {"P", "plan"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
 }, requests_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "select"}, {"Enter", "timeline"}, {"<>", "sort"},
     {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},

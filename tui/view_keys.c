@@ -60,9 +60,9 @@ static void copy_shown(struct ui *ui, const struct state *state)
              copied ? "Taken from what is shown." : "Nothing to take: the model or method shown is not known by name.");
 }
 
-static void simulate(struct ui *ui)
+static void start_job(struct ui *ui, int start(struct whatif *))
 {
-    if (whatif_simulate(ui->whatif) != 0) {
+    if (start(ui->whatif) != 0) {
         snprintf(ui->message, sizeof ui->message, "%s", status_text());
     }
 }
@@ -89,7 +89,8 @@ static bool whatif_key(struct ui *ui, const struct state *state, int32_t key)
         return true;
     case 'd': case KEY_REMOVE: whatif_unpin(whatif); return true;
     case 'c': copy_shown(ui, state); return true;
-    case 'w': simulate(ui); return true;
+    case 'w': start_job(ui, whatif_simulate); return true;
+    case 'P': start_job(ui, whatif_plan); return true;
     case 'x': whatif_job_cancel(whatif->job); return true;
     default: return false;
     }

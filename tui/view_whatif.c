@@ -95,6 +95,34 @@ static void put_stack(struct cells *cells, struct rect clip, int32_t row, const 
     view_stack(cells, bar, 0, bar.cols, &summary);
 }
 
+// The fleet that was looked for, in two lines.
+static void draw_fleet(struct cells *cells, struct rect clip, int32_t row, const struct whatif *whatif,
+                       const struct job_report *report)
+{
+    const struct planner_answer *answer = &report->answer;
+    char line[512], label[160], ttft[FORMAT_BYTES], tpot[FORMAT_BYTES], price[FORMAT_BYTES], hour[FORMAT_BYTES];
+    int32_t devices = answer->replicas * whatif->job_scenario.knobs[KNOB_RANKS];
+    whatif_label(whatif, &whatif->job_scenario, label, sizeof label);
+    label[strcspn(label, ",")] = 0;    // the method and its k: the load is the workload's
+    if (answer->verdict != PLANNER_MEETS) {
+        snprintf(line, sizeof line, "%s, %s: %s", label, report->workload, planner_verdict_name(answer->verdict));
+        cells_text_fit(cells, clip, row, 0, clip.cols, (struct pen){ROLE_WARN, ATTRIBUTE_BOLD}, line);
+        const char *why = strstr(answer->why, ": ");    // behind the verdict, which stands above
+        cells_text_fit(cells, clip, row + 1, 0, clip.cols, text_pen, why ? why + 2 : answer->why);
+        return;
+    }
+    format_seconds(ttft, answer->ttft_s);
+    format_seconds(tpot, answer->tpot_s);
+    format_dollars(hour, answer->dollars_per_hour > 0 ? answer->dollars_per_hour : NAN);
+    format_dollars(price, answer->dollars_per_hour > 0 ? answer->dollars_by_reservation : NAN);
+    snprintf(line, sizeof line, "%s, %s: %d device%s, %s an hour, %s per 1M output tok", label, report->workload, devices,
+             devices == 1 ? "" : "s", hour, price);
+    cells_text_fit(cells, clip, row, 0, clip.cols, (struct pen){ROLE_GOOD, ATTRIBUTE_BOLD}, line);
+    snprintf(line, sizeof line, "P95: TTFT %s, TPOT %s; %s%.3gx the load, then %s binds", ttft, tpot,
+             answer->headroom_open ? "more than " : "", answer->headroom, answer->binds);
+    cells_text_fit(cells, clip, row + 1, 0, clip.cols, text_pen, line);
+}
+
 // The simulated workload, in at most two lines.
 static void draw_job(struct cells *cells, struct rect clip, int32_t row, const struct whatif *whatif)
 {
@@ -102,16 +130,24 @@ static void draw_job(struct cells *cells, struct rect clip, int32_t row, const s
     char line[512], ttft[FORMAT_BYTES], tail[FORMAT_BYTES], tpot[FORMAT_BYTES], rate[FORMAT_BYTES];
     whatif_job_report(whatif->job, &report);
     switch (report.state) {
-    case JOB_NONE: cells_text_fit(cells, clip, row, 0, clip.cols, dim_pen, "w simulates the workload"); return;
+    case JOB_NONE:
+        cells_text_fit(cells, clip, row, 0, clip.cols, dim_pen, "w simulates the workload; P finds the smallest fleet");
+        return;
     case JOB_FAILED:
         snprintf(line, sizeof line, "%s: %s", report.workload, report.error);
         cells_text_fit(cells, clip, row, 0, clip.cols, (struct pen){ROLE_BAD, 0}, line);
         return;
     case JOB_CANCELLED:
-        snprintf(line, sizeof line, "%s: cancelled after %lld requests", report.workload, (long long)report.finished);
+        snprintf(line, sizeof line, report.fleet ? "%s: cancelled" : "%s: cancelled after %lld requests",
+                 report.workload, (long long)report.finished);
         cells_text_fit(cells, clip, row, 0, clip.cols, dim_pen, line);
         return;
     case JOB_RUNNING: {
+        if (report.fleet) {
+            snprintf(line, sizeof line, "%s: looking for the smallest fleet; x cancels", report.workload);
+            cells_text_fit(cells, clip, row, 0, clip.cols, text_pen, line);
+            return;
+        }
         double part = report.total > 0 ? (double)report.finished / (double)report.total : 0;
         int length = snprintf(line, sizeof line, "%s %3.0f%% ", report.workload, 100 * part);
         cells_text_fit(cells, clip, row, 0, clip.cols, text_pen, line);
@@ -119,6 +155,10 @@ static void draw_job(struct cells *cells, struct rect clip, int32_t row, const s
         return;
     }
     case JOB_DONE: break;
+    }
+    if (report.fleet) {
+        draw_fleet(cells, clip, row, whatif, &report);
+        return;
     }
     const struct serve_metrics *metrics = &report.metrics;
     format_seconds(ttft, metrics->ttft_s.p50);
@@ -172,10 +212,10 @@ static void draw_answer(struct cells *cells, const struct layout *layout, const 
     }
 }
 
-enum { N_COLUMNS = 8 };
+enum { N_COLUMNS = 9 };
 static const struct view_column columns[N_COLUMNS] = {
     {"  scenario", 36, 0}, {"tok/s", 8, 1}, {"TTFT", 8, 2}, {"per token", 9, 3}, {"KV/seq", 9, 4},
-    {"fit", 6, 5}, {"$/1M", 7, 6}, {"speed-up", 8, 7},
+    {"fit", 6, 6}, {"$/1M", 7, 7}, {"speed-up", 8, 8}, {"fleet", 6, 5},
 };
 
 static void put_scenario(struct cells *cells, struct rect clip, int32_t row, const bool *shown,
@@ -183,7 +223,7 @@ static void put_scenario(struct cells *cells, struct rect clip, int32_t row, con
 {
     const struct scenario *scenario = index < 0 ? &whatif->now : &whatif->pinned[index];
     const struct scenario_answer *answer = index < 0 ? &whatif->answer : &whatif->pinned_answers[index];
-    char texts[N_COLUMNS][FORMAT_BYTES] = {"", "-", "-", "-", "-", "-", "-", "-"}, label[160];
+    char texts[N_COLUMNS][FORMAT_BYTES] = {"", "-", "-", "-", "-", "-", "-", "-", "-"}, label[160];
     whatif_label(whatif, scenario, label, sizeof label);
     if (answer->valid) {
         format_number(texts[1], answer->decode_tokens_per_s);
@@ -192,6 +232,7 @@ static void put_scenario(struct cells *cells, struct rect clip, int32_t row, con
         format_bytes(texts[4], (double)answer->request.kv_bytes_per_seq);
         format_whole(texts[5], answer->request.max_seqs < 0 ? NAN : (double)answer->request.max_seqs);
         format_dollars(texts[6], answer->price_per_million);
+        format_whole(texts[8], answer->fleet > 0 ? (double)answer->fleet : NAN);
         if (whatif->n_pinned > 0 && whatif->pinned_answers[0].valid) {
             format_ratio(texts[7], answer->decode_tokens_per_s / whatif->pinned_answers[0].decode_tokens_per_s);
         }

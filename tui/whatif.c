@@ -31,6 +31,9 @@ static const struct {
     [KNOB_WEIGHTS] = {.name = "weights"},
     [KNOB_KV] = {.name = "KV cache"},
     [KNOB_WORKLOAD] = {.name = "workload"},
+    [KNOB_RATE] = {"requests/s", 0, 1 << 20, true},
+    [KNOB_TTFT_MS] = {"TTFT P95 ms", 0, 1 << 24, true},
+    [KNOB_TPOT_MS] = {"TPOT P95 ms", 0, 1 << 24, true},
 };
 
 static const struct { const char *name; int32_t dtype; } dtypes[] = {
@@ -151,6 +154,7 @@ int whatif_open(struct whatif **out, const struct device *device)
     value[KNOB_BATCH] = 8;
     value[KNOB_CONTEXT] = 1 << 17;
     value[KNOB_OUTPUT] = 256;
+    value[KNOB_TPOT_MS] = 30;    // reads fast
     answer_it(&whatif->answer, whatif, &whatif->now);
     *out = whatif;
     return 0;
@@ -177,6 +181,8 @@ static int32_t own_value(const struct scenario_answer *answer, enum knob knob)
     switch (knob) {
     case KNOB_TOP_K: return plan->index.budget_tokens > 0 ? plan->index.budget_tokens : plan->shape.top_k;
     case KNOB_WINDOW: return plan->shape.window_tokens;
+    case KNOB_TTFT_MS: return 1000;    // no limit: the next one to try
+    case KNOB_TPOT_MS: return 10;
     default: return 1;
     }
 }
@@ -270,16 +276,62 @@ void whatif_unpin(struct whatif *whatif)
     whatif->n_pinned -= whatif->n_pinned > 0;
 }
 
-int whatif_simulate(struct whatif *whatif)
+static int start(struct whatif *whatif, bool fleet)
 {
     const int32_t *value = whatif->now.knobs;
     if (!whatif->answer.valid) {
         return status_fail(-EINVAL, "%s", whatif->answer.why);
     }
     whatif->job_scenario = whatif->now;
-    return whatif_job_start(whatif->job, &whatif->answer.part, &whatif->answer.group,
-                            choice(whatif, KNOB_WORKLOAD, value[KNOB_WORKLOAD]), 1.0 / value[KNOB_COUNT],
-                            value[KNOB_BATCH]);
+    struct job_question question = {
+        .plan = &whatif->answer.part, .device = &whatif->answer.group,
+        .workload = choice(whatif, KNOB_WORKLOAD, value[KNOB_WORKLOAD]), .rate_per_s = value[KNOB_RATE],
+        .fleet = fleet, .slo = {.ttft_s = value[KNOB_TTFT_MS] * 1e-3, .tpot_s = value[KNOB_TPOT_MS] * 1e-3},
+        .share = 1.0 / value[KNOB_COUNT], .max_seqs = value[KNOB_BATCH],
+    };
+    return whatif_job_start(whatif->job, &question);
+}
+
+int whatif_simulate(struct whatif *whatif)
+{
+    return start(whatif, false);
+}
+
+int whatif_plan(struct whatif *whatif)
+{
+    if (whatif->now.knobs[KNOB_TTFT_MS] == 0 && whatif->now.knobs[KNOB_TPOT_MS] == 0) {
+        return status_fail(-EINVAL, "A fleet needs a limit: set TTFT or TPOT.");
+    }
+    return start(whatif, true);
+}
+
+// Same question to the planner, whatever the knobs that it does not use.
+static bool same_fleet(const struct scenario *a, const struct scenario *b)
+{
+    for (int knob = 0; knob < KNOB_N; knob++) {
+        bool used = knob != KNOB_COUNT && knob != KNOB_BATCH && knob != KNOB_CONTEXT && knob != KNOB_OUTPUT;
+        if (used && a->knobs[knob] != b->knobs[knob]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void whatif_poll(struct whatif *whatif, struct job_report *report)
+{
+    whatif_job_report(whatif->job, report);
+    if (report->state != JOB_DONE || !report->fleet || report->answer.verdict != PLANNER_MEETS) {
+        return;
+    }
+    int32_t devices = report->answer.replicas * whatif->job_scenario.knobs[KNOB_RANKS];
+    if (same_fleet(&whatif->now, &whatif->job_scenario)) {
+        whatif->answer.fleet = devices;
+    }
+    for (int32_t i = 0; i < whatif->n_pinned; i++) {
+        if (same_fleet(&whatif->pinned[i], &whatif->job_scenario)) {
+            whatif->pinned_answers[i].fleet = devices;
+        }
+    }
 }
 
 // 131072 -> "128K": contexts are powers of two more often than not.
@@ -306,6 +358,10 @@ void whatif_value(const struct whatif *whatif, const struct scenario *scenario, 
         snprintf(text, bytes, "-");
     } else if (value > 0) {
         format_tokens(text, bytes, value);
+    } else if (knob == KNOB_RATE) {
+        snprintf(text, bytes, "workload's");
+    } else if (knob == KNOB_TTFT_MS || knob == KNOB_TPOT_MS) {
+        snprintf(text, bytes, "no limit");
     } else if (knob == KNOB_INDEX_EVERY) {
         snprintf(text, bytes, "method's");
     } else {

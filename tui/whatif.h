@@ -1,7 +1,7 @@
 // tui/whatif.h - a question to the simulator: a model, a method and its knobs, devices, a load; and its answer.
 //
 // The answer follows each change at once (sim/predict.h). Scenarios are pinned to be compared with what comes next. A
-// workload is simulated in the background (whatif_job.h). A replica is a device, or `ranks` of them that share every
+// workload is simulated in the background (whatif_job.h), or the smallest fleet for it is looked for. A replica is a device, or `ranks` of them that share every
 // layer (sim/parallel.h); all is priced for one of `count` equal replicas, each with the batch; rates are those of all,
 // bytes those of one device.
 #pragma once
@@ -14,7 +14,7 @@
 
 enum knob {
     KNOB_MODEL, KNOB_METHOD, KNOB_DEVICE, KNOB_RANKS, KNOB_COUNT, KNOB_BATCH, KNOB_CONTEXT, KNOB_OUTPUT, KNOB_TOP_K,
-    KNOB_WINDOW, KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_N
+    KNOB_WINDOW, KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_RATE, KNOB_TTFT_MS, KNOB_TPOT_MS, KNOB_N
 };
 
 enum { WHATIF_PINNED = 8, WHATIF_WHY_BYTES = 160 };
@@ -33,6 +33,7 @@ struct scenario_answer {
     double decode_tokens_per_s;    // of all replicas
     double price_per_million;      // dollars per million output tokens; NaN: unknown
     bool fits;                     // memory holds weights and the batch; true where its size is unknown
+    int32_t fleet;                 // devices of the smallest fleet that was found; 0: not asked, or none
 };
 
 struct whatif {
@@ -60,6 +61,9 @@ bool whatif_pin(struct whatif *whatif);                           // false: no r
 void whatif_unpin(struct whatif *whatif);                         // the last one
 
 int whatif_simulate(struct whatif *whatif);                       // starts it; the scenario must be valid
+int whatif_plan(struct whatif *whatif);                           // the same for the search for a fleet
+// Looks after what runs: a fleet that was found goes to the scenarios that it is the answer of.
+void whatif_poll(struct whatif *whatif, struct job_report *report);
 
 const char *knob_name(enum knob knob);
 bool knob_is_number(enum knob knob);

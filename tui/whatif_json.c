@@ -39,6 +39,7 @@ static json_t *describe(const struct whatif *whatif, const struct scenario *scen
     json_object_set_new(object, "kv_bytes_per_sequence", json_integer(request->kv_bytes_per_seq));
     json_object_set_new(object, "max_sequences", json_integer(request->max_seqs));
     json_object_set_new(object, "fits", json_boolean(answer->fits));
+    json_object_set_new(object, "fleet_devices", answer->fleet > 0 ? json_integer(answer->fleet) : json_null());
     json_object_set_new(object, "provenance", json_string(provenance_name(request->provenance)));
     return object;
 }
