@@ -30,9 +30,9 @@ static void log_source(void *user, const struct sample_source *s)
 
 static void log_stage(void *user, const struct stage_sample *s)
 {
-    add(user, "stage %d %lld %d %d %d %d %d %d %lld %lld %lld %lld\n", s->source, (long long)s->step, (int)s->phase,
+    add(user, "stage %d %lld %d %d %d %d %d %d %lld %lld %lld %lld %lld\n", s->source, (long long)s->step, (int)s->phase,
         (int)s->stage, s->layer, s->n_seqs, s->n_tokens, s->context_tokens, (long long)s->bytes, (long long)s->flops,
-        (long long)s->begin_ns, (long long)s->duration_ns);
+        (long long)s->begin_ns, (long long)s->duration_ns, (long long)s->measured_bytes);
 }
 
 static void log_step(void *user, const struct step_sample *s)
@@ -52,6 +52,31 @@ static void log_counter(void *user, const struct counter_sample *s)
     add(user, "counter %d %d %a %lld\n", s->source, (int)s->counter, s->value, (long long)s->time_ns);
 }
 
+static void log_kernel(void *user, const struct kernel_sample *s)
+{
+    add(user, "kernel %d %d %lld %d %d %d '%s' %d %d %d %u %d,%d,%d %d,%d,%d %d %d %d %lld %lld %lld\n", s->source,
+        (int)s->work, (long long)s->step, (int)s->phase, (int)s->stage, s->layer, s->name, s->device, s->context, s->stream,
+        s->launch, s->grid[0], s->grid[1], s->grid[2], s->block[0], s->block[1], s->block[2], s->registers,
+        s->static_shared_bytes, s->dynamic_shared_bytes, (long long)s->bytes, (long long)s->begin_ns,
+        (long long)s->duration_ns);
+}
+
+static void log_launch(void *user, const struct launch_sample *s)
+{
+    add(user, "launch %d %u '%s' %lld %d %lld %lld\n", s->source, s->launch, s->name, (long long)s->step, s->thread,
+        (long long)s->begin_ns, (long long)s->duration_ns);
+}
+
+static void log_gauge(void *user, const struct gauge_sample *s)
+{
+    add(user, "gauge %d '%s' '%s' %a %lld\n", s->source, s->name, s->unit, s->value, (long long)s->time_ns);
+}
+
+static void log_loss(void *user, const struct loss_sample *s)
+{
+    add(user, "loss %d %lld %lld %lld\n", s->source, (long long)s->dropped, (long long)s->invalid, (long long)s->time_ns);
+}
+
 struct sample_sink stream_log_sink(struct stream_log *log)
 {
     return (struct sample_sink){
@@ -61,6 +86,10 @@ struct sample_sink stream_log_sink(struct stream_log *log)
         .step = log_step,
         .request = log_request,
         .counter = log_counter,
+        .kernel = log_kernel,
+        .launch = log_launch,
+        .gauge = log_gauge,
+        .loss = log_loss,
     };
 }
 
@@ -111,13 +140,53 @@ static void random_source(struct sample_source *out, int32_t id)
     out->graph = chance(0.5);
 }
 
+static const char *const kernel_names[] = {
+    "_ZN4clsa6scoresILi128EEvPKf", "_Z9vectorAddPfS_S_i", "_ZN12_GLOBAL__N_14fillEv", "", "memcpy, host to device",
+    "_Z", "_Z99short", "_ZN4clsa", "\xc3\xa9",
+};
+static const char *const launch_names[] = {"cudaGraphLaunch", "cudaLaunchKernel", "", "cu\"Mem\""};
+static const char *const gauge_names[] = {
+    "dram__bytes_read.sum", "sm__cycles_active.avg", "SM clock", "power", "tokens/s", "", "a: 'b' __",
+};
+static const char *const gauge_units[] = {"B/s", "B", "MHz", "%", "", "J per token", "source 3: W"};
+
+static void wild_kernel(const struct sample_sink *sink, int32_t source, int64_t step, int64_t begin_ns, int64_t duration_ns)
+{
+    struct kernel_sample s = {
+        .source = source,
+        .work = (enum device_work)check_range(0, 2),
+        .step = step,
+        .phase = (enum phase)check_range(0, PHASE_COUNT - 1),
+        .stage = (enum stage)check_range(0, STAGE_COUNT),
+        .layer = chance(0.2) ? -1 : wild32(),
+        .name = kernel_names[check_range(0, 8)],
+        .device = chance(0.5) ? check_range(0, 2) : wild32(),
+        .context = chance(0.5) ? check_range(0, 2) : wild32(),
+        .stream = chance(0.5) ? check_range(0, 9) : wild32(),
+        .launch = (uint32_t)check_range(0, 20),
+        .bytes = chance(0.5) ? 0 : wild64(),
+        .begin_ns = begin_ns,
+        .duration_ns = duration_ns,
+    };
+    for (int32_t i = 0; i < 3 && chance(0.9); i++) {
+        s.grid[i] = wild32();
+        s.block[i] = wild32();
+    }
+    if (chance(0.5)) {
+        s.registers = wild32();
+        s.static_shared_bytes = wild32();
+        s.dynamic_shared_bytes = wild32();
+    }
+    sink->kernel(sink->user, &s);
+}
+
 static void wild_sample(const struct sample_sink *sink, int32_t source)
 {
     int64_t begin_ns = (int64_t)(check_random() >> check_range(2, 62));
     int64_t duration_ns = (int64_t)(check_random() >> check_range(2, 62));
     enum phase phase = (enum phase)check_range(0, PHASE_COUNT - 1);
     int64_t step = chance(0.5) ? check_range(0, 3) : wild64();
-    switch (check_range(0, 5)) {
+    switch (check_range(0, 9)) {
     case 0: {
         struct step_sample s = {source, step, phase, wild32(), wild32(), wild32(), begin_ns, duration_ns};
         sink->step(sink->user, &s);
@@ -135,14 +204,61 @@ static void wild_sample(const struct sample_sink *sink, int32_t source)
         sink->counter(sink->user, &s);
         break;
     }
+    case 3: wild_kernel(sink, source, step, begin_ns, duration_ns); break;
+    case 4: {
+        struct launch_sample s = {source, 1 + (uint32_t)check_range(0, 20), launch_names[check_range(0, 3)], step,
+                                  check_range(0, 3) ? check_range(1, 3) : wild32(), begin_ns, duration_ns};
+        sink->launch(sink->user, &s);
+        break;
+    }
+    case 5: {
+        struct gauge_sample s = {source, gauge_names[check_range(0, 6)], gauge_units[check_range(0, 6)],
+                                 check_normal() * exp(40.0 * check_uniform()), begin_ns};
+        sink->gauge(sink->user, &s);
+        break;
+    }
+    case 6: {
+        struct loss_sample s = {source, wild64(), wild64(), begin_ns};
+        sink->loss(sink->user, &s);
+        break;
+    }
     default: {
         struct stage_sample s = {source, step, phase, (enum stage)check_range(0, STAGE_COUNT - 1),
                                  chance(0.2) ? -1 : wild32(), wild32(), wild32(), wild32(), wild64(), wild64(), begin_ns,
-                                 duration_ns, 0};
+                                 duration_ns, chance(0.5) ? wild64() : 0};
         sink->stage(sink->user, &s);
         break;
     }
     }
+}
+
+// What a collector tells of a step afterwards: a launch, its kernels in any order, a copy that nothing is known of, gauges.
+static void sane_device(const struct sample_sink *sink, int32_t source, int64_t step, enum phase phase, int64_t begin_ns,
+                        int64_t end_ns)
+{
+    struct launch_sample launch = {source, (uint32_t)step + 1, "cudaGraphLaunch", step, 4711, begin_ns, 1};
+    struct kernel_sample kernel = {
+        .source = source, .step = step, .phase = phase, .stage = (enum stage)check_range(0, STAGE_COUNT), .layer = 3,
+        .name = kernel_names[check_range(0, 2)], .context = 1, .stream = 7, .launch = launch.launch, .grid = {132, 1, 1},
+        .block = {256, 1, 1}, .registers = 64, .begin_ns = begin_ns + 1, .duration_ns = check_range(0, 10),
+    };
+    struct kernel_sample copy = {
+        .source = source, .work = WORK_COPY, .step = -1, .stage = STAGE_COUNT, .layer = -1, .name = "", .context = 1,
+        .stream = 13, .bytes = 4096, .begin_ns = begin_ns + 2, .duration_ns = 5,
+    };
+    struct gauge_sample metric = {source, "dram__bytes_read.sum", "B", check_range(0, 1000), end_ns};
+    struct gauge_sample power = {source, "power", "W", 700, end_ns};
+    bool later = chance(0.5);
+    if (!later) {
+        sink->launch(sink->user, &launch);
+    }
+    sink->kernel(sink->user, &kernel);
+    sink->kernel(sink->user, &copy);
+    if (later) {
+        sink->launch(sink->user, &launch);
+    }
+    sink->gauge(sink->user, &metric);
+    sink->gauge(sink->user, &power);
 }
 
 // One step as an engine tells it; returns its end. Request `step` is submitted before it and finished two steps later.
@@ -175,6 +291,9 @@ static int64_t sane_step(const struct sample_sink *sink, int32_t source, int64_t
     struct counter_sample counter = {source, (enum counter)check_range(0, COUNTER_COUNT - 1), check_range(0, 1000),
                                      s.begin_ns + s.duration_ns};
     sink->counter(sink->user, &counter);
+    if (chance(0.5)) {
+        sane_device(sink, source, step, phase, begin_ns, s.begin_ns + s.duration_ns);
+    }
     if (step >= 2) {
         struct request_sample finished = {source, step - 2, REQUEST_FINISHED, 17, 3, step, s.begin_ns + s.duration_ns};
         sink->request(sink->user, &finished);

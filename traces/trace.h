@@ -32,6 +32,8 @@ int trace_writer_close(struct trace_writer *writer);
 // wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with `truncated` set in stats.
 struct trace_stats {
     int64_t packets, bytes, stage_samples, step_samples, request_samples, counter_samples, unknown_packets;
+    int64_t kernel_samples, launch_samples, gauge_samples, loss_samples;
+    int64_t dropped, invalid;    // records that collecting lost, by the last loss sample
     int64_t begin_ns, end_ns;
     bool truncated;
     char command[256];

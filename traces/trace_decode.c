@@ -82,73 +82,6 @@ struct decoder {
     int64_t n_sequences;
 };
 
-const struct trace_interned *trace_interned(const struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid)
-{
-    int64_t index = sequence ? id_map_get(&sequence->names[kind], iid) : -1;
-    return index < 0 ? NULL : &sequence->interned[index];
-}
-
-static void forget_names(struct trace_sequence *sequence)
-{
-    for (int64_t i = 0; i < sequence->n_interned; i++) {
-        free(sequence->interned[i].text);
-    }
-    sequence->n_interned = 0;
-    for (int32_t kind = 0; kind < INTERN_COUNT; kind++) {
-        id_map_free(&sequence->names[kind]);
-    }
-    sequence->default_track = 0;
-    sequence->default_clock = 0;
-}
-
-static int32_t annotation_of(const char *name)
-{
-    for (int32_t i = 0; i < ANNOTATION_COUNT; i++) {
-        if (strcmp(trace_annotation_name((enum trace_annotation)i), name) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-static int intern(struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid, const char *name)
-{
-    if (sequence->n_interned == sequence->capacity) {
-        int64_t capacity = sequence->capacity ? 2 * sequence->capacity : 64;
-        struct trace_interned *grown = realloc(sequence->interned, (size_t)capacity * sizeof *grown);
-        if (!grown) {
-            return status_fail(-ENOMEM, "out of memory for %lld names", (long long)capacity);
-        }
-        sequence->interned = grown;
-        sequence->capacity = capacity;
-    }
-    char *text = strdup(name ? name : "");
-    if (!text) {
-        return status_fail(-ENOMEM, "out of memory for a name");
-    }
-    sequence->interned[sequence->n_interned] = (struct trace_interned){
-        .text = text,
-        .annotation = kind == INTERN_ANNOTATION ? annotation_of(text) : -1,
-    };
-    return id_map_set(&sequence->names[kind], iid, sequence->n_interned++);
-}
-
-static int intern_all(struct trace_sequence *sequence, const Perfetto__Protos__InternedData *data)
-{
-    int error = 0;
-    for (size_t i = 0; i < data->n_event_categories && !error; i++) {
-        error = intern(sequence, INTERN_CATEGORY, data->event_categories[i]->iid, data->event_categories[i]->name);
-    }
-    for (size_t i = 0; i < data->n_event_names && !error; i++) {
-        error = intern(sequence, INTERN_NAME, data->event_names[i]->iid, data->event_names[i]->name);
-    }
-    for (size_t i = 0; i < data->n_debug_annotation_names && !error; i++) {
-        error = intern(sequence, INTERN_ANNOTATION, data->debug_annotation_names[i]->iid,
-                       data->debug_annotation_names[i]->name);
-    }
-    return error;
-}
-
 // The sequence a packet belongs to, made when it is first seen. *out is NULL if the packet names none.
 static int find_sequence(struct decoder *decoder, const Perfetto__Protos__TracePacket *packet, struct trace_sequence **out)
 {
@@ -184,7 +117,7 @@ static int deliver(struct decoder *decoder, const Perfetto__Protos__TracePacket 
     if (!error && sequence) {
         sequence->packets++;
         if (packet->sequence_flags & PERFETTO__PROTOS__TRACE_PACKET__SEQUENCE_FLAGS__SEQ_INCREMENTAL_STATE_CLEARED) {
-            forget_names(sequence);
+            trace_forget_names(sequence);
             sequence->cleared = true;
         }
         if (packet->trace_packet_defaults) {
@@ -192,7 +125,7 @@ static int deliver(struct decoder *decoder, const Perfetto__Protos__TracePacket 
             sequence->default_clock = defaults->timestamp_clock_id;
             sequence->default_track = defaults->track_event_defaults ? defaults->track_event_defaults->track_uuid : 0;
         }
-        error = packet->interned_data ? intern_all(sequence, packet->interned_data) : 0;
+        error = packet->interned_data ? trace_intern_all(sequence, packet->interned_data) : 0;
     }
     if (error) {
         return status_prefix(error, "%s: byte %lld: ", decoding->name, (long long)offset);
@@ -317,7 +250,7 @@ int trace_decode(struct trace_decoding *decoding)
         error = read_field(&decoder);
     }
     for (int64_t i = 0; i < decoder.n_sequences; i++) {
-        forget_names(decoder.sequences[i]);
+        trace_forget_names(decoder.sequences[i]);
         free(decoder.sequences[i]->interned);
         free(decoder.sequences[i]);
     }
@@ -343,63 +276,4 @@ int trace_open_file(FILE **stream, int64_t *size, const char *path)
     *size = (int64_t)info.st_size;
     *stream = fopen(path, "rbe");
     return *stream ? 0 : status_fail(-EINVAL, "%s: cannot read: %s", path, strerror(errno));
-}
-
-static void resolve_annotation(struct trace_event *out, const struct trace_sequence *sequence,
-                               const Perfetto__Protos__DebugAnnotation *annotation)
-{
-    int32_t which = -1;
-    if (annotation->name_field_case == PERFETTO__PROTOS__DEBUG_ANNOTATION__NAME_FIELD_NAME_IID) {
-        const struct trace_interned *name = trace_interned(sequence, INTERN_ANNOTATION, annotation->name_iid);
-        out->unresolved += !name;
-        which = name ? name->annotation : -1;
-    } else if (annotation->name_field_case == PERFETTO__PROTOS__DEBUG_ANNOTATION__NAME_FIELD_NAME) {
-        which = annotation_of(annotation->name);
-    }
-    if (which < 0) {
-        return;
-    }
-    switch (annotation->value_case) {
-    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_INT_VALUE: out->number[which] = annotation->int_value; break;
-    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_UINT_VALUE: out->number[which] = (int64_t)annotation->uint_value; break;
-    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_BOOL_VALUE: out->number[which] = annotation->bool_value; break;
-    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_STRING_VALUE: out->text[which] = annotation->string_value; break;
-    default: return;    // a kind of value that no annotation of ours has
-    }
-    out->present |= 1u << which;
-}
-
-void trace_event_resolve(struct trace_event *out, const struct trace_packet *packet)
-{
-    _Static_assert(ANNOTATION_COUNT <= 32, "`present` has a bit for each annotation");
-    const Perfetto__Protos__TrackEvent *event = packet->packet->track_event;
-    const struct trace_sequence *sequence = packet->sequence;
-    *out = (struct trace_event){
-        .type = (int32_t)event->type,
-        .track = event->has_track_uuid ? event->track_uuid : sequence ? sequence->default_track : 0,
-        .time_ns = (int64_t)packet->packet->timestamp,
-        .name = "",
-        .category = "",
-    };
-    for (int32_t i = 0; i < ANNOTATION_COUNT; i++) {
-        out->text[i] = "";
-    }
-    if (event->name_field_case == PERFETTO__PROTOS__TRACK_EVENT__NAME_FIELD_NAME) {
-        out->name = event->name;
-    } else if (event->name_field_case == PERFETTO__PROTOS__TRACK_EVENT__NAME_FIELD_NAME_IID) {
-        const struct trace_interned *name = trace_interned(sequence, INTERN_NAME, event->name_iid);
-        out->unresolved += !name;
-        out->name = name ? name->text : "";
-    }
-    for (size_t i = 0; i < event->n_category_iids; i++) {
-        const struct trace_interned *category = trace_interned(sequence, INTERN_CATEGORY, event->category_iids[i]);
-        out->unresolved += !category;
-        out->category = category && !out->category[0] ? category->text : out->category;
-    }
-    if (!out->category[0] && event->n_categories > 0) {
-        out->category = event->categories[0];
-    }
-    for (size_t i = 0; i < event->n_debug_annotations; i++) {
-        resolve_annotation(out, sequence, event->debug_annotations[i]);
-    }
 }

@@ -9,10 +9,7 @@
 
 #include "engine/status.h"
 
-enum { SEQUENCE_ID = 1 };
-
-// protobuf-c's structs hold texts that may be written to; packing only reads them.
-static char *borrow(const char *text)
+char *trace_borrow(const char *text)
 {
     return (char *)(uintptr_t)text;
 }
@@ -51,8 +48,7 @@ void byte_buffer_free(struct byte_buffer *buffer)
     *buffer = (struct byte_buffer){0};
 }
 
-// One packet of a Trace message: tag of field 1, length, packet.
-static int encode_packet(struct byte_buffer *out, const Perfetto__Protos__TracePacket *packet)
+int encode_packet(struct byte_buffer *out, const Perfetto__Protos__TracePacket *packet)
 {
     size_t size = perfetto__protos__trace_packet__get_packed_size(packet);
     int error = reserve(out, size + 11);    // a tag and the longest varint
@@ -71,11 +67,11 @@ static int encode_packet(struct byte_buffer *out, const Perfetto__Protos__TraceP
     return 0;
 }
 
-static void on_sequence(Perfetto__Protos__TracePacket *packet, uint32_t flags)
+void packet_on_sequence(Perfetto__Protos__TracePacket *packet, uint32_t id, uint32_t flags)
 {
     packet->optional_trusted_packet_sequence_id_case =
         PERFETTO__PROTOS__TRACE_PACKET__OPTIONAL_TRUSTED_PACKET_SEQUENCE_ID_TRUSTED_PACKET_SEQUENCE_ID;
-    packet->trusted_packet_sequence_id = SEQUENCE_ID;
+    packet->trusted_packet_sequence_id = id;
     packet->has_sequence_flags = true;
     packet->sequence_flags = flags;
 }
@@ -84,7 +80,7 @@ void event_begin(struct event *event, Perfetto__Protos__TrackEvent__Type type, u
 {
     perfetto__protos__trace_packet__init(&event->packet);
     perfetto__protos__track_event__init(&event->event);
-    on_sequence(&event->packet, PERFETTO__PROTOS__TRACE_PACKET__SEQUENCE_FLAGS__SEQ_NEEDS_INCREMENTAL_STATE);
+    packet_on_sequence(&event->packet, TRACE_SEQUENCE, SEQUENCE_NEEDS_NAMES);
     event->packet.has_timestamp = true;
     event->packet.timestamp = (uint64_t)time_ns;
     event->packet.data_case = PERFETTO__PROTOS__TRACE_PACKET__DATA_TRACK_EVENT;
@@ -98,8 +94,13 @@ void event_begin(struct event *event, Perfetto__Protos__TrackEvent__Type type, u
 
 void event_name(struct event *event, int32_t name, int32_t category)
 {
+    event_name_iid(event, (uint64_t)name + 1, category);
+}
+
+void event_name_iid(struct event *event, uint64_t iid, int32_t category)
+{
     event->event.name_field_case = PERFETTO__PROTOS__TRACK_EVENT__NAME_FIELD_NAME_IID;
-    event->event.name_iid = (uint64_t)name + 1;
+    event->event.name_iid = iid;
     event->category = (uint64_t)category + 1;
     event->event.category_iids = &event->category;
     event->event.n_category_iids = 1;
@@ -134,7 +135,7 @@ void event_text(struct event *event, enum trace_annotation annotation, const cha
 {
     Perfetto__Protos__DebugAnnotation *added = annotate(event, annotation);
     added->value_case = PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_STRING_VALUE;
-    added->string_value = borrow(value);
+    added->string_value = trace_borrow(value);
 }
 
 int event_encode(struct event *event, struct byte_buffer *out)
@@ -183,7 +184,16 @@ struct dictionary {
     Perfetto__Protos__EventCategory categories[CATEGORY_COUNT], *category_pointers[CATEGORY_COUNT];
     Perfetto__Protos__EventName names[NAME_COUNT], *name_pointers[NAME_COUNT];
     Perfetto__Protos__DebugAnnotationName annotations[ANNOTATION_COUNT], *annotation_pointers[ANNOTATION_COUNT];
+    Perfetto__Protos__InternedComputeArgName arguments[ANNOTATION_COUNT], *argument_pointers[ANNOTATION_COUNT];
 };
+
+// Annotations that are arguments of work on a device too.
+static bool is_argument(enum trace_annotation annotation)
+{
+    return annotation == ANNOTATION_SOURCE || annotation == ANNOTATION_DEVICE || annotation == ANNOTATION_STEP ||
+           annotation == ANNOTATION_LAYER || annotation == ANNOTATION_BYTES ||
+           (annotation >= ANNOTATION_STREAM && annotation <= ANNOTATION_DYNAMIC_SHARED);
+}
 
 static void fill_dictionary(struct dictionary *out)
 {
@@ -192,23 +202,32 @@ static void fill_dictionary(struct dictionary *out)
         perfetto__protos__event_category__init(&out->categories[i]);
         out->categories[i].has_iid = true;
         out->categories[i].iid = (uint64_t)i + 1;
-        out->categories[i].name = borrow(trace_category_name(i));
+        out->categories[i].name = trace_borrow(trace_category_name(i));
         out->category_pointers[i] = &out->categories[i];
     }
     for (int32_t i = 0; i < NAME_COUNT; i++) {
         perfetto__protos__event_name__init(&out->names[i]);
         out->names[i].has_iid = true;
         out->names[i].iid = (uint64_t)i + 1;
-        out->names[i].name = borrow(trace_name_text(i));
+        out->names[i].name = trace_borrow(trace_name_text(i));
         out->name_pointers[i] = &out->names[i];
     }
     for (int32_t i = 0; i < ANNOTATION_COUNT; i++) {
         perfetto__protos__debug_annotation_name__init(&out->annotations[i]);
         out->annotations[i].has_iid = true;
         out->annotations[i].iid = (uint64_t)i + 1;
-        out->annotations[i].name = borrow(trace_annotation_name((enum trace_annotation)i));
+        out->annotations[i].name = trace_borrow(trace_annotation_name((enum trace_annotation)i));
         out->annotation_pointers[i] = &out->annotations[i];
+        if (is_argument((enum trace_annotation)i)) {
+            Perfetto__Protos__InternedComputeArgName *argument = &out->arguments[out->data.n_compute_arg_names];
+            perfetto__protos__interned_compute_arg_name__init(argument);
+            argument->has_iid = true;
+            argument->iid = (uint64_t)i + 1;
+            argument->name = trace_borrow(trace_annotation_name((enum trace_annotation)i));
+            out->argument_pointers[out->data.n_compute_arg_names++] = argument;
+        }
     }
+    out->data.compute_arg_names = out->argument_pointers;
     out->data.n_event_categories = CATEGORY_COUNT;
     out->data.event_categories = out->category_pointers;
     out->data.n_event_names = NAME_COUNT;
@@ -221,7 +240,7 @@ static void describe(Perfetto__Protos__TracePacket *packet, Perfetto__Protos__Tr
 {
     perfetto__protos__trace_packet__init(packet);
     perfetto__protos__track_descriptor__init(track);
-    on_sequence(packet, PERFETTO__PROTOS__TRACE_PACKET__SEQUENCE_FLAGS__SEQ_NEEDS_INCREMENTAL_STATE);
+    packet_on_sequence(packet, TRACE_SEQUENCE, SEQUENCE_NEEDS_NAMES);
     packet->data_case = PERFETTO__PROTOS__TRACE_PACKET__DATA_TRACK_DESCRIPTOR;
     packet->track_descriptor = track;
     track->has_uuid = true;
@@ -239,10 +258,9 @@ int encode_preamble(struct byte_buffer *out, uint64_t process_track, const char 
     Perfetto__Protos__ProcessDescriptor process = PERFETTO__PROTOS__PROCESS_DESCRIPTOR__INIT;
     Perfetto__Protos__TracePacketDefaults defaults = PERFETTO__PROTOS__TRACE_PACKET_DEFAULTS__INIT;
     struct dictionary dictionary;
-    char *cmdline = borrow(command);
+    char *cmdline = trace_borrow(command);
     describe(&packet, &track, process_track);
-    on_sequence(&packet, PERFETTO__PROTOS__TRACE_PACKET__SEQUENCE_FLAGS__SEQ_INCREMENTAL_STATE_CLEARED |
-                         PERFETTO__PROTOS__TRACE_PACKET__SEQUENCE_FLAGS__SEQ_NEEDS_INCREMENTAL_STATE);
+    packet_on_sequence(&packet, TRACE_SEQUENCE, SEQUENCE_CLEARED | SEQUENCE_NEEDS_NAMES);
     packet.has_first_packet_on_sequence = packet.first_packet_on_sequence = true;
     packet.has_previous_packet_dropped = true;
     packet.previous_packet_dropped = 1;
@@ -253,7 +271,7 @@ int encode_preamble(struct byte_buffer *out, uint64_t process_track, const char 
     packet.interned_data = &dictionary.data;
     process.has_pid = true;
     process.pid = (int32_t)getpid();
-    process.process_name = borrow("clsa");
+    process.process_name = trace_borrow("clsa");
     if (command) {
         process.n_cmdline = 1;
         process.cmdline = &cmdline;
@@ -317,25 +335,26 @@ static void describe_child(Perfetto__Protos__TrackDescriptor *track, uint64_t pa
     track->has_parent_uuid = true;
     track->parent_uuid = parent;
     track->static_or_dynamic_name_case = PERFETTO__PROTOS__TRACK_DESCRIPTOR__STATIC_OR_DYNAMIC_NAME_NAME;
-    track->name = borrow(name);
+    track->name = trace_borrow(name);
     track->has_sibling_order_rank = true;
     track->sibling_order_rank = rank;
     track->has_sibling_merge_behavior = true;
     track->sibling_merge_behavior = PERFETTO__PROTOS__TRACK_DESCRIPTOR__SIBLING_MERGE_BEHAVIOR__SIBLING_MERGE_BEHAVIOR_NONE;
 }
 
-int encode_counter_track(struct byte_buffer *out, uint64_t track_uuid, uint64_t parent, enum counter counter)
+int encode_counter_track(struct byte_buffer *out, uint64_t track_uuid, uint64_t parent, const char *name, const char *unit,
+                         int32_t rank)
 {
     Perfetto__Protos__TracePacket packet;
     Perfetto__Protos__TrackDescriptor track;
     Perfetto__Protos__CounterDescriptor descriptor = PERFETTO__PROTOS__COUNTER_DESCRIPTOR__INIT;
     describe(&packet, &track, track_uuid);
-    describe_child(&track, parent, counter_name(counter), 100 + (int32_t)counter);    // below lanes and requests
-    if (counter == COUNTER_KV_BYTES) {
+    describe_child(&track, parent, name, rank);
+    if (strcmp(unit, "B") == 0) {    // shown as KiB, MiB
         descriptor.has_unit = true;
         descriptor.unit = PERFETTO__PROTOS__COUNTER_DESCRIPTOR__UNIT__UNIT_SIZE_BYTES;
     } else {
-        descriptor.unit_name = borrow(counter_unit(counter));
+        descriptor.unit_name = trace_borrow(unit);
     }
     track.counter = &descriptor;
     return encode_packet(out, &packet);

@@ -9,44 +9,9 @@
 #include <string.h>
 
 #include "engine/status.h"
-#include "traces/trace_internal.h"
+#include "traces/trace_reader_internal.h"
 
-enum {
-    MAX_OPEN_SLICES = 16,    // of one track; ours nest two deep
-    MAX_TRACK_DEPTH = 4,     // a request's track stands on "requests", that on the source's
-};
-
-enum slice_kind { SLICE_UNKNOWN, SLICE_STEP, SLICE_STAGE, SLICE_REQUEST };
-
-struct open_slice {
-    enum slice_kind kind;
-    int64_t begin_ns;
-    union {
-        struct step_sample step;
-        struct stage_sample stage;
-    } as;
-};
-
-struct track {
-    uint64_t parent;
-    int32_t counter;                // enum counter, -1: not one of ours
-    bool is_source;
-    int32_t source;                 // its id, where is_source
-    struct open_slice *open;        // [n_open], owned
-    int32_t n_open, capacity;
-};
-
-struct reader {
-    const char *name;               // of the file
-    int64_t offset;                 // of the packet at hand
-    struct sample_sink sink;
-    struct trace_stats stats;
-    struct id_map track_index;      // uuid -> index
-    struct track *tracks;           // [n_tracks], owned
-    int64_t n_tracks, capacity;
-};
-
-__attribute__((format(printf, 2, 3))) static int broken(const struct reader *reader, const char *format, ...)
+int reader_broken(const struct reader *reader, const char *format, ...)
 {
     char what[256];
     va_list arguments;
@@ -60,6 +25,17 @@ static struct track *find_track(struct reader *reader, uint64_t uuid)
 {
     int64_t index = id_map_get(&reader->track_index, uuid);
     return index < 0 ? NULL : &reader->tracks[index];
+}
+
+static int keep_gauge(struct track *track, const Perfetto__Protos__TrackDescriptor *descriptor)
+{
+    const Perfetto__Protos__CounterDescriptor *counter = descriptor->counter;
+    bool bytes = counter->has_unit && counter->unit == PERFETTO__PROTOS__COUNTER_DESCRIPTOR__UNIT__UNIT_SIZE_BYTES;
+    free(track->gauge);
+    free(track->unit);
+    track->gauge = strdup(descriptor->name ? descriptor->name : "");
+    track->unit = strdup(bytes ? "B" : counter->unit_name ? counter->unit_name : "");
+    return track->gauge && track->unit ? 0 : -ENOMEM;
 }
 
 static int add_track(struct reader *reader, const Perfetto__Protos__TrackDescriptor *descriptor)
@@ -86,6 +62,12 @@ static int add_track(struct reader *reader, const Perfetto__Protos__TrackDescrip
     for (int32_t i = 0; descriptor->counter && descriptor->name && i < COUNTER_COUNT; i++) {
         track->counter = strcmp(descriptor->name, counter_name((enum counter)i)) == 0 ? i : track->counter;
     }
+    if (descriptor->counter && track->counter < 0 && keep_gauge(track, descriptor)) {
+        return status_fail(-ENOMEM, "%s: out of memory for a gauge", reader->name);
+    }
+    if (descriptor->name && strncmp(descriptor->name, TRACE_LAUNCHES, strlen(TRACE_LAUNCHES)) == 0) {
+        track->thread = (int32_t)strtol(descriptor->name + strlen(TRACE_LAUNCHES), NULL, 10);
+    }
     const Perfetto__Protos__ProcessDescriptor *process = descriptor->process;
     if (process && process->process_name && strcmp(process->process_name, "clsa") == 0 && process->n_cmdline > 0) {
         snprintf(reader->stats.command, sizeof reader->stats.command, "%s", process->cmdline[0]);
@@ -106,8 +88,7 @@ static bool find_source(struct reader *reader, const struct track *track, int32_
     return false;
 }
 
-// A number that must fit 32 bits.
-static int32_t number32(const struct trace_event *event, enum trace_annotation annotation, bool *fits)
+int32_t reader_number32(const struct trace_event *event, enum trace_annotation annotation, bool *fits)
 {
     int64_t value = event->number[annotation];
     *fits = *fits && value >= INT32_MIN && value <= INT32_MAX;
@@ -123,20 +104,20 @@ static int read_source(struct reader *reader, struct track *track, const struct 
 {
     bool fits = true;
     struct sample_source source = {
-        .id = number32(event, ANNOTATION_SOURCE, &fits),
-        .n_layers = number32(event, ANNOTATION_N_LAYERS, &fits),
-        .top_k = number32(event, ANNOTATION_TOP_K, &fits),
-        .unit_tokens = number32(event, ANNOTATION_UNIT_TOKENS, &fits),
-        .index_sets = number32(event, ANNOTATION_INDEX_SETS, &fits),
-        .window_tokens = number32(event, ANNOTATION_WINDOW_TOKENS, &fits),
-        .page_tokens = number32(event, ANNOTATION_PAGE_TOKENS, &fits),
-        .threads = number32(event, ANNOTATION_THREADS, &fits),
+        .id = reader_number32(event, ANNOTATION_SOURCE, &fits),
+        .n_layers = reader_number32(event, ANNOTATION_N_LAYERS, &fits),
+        .top_k = reader_number32(event, ANNOTATION_TOP_K, &fits),
+        .unit_tokens = reader_number32(event, ANNOTATION_UNIT_TOKENS, &fits),
+        .index_sets = reader_number32(event, ANNOTATION_INDEX_SETS, &fits),
+        .window_tokens = reader_number32(event, ANNOTATION_WINDOW_TOKENS, &fits),
+        .page_tokens = reader_number32(event, ANNOTATION_PAGE_TOKENS, &fits),
+        .threads = reader_number32(event, ANNOTATION_THREADS, &fits),
         .graph = event->number[ANNOTATION_GRAPH] != 0,
     };
     if (!fits || !dtype_of(event, ANNOTATION_WEIGHT_DTYPE, &source.weight_dtype) ||
         !dtype_of(event, ANNOTATION_KV_DTYPE, &source.kv_dtype) ||
         !dtype_of(event, ANNOTATION_INDEX_DTYPE, &source.index_dtype)) {
-        return broken(reader, "a source's description with a number out of range or an unknown dtype");
+        return reader_broken(reader, "a source's description with a number out of range or an unknown dtype");
     }
     snprintf(source.device, sizeof source.device, "%s", event->text[ANNOTATION_DEVICE]);
     snprintf(source.backend, sizeof source.backend, "%s", event->text[ANNOTATION_BACKEND]);
@@ -144,17 +125,23 @@ static int read_source(struct reader *reader, struct track *track, const struct 
     snprintf(source.method, sizeof source.method, "%s", event->text[ANNOTATION_METHOD]);
     track->is_source = true;
     track->source = source.id;
+    int error = id_map_set(&reader->source_ids, (uint32_t)source.id, 1);
+    if (error) {
+        return error;
+    }
     if (reader->sink.source) {
         reader->sink.source(reader->sink.user, &source);
     }
     return 0;
 }
 
-static void cover(struct trace_stats *stats, int64_t begin_ns, int64_t end_ns)
+void reader_cover(struct trace_stats *stats, int64_t *count, int64_t begin_ns, int64_t end_ns)
 {
-    bool first = stats->stage_samples + stats->step_samples + stats->request_samples + stats->counter_samples == 0;
+    bool first = stats->stage_samples + stats->step_samples + stats->request_samples + stats->counter_samples +
+                 stats->kernel_samples + stats->launch_samples + stats->gauge_samples + stats->loss_samples == 0;
     stats->begin_ns = first || begin_ns < stats->begin_ns ? begin_ns : stats->begin_ns;
     stats->end_ns = first || end_ns > stats->end_ns ? end_ns : stats->end_ns;
+    ++*count;
 }
 
 static int read_request(struct reader *reader, int32_t source, enum request_state state, const struct trace_event *event)
@@ -164,16 +151,15 @@ static int read_request(struct reader *reader, int32_t source, enum request_stat
         .source = source,
         .request = event->number[ANNOTATION_REQUEST],
         .state = state,
-        .prompt_tokens = number32(event, ANNOTATION_PROMPT_TOKENS, &fits),
-        .output_tokens = number32(event, ANNOTATION_OUTPUT_TOKENS, &fits),
+        .prompt_tokens = reader_number32(event, ANNOTATION_PROMPT_TOKENS, &fits),
+        .output_tokens = reader_number32(event, ANNOTATION_OUTPUT_TOKENS, &fits),
         .step = event->number[ANNOTATION_STEP],
         .time_ns = event->time_ns,
     };
     if (!fits) {
-        return broken(reader, "a request with a number out of range");
+        return reader_broken(reader, "a request with a number out of range");
     }
-    cover(&reader->stats, sample.time_ns, sample.time_ns);
-    reader->stats.request_samples++;
+    reader_cover(&reader->stats, &reader->stats.request_samples, sample.time_ns, sample.time_ns);
     if (reader->sink.request) {
         reader->sink.request(reader->sink.user, &sample);
     }
@@ -187,13 +173,13 @@ static int begin_step(struct reader *reader, struct open_slice *slice, int32_t s
     slice->as.step = (struct step_sample){
         .source = source,
         .step = event->number[ANNOTATION_STEP],
-        .n_seqs = number32(event, ANNOTATION_N_SEQS, &fits),
-        .n_tokens = number32(event, ANNOTATION_N_TOKENS, &fits),
-        .context_tokens = number32(event, ANNOTATION_CONTEXT_TOKENS, &fits),
+        .n_seqs = reader_number32(event, ANNOTATION_N_SEQS, &fits),
+        .n_tokens = reader_number32(event, ANNOTATION_N_TOKENS, &fits),
+        .context_tokens = reader_number32(event, ANNOTATION_CONTEXT_TOKENS, &fits),
         .begin_ns = event->time_ns,
     };
     if (!fits || phase_from_name(&slice->as.step.phase, event->name) != 0) {
-        return broken(reader, "a step with an unknown phase or a number out of range");
+        return reader_broken(reader, "a step with an unknown phase or a number out of range");
     }
     return 0;
 }
@@ -205,17 +191,18 @@ static int begin_stage(struct reader *reader, struct open_slice *slice, int32_t 
     slice->as.stage = (struct stage_sample){
         .source = source,
         .step = event->number[ANNOTATION_STEP],
-        .layer = event->present & 1u << ANNOTATION_LAYER ? number32(event, ANNOTATION_LAYER, &fits) : -1,
-        .n_seqs = number32(event, ANNOTATION_N_SEQS, &fits),
-        .n_tokens = number32(event, ANNOTATION_N_TOKENS, &fits),
-        .context_tokens = number32(event, ANNOTATION_CONTEXT_TOKENS, &fits),
+        .layer = trace_event_has(event, ANNOTATION_LAYER) ? reader_number32(event, ANNOTATION_LAYER, &fits) : -1,
+        .n_seqs = reader_number32(event, ANNOTATION_N_SEQS, &fits),
+        .n_tokens = reader_number32(event, ANNOTATION_N_TOKENS, &fits),
+        .context_tokens = reader_number32(event, ANNOTATION_CONTEXT_TOKENS, &fits),
+        .measured_bytes = event->number[ANNOTATION_MEASURED_BYTES],
         .bytes = event->number[ANNOTATION_BYTES],
         .flops = event->number[ANNOTATION_FLOPS],
         .begin_ns = event->time_ns,
     };
     if (!fits || phase_from_name(&slice->as.stage.phase, event->category) != 0 ||
         stage_from_name(&slice->as.stage.stage, event->name) != 0) {
-        return broken(reader, "a stage with an unknown name or phase, or a number out of range");
+        return reader_broken(reader, "a stage with an unknown name or phase, or a number out of range");
     }
     return 0;
 }
@@ -229,10 +216,11 @@ static bool is_phase(const char *category)
     return found;
 }
 
-static int begin_slice(struct reader *reader, struct track *track, int32_t source, const struct trace_event *event)
+static int begin_slice(struct reader *reader, struct track *track, int32_t source, const struct trace_packet *packet,
+                       const struct trace_event *event)
 {
     if (track->n_open == MAX_OPEN_SLICES) {
-        return broken(reader, "more than %d slices are open on one track", MAX_OPEN_SLICES);
+        return reader_broken(reader, "more than %d slices are open on one track", MAX_OPEN_SLICES);
     }
     if (track->n_open == track->capacity) {
         int32_t capacity = track->capacity ? 2 * track->capacity : 2;
@@ -258,6 +246,9 @@ static int begin_slice(struct reader *reader, struct track *track, int32_t sourc
                                                                          : REQUEST_FIRST_TOKEN;
         return read_request(reader, source, state, event);
     }
+    if (strcmp(event->category, "launch") == 0 && packet->packet->track_event->gpu_correlation) {
+        return reader_begin_launch(reader, track, slice, source, packet, event);
+    }
     reader->stats.unknown_packets++;
     return 0;
 }
@@ -265,28 +256,34 @@ static int begin_slice(struct reader *reader, struct track *track, int32_t sourc
 static int end_slice(struct reader *reader, struct track *track, int32_t source, const struct trace_event *event)
 {
     if (track->n_open == 0) {
-        return broken(reader, "a slice ends that never began");
+        return reader_broken(reader, "a slice ends that never began");
     }
     struct open_slice *slice = &track->open[--track->n_open];
     switch (slice->kind) {
     case SLICE_STEP:
         slice->as.step.duration_ns = event->time_ns - slice->begin_ns;
-        cover(&reader->stats, slice->begin_ns, event->time_ns);
-        reader->stats.step_samples++;
+        reader_cover(&reader->stats, &reader->stats.step_samples, slice->begin_ns, event->time_ns);
         if (reader->sink.step) {
             reader->sink.step(reader->sink.user, &slice->as.step);
         }
         return 0;
     case SLICE_STAGE:
         slice->as.stage.duration_ns = event->time_ns - slice->begin_ns;
-        cover(&reader->stats, slice->begin_ns, event->time_ns);
-        reader->stats.stage_samples++;
+        reader_cover(&reader->stats, &reader->stats.stage_samples, slice->begin_ns, event->time_ns);
         if (reader->sink.stage) {
             reader->sink.stage(reader->sink.user, &slice->as.stage);
         }
         return 0;
+    case SLICE_LAUNCH:
+        slice->as.launch.name = slice->name;    // the slice may have moved since
+        slice->as.launch.duration_ns = event->time_ns - slice->begin_ns;
+        reader_cover(&reader->stats, &reader->stats.launch_samples, slice->begin_ns, event->time_ns);
+        if (reader->sink.launch) {
+            reader->sink.launch(reader->sink.user, &slice->as.launch);
+        }
+        return 0;
     case SLICE_REQUEST:    // its end is a sample of its own only where it says so
-        return event->present & 1u << ANNOTATION_REQUEST ? read_request(reader, source, REQUEST_FINISHED, event) : 0;
+        return trace_event_has(event, ANNOTATION_REQUEST) ? read_request(reader, source, REQUEST_FINISHED, event) : 0;
     case SLICE_UNKNOWN: break;
     }
     reader->stats.unknown_packets++;
@@ -297,15 +294,17 @@ static int read_counter(struct reader *reader, const struct track *track, int32_
                         const Perfetto__Protos__TrackEvent *event, int64_t time_ns)
 {
     bool real = event->counter_value_field_case == PERFETTO__PROTOS__TRACK_EVENT__COUNTER_VALUE_FIELD_DOUBLE_COUNTER_VALUE;
+    double value = real ? event->double_counter_value : event->counter_value_field_case ? (double)event->counter_value : 0.0;
+    if (track->counter < 0) {
+        return reader_track_gauge(reader, track, source, value, time_ns);
+    }
     struct counter_sample sample = {
         .source = source,
         .counter = (enum counter)track->counter,
-        .value = real ? event->double_counter_value
-                      : event->counter_value_field_case ? (double)event->counter_value : 0.0,
+        .value = value,
         .time_ns = time_ns,
     };
-    cover(&reader->stats, time_ns, time_ns);
-    reader->stats.counter_samples++;
+    reader_cover(&reader->stats, &reader->stats.counter_samples, time_ns, time_ns);
     if (reader->sink.counter) {
         reader->sink.counter(reader->sink.user, &sample);
     }
@@ -319,28 +318,31 @@ static int read_event(struct reader *reader, const struct trace_packet *packet)
     struct track *track = find_track(reader, event.track);
     int32_t source;
     bool describes = track && event.type == PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_INSTANT &&
-                     strcmp(event.category, "source") == 0 && event.present & 1u << ANNOTATION_SOURCE;
+                     strcmp(event.category, "source") == 0 && trace_event_has(&event, ANNOTATION_SOURCE);
     if (!describes && !find_source(reader, track, &source)) {
         reader->stats.unknown_packets++;
         return 0;
     }
     if (event.time_ns < 0) {
-        return broken(reader, "a time beyond the clock's range");
+        return reader_broken(reader, "a time beyond the clock's range");
     }
     if (describes) {
         return read_source(reader, track, &event);
     }
     switch (event.type) {
-    case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN: return begin_slice(reader, track, source, &event);
+    case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN: return begin_slice(reader, track, source, packet, &event);
     case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END: return end_slice(reader, track, source, &event);
     case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_COUNTER:
-        if (track->counter >= 0) {
+        if (track->counter >= 0 || track->gauge) {
             return read_counter(reader, track, source, packet->packet->track_event, event.time_ns);
         }
         break;
     case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_INSTANT:
-        if (strcmp(event.category, "request") == 0 && event.present & 1u << ANNOTATION_REQUEST) {
+        if (strcmp(event.category, "request") == 0 && trace_event_has(&event, ANNOTATION_REQUEST)) {
             return read_request(reader, source, REQUEST_FINISHED, &event);
+        }
+        if (strcmp(event.category, TRACE_LOSS_CATEGORY) == 0 && trace_event_has(&event, ANNOTATION_DROPPED)) {
+            return reader_loss(reader, source, &event);
         }
         break;
     default: break;
@@ -360,7 +362,14 @@ static int on_packet(void *user, const struct trace_packet *packet)
     if (content && content->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_TRACK_EVENT) {
         return read_event(reader, packet);
     }
+    if (content && content->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_GPU_RENDER_STAGE_EVENT) {
+        return reader_kernel(reader, packet);
+    }
+    if (content && content->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_GPU_COUNTER_EVENT) {
+        return reader_gauges(reader, packet);
+    }
     bool known = content && (content->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_CLOCK_SNAPSHOT ||
+                             content->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_GPU_INFO ||
                              content->interned_data || content->trace_packet_defaults);
     reader->stats.unknown_packets += !known;
     return 0;
@@ -382,9 +391,12 @@ int trace_read_stream(FILE *stream, int64_t size, const char *name, const struct
     }
     for (int64_t i = 0; i < reader.n_tracks; i++) {
         free(reader.tracks[i].open);
+        free(reader.tracks[i].gauge);
+        free(reader.tracks[i].unit);
     }
     free(reader.tracks);
     id_map_free(&reader.track_index);
+    id_map_free(&reader.source_ids);
     return error;
 }
 

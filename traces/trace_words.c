@@ -11,6 +11,7 @@ static const char *const annotation_names[ANNOTATION_COUNT] = {
     [ANNOTATION_CONTEXT_TOKENS] = "context_tokens",
     [ANNOTATION_BYTES] = "bytes",
     [ANNOTATION_FLOPS] = "flops",
+    [ANNOTATION_MEASURED_BYTES] = "measured_bytes",
     [ANNOTATION_REQUEST] = "request",
     [ANNOTATION_PROMPT_TOKENS] = "prompt_tokens",
     [ANNOTATION_OUTPUT_TOKENS] = "output_tokens",
@@ -30,6 +31,12 @@ static const char *const annotation_names[ANNOTATION_COUNT] = {
     [ANNOTATION_INDEX_DTYPE] = "index_dtype",
     [ANNOTATION_THREADS] = "threads",
     [ANNOTATION_GRAPH] = "graph",
+    [ANNOTATION_STREAM] = "stream",
+    [ANNOTATION_REGISTERS] = "registers_per_thread",
+    [ANNOTATION_STATIC_SHARED] = "shared_mem_static",
+    [ANNOTATION_DYNAMIC_SHARED] = "shared_mem_dynamic",
+    [ANNOTATION_DROPPED] = "dropped",
+    [ANNOTATION_INVALID] = "invalid",
 };
 
 const char *trace_annotation_name(enum trace_annotation annotation)
@@ -42,7 +49,8 @@ const char *trace_category_name(int32_t category)
 {
     assert(category >= 0 && category < CATEGORY_COUNT);
     return category == CATEGORY_STEP ? "step" : category == CATEGORY_REQUEST ? "request"
-         : category == CATEGORY_SOURCE ? "source" : phase_name((enum phase)category);
+         : category == CATEGORY_SOURCE ? "source" : category == CATEGORY_LAUNCH ? "launch"
+         : phase_name((enum phase)category);
 }
 
 const char *trace_name_text(int32_t name)
@@ -51,4 +59,9 @@ const char *trace_name_text(int32_t name)
     return name < NAME_PHASE ? stage_name((enum stage)name)
          : name < NAME_SOURCE ? phase_name((enum phase)(name - NAME_PHASE))
          : name == NAME_SOURCE ? "source" : name == NAME_QUEUE ? "queue" : "finished";
+}
+
+const char *trace_work_name(enum device_work work)
+{
+    return work == WORK_KERNEL ? "kernel" : work == WORK_COPY ? "copy" : "fill";
 }
