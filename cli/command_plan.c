@@ -153,10 +153,10 @@ static uint64_t hash_workload(const struct workload *workload)
     for (int64_t i = 0; i < workload->n; i++) {
         const struct workload_request *request = &workload->requests[i];
         const int64_t values[] = {request->arrival_ns, request->prefix_id, request->prompt_tokens,
-                                  request->output_tokens};
+                                  request->prefix_tokens, request->output_tokens};
         hash = hash_bytes(hash, values, sizeof values);
     }
-    return hash;
+    return hash_bytes(hash, workload->blocks, (size_t)workload->n_blocks * sizeof *workload->blocks);
 }
 
 // Rates and prices; a device is plain numbers and texts, of which these decide.
@@ -227,6 +227,8 @@ static json_t *question_of(const struct plan_command *command)
     say(question, "memory_percent", command->memory_percent);
     say(question, "step_overhead_us", command->overhead_us);
     say(question, "max_replicas", command->max_replicas);
+    say(question, "reuse", !command->load.no_reuse);
+    say(question, "snapshots", command->load.snapshots);
     say(question, "headroom", !command->no_headroom);
     say_hash(question, "method_knobs", hash_bytes(14695981039346656037u, knobs, sizeof *knobs));
     json_object_set_new(question, "axes", axes_json(&command->grid));
@@ -272,7 +274,7 @@ static void print_notes(const struct plan_command *command)
     printf("replicas: the fewest that keep the limits, TTFT P%g and TPOT P%g of all requests. headroom: so many times "
            "the\n"
            "load would still be within, and what binds first beyond. $/M: per million output tokens; used: of time in\n"
-           "steps, held: of all time from the first arrival to the last token. Prefixes are not reused.\n",
+           "steps, held: of all time from the first arrival to the last token.\n",
            command->ttft_percent, command->tpot_percent);
 }
 
@@ -306,6 +308,8 @@ static int run(struct plan_command *command)
                              .base = command->base,
                              .options = {.replica = {.step_overhead_s = 1e-6 * command->overhead_us,
                                                      .cache_tokens = command->cache_tokens,
+                                                     .no_reuse = command->load.no_reuse,
+                                                     .snapshots = command->load.snapshots,
                                                      .memory_share = 0.01 * command->memory_percent},
                                          .slo = {.ttft_percent = command->ttft_percent,
                                                  .tpot_percent = command->tpot_percent},

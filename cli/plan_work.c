@@ -24,7 +24,7 @@ struct pool {
     int32_t n_running;
     int error;                        // the first
     char why[ERROR_BYTES];
-    volatile bool stop;               // also read by simulations, without the lock
+    _Atomic bool stop;                // also read by simulations, without the lock
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

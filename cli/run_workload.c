@@ -107,6 +107,8 @@ static int run_it(struct run *run)
                                      .max_seqs = run->max_seqs,
                                      .max_step_tokens = run->chunk,
                                      .cache_tokens = run->cache_tokens,
+                                     .no_reuse = run->load.no_reuse,
+                                     .snapshots = run->load.snapshots,
                                      .virtual_clock = run->virtual_clock,
                                      .seed = (uint64_t)run->seed,
                                      .slo_ttft_s = run->load.slo_ttft_s,

@@ -26,7 +26,9 @@ static void on_request(void *user, const struct request_sample *sample)
 {
     struct serving *serving = user;
     if (sample->state == REQUEST_RUNNING) {
-        serving->result->records[serving->request_of[sample->request]].started_s = serving->now_s;
+        struct request_record *record = &serving->result->records[serving->request_of[sample->request]];
+        record->started_s = serving->now_s;
+        record->reused_tokens = engine_reused(serving->engine, sample->request);
     }
     const struct observer *also = serving->options->observer;
     if (also && also->request) {
@@ -99,21 +101,17 @@ static void choose_observer(struct serving *serving)
 // ---------------------------------------------------------------------------------------------------------------------
 // Requests
 
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static void make_prompt(struct serving *serving, int64_t index)
 {
-    const struct workload_request *request = &serving->workload->requests[index];
+    const struct workload *workload = serving->workload;
     int32_t vocab = serving->options->plan->shape.vocab, text = vocab < 256 ? vocab : 256;    // bytes: no special tokens
-    uint64_t own = mix(serving->options->seed + 2 * (uint64_t)index), shared = mix(serving->options->seed + 1 + 2 * (uint64_t)request->prefix_id);
-    for (int32_t i = 0; i < request->prompt_tokens; i++) {
-        uint64_t stream = i < request->prefix_tokens ? shared : own;
-        serving->prompt[i] = (int32_t)(mix(stream + 0x9e3779b97f4a7c15u * (uint64_t)(i + 1)) % (uint64_t)text);
+    for (int32_t i = 0; i < workload->requests[index].prompt_tokens; i++) {
+        // splitmix64's last step over what the workload says and where.
+        uint64_t z = workload_stream(workload, index, i) + serving->options->seed;
+        z += 0x9e3779b97f4a7c15u * (uint64_t)(i + 1);
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        serving->prompt[i] = (int32_t)((z ^ (z >> 31)) % (uint64_t)text);
     }
 }
 
@@ -270,6 +268,7 @@ static int open_engine(struct serving *serving)
         return status_fail(-EINVAL, "a cache of %lld tokens: expected at most %d", (long long)o->cache_tokens, INT32_MAX / 2);
     }
     choose_observer(serving);
+    int32_t unit = workload_prefix_unit(serving->workload, plan_prefix_unit(o->plan));
     struct engine_options options = {.plan = o->plan,
                                      .model = o->model,
                                      .backend = o->backend,
@@ -279,6 +278,9 @@ static int open_engine(struct serving *serving)
                                      .max_context = serving->max_context,
                                      .max_step_tokens = o->max_step_tokens,
                                      .cache_tokens = (int32_t)o->cache_tokens,
+                                     .reuse_prefixes = !o->no_reuse && workload_shares(serving->workload),
+                                     .prefix_tokens = unit,
+                                     .snapshots = o->snapshots,
                                      .observer = &serving->observer};
     return engine_open(&serving->engine, &options);
 }
@@ -291,6 +293,7 @@ static int reduce(struct serving *serving)
                              serving->options->slo_tpot_s, serving->workload->users > 0);
     result->metrics.preemptions = stats.preemptions;
     result->steps = stats.steps;
+    result->reused_tokens = stats.reused_tokens;
     result->kv_bytes = stats.kv_bytes_allocated;
     result->weight_bytes = stats.weight_bytes;
     engine_source(serving->engine, &result->source);

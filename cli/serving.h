@@ -2,7 +2,8 @@
 //
 // Requests are handed to the engine when their arrival has passed, exactly as sim/serve.c does. On the virtual clock a
 // step advances time by what it took and waiting takes none; in real time the replay sleeps until the next arrival.
-// Prompts are made up: requests with one prefix begin with the same tokens, nothing else is shared.
+// Prompts are made up: those that the workload says begin alike begin with the same tokens, nothing
+// else is shared. Where it says so of any, the engine reuses prefixes.
 #pragma once
 
 #include "engine/engine.h"
@@ -16,6 +17,8 @@ struct serving_options {
     int32_t device, threads;
     int32_t max_seqs, max_step_tokens;  // 0: the engine's
     int64_t cache_tokens;               // 0: all that could run at once
+    bool no_reuse;                      // every prompt is computed whole, also where prompts begin alike
+    int32_t snapshots;                  // 0: the engine's
     bool virtual_clock;
     uint64_t seed;                      // of the prompts' tokens
     double slo_ttft_s, slo_tpot_s;
@@ -29,6 +32,7 @@ struct serving_result {
     struct request_record *records;     // [n_records], owned; their own preemptions are unknown and 0
     int64_t n_records;
     int64_t steps, peak_kv_bytes, kv_bytes, weight_bytes;
+    int64_t reused_tokens;              // by all starts, also those after a preemption
     double busy_s;                      // in steps
     struct sample_source source;
 };

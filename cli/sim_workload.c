@@ -134,6 +134,8 @@ static int simulate(struct sim *sim, const char *method, const struct device *on
                                     .max_seqs = sim->max_seqs,
                                     .max_step_tokens = sim->chunk,
                                     .cache_tokens = sim->cache_tokens,
+                                    .no_reuse = sim->load.no_reuse,
+                                    .snapshots = sim->load.snapshots,
                                     .memory_share = 0.01 * sim->memory_percent,
                                     .slo_ttft_s = sim->load.slo_ttft_s,
                                     .slo_tpot_s = 1e-3 * sim->load.slo_tpot_ms,
@@ -253,9 +255,8 @@ static void print(const struct sim *sim)
                sim->replicas, sim->ranks);
     }
     puts(sim->calibration
-             ? "Step times as calibrated; \"figures\": how the weakest of them came about. Prefixes are not reused."
-             : "Step times by roofline over the cost model: no kernel is faster, most are slower. Prefixes are not "
-               "reused.");
+             ? "Step times as calibrated; \"figures\": how the weakest of them came about."
+             : "Step times by roofline over the cost model: no kernel is faster, most are slower.");
 }
 
 static int run(struct sim *sim)

@@ -9,7 +9,8 @@
 
 const char *const workload_definitions =
     "queue: arrival to the first step that works on it. TTFT: arrival to the first token. TPOT: (end to end - TTFT) /\n"
-    "(output tokens - 1). Percentiles of all finished requests, by nearest rank. Goodput: those within the limits.\n";
+    "(output tokens - 1). Percentiles of all finished requests, by nearest rank. Goodput: those within the limits.\n"
+    "Reused: of the prompts' tokens, those found in the cache because an earlier prompt began alike.\n";
 
 struct workload_flags workload_flags_default(void)
 {
@@ -90,6 +91,7 @@ static const struct table_column service_columns[] = {
     {"finished", "finished", 0},
     {"rejected", "rejected", 0},
     {"preemptions", "preempted", 0},
+    {"reused_percent", "reused %", 1},
     {"span_s", "span s", 2},
     {"requests_per_s", "req/s", 3},
     {"output_tokens_per_s", "out tok/s", 1},
@@ -127,6 +129,8 @@ void workload_add_service(struct table *service, struct table *latency, const ch
     table_number(service, "finished", (double)metrics->finished);
     table_number(service, "rejected", (double)metrics->rejected);
     table_number(service, "preemptions", (double)metrics->preemptions);
+    double prompts = metrics->prompt_tokens > 0 ? metrics->prompt_tokens : 1;
+    table_number(service, "reused_percent", 100 * metrics->reused_tokens / prompts);
     table_number(service, "span_s", metrics->span_s);
     table_number(service, "requests_per_s", metrics->requests_per_s);
     table_number(service, "output_tokens_per_s", metrics->output_tokens_per_s);
@@ -152,7 +156,8 @@ void workload_add_service(struct table *service, struct table *latency, const ch
 
 static const struct table_column request_columns[] = {
     {"method", "method", -1},   {"device", "device", -1}, {"request", "request", 0}, {"prompt_tokens", "prompt", 0},
-    {"output_tokens", "output", 0}, {"arrival_s", "arrival s", 3}, {"queue_ms", "queue ms", 3}, {"ttft_ms", "TTFT ms", 3},
+    {"output_tokens", "output", 0}, {"reused_tokens", "reused", 0},
+    {"arrival_s", "arrival s", 3}, {"queue_ms", "queue ms", 3}, {"ttft_ms", "TTFT ms", 3},
     {"tpot_ms", "TPOT ms", 3},  {"end_to_end_ms", "end to end ms", 3},
 };
 
@@ -172,6 +177,7 @@ void workload_add_requests(struct table *table, const char *method, const char *
         table_number(table, "request", (double)i);
         table_number(table, "prompt_tokens", record->prompt_tokens);
         table_number(table, "output_tokens", record->output_tokens);
+        table_number(table, "reused_tokens", record->reused_tokens);
         table_number(table, "arrival_s", record->arrival_s);
         table_number(table, "queue_ms", 1e3 * (record->started_s - record->arrival_s));
         table_number(table, "ttft_ms", 1e3 * (record->first_token_s - record->arrival_s));

@@ -10,7 +10,8 @@ struct workload_flags {
     const char *name;               // a file or a shipped workload
     int64_t requests, seed;
     double rate_factor, length_factor, slo_ttft_s, slo_tpot_ms;
-    int32_t max_prompt, max_output;
+    int32_t max_prompt, max_output, snapshots;
+    bool no_reuse;
 };
 struct workload_flags workload_flags_default(void);
 #define WORKLOAD_OPTIONS(flags)                                                                                          \
@@ -23,6 +24,8 @@ struct workload_flags workload_flags_default(void);
     {"length-factor", OPTION_REAL, &(flags).length_factor, 1e-6, 1e3, "X", "prompts and outputs are so many times as long"}, \
     {"max-prompt", OPTION_INT, &(flags).max_prompt, 0, 1 << 27, "tokens", "cut longer prompts; 0: none"},                \
     {"max-output", OPTION_INT, &(flags).max_output, 0, 1 << 27, "tokens", "cut longer outputs; 0: none"},                \
+    {"no-reuse", OPTION_FLAG, &(flags).no_reuse, 0, 0, NULL, "compute prompts whole, even where alike"},                  \
+    {"snapshots", OPTION_INT, &(flags).snapshots, 0, 1 << 16, "prefixes", "whose windows are kept for reuse; 0: 128"}, \
     {"slo-ttft", OPTION_REAL, &(flags).slo_ttft_s, 0, 1e6, "s", "limit of the time to the first token; 0: none"},        \
     {"slo-tpot", OPTION_REAL, &(flags).slo_tpot_ms, 0, 1e9, "ms", "limit of the time per further token; 0: none"}
 

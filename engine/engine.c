@@ -34,9 +34,21 @@ static int complete_options(struct engine_options *o, const struct plan *plan)
     error = error ? error : check_option("max_seqs", o->max_seqs, 1, MAX_SEQS);
     error = error ? error : check_option("max_context", o->max_context, 1, MAX_CONTEXT);
     error = error ? error : check_option("max_step_tokens", o->max_step_tokens, 1, MAX_STEP_TOKENS);
+    if (!error && o->reuse_prefixes && o->every_position) {
+        error = status_fail(-EINVAL, "every_position and reuse_prefixes: expected one of them; reused rows do not run");
+    }
+    error = error ? error : check_option("snapshots", o->snapshots, 0, MAX_SEQS);
     error = error ? error : check_option("cache_tokens", o->cache_tokens, CACHE_ALL_FREE, INT32_MAX - plan->page_tokens);
     if (error) {
         return error;
+    }
+    bool windows = o->reuse_prefixes && plan_kv_bytes_per_sequence(plan) > 0;
+    o->snapshots = !windows ? 0 : o->snapshots ? o->snapshots : PREFIX_SNAPSHOTS;
+    int32_t unit = plan_prefix_unit(plan);
+    o->prefix_tokens = o->prefix_tokens ? o->prefix_tokens : unit;
+    if (o->prefix_tokens < unit || o->prefix_tokens % unit != 0) {
+        return status_fail(-EINVAL, "prefixes in multiples of %d tokens: expected a multiple of %d, of whole pages",
+                           o->prefix_tokens, unit);
     }
     int64_t sequence_pages = (o->max_context - 1) / plan->page_tokens + 1;
     if (o->cache_tokens == 0 && sequence_pages * o->max_seqs * plan->page_tokens > INT32_MAX) {
@@ -97,7 +109,7 @@ static int load_weights(struct engine *engine)
 static int open_cache(struct engine *engine, int32_t n_pages)
 {
     const struct plan *plan = &engine->plan;
-    int32_t max_seqs = engine->options.max_seqs;
+    int32_t max_seqs = engine->options.max_seqs + engine->options.snapshots;    // rings
     int error = kv_cache_open(&engine->cache, engine->backend, engine->context, plan, n_pages, max_seqs);
     if (error != -ENOMEM) {
         return error;
@@ -120,7 +132,7 @@ static int pages_that_fit(struct engine *engine, int32_t *n_pages)
 {
     const struct backend *backend = engine->backend;
     const struct plan *plan = &engine->plan;
-    int64_t free_bytes, total_bytes, max_seqs = engine->options.max_seqs;
+    int64_t free_bytes, total_bytes, max_seqs = engine->options.max_seqs + engine->options.snapshots;
     if (!backend->memory) {
         return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
                            backend->name);
@@ -160,6 +172,12 @@ static int open_step(struct engine *engine)
     return step_batch_open(&engine->batch, o->max_seqs, o->max_step_tokens, max_pages);
 }
 
+static uint64_t prompt_key(const void *user, int64_t request, int32_t tokens)
+{
+    const struct engine *engine = user;
+    return engine->requests[request]->keys[tokens / engine->plan.page_tokens - 1];
+}
+
 static int open_parts(struct engine *engine)
 {
     struct engine_options *o = &engine->options;
@@ -191,6 +209,13 @@ static int open_parts(struct engine *engine)
         error = pages_that_fit(engine, &n_pages);
     }
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
+    if (o->reuse_prefixes) {
+        scheduler_options.prefix = (struct prefix_options){.key = prompt_key,
+                                                           .user = engine,
+                                                           .unit_tokens = o->prefix_tokens,
+                                                           .has_windows = o->snapshots > 0,
+                                                           .n_snapshots = o->snapshots};
+    }
     error = error ? error : kv_pages_open(&engine->pages, n_pages, engine->plan.page_tokens, o->max_seqs);
     error = error ? error : scheduler_open(&engine->scheduler, &scheduler_options, engine->pages);
     error = error ? error : open_cache(engine, n_pages);
@@ -233,6 +258,7 @@ void engine_free_request(struct request *request)
     if (request) {
         free(request->tokens);
         free(request->forced);
+        free(request->keys);
         free(request);
     }
 }
@@ -304,7 +330,21 @@ static int check_request(const struct engine *engine, const struct engine_reques
     return error;
 }
 
-static struct request *copy_request(const struct engine_request *from, int64_t id)
+// A key for every whole page of the prompt. Each goes on from the one before, and so stands for all tokens up to there;
+// 64 bits keep chance from mixing up prompts, not somebody who wants to.
+static uint64_t *make_keys(const struct engine *engine, const int32_t *prompt, int32_t n_prompt)
+{
+    int32_t page_tokens = engine->plan.page_tokens;
+    uint64_t *keys = malloc((size_t)(n_prompt / page_tokens) * sizeof *keys + 1), key = 14695981039346656037u;
+    for (int32_t i = 0; keys && i < n_prompt / page_tokens * page_tokens; i++) {
+        key = (key ^ (uint64_t)prompt[i]) * 1099511628211u;
+        key ^= key >> 32;
+        keys[i / page_tokens] = key;
+    }
+    return keys;
+}
+
+static struct request *copy_request(const struct engine *engine, const struct engine_request *from, int64_t id)
 {
     struct request *request = calloc(1, sizeof *request);
     if (!request) {
@@ -321,7 +361,8 @@ static struct request *copy_request(const struct engine_request *from, int64_t i
                                           .request = id};
     request->tokens = calloc(n_prompt + n_output, sizeof *request->tokens);
     request->forced = from->forced ? calloc(n_output, sizeof *request->forced) : NULL;
-    if (!request->tokens || (from->forced && !request->forced)) {
+    request->keys = engine->options.reuse_prefixes ? make_keys(engine, from->prompt, from->n_prompt) : NULL;
+    if (!request->tokens || (from->forced && !request->forced) || (engine->options.reuse_prefixes && !request->keys)) {
         engine_free_request(request);
         return NULL;
     }
@@ -355,7 +396,7 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
     if (error) {
         return error;
     }
-    struct request *copy = copy_request(request, engine->n_requests);
+    struct request *copy = copy_request(engine, request, engine->n_requests);
     if (!copy) {
         return status_fail(-ENOMEM, "no memory for a request of %d tokens", request->n_prompt);
     }
@@ -371,12 +412,12 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
 }
 
 // The same request once more, with what it has drawn.
-static struct request *copy_running(const struct request *from, int64_t id)
+static struct request *copy_running(const struct engine *engine, const struct request *from, int64_t id)
 {
     struct engine_request again = {.prompt = from->tokens, .n_prompt = from->n_prompt, .max_output_tokens = from->max_output,
                                    .stop_at_end = from->stop_at_end, .temperature = from->sampling.temperature,
                                    .top_p = from->sampling.top_p, .seed = from->sampling.seed, .forced = from->forced};
-    struct request *copy = copy_request(&again, id);
+    struct request *copy = copy_request(engine, &again, id);
     if (copy) {
         memcpy(copy->tokens + copy->n_prompt, from->tokens + from->n_prompt, (size_t)from->n_output * sizeof *copy->tokens);
         copy->n_output = from->n_output;
@@ -392,7 +433,7 @@ int engine_fork(struct engine *engine, int64_t of, int64_t *id)
         return status_fail(-EINVAL, "request %lld does not run: it cannot be forked", (long long)of);
     }
     int error = grow_requests(engine);
-    struct request *copy = error ? NULL : copy_running(original, engine->n_requests);
+    struct request *copy = error ? NULL : copy_running(engine, original, engine->n_requests);
     if (!copy) {
         return error ? error : status_fail(-ENOMEM, "no memory for a request of %d tokens", original->n_prompt);
     }

@@ -22,6 +22,9 @@ struct engine_options {
     int32_t max_step_tokens;         // rows of one step: the prefill chunk. 0: 512
     int32_t cache_tokens;            // tokens in pages for all sequences. 0: max_seqs * max_context; or CACHE_ALL_FREE,
                                      // where the backend has memory of its own
+    bool reuse_prefixes;             // prompts begin with the pages that earlier ones left of the same tokens
+    int32_t prefix_tokens;           // ... in multiples of so many tokens, whole pages and units. 0: one
+    int32_t snapshots;               // with that: prompts whose windows are remembered. 0: PREFIX_SNAPSHOTS
     bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
     const struct observer *observer; // borrowed until close; NULL: none
     int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
@@ -54,6 +57,7 @@ struct engine_stats {
     int32_t cache_tokens;        // that the cache's pages hold, all sequences together
     int32_t running, waiting;
     int64_t preemptions;         // times that a running request lost its pages and had to start over
+    int64_t reused_tokens;       // found in the cache by requests as they (re)started, and not computed
 };
 
 // *out is NULL on failure. A model that does not fit is -ENOMEM with the sizes that would.
@@ -78,6 +82,9 @@ const float *engine_logits(const struct engine *engine, int32_t *n_rows);    // 
 // Selections of the last step, for metrics and tests: units of (row of the last step's logit rows or, with
 // every_position, any row; set) for the indexer that `layer` follows. Returns the count, or 0 if the plan selects nothing.
 int32_t engine_selection(const struct engine *engine, int32_t layer, int32_t row, int32_t set, const int32_t **units);
+
+// Tokens of its prompt that a request found in the cache when it first began; 0 before that. Until it has finished.
+int32_t engine_reused(const struct engine *engine, int64_t request);
 
 struct engine_stats engine_stats(const struct engine *engine);
 void engine_source(const struct engine *engine, struct sample_source *out);    // describes this engine; id 0

@@ -11,6 +11,8 @@ struct request {
     int32_t *tokens;         // [n_prompt + max_output] owned: the prompt and what followed
     int32_t *forced;         // [max_output] owned, or NULL
     int32_t n_prompt, n_output, max_output;
+    uint64_t *keys;          // [n_prompt / page_tokens] owned: of the prompt up to each page's end; NULL unless reused
+    int32_t reused_tokens;   // when it first began
     struct sampling sampling;
     bool stop_at_end, started;
 };
@@ -26,7 +28,7 @@ struct engine {
     struct kv_cache *cache;
     struct forward *forward;
     int32_t max_logit_rows, failed;
-    int64_t steps, prompt_tokens, output_tokens, preemptions;
+    int64_t steps, prompt_tokens, output_tokens, preemptions, reused_tokens;
 
     struct request **requests;        // [n_requests] by id; NULL once finished
     int64_t n_requests, requests_capacity;

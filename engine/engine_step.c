@@ -102,9 +102,28 @@ static void round_bound(struct engine *engine)
     }
 }
 
+// Window rings of prefixes that begin here, or end here: a snapshot is a ring behind those of the sequences.
+static int copy_windows(struct engine *engine, int32_t n, bool restore)
+{
+    int error = 0;
+    for (int32_t i = 0; i < n && !error; i++) {
+        const struct scheduled *part = &engine->scheduled[i];
+        int32_t snapshot = restore ? part->restore_from : part->snapshot_to;
+        int32_t ring = engine->options.max_seqs + snapshot, from = restore ? ring : part->slot;
+        if (snapshot >= 0) {
+            error = kv_cache_copy(engine->cache, NULL, NULL, 0, from, restore ? part->slot : ring);
+        }
+    }
+    return error;
+}
+
 // Fills the batch and the sampling of its logit rows.
 static int prepare(struct engine *engine, int32_t n)
 {
+    int error = copy_windows(engine, n, true);
+    if (error) {
+        return error;
+    }
     step_batch_clear(&engine->batch, engine->steps);
     for (int32_t i = 0; i < n; i++) {
         const struct scheduled *part = &engine->scheduled[i];
@@ -184,6 +203,7 @@ static int run_step(struct engine *engine, const struct observed_step *step, int
     host_end(engine, &host);
     error = error ? error : forward_run(engine->forward, engine->sampling, engine->drawn);
     error = error ? error : forward_end(engine->forward);
+    error = error ? error : copy_windows(engine, step->n_seqs, false);
     if (error) {
         return error;
     }
@@ -226,8 +246,10 @@ int engine_step(struct engine *engine, const struct engine_output **outputs)
     struct observed_step step = describe_step(engine, n);
     for (int32_t i = 0; i < n; i++) {
         struct request *request = engine->requests[engine->scheduled[i].request];
+        engine->reused_tokens += engine->scheduled[i].reused_tokens;
         if (!request->started) {
             request->started = true;
+            request->reused_tokens = engine->scheduled[i].reused_tokens;
             engine_tell_request(engine, request, REQUEST_RUNNING, step.step);
         }
     }
@@ -285,6 +307,12 @@ int32_t engine_selection(const struct engine *engine, int32_t layer, int32_t row
     return error ? 0 : count;
 }
 
+int32_t engine_reused(const struct engine *engine, int64_t request)
+{
+    bool there = request >= 0 && request < engine->n_requests && engine->requests[request];
+    return there ? engine->requests[request]->reused_tokens : 0;
+}
+
 struct engine_stats engine_stats(const struct engine *engine)
 {
     int32_t running = scheduler_running(engine->scheduler);
@@ -301,6 +329,7 @@ struct engine_stats engine_stats(const struct engine *engine)
         .running = running,
         .waiting = scheduler_waiting(engine->scheduler),
         .preemptions = engine->preemptions,
+        .reused_tokens = engine->reused_tokens,
     };
 }
 

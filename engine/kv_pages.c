@@ -18,12 +18,13 @@ struct sequence {
 struct kv_pages {
     int32_t n_pages, page_tokens, max_seqs;
     int32_t n_free;
-    // [n_pages] a stack of page + 1; the next page to give is on top. 0: never touched, what the stack began with there,
-    // page 0 on top. So opening a large pool that is never filled costs no memory.
+    // [n_pages] a stack of page + 1; the next page to give is on top. 0: never touched, what the stack began with
+    // there, page 0 on top. So opening a large pool that is never filled costs no memory.
     int32_t *free_pages;
     int32_t *references;          // [n_pages] tables that name the page; 0: free
     int32_t *tables;              // [max_seqs][n_pages]
     struct sequence *sequences;   // [max_seqs]
+    struct page_index *index;     // owned; NULL: nothing is kept
 };
 
 int kv_pages_open(struct kv_pages **out, int32_t n_pages, int32_t page_tokens, int32_t max_seqs)
@@ -62,6 +63,7 @@ void kv_pages_close(struct kv_pages *pages)
     free(pages->references);
     free(pages->tables);
     free(pages->sequences);
+    page_index_close(pages->index);
     free(pages);
 }
 
@@ -92,13 +94,24 @@ void kv_pages_close_seq(struct kv_pages *pages, int32_t slot)
 {
     struct sequence *sequence = sequence_at(pages, slot);
     const int32_t *table = table_of(pages, slot);
-    // Last page first, so that the next sequence gets the same pages in the same order.
+    // Last page first, so that the next sequence gets the same pages in the same order, and of a prompt that is kept
+    // the end is forgotten before the beginning, without which it could not be found.
     for (int32_t i = sequence->n_pages - 1; i >= 0; i--) {
-        if (--pages->references[table[i]] == 0) {
+        if (--pages->references[table[i]] > 0) {
+            continue;
+        }
+        if (pages->index && page_index_knows(pages->index, table[i])) {
+            page_index_rest(pages->index, table[i]);
+        } else {
             pages->free_pages[pages->n_free++] = table[i] + 1;
         }
     }
     *sequence = (struct sequence){0};
+}
+
+int32_t kv_pages_page_tokens(const struct kv_pages *pages)
+{
+    return pages->page_tokens;
 }
 
 int32_t kv_pages_for(const struct kv_pages *pages, int32_t tokens)
@@ -113,18 +126,27 @@ int32_t kv_pages_needed(const struct kv_pages *pages, int32_t slot, int32_t toke
     return more > 0 ? more : 0;
 }
 
+// A page that nobody needs: a free one, else the one that rested longest.
+static int32_t take_page(struct kv_pages *pages)
+{
+    if (pages->n_free == 0) {
+        return page_index_forget(pages->index);
+    }
+    int32_t kept = pages->free_pages[--pages->n_free];
+    return kept ? kept - 1 : pages->n_pages - 1 - pages->n_free;
+}
+
 int kv_pages_grow(struct kv_pages *pages, int32_t slot, int32_t tokens)
 {
     struct sequence *sequence = sequence_at(pages, slot);
     int32_t needed = kv_pages_needed(pages, slot, tokens);
-    if (needed > pages->n_free) {
+    if (needed > kv_pages_free(pages)) {
         return status_fail(-ENOMEM, "%d tokens need %d more pages of the KV cache, %d of %d are free", tokens, needed,
-                           pages->n_free, pages->n_pages);
+                           kv_pages_free(pages), pages->n_pages);
     }
     int32_t *table = table_of(pages, slot);
     for (int32_t i = 0; i < needed; i++) {
-        int32_t kept = pages->free_pages[--pages->n_free];
-        int32_t page = kept ? kept - 1 : pages->n_pages - 1 - pages->n_free;
+        int32_t page = take_page(pages);
         pages->references[page] = 1;
         table[sequence->n_pages++] = page;
     }
@@ -132,24 +154,31 @@ int kv_pages_grow(struct kv_pages *pages, int32_t slot, int32_t tokens)
     return 0;
 }
 
-int32_t kv_pages_share(struct kv_pages *pages, int32_t from, int32_t to, int32_t tokens)
+int kv_pages_keep(struct kv_pages *pages, int32_t n_snapshots)
 {
-    const struct sequence *source = sequence_at(pages, from);
-    struct sequence *target = sequence_at(pages, to);
-    assert(from != to && target->n_pages == 0 && tokens >= 0);
-    if (tokens > source->tokens) {
-        tokens = source->tokens;
+    assert(!pages->index && kv_pages_used(pages) == 0);
+    return page_index_open(&pages->index, pages->n_pages, n_snapshots);
+}
+
+struct page_index *kv_pages_index(const struct kv_pages *pages)
+{
+    return pages->index;
+}
+
+void kv_pages_adopt(struct kv_pages *pages, int32_t slot, int32_t page)
+{
+    struct sequence *sequence = sequence_at(pages, slot);
+    assert(sequence->tokens == sequence->n_pages * pages->page_tokens && page_index_knows(pages->index, page));
+    if (pages->references[page]++ == 0) {
+        page_index_wake(pages->index, page);
     }
-    int32_t shared = tokens / pages->page_tokens;
-    const int32_t *given = table_of(pages, from);
-    int32_t *table = table_of(pages, to);
-    for (int32_t i = 0; i < shared; i++) {
-        table[i] = given[i];
-        pages->references[given[i]]++;
-    }
-    target->n_pages = shared;
-    target->tokens = shared * pages->page_tokens;
-    return target->tokens;
+    table_of(pages, slot)[sequence->n_pages++] = page;
+    sequence->tokens += pages->page_tokens;
+}
+
+int32_t kv_pages_references(const struct kv_pages *pages, int32_t page)
+{
+    return pages->references[page];
 }
 
 const int32_t *kv_pages_table(const struct kv_pages *pages, int32_t slot, int32_t *n_pages)
@@ -165,10 +194,10 @@ int32_t kv_pages_tokens(const struct kv_pages *pages, int32_t slot)
 
 int32_t kv_pages_free(const struct kv_pages *pages)
 {
-    return pages->n_free;
+    return pages->n_free + (pages->index ? page_index_resting(pages->index) : 0);
 }
 
 int32_t kv_pages_used(const struct kv_pages *pages)
 {
-    return pages->n_pages - pages->n_free;
+    return pages->n_pages - kv_pages_free(pages);
 }

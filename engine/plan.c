@@ -318,6 +318,11 @@ int32_t plan_budget_units(const struct plan *plan)
     return plan->index.budget_tokens ? plan->index.budget_tokens / plan->index.unit_tokens : 0;
 }
 
+int32_t plan_prefix_unit(const struct plan *plan)
+{
+    return plan->index.unit_tokens > plan->page_tokens ? plan->index.unit_tokens : plan->page_tokens;
+}
+
 int32_t plan_group(const struct plan *plan)
 {
     return plan->shape.n_heads / plan->shape.n_kv_heads;

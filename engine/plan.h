@@ -131,4 +131,5 @@ bool plan_has_shared_memory(const struct plan *plan);                 // some gl
 int32_t plan_memory_layer(const struct plan *plan);                   // the layer that names the memory, or -1
 int32_t plan_first_cross_layer(const struct plan *plan);              // first layer that prompt rows skip; n_layers if none
 int32_t plan_budget_units(const struct plan *plan);                   // budget_tokens / unit_tokens
+int32_t plan_prefix_unit(const struct plan *plan);                   // prefixes are shared in multiples of it
 int32_t plan_group(const struct plan *plan);                          // query heads per KV head

@@ -19,6 +19,9 @@ struct request {
     int32_t open_tokens;        // still to draw
     int32_t prompt_tokens;      // known_tokens at admission: until they are cached, this is prefill
     int32_t slot;
+    // Of its prompt as submitted, which is what prefixes are found of.
+    int32_t first_tokens;
+    int32_t cuts[2];            // a chunk of prefill ends here, ascending, for a snapshot of the windows; 0: none
 };
 
 struct scheduler {
@@ -44,6 +47,11 @@ int scheduler_open(struct scheduler **out, const struct scheduler_options *optio
         return status_fail(-ENOMEM, "no memory for a schedule of %d sequences", options->max_seqs);
     }
     *scheduler = (struct scheduler){.options = *options, .pages = pages, .running = running};
+    int error = options->prefix.key ? kv_pages_keep(pages, options->prefix.n_snapshots) : 0;
+    if (error) {
+        scheduler_close(scheduler);
+        return error;
+    }
     *out = scheduler;
     return 0;
 }
@@ -82,8 +90,11 @@ int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t promp
     if (!waiting) {
         return status_fail(-ENOMEM, "no memory for another request");
     }
-    *waiting = (struct request){
-        .id = request, .known_tokens = prompt_tokens, .open_tokens = max_output_tokens, .slot = -1};
+    *waiting = (struct request){.id = request,
+                                .known_tokens = prompt_tokens,
+                                .open_tokens = max_output_tokens,
+                                .first_tokens = prompt_tokens,
+                                .slot = -1};
     if (scheduler->last) {
         scheduler->last->next = waiting;
     } else {
@@ -108,18 +119,44 @@ static int64_t preempt_youngest(struct scheduler *scheduler)
     return youngest->id;
 }
 
+static struct prefix find_prefix(const struct scheduler *scheduler, const struct request *request)
+{
+    return prefix_find(scheduler->pages, &scheduler->options.prefix, request->id, request->first_tokens,
+                       request->known_tokens);
+}
+
+// Whether `pages` free pages are enough to start a request: for all its tokens, but those that others hold already.
+static bool could_start(const struct scheduler *scheduler, const struct request *request, int64_t pages)
+{
+    int32_t all = kv_pages_for(scheduler->pages, request->known_tokens);
+    return all <= pages || (scheduler->options.prefix.key && all - find_prefix(scheduler, request).n_held <= pages);
+}
+
+// Gives the request at the head of the queue its pages. What of them rests is taken over first, before it is forgotten.
+static void take_pages(struct scheduler *scheduler, struct request *request, struct prefix *prefix)
+{
+    const struct prefix_options *options = &scheduler->options.prefix;
+    *prefix = find_prefix(scheduler, request);
+    request->cached_tokens = prefix_adopt(scheduler->pages, options, request->id, request->slot, prefix);
+    int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens);
+    assert(!error);    // the pages were counted before
+    (void)error;
+    if (options->key && options->has_windows) {
+        request->cuts[0] = prefix->branch_tokens;
+        request->cuts[1] = prefix_end(scheduler->pages, options, request->first_tokens);
+    }
+}
+
 // Starts the request at the head of the queue if a slot and the pages of all its tokens are free.
-static struct request *admit(struct scheduler *scheduler)
+static struct request *admit(struct scheduler *scheduler, struct prefix *prefix)
 {
     struct request *next = scheduler->first;
     if (!next || scheduler->n_running == scheduler->options.max_seqs ||
-        kv_pages_for(scheduler->pages, next->known_tokens) > kv_pages_free(scheduler->pages) ||
+        !could_start(scheduler, next, kv_pages_free(scheduler->pages)) ||
         kv_pages_open_seq(scheduler->pages, &next->slot) != 0) {
         return NULL;
     }
-    int error = kv_pages_grow(scheduler->pages, next->slot, next->known_tokens);
-    assert(!error);    // the pages were counted above
-    (void)error;
+    take_pages(scheduler, next, prefix);
     scheduler->first = next->next;
     scheduler->last = scheduler->first ? scheduler->last : NULL;
     scheduler->n_waiting--;
@@ -144,7 +181,26 @@ static void plan_rows(struct scheduled *out, const struct request *request, int3
         .context_tokens = request->cached_tokens,
         .new_tokens = tokens,
         .wants_logits = tokens == left,
+        .restore_from = -1,
+        .snapshot_to = -1,
     };
+}
+
+// A chunk of a prompt, which ends where the windows are to be kept. There is no snapshot while all are about to be
+// taken.
+static void plan_chunk(struct scheduler *scheduler, struct scheduled *out, const struct request *request,
+                       int32_t max_tokens)
+{
+    int32_t cut = 0;
+    for (int i = 0; i < 2 && cut <= request->cached_tokens; i++) {
+        cut = request->cuts[i];
+    }
+    cut -= request->cached_tokens;
+    plan_rows(out, request, cut > 0 && cut < max_tokens ? cut : max_tokens);
+    if (out->new_tokens == cut) {
+        bool branch = cut + request->cached_tokens == request->cuts[0];
+        out->snapshot_to = page_index_reserve(kv_pages_index(scheduler->pages), branch);
+    }
 }
 
 int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64_t *preempted, int32_t *n_preempted)
@@ -172,18 +228,21 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
     // Pass 2: prompts that run, oldest first; their pages are theirs since admission.
     for (int32_t i = 0; i < scheduler->n_running && tokens_left > 0; i++) {
         if (!decodes(scheduler->running[i])) {
-            plan_rows(&out[n], scheduler->running[i], tokens_left);
+            plan_chunk(scheduler, &out[n], scheduler->running[i], tokens_left);
             tokens_left -= out[n++].new_tokens;
         }
     }
     // Pass 3: new prompts. Who was just preempted cannot come back here: its pages went to an older sequence, or were
-    // too few for its own next token.
+    // too few for its own next token; unless it held copies of pages that others hold too, and now begins with theirs.
     while (tokens_left > 0) {
-        const struct request *request = admit(scheduler);
+        struct prefix prefix;
+        const struct request *request = admit(scheduler, &prefix);
         if (!request) {
             break;
         }
-        plan_rows(&out[n], request, tokens_left);
+        plan_chunk(scheduler, &out[n], request, tokens_left);
+        out[n].reused_tokens = request->cached_tokens;
+        out[n].restore_from = prefix.snapshot;
         tokens_left -= out[n++].new_tokens;
     }
     return n;
@@ -258,6 +317,10 @@ void scheduler_complete(struct scheduler *scheduler, const struct scheduled *don
         struct request *request = find_running(scheduler, done[i].request, &from);
         assert(request && request->cached_tokens == done[i].context_tokens);
         request->cached_tokens += done[i].new_tokens;
+        if (done[i].context_tokens < request->first_tokens) {
+            prefix_keep(scheduler->pages, &scheduler->options.prefix, request->id, request->slot,
+                        done[i].context_tokens, request->cached_tokens, request->first_tokens, done[i].snapshot_to);
+        }
         if (done[i].wants_logits) {
             request->known_tokens++;
             request->open_tokens--;
@@ -298,9 +361,8 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
         steps = request->open_tokens < steps ? request->open_tokens : steps;
         plan_rows(&out[i], request, 1);
     }
-    // Free pages only become fewer: who cannot start after the first step cannot start later.
-    if (first && room && kv_pages_for(scheduler->pages, first->known_tokens) + pages_ahead(scheduler, 1) <=
-                             kv_pages_free(scheduler->pages)) {
+    // Free pages only become fewer, and so do known ones: who cannot start after the first step cannot start later.
+    if (first && room && could_start(scheduler, first, kv_pages_free(scheduler->pages) - pages_ahead(scheduler, 1))) {
         return 0;
     }
     if (pages_ahead(scheduler, steps) > kv_pages_free(scheduler->pages)) {

@@ -4,15 +4,18 @@
 // this very code. Policy: first come, first served; sequences that decode go first, one row each; what is left of the
 // token budget prefills the oldest prompts in chunks; a request is admitted when a slot and the pages of its prompt are
 // free; when pages run out, the youngest running sequence is preempted and later recomputed from its tokens so far.
+// With options.prefix a request begins with the pages that earlier prompts left of the same tokens (engine/prefix.h).
 #pragma once
 
 #include "engine/kv_pages.h"
+#include "engine/prefix.h"
 
 struct scheduler;
 
 struct scheduler_options {
     int32_t max_seqs;           // sequences that run at once
     int32_t max_step_tokens;    // rows per step: the budget for decode rows and prefill chunks
+    struct prefix_options prefix;    // .key NULL: every prompt is computed whole
 };
 
 struct scheduled {              // one sequence's part of a step
@@ -21,8 +24,12 @@ struct scheduled {              // one sequence's part of a step
     int32_t context_tokens;     // already in the cache
     int32_t new_tokens;         // to process now
     bool wants_logits;          // the last of its rows completes the prompt or decodes: a token follows
+    int32_t reused_tokens;      // of context_tokens, found in the cache just now; 0 after a sequence's first part
+    int32_t restore_from;       // copy the window rings from this snapshot before the rows run; -1: no
+    int32_t snapshot_to;        // copy them to this one after that, before scheduler_complete; -1: no
 };
 
+// With options->prefix.key, `pages` begin to keep what prompts leave.
 int scheduler_open(struct scheduler **out, const struct scheduler_options *options, struct kv_pages *pages);
 void scheduler_close(struct scheduler *scheduler);    // NULL-safe
 

@@ -44,20 +44,20 @@ struct fleet {
 // ---------------------------------------------------------------------------------------------------------------------
 // Routes that do not depend on the replicas
 
-struct prefix {
+struct affine {
     int64_t id, request;
 };
 
 static int compare_prefixes(const void *left, const void *right)
 {
-    const struct prefix *a = left, *b = right;
+    const struct affine *a = left, *b = right;
     return a->id != b->id ? (a->id > b->id) - (a->id < b->id) : (a->request > b->request) - (a->request < b->request);
 }
 
 // turns [n]: the turn in which each request's prefix, or a request without one, first appeared.
 static int count_turns(int64_t *turns, const struct workload *workload)
 {
-    struct prefix *sorted = malloc((size_t)workload->n * sizeof *sorted + 1);
+    struct affine *sorted = malloc((size_t)workload->n * sizeof *sorted + 1);
     if (!sorted) {
         return status_fail(-ENOMEM, "no memory for the prefixes of %lld requests", (long long)workload->n);
     }
@@ -65,7 +65,7 @@ static int count_turns(int64_t *turns, const struct workload *workload)
     for (int64_t i = 0; i < workload->n; i++) {
         turns[i] = i;    // the first request of its prefix, until shown otherwise
         if (workload->requests[i].prefix_id >= 0) {
-            sorted[n++] = (struct prefix){workload->requests[i].prefix_id, i};
+            sorted[n++] = (struct affine){workload->requests[i].prefix_id, i};
         }
     }
     qsort(sorted, (size_t)n, sizeof *sorted, compare_prefixes);

@@ -19,14 +19,22 @@ const char *blocked_name(enum blocked blocked)
 
 int serve_complete_options(struct serve_options *o)
 {
+    int error = plan_check(o->plan);
+    if (error) {
+        return error;
+    }
     o->max_seqs = o->max_seqs ? o->max_seqs : DEFAULT_SEQS;
     o->max_step_tokens = o->max_step_tokens ? o->max_step_tokens : DEFAULT_STEP_TOKENS;
     o->memory_share = o->memory_share > 0 ? o->memory_share : 0.9;
+    o->snapshots = plan_kv_bytes_per_sequence(o->plan) == 0 ? 0 : o->snapshots ? o->snapshots : PREFIX_SNAPSHOTS;
+    if (o->snapshots < 0 || o->snapshots > MAX_SEQS) {
+        return status_fail(-EINVAL, "%d snapshots: expected 0 to %d", o->snapshots, MAX_SEQS);
+    }
     if (o->max_seqs < 1 || o->max_seqs > MAX_SEQS || o->max_step_tokens < 1 || o->max_step_tokens > MAX_STEP_TOKENS) {
         return status_fail(-EINVAL, "%d sequences and %d tokens per step: expected 1 to %d and 1 to %d", o->max_seqs,
                            o->max_step_tokens, MAX_SEQS, MAX_STEP_TOKENS);
     }
-    return plan_check(o->plan);
+    return 0;
 }
 
 int64_t serve_longest_request(const struct workload *workload)

@@ -5,8 +5,9 @@
 // steps is that everyone draws one more token, only the clock moves: the same decisions in the same order as step by
 // step, and the same times to the bit. A pure function of its inputs: no clock, no chance (that is the workload's).
 //
-// One replica; several behind a router are sim/fleet.h. Not modelled: reuse of prefixes (the scheduler has none), time
-// between steps beyond step_overhead_s.
+// Where the workload says that prompts begin alike, their pages are found again as the engine finds them; what copying
+// window snapshots takes is their bytes over the device's bandwidth. One replica; several behind a router are
+// sim/fleet.h. Not modelled: time between steps beyond step_overhead_s.
 #pragma once
 
 #include "sim/serve_metrics.h"
@@ -21,12 +22,14 @@ struct serve_options {
     int32_t max_seqs;                   // 0: 256
     int32_t max_step_tokens;            // 0: 2048
     int64_t cache_tokens;               // 0: what the device's memory leaves, memory_share of it used in all
+    bool no_reuse;                      // every prompt is computed whole
+    int32_t snapshots;                  // of windows, where prefixes are reused. 0: PREFIX_SNAPSHOTS
     double memory_share;                // 0: 0.9
     double slo_ttft_s, slo_tpot_s;      // 0: no limit
     bool every_step;                    // take every step by itself: what jumping is compared with
     void (*progress)(void *user, int64_t finished, int64_t total);    // now and then; may be NULL
     void *progress_user;
-    const volatile bool *stop;          // becomes true: end early with what has finished; NULL: never
+    const _Atomic bool *stop;           // becomes true: end early with what has finished; NULL: never
 };
 
 // The state of the service at a moment, and what it put out since the point before.
@@ -53,6 +56,7 @@ struct serve_result {
     int64_t n_pages, peak_pages;
     int64_t weight_bytes, kv_bytes, peak_kv_bytes;    // kv: of the whole cache, rings of all sequences included
     int32_t max_seqs, max_step_tokens, peak_running;
+    int64_t reused_tokens;              // found in the cache at all starts, also those after a preemption
     double busy_s;                      // in steps
     double prefill_s;                   // of those, in steps with rows of a prompt
     double sequence_s, context_token_s; // sequences of a step, and tokens that they hold, times its seconds

@@ -152,6 +152,7 @@ int serve_reduce(struct serve_metrics *out, const struct request_record *records
         out->finished++;
         out->prompt_tokens += record->prompt_tokens;
         out->output_tokens += record->output_tokens;
+        out->reused_tokens += record->reused_tokens;
         begin = fmin(begin, record->arrival_s);
         end = fmax(end, record->finished_s);
     }

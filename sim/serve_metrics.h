@@ -13,6 +13,7 @@ struct request_record {
     double arrival_s, started_s, first_token_s, finished_s;    // on one clock; NaN until it happened
     int32_t prompt_tokens, output_tokens;
     int32_t preemptions;
+    int32_t reused_tokens;      // of the prompt, found in the cache when it first started
     bool rejected;              // can never fit
 };
 
@@ -31,6 +32,7 @@ struct serve_metrics {
     int64_t requests, finished, rejected, preemptions;
     double span_s;                       // from the first arrival to the last token
     double prompt_tokens, output_tokens; // of the finished
+    double reused_tokens;                // of those prompts' tokens, found in the cache
     double requests_per_s, output_tokens_per_s, total_tokens_per_s;
     struct percentiles queue_s, ttft_s, tpot_s, end_to_end_s;
     double slo_share, goodput_per_s;     // finished requests within both limits, and per second

@@ -146,14 +146,26 @@ static void begin_parts(struct service *service, int32_t n)
         const struct scheduled *part = &service->parts[i];
         struct request_record *record = &service->records[part->request];
         service->work[i] = (struct work){part->context_tokens, part->new_tokens, part->wants_logits};
+        service->result->reused_tokens += part->reused_tokens;
         if (isnan(record->started_s)) {
             record->started_s = service->now_s;
+            record->reused_tokens = part->reused_tokens;
             remember(service, EVENT_START, part->request, part->slot);
         }
         if (part->new_tokens > 1 || !part->wants_logits) {
             remember(service, EVENT_CHUNK, part->request, part->new_tokens);
         }
     }
+}
+
+// Saving and restoring windows, once each way over the device's memory.
+static double copy_seconds(const struct service *service, int32_t n)
+{
+    int32_t copies = 0;
+    for (int32_t i = 0; i < n; i++) {
+        copies += (service->parts[i].restore_from >= 0) + (service->parts[i].snapshot_to >= 0);
+    }
+    return copies * service->copy_s;
 }
 
 static void take_step(struct service *service)
@@ -167,7 +179,7 @@ static void take_step(struct service *service)
         remember(service, EVENT_PREEMPT, service->preempted[i], i);
     }
     begin_parts(service, n);
-    double seconds = step_price_seconds(service->price, service->work, n);
+    double seconds = step_price_seconds(service->price, service->work, n) + copy_seconds(service, n);
     service->now_s += seconds;
     note_time(service, seconds, 1, n);
     for (int32_t i = 0; i < n; i++) {
@@ -207,9 +219,9 @@ static void jump(struct service *service, double horizon_s, int32_t steps, int32
         service->now_s += step_price_next(service->price);
         taken++;
     }
-    int64_t pages = 0;
+    int64_t pages = kv_pages_used(service->pages);
     for (int32_t i = 0; i < n; i++) {
-        pages += kv_pages_for(service->pages, service->work[i].context_tokens + taken);
+        pages += kv_pages_needed(service->pages, service->parts[i].slot, service->work[i].context_tokens + taken);
     }
     note_use(service, pages, n);
     note_time(service, service->now_s - begin_s, taken, n);
@@ -316,11 +328,14 @@ int64_t service_in_hand(const struct service *service, double t_s)
 // Life
 
 // How many pages there are: those that were asked for, or what memory leaves; never more than the workload could fill.
-static int count_pages(int64_t *out, const struct serve_options *o, const struct workload *workload)
+static int count_pages(int64_t *out, const struct service *service)
 {
+    const struct serve_options *o = &service->options;
+    const struct workload *workload = service->workload;
     const struct plan *plan = o->plan;
+    int32_t n_rings = o->max_seqs + (service->reuses ? o->snapshots : 0);
     double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
-    double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * o->max_seqs;
+    double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * n_rings;
     double usable = o->device->memory_bytes.value * o->memory_share,
            n_pages = floor((usable - weights - rings) / page_bytes);
     if (o->cache_tokens > 0) {
@@ -329,27 +344,36 @@ static int count_pages(int64_t *out, const struct serve_options *o, const struct
         return status_fail(-EINVAL, "device %s: its memory is unknown; give the cache a size", o->device->name);
     } else if (n_pages < 1) {
         return status_fail(-EINVAL,
-                           "does not fit: weights %.4g GB + windows of %d sequences %.4g GB leave nothing of %.4g "
-                           "GB for the KV cache; fewer sequences or a larger device would",
-                           1e-9 * weights, o->max_seqs, 1e-9 * rings, 1e-9 * usable);
+                           "does not fit: weights %.4g GB + windows of %d sequences and prefixes %.4g GB leave "
+                           "nothing of %.4g GB for the KV cache; fewer sequences or a larger device would",
+                           1e-9 * weights, n_rings, 1e-9 * rings, 1e-9 * usable);
     }
     double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1),
            all = 0;
     for (int64_t i = 0; i < workload->n; i++) {
         all += (workload->requests[i].prompt_tokens + workload->requests[i].output_tokens - 1) / plan->page_tokens + 1;
     }
-    n_pages = fmin(n_pages, fmin(fmin(useful, all), INT32_MAX));
+    useful = service->reuses ? all : fmin(useful, all);    // pages that nobody needs now may be found again
+    n_pages = fmin(n_pages, fmin(useful, INT32_MAX));
     *out = (int64_t)n_pages;
     return 0;
 }
 
-static void describe(struct serve_result *result, const struct serve_options *o)
+static void describe(const struct service *service)
 {
+    struct serve_result *result = service->result;
+    const struct serve_options *o = &service->options;
+    int32_t n_rings = o->max_seqs + (service->reuses ? o->snapshots : 0);
     result->max_seqs = o->max_seqs;
     result->max_step_tokens = o->max_step_tokens;
     result->weight_bytes = plan_weight_bytes(o->plan);
     result->kv_bytes = result->n_pages * o->plan->page_tokens * plan_kv_bytes_per_token(o->plan) +
-                       o->max_seqs * plan_kv_bytes_per_sequence(o->plan);
+                       n_rings * plan_kv_bytes_per_sequence(o->plan);
+}
+
+static uint64_t prompt_key(const void *user, int64_t request, int32_t tokens)
+{
+    return workload_key(user, request, tokens);
 }
 
 int service_open(struct service *service)
@@ -360,8 +384,18 @@ int service_open(struct service *service)
     size_t seqs = (size_t)o->max_seqs;
     *result = (struct serve_result){.decisions = 14695981039346656037u,
                                     .provenance = step_price_provenance(service->price)};
-    int error = count_pages(&result->n_pages, o, workload);
+    service->reuses = !o->no_reuse && workload_shares(workload);
+    int error = count_pages(&result->n_pages, service);
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
+    if (service->reuses) {
+        int32_t unit = workload_prefix_unit(workload, plan_prefix_unit(o->plan));
+        scheduler_options.prefix = (struct prefix_options){.key = prompt_key,
+                                                           .user = workload,
+                                                           .unit_tokens = unit,
+                                                           .has_windows = o->snapshots > 0,
+                                                           .n_snapshots = o->snapshots};
+        service->copy_s = 2 * (double)plan_kv_bytes_per_sequence(o->plan) / o->device->bytes_per_s.value;
+    }
     error = error ? error : kv_pages_open(&service->pages, (int32_t)result->n_pages, o->plan->page_tokens, o->max_seqs);
     error = error ? error : scheduler_open(&service->scheduler, &scheduler_options, service->pages);
     if (error) {
@@ -375,7 +409,7 @@ int service_open(struct service *service)
     if (!service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
         return status_fail(-ENOMEM, "no memory to simulate %d sequences", o->max_seqs);
     }
-    describe(result, o);
+    describe(service);
     double span_s = workload->n > 0 ? 1e-9 * (double)workload->requests[workload->n - 1].arrival_ns : 0;
     service->interval_s = span_s > 0 ? span_s / (SERVE_MAX_POINTS / 2) : 1e-3;
     return 0;

@@ -28,6 +28,8 @@ struct service {
     int64_t n_mine, n_known, next, room;
     struct kv_pages *pages;
     struct scheduler *scheduler;
+    bool reuses;                              // prefixes
+    double copy_s;                            // what saving or restoring the windows of one sequence takes
     double now_s;
     int64_t n_finished, n_rejected;
     double last_end_s;                        // when requests last finished, and how many then

@@ -103,6 +103,81 @@ static void check_preemption(const char *method)
     model_file_close(model);
 }
 
+// Prompts that begin alike, all together or one after the other, with and without room: reuse changes no logit, to the
+// bit where rows are computed one by one (the reference), and within a tolerance where they are computed together.
+// There all selecting methods may see everything, because scores that are nearly equal are no matter of reuse.
+static void check_reuse(const char *method, const char *backend, int32_t page_tokens, int64_t *reused)
+{
+    enum { TEXTS = 10, TOKENS = MAX_PROMPT + MAX_OUTPUT };
+    bool exact = strcmp(backend, "reference") == 0;
+    struct plan_options plan_options = plan_options_default();
+    plan_options.page_tokens = page_tokens;
+    plan_options.block_tokens = 8;
+    plan_options.top_k = exact ? 0 : 64;
+    plan_options.kv_dtype = plan_options.weight_dtype = exact ? -1 : DTYPE_F32;    // or sums round otherwise
+    struct plan plan = fixture_plan(&shape, method, &plan_options);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = backend, .threads = 2,
+                                     .max_seqs = check_range(1, 3), .max_context = TOKENS,
+                                     .max_step_tokens = check_range(4, 24),
+                                     .cache_tokens = TOKENS + check_range(0, 2 * TOKENS)};
+    struct engine *plain, *reusing;
+    CHECK_MESSAGE(engine_open(&plain, &options) == 0, "%s", status_text());
+    options.reuse_prefixes = true;
+    options.snapshots = check_range(0, 2);
+    CHECK_MESSAGE(engine_open(&reusing, &options) == 0, "%s", status_text());
+    struct engine *engines[] = {plain, reusing};
+    static float logits[2][TEXTS][MAX_OUTPUT][300];
+    int32_t stem[MAX_PROMPT];
+    for (int32_t t = 0; t < MAX_PROMPT; t++) {
+        stem[t] = check_range(0, shape.vocab - 1);
+    }
+    memset(logits, 0xff, sizeof logits);
+    for (int32_t i = 0; i < TEXTS; i++) {
+        int32_t tokens[MAX_PROMPT], forced[MAX_OUTPUT], n_prompt = check_range(MAX_PROMPT - 8, MAX_PROMPT);
+        int32_t shared = check_range(0, 2) ? 20 : check_range(0, n_prompt);
+        for (int32_t t = 0; t < n_prompt; t++) {
+            tokens[t] = t < shared ? stem[t] : check_range(0, shape.vocab - 1);
+        }
+        for (int32_t t = 0; t < MAX_OUTPUT; t++) {
+            forced[t] = check_range(0, shape.vocab - 1);
+        }
+        struct engine_request request = {.prompt = tokens, .n_prompt = n_prompt,
+                                         .max_output_tokens = check_range(1, MAX_OUTPUT), .forced = forced};
+        bool wait = check_range(0, 1);
+        for (int e = 0; e < 2; e++) {
+            int64_t id;
+            const struct engine_output *outputs;
+            engine_keep_logits(engines[e], true);
+            CHECK(engine_submit(engines[e], &request, &id) == 0 && id == i);
+            for (int n; (wait || i == TEXTS - 1) && (n = engine_step(engines[e], &outputs)) >= 0;) {
+                for (int k = 0; k < n; k++) {
+                    memcpy(logits[e][outputs[k].request][outputs[k].index], outputs[k].logits, sizeof logits[0][0][0]);
+                }
+            }
+        }
+    }
+    for (int32_t i = 0; i < TEXTS && !check_failures; i++) {
+        for (int32_t t = 0; t < MAX_OUTPUT; t++) {
+            double worst = 0;
+            bool same = memcmp(logits[0][i][t], logits[1][i][t], sizeof logits[0][i][t]) == 0;
+            for (int32_t v = 0; v < shape.vocab && !same; v++) {
+                worst = fmax(worst, fabs((double)logits[0][i][t][v] - logits[1][i][t][v]));
+                worst = isnan(logits[1][i][t][v]) ? INFINITY : worst;
+            }
+            CHECK_MESSAGE(worst <= (exact ? 0 : 1e-4), "%s on %s: token %d of request %d differs by %g with a prefix",
+                          method, backend, t, i, worst);
+        }
+    }
+    struct engine_stats stats = engine_stats(reusing), without = engine_stats(plain);
+    CHECK(without.reused_tokens == 0 && stats.kv_bytes_used == 0 && stats.output_tokens == without.output_tokens);
+    *reused += stats.reused_tokens;
+    engine_close(plain);
+    engine_close(reusing);
+    model_file_close(model);
+}
+
 // Forced tokens follow whatever was drawn; an end of text among them ends the answer if asked for.
 static void check_forced_and_end(void)
 {
@@ -456,6 +531,11 @@ int main(void)
     for (int32_t m = 0; m < plan_method_count(); m++) {
         check_preemption(plan_method(m)->name);
         check_observer(plan_method(m)->name);
+        int64_t reused = 0;
+        for (int i = 0; i < 6; i++) {
+            check_reuse(plan_method(m)->name, i % 3 == 2 ? "cpu" : "reference", i % 2 ? 8 : 4, &reused);
+        }
+        CHECK_MESSAGE(reused > 0, "%s: nothing was reused", plan_method(m)->name);
     }
     check_forced_and_end();
     check_fork("clsa");

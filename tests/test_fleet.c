@@ -41,6 +41,14 @@ static struct workload random_workload(int32_t n, double gap_s)
     return workload;
 }
 
+static void share_prefixes(struct workload *workload)
+{
+    for (int64_t i = 0; i < workload->n; i++) {
+        struct workload_request *request = &workload->requests[i];
+        request->prefix_tokens = request->prefix_id < 0 ? 0 : check_range(0, request->prompt_tokens);
+    }
+}
+
 static bool same_time(double a, double b)
 {
     return a == b || (isnan(a) && isnan(b));
@@ -74,6 +82,7 @@ static void test_against_serve(void)
     struct plan plan = tiny_plan("clsa");
     struct device device = slow_device();
     struct workload workload = random_workload(60, 0.05);
+    share_prefixes(&workload);
     workload.users = check_range(0, 1) ? 0 : check_range(1, 20);
     for (int64_t i = 0; workload.users > 0 && i < workload.n; i++) {
         workload.requests[i].arrival_ns = 0;
@@ -128,6 +137,7 @@ static void test_jumps(void)
     struct plan plan = tiny_plan("clsa");
     struct device device = slow_device();
     struct workload workload = random_workload(80, 0.03);
+    share_prefixes(&workload);
     struct fleet_options options = {.replica = random_options(&plan, &device),
                                     .n_replicas = check_range(1, 5),
                                     .router = (enum router)check_range(0, ROUTER_COUNT - 1)};
@@ -333,7 +343,7 @@ static void test_verdicts(void)
     options.slo = (struct slo){.ttft_s = 1};
     options.max_replicas = -1;
     CHECK(planner_smallest(&answer, &workload, &options) == -EINVAL);
-    bool stop = true;
+    _Atomic bool stop = true;
     options.max_replicas = 0;
     device.memory_bytes.value = 1e9;
     options.replica.stop = &stop;

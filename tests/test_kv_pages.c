@@ -1,4 +1,5 @@
-// tests/test_kv_pages.c - random growing, sharing and closing against a model that keeps every table as plain arrays.
+// tests/test_kv_pages.c - random growing, sharing, closing and forgetting against a model that keeps all as plain
+// arrays.
 #include "engine/kv_pages.h"
 #include "engine/status.h"
 #include "tests/check.h"
@@ -11,6 +12,10 @@ struct model {
     int32_t n_pages, page_tokens, max_seqs;
     bool open[MAX_SEQS];
     int32_t tokens[MAX_SEQS], held[MAX_SEQS], table[MAX_SEQS][MAX_PAGES];
+    bool keeps;
+    uint64_t key[MAX_PAGES];         // of a known page; 0: unknown
+    int32_t rested[MAX_PAGES];       // when it began to rest
+    int32_t now;
 };
 
 static int32_t ceil_divide(int32_t a, int32_t b)
@@ -79,19 +84,78 @@ static void grow(struct kv_pages *pages, struct model *model, int32_t slot, int3
     }
 }
 
-static void share(struct kv_pages *pages, struct model *model, int32_t from, int32_t to)
+static bool is_used(const struct model *model, int32_t page)
 {
-    int32_t ask = check_range(0, model->tokens[from] + model->page_tokens);
-    int32_t whole = (ask < model->tokens[from] ? ask : model->tokens[from]) / model->page_tokens;
-    CHECK(kv_pages_share(pages, from, to, ask) == whole * model->page_tokens);
-    memcpy(model->table[to], model->table[from], (size_t)whole * sizeof **model->table);
-    model->held[to] = whole;
-    model->tokens[to] = whole * model->page_tokens;
+    for (int32_t s = 0; s < model->max_seqs; s++) {
+        for (int32_t i = 0; model->open[s] && i < model->held[s]; i++) {
+            if (model->table[s][i] == page) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+// A sequence's whole page gets a name of its own.
+static void name(struct kv_pages *pages, struct model *model, int32_t slot)
+{
+    int32_t whole = model->tokens[slot] / model->page_tokens;
+    int32_t page = whole > 0 ? model->table[slot][check_range(0, whole - 1)] : -1;
+    if (page >= 0 && !model->key[page]) {
+        uint64_t key = check_random() | 1;
+        CHECK(page_index_find(kv_pages_index(pages), key) == -1 && !page_index_knows(kv_pages_index(pages), page));
+        page_index_add(kv_pages_index(pages), key, page);
+        model->key[page] = key;
+    }
+}
+
+// A sequence of whole pages takes over a known one, resting or in use.
+static void adopt(struct kv_pages *pages, struct model *model, int32_t slot)
+{
+    int32_t page = check_range(0, model->n_pages - 1);
+    bool own = false;
+    for (int32_t i = 0; i < model->held[slot]; i++) {
+        own |= model->table[slot][i] == page;
+    }
+    if (model->key[page] && !own && model->tokens[slot] == model->held[slot] * model->page_tokens) {
+        kv_pages_adopt(pages, slot, page);
+        model->table[slot][model->held[slot]++] = page;
+        model->tokens[slot] += model->page_tokens;
+    }
+}
+
+// The names that pages lost, in a random run of grows, are those of the pages that rested longest.
+static void forget(const struct kv_pages *pages, struct model *model)
+{
+    int32_t last_lost = -1, first_kept = INT32_MAX;
+    for (int32_t p = 0; p < model->n_pages && model->keeps; p++) {
+        if (!model->key[p]) {
+            continue;
+        }
+        if (page_index_find(kv_pages_index(pages), model->key[p]) != p) {
+            last_lost = model->rested[p] > last_lost ? model->rested[p] : last_lost;
+            model->key[p] = 0;
+        } else if (!is_used(model, p)) {
+            first_kept = model->rested[p] < first_kept ? model->rested[p] : first_kept;
+        }
+        CHECK(page_index_knows(kv_pages_index(pages), p) == (model->key[p] != 0));
+    }
+    CHECK_MESSAGE(last_lost < first_kept, "a page was forgotten before one that rested longer");
+}
+
+static void close_seq(struct kv_pages *pages, struct model *model, int32_t slot)
+{
+    kv_pages_close_seq(pages, slot);
+    model->open[slot] = false;
+    for (int32_t i = model->held[slot] - 1; i >= 0; i--) {    // the end rests first
+        int32_t page = model->table[slot][i];
+        model->rested[page] = is_used(model, page) ? model->rested[page] : ++model->now;
+    }
 }
 
 static void step(struct kv_pages *pages, struct model *model)
 {
-    int32_t slot = check_range(0, model->max_seqs - 1), other = check_range(0, model->max_seqs - 1);
+    int32_t slot = check_range(0, model->max_seqs - 1);
     switch (check_range(0, 9)) {
     case 0: case 1: {
         int32_t lowest = 0, got = -1;
@@ -108,13 +172,17 @@ static void step(struct kv_pages *pages, struct model *model)
     }
     case 2:
         if (model->open[slot]) {
-            kv_pages_close_seq(pages, slot);
-            model->open[slot] = false;
+            close_seq(pages, model, slot);
         }
         break;
     case 3: case 4:
-        if (slot != other && model->open[slot] && model->open[other] && !model->held[other]) {
-            share(pages, model, slot, other);
+        if (model->open[slot] && model->keeps) {
+            name(pages, model, slot);
+        }
+        break;
+    case 5:
+        if (model->open[slot] && model->keeps) {
+            adopt(pages, model, slot);
         }
         break;
     default:
@@ -131,8 +199,11 @@ static void test_random(void)
         .n_pages = check_range(1, MAX_PAGES), .page_tokens = check_range(1, 20), .max_seqs = check_range(1, MAX_SEQS)};
     struct kv_pages *pages = NULL;
     CHECK(kv_pages_open(&pages, model.n_pages, model.page_tokens, model.max_seqs) == 0);
+    model.keeps = check_range(0, 3) > 0;
+    CHECK(!model.keeps || kv_pages_keep(pages, 0) == 0);
     for (int i = 0; i < 400; i++) {
         step(pages, &model);
+        forget(pages, &model);
         compare(pages, &model);
     }
     for (int32_t s = 0; s < model.max_seqs; s++) {

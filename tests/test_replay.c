@@ -50,7 +50,8 @@ static struct workload random_workload(int32_t n, bool at_once)
                                                          .prefix_id = check_range(-1, 2),
                                                          .prompt_tokens = check_range(1, 60),
                                                          .output_tokens = check_range(1, 40)};
-        workload.requests[i].prefix_tokens = workload.requests[i].prefix_id < 0 ? 0 : workload.requests[i].prompt_tokens / 2;
+        int32_t shared = check_range(0, 1) ? 32 : 20, prompt = workload.requests[i].prompt_tokens;
+        workload.requests[i].prefix_tokens = workload.requests[i].prefix_id < 0 ? 0 : shared < prompt ? shared : prompt;
         if (i > 0 && workload.requests[i].arrival_ns < workload.requests[i - 1].arrival_ns) {
             workload.requests[i].arrival_ns = workload.requests[i - 1].arrival_ns;
         }
@@ -61,7 +62,10 @@ static struct workload random_workload(int32_t n, bool at_once)
 static int open_model(struct model_file **file, struct plan *plan)
 {
     static const char *const methods[] = {"clsa", "dense", "block", "token", "yoco"};
-    int error = plan_build(plan, plan_find_model("tiny"), methods[check_range(0, 4)], NULL);
+    struct plan_options options = plan_options_default();
+    options.page_tokens = 16;
+    options.block_tokens = 16;
+    int error = plan_build(plan, plan_find_model("tiny"), methods[check_range(0, 4)], &options);
     return error ? error : model_file_random(file, &plan->shape, plan->weight_dtype, check_random() & 0xffff);
 }
 
@@ -76,7 +80,7 @@ static void check_same(const struct steps *live, const struct simulated *simulat
 }
 
 // All at once: arrivals are done before the first step, so that no decision depends on how long steps take.
-static void test_same_decisions(int64_t *preemptions)
+static void test_same_decisions(int64_t *preemptions, int64_t *reused)
 {
     static struct steps live_steps;
     static struct simulated simulated, *steps = &simulated;
@@ -96,6 +100,8 @@ static void test_same_decisions(int64_t *preemptions)
                                            .max_seqs = check_range(1, 8),
                                            .max_step_tokens = check_range(8, 64),
                                            .cache_tokens = 128 + 64 * check_range(0, 3),
+                                           .no_reuse = check_range(0, 4) == 0,
+                                           .snapshots = check_range(0, 4),
                                            .virtual_clock = true,
                                            .observer = &observer};
     struct serve_options sim_options = {.plan = &plan,
@@ -104,6 +110,8 @@ static void test_same_decisions(int64_t *preemptions)
                                         .max_seqs = live_options.max_seqs,
                                         .max_step_tokens = live_options.max_step_tokens,
                                         .cache_tokens = live_options.cache_tokens,
+                                        .no_reuse = live_options.no_reuse,
+                                        .snapshots = live_options.snapshots,
                                         .every_step = true};
     int error = serving_run(&live, &workload, &live_options);
     CHECK_MESSAGE(error == 0, "%s", status_text());
@@ -112,7 +120,14 @@ static void test_same_decisions(int64_t *preemptions)
         check_same(&live_steps, &simulated);
         CHECK(live.metrics.preemptions == sim.metrics.preemptions && live.steps == sim.steps);
         CHECK(live.metrics.output_tokens == sim.metrics.output_tokens && live.metrics.finished == workload.n);
+        CHECK_MESSAGE(live.reused_tokens == sim.reused_tokens, "%lld tokens reused, simulated %lld",
+                      (long long)live.reused_tokens, (long long)sim.reused_tokens);
+        CHECK(!live_options.no_reuse || live.reused_tokens == 0);
         *preemptions += live.metrics.preemptions;
+        *reused += live.reused_tokens;
+        for (int64_t i = 0; i < workload.n; i++) {
+            CHECK(live.records[i].reused_tokens == sim.records[i].reused_tokens);
+        }
         for (int64_t i = 0; i < workload.n; i++) {    // finished in the same order
             for (int64_t k = 0; k < workload.n; k++) {
                 CHECK((live.records[i].finished_s < live.records[k].finished_s) ==
@@ -177,11 +192,12 @@ static void test_rejection(void)
 int main(void)
 {
     check_begin();
-    int64_t preemptions = 0;
-    for (int i = 0; i < 12 && !check_failures; i++) {
-        test_same_decisions(&preemptions);
+    int64_t preemptions = 0, reused = 0;
+    for (int i = 0; i < 16 && !check_failures; i++) {
+        test_same_decisions(&preemptions, &reused);
     }
-    CHECK_MESSAGE(check_failures || preemptions > 0, "no run was short of pages: the test shows too little");
+    CHECK_MESSAGE(check_failures || (preemptions > 0 && reused > 0),
+                  "no run was short of pages, or none reused any: the test shows too little");
     test_times(true);
     test_times(false);
     test_rejection();

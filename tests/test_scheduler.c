@@ -251,7 +251,7 @@ static void test_close_with_work(void)
     int64_t preempted[2];
     int32_t n_preempted;
     CHECK(kv_pages_open(&pages, 4, 16, 2) == 0);
-    CHECK(scheduler_open(&scheduler, &(struct scheduler_options){2, 8}, pages) == 0);
+    CHECK(scheduler_open(&scheduler, &(struct scheduler_options){.max_seqs = 2, .max_step_tokens = 8}, pages) == 0);
     for (int64_t i = 0; i < 4; i++) {
         CHECK(scheduler_submit(scheduler, i, 20, 4) == 0);
     }
@@ -266,9 +266,10 @@ static void test_bad_input(void)
     struct kv_pages *pages;
     struct scheduler *scheduler = (struct scheduler *)&pages;
     CHECK(kv_pages_open(&pages, 4, 16, 2) == 0);
-    CHECK(scheduler_open(&scheduler, &(struct scheduler_options){0, 8}, pages) == -EINVAL && !scheduler);
-    CHECK(scheduler_open(&scheduler, &(struct scheduler_options){1, 0}, pages) == -EINVAL && !scheduler);
-    CHECK(scheduler_open(&scheduler, &(struct scheduler_options){1, 8}, pages) == 0);
+    struct scheduler_options none = {.max_seqs = 0, .max_step_tokens = 8}, no_rows = {.max_seqs = 1}, one = {1, 8, {0}};
+    CHECK(scheduler_open(&scheduler, &none, pages) == -EINVAL && !scheduler);
+    CHECK(scheduler_open(&scheduler, &no_rows, pages) == -EINVAL && !scheduler);
+    CHECK(scheduler_open(&scheduler, &one, pages) == 0);
     CHECK(scheduler_submit(scheduler, 0, 0, 1) == -EINVAL);
     CHECK(scheduler_submit(scheduler, 0, 1, 0) == -EINVAL);
     CHECK(scheduler_submit(scheduler, 0, 64, 2) == -EINVAL);

@@ -149,6 +149,11 @@ static struct workload random_workload(int32_t n)
                                                          .prefix_id = -1,
                                                          .prompt_tokens = check_range(1, check_range(1, 400)),
                                                          .output_tokens = check_range(1, check_range(1, 500))};
+        if (check_range(0, 2)) {
+            workload.requests[i].prefix_id = check_range(0, 2);
+            int32_t shared = workload.requests[i].prompt_tokens - check_range(0, 1) * check_range(0, 5);
+            workload.requests[i].prefix_tokens = shared > 0 ? shared : 0;
+        }
         now_ns += (int64_t)(check_uniform() * (double)gap_ns);
     }
     if (check_range(0, 3) == 0) {
@@ -172,7 +177,7 @@ static void compare_runs(const struct serve_result *jumped, const struct serve_r
         CHECK_MESSAGE(near(a->arrival_s, b->arrival_s, 1e-6) && near(a->started_s, b->started_s, 1e-6) &&
                           near(a->first_token_s, b->first_token_s, 1e-6) && near(a->finished_s, b->finished_s, 1e-6),
                       "request %lld finished at %.12g, by steps at %.12g", (long long)i, a->finished_s, b->finished_s);
-        CHECK(a->preemptions == b->preemptions && a->rejected == b->rejected);
+        CHECK(a->preemptions == b->preemptions && a->rejected == b->rejected && a->reused_tokens == b->reused_tokens);
     }
 }
 
@@ -191,7 +196,7 @@ static void check_records(const struct serve_result *result)
     CHECK(result->peak_pages <= result->n_pages);
 }
 
-static void test_jumps(int64_t *preemptions, int64_t *jumps)
+static void test_jumps(int64_t *preemptions, int64_t *jumps, int64_t *reused)
 {
     static struct serve_result jumped, stepped;
     struct plan plan = random_plan();
@@ -211,6 +216,8 @@ static void test_jumps(int64_t *preemptions, int64_t *jumps)
         CHECK(jumped.metrics.finished + jumped.metrics.rejected == workload.n);
         *preemptions += jumped.metrics.preemptions;
         *jumps += jumped.jumped_steps;
+        CHECK(jumped.reused_tokens == stepped.reused_tokens);
+        *reused += jumped.reused_tokens;
         serve_close(&jumped);
         serve_close(&stepped);
     }
@@ -311,16 +318,17 @@ static void test_wrong_input(void)
 int main(void)
 {
     check_begin();
-    int64_t preemptions = 0, jumps = 0;
+    int64_t preemptions = 0, jumps = 0, reused = 0;
     for (int i = 0; i < 60 && !check_failures; i++) {
         test_price();
         test_walk();
     }
     for (int i = 0; i < 60 && !check_failures; i++) {
-        test_jumps(&preemptions, &jumps);
+        test_jumps(&preemptions, &jumps, &reused);
     }
-    CHECK_MESSAGE(check_failures || (preemptions > 0 && jumps > 0),
-                  "%lld preemptions, %lld jumped steps: shows too little", (long long)preemptions, (long long)jumps);
+    CHECK_MESSAGE(check_failures || (preemptions > 0 && jumps > 0 && reused > 0),
+                  "%lld preemptions, %lld jumped steps, %lld tokens reused: shows too little", (long long)preemptions,
+                  (long long)jumps, (long long)reused);
     test_alone();
     test_verdict();
     test_wrong_input();

@@ -31,6 +31,22 @@ static void test_mooncake(void)
     CHECK(workload.requests[1].reused_tokens == 1024 && workload.requests[2].reused_tokens == 0);
     CHECK(workload_measure(&statistics, &workload) == 0 && fabs(statistics.prefix_hit_share - 2.0 / 8) < 1e-12);
     CHECK(fabs(statistics.rate_per_s - 2 / 3.0) < 1e-9 && statistics.prompt.max == 1500);
+    int32_t alike[] = {1, 512, 1000, 1024}, apart[] = {1025, 1100};
+    for (int i = 0; i < 4; i++) {    // the first two share two blocks; the third has one of them, behind another
+        CHECK(workload_key(&workload, 0, alike[i]) == workload_key(&workload, 1, alike[i]));
+        CHECK(workload_key(&workload, 0, alike[i]) != workload_key(&workload, 2, alike[i]));
+        CHECK(i == 0 || workload_key(&workload, 0, alike[i]) != workload_key(&workload, 0, alike[i - 1]));
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(workload_key(&workload, 0, apart[i]) != workload_key(&workload, 1, apart[i]));
+    }
+    CHECK(workload_shares(&workload));
+    CHECK(workload_prefix_unit(&workload, 64) == 512 && workload_prefix_unit(&workload, 100) == 600);
+    workload_close(&workload);
+    CHECK(parse(&workload, text, &(struct workload_options){.length_factor = 0.25}) == 0);
+    CHECK(workload.block_tokens == 128);
+    CHECK(workload_key(&workload, 0, 256) == workload_key(&workload, 1, 256));
+    CHECK(workload_key(&workload, 0, 257) != workload_key(&workload, 1, 257));
     workload_close(&workload);
 }
 
@@ -205,6 +221,12 @@ static void test_options(void)
         CHECK(b->prompt_tokens == (int32_t)fmin(round(a->prompt_tokens * 0.5), 3000));
         CHECK(b->output_tokens == (int32_t)fmin(fmax(round(a->output_tokens * 0.5), 1), 100));
         CHECK(b->prefix_tokens <= b->prompt_tokens && b->reused_tokens <= b->prefix_tokens);
+        for (int64_t k = 0; k < i && i < 50; k++) {
+            int32_t shared = b->prefix_id == changed.requests[k].prefix_id ? b->prefix_tokens : 0;
+            shared = shared < changed.requests[k].prefix_tokens ? shared : changed.requests[k].prefix_tokens;
+            CHECK(shared == 0 || workload_key(&changed, i, shared) == workload_key(&changed, k, shared));
+            CHECK(workload_key(&changed, i, shared + 1) != workload_key(&changed, k, shared + 1));
+        }
     }
     workload_close(&whole);
     workload_close(&changed);

@@ -13,7 +13,7 @@
 struct whatif_job {
     pthread_t thread;
     bool started;                  // a thread is to be joined
-    volatile bool stop;            // serve.h reads it
+    _Atomic bool stop;             // serve.h reads it
     pthread_mutex_t mutex;         // over `report`
     struct job_report report;
     // Of the thread while it runs.

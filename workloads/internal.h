@@ -12,3 +12,5 @@ int workload_read_csv(struct workload *out, char *text, const char *where);
 // Our own description.
 int workload_describe(struct workload *out, const char *text, size_t length, const char *where,
                       const struct workload_options *options);
+
+uint64_t workload_mix(uint64_t z);    // bits of z, well mixed; one to one

@@ -113,6 +113,12 @@ static int remember(struct id_set *set, int64_t id, bool *known)
     return 0;
 }
 
+struct mooncake {
+    struct workload *workload;
+    struct id_set seen;
+    int64_t blocks_capacity;
+};
+
 static int take_whole(int64_t *out, const struct lines *lines, json_t *object, const char *key, int64_t low, int64_t high)
 {
     json_t *value = json_object_get(object, key);
@@ -123,11 +129,29 @@ static int take_whole(int64_t *out, const struct lines *lines, json_t *object, c
     return 0;
 }
 
-// The blocks that the prompt begins with and earlier prompts had, one after the other from the first.
-static int take_blocks(struct workload_request *request, const struct lines *lines, struct id_set *seen, json_t *blocks)
+static int append_block(struct workload *workload, int64_t *capacity, uint64_t block)
+{
+    if (workload->n_blocks == *capacity) {
+        int64_t larger = *capacity ? 2 * *capacity : 4096;
+        uint64_t *grown = larger <= INT32_MAX ? realloc(workload->blocks, (size_t)larger * sizeof *grown) : NULL;
+        if (!grown) {
+            return status_fail(-ENOMEM, "no memory for %lld prefix blocks", (long long)larger);
+        }
+        workload->blocks = grown;
+        *capacity = larger;
+    }
+    workload->blocks[workload->n_blocks++] = block;
+    return 0;
+}
+
+// The blocks that the prompt begins with and earlier prompts had, one after the other from the first. Each is kept
+// together with all before it, whether its id already stands for them or not.
+static int take_blocks(struct mooncake *file, struct workload_request *request, const struct lines *lines,
+                       json_t *blocks)
 {
     int64_t leading = 0;
     bool unbroken = true;
+    uint64_t chain = 0;
     if (!json_is_array(blocks)) {
         return blocks ? wrong(lines, "\"hash_ids\": expected a list of whole numbers") : 0;
     }
@@ -138,10 +162,13 @@ static int take_blocks(struct workload_request *request, const struct lines *lin
         if (!json_is_integer(value) || id < 0) {
             return wrong(lines, "\"hash_ids\": expected whole numbers from 0");
         }
-        int error = remember(seen, id, &known);
+        chain = workload_mix(chain + 0x9e3779b97f4a7c15u * ((uint64_t)id + 1));
+        int error = remember(&file->seen, id, &known);
+        error = error ? error : append_block(file->workload, &file->blocks_capacity, chain);
         if (error) {
             return error;
         }
+        request->n_blocks++;
         unbroken = unbroken && known;
         if (unbroken) {
             leading++;
@@ -154,7 +181,7 @@ static int take_blocks(struct workload_request *request, const struct lines *lin
     return 0;
 }
 
-static int read_mooncake_line(struct workload_request *out, const struct lines *lines, struct id_set *seen,
+static int read_mooncake_line(struct mooncake *file, struct workload_request *out, const struct lines *lines,
                               const char *line)
 {
     json_error_t where;
@@ -170,8 +197,9 @@ static int read_mooncake_line(struct workload_request *out, const struct lines *
     *out = (struct workload_request){.arrival_ns = ms * 1000000,
                                      .prefix_id = -1,
                                      .prompt_tokens = (int32_t)prompt,
-                                     .output_tokens = (int32_t)output};
-    error = error ? error : take_blocks(out, lines, seen, json_object_get(object, "hash_ids"));
+                                     .output_tokens = (int32_t)output,
+                                     .first_block = (int32_t)file->workload->n_blocks};
+    error = error ? error : take_blocks(file, out, lines, json_object_get(object, "hash_ids"));
     json_decref(object);
     return error;
 }
@@ -179,17 +207,17 @@ static int read_mooncake_line(struct workload_request *out, const struct lines *
 int workload_read_mooncake(struct workload *out, char *text, const char *where)
 {
     struct lines lines = {text, where, 0};
-    struct id_set seen = {0};
+    struct mooncake file = {.workload = out};
     int64_t capacity = 0;
     int error = 0;
     out->block_tokens = MOONCAKE_BLOCK_TOKENS;
     snprintf(out->classes[0], sizeof out->classes[0], "mooncake");
     for (char *line; !error && (line = next_line(&lines)) != NULL;) {
         struct workload_request request;
-        error = read_mooncake_line(&request, &lines, &seen, line);
+        error = read_mooncake_line(&file, &request, &lines, line);
         error = error ? error : workload_append(out, &capacity, &request);
     }
-    free(seen.ids);
+    free(file.seen.ids);
     return error;
 }
 

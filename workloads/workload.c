@@ -33,6 +33,7 @@ void workload_close(struct workload *workload)
 {
     if (workload) {
         free(workload->requests);
+        free(workload->blocks);
         *workload = (struct workload){0};
     }
 }
@@ -47,6 +48,13 @@ static int32_t scaled(int32_t tokens, double factor, int32_t max)
     return length < 1 ? 1 : length > WORKLOAD_MAX_TOKENS ? WORKLOAD_MAX_TOKENS : (int32_t)length;
 }
 
+static void change_blocks(struct workload *workload, double factor)
+{
+    if (factor > 0 && workload->block_tokens > 1) {
+        workload->block_tokens = scaled(workload->block_tokens, factor, 0);
+    }
+}
+
 static int32_t part_of(int32_t part, int32_t whole_before, int32_t whole)
 {
     return (int32_t)((int64_t)part * whole / whole_before);
@@ -57,6 +65,7 @@ static void change(struct workload *workload, const struct workload_options *opt
     if (options->max_requests > 0 && workload->n > options->max_requests) {
         workload->n = options->max_requests;
     }
+    change_blocks(workload, options->length_factor);
     for (int64_t i = 0; i < workload->n; i++) {
         struct workload_request *request = &workload->requests[i];
         if (options->rate_factor > 0) {
@@ -200,6 +209,47 @@ int workload_load(struct workload *out, const char *name_or_path, const struct w
     error = error ? error : workload_parse(out, text, length, name_or_path, options);
     free(text);
     return error;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What prompts share
+
+uint64_t workload_mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+uint64_t workload_stream(const struct workload *workload, int64_t request, int32_t position)
+{
+    const struct workload_request *r = &workload->requests[request];
+    int32_t block = position / workload->block_tokens;
+    if (block < r->n_blocks) {
+        return workload->blocks[r->first_block + block];
+    }
+    bool shared = r->n_blocks == 0 && r->prefix_id >= 0 && position < r->prefix_tokens;
+    return workload_mix(shared ? 2 * (uint64_t)r->prefix_id + 1 : 2 * (uint64_t)request);
+}
+
+uint64_t workload_key(const struct workload *workload, int64_t request, int32_t tokens)
+{
+    return workload_mix(workload_stream(workload, request, tokens - 1) + 0x9e3779b97f4a7c15u * (uint64_t)tokens);
+}
+
+int32_t workload_prefix_unit(const struct workload *workload, int32_t cache_unit)
+{
+    return ((workload->block_tokens - 1) / cache_unit + 1) * cache_unit;
+}
+
+bool workload_shares(const struct workload *workload)
+{
+    for (int64_t i = 0; i < workload->n; i++) {
+        if (workload->requests[i].prefix_id >= 0 && workload->requests[i].prefix_tokens > 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 //
 // Lists come from three places: our own descriptions (*.workload: arrival law, joint length distributions, classes; the
 // shipped ones by name), and recorded traces (Mooncake JSONL, Azure CSV, ServeGen-style CSV). What a file is is seen
-// from its contents. A list is sorted by arrival, starts at 0 and is a pure function of the file and the seed. Forty
-// bytes a request: a day of 1.4 million takes 56 MB. Texts are not kept, only lengths and what prompts share.
+// from its contents. A list is sorted by arrival, starts at 0 and is a pure function of the file and the seed. 48
+// bytes a request: a day of 1.4 million takes 66 MB. Texts are not kept, only lengths and what prompts share.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,7 @@ struct workload_request {
     int32_t prefix_tokens;      // of the prompt, at its beginning: the part named by prefix_id
     int32_t reused_tokens;      // of the prompt, at its beginning: what some earlier request brought
     int32_t class_index;
+    int32_t first_block, n_blocks;    // of workload.blocks: what its prompt is made of. 0: prefix_id says it all
 };
 
 struct workload {
@@ -26,6 +28,8 @@ struct workload {
     struct workload_request *requests;    // [n] by arrival; owned
     int64_t n;
     int32_t block_tokens;       // granularity of prefix_tokens and reused_tokens in the source; 1 where exact
+    uint64_t *blocks;           // [n_blocks] each names block_tokens of a prompt and all before; owned, or NULL
+    int64_t n_blocks;
     int32_t users;              // > 0: a closed loop. The first `users` requests arrive at 0, each other one
     int64_t pause_ns;           // this long after an answer ended
     int32_t n_classes;
@@ -48,6 +52,14 @@ int workload_load(struct workload *out, const char *name_or_path, const struct w
 int workload_parse(struct workload *out, char *text, size_t length, const char *where,
                    const struct workload_options *options);
 void workload_close(struct workload *workload);    // NULL-safe
+
+// Names what the prompt of a request consists of at `position`: prompts with equal streams there are equal up to there.
+uint64_t workload_stream(const struct workload *workload, int64_t request, int32_t position);
+// The same for the beginning of `tokens` tokens, at least 1: equal keys, equal beginnings.
+uint64_t workload_key(const struct workload *workload, int64_t request, int32_t tokens);
+// The fewest tokens in which its prompts are seen to share, in multiples of what a cache can tell apart.
+int32_t workload_prefix_unit(const struct workload *workload, int32_t cache_unit);
+bool workload_shares(const struct workload *workload);    // some prompt says that it begins like others
 
 // The shipped descriptions.
 struct workload_preset {
