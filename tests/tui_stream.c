@@ -29,6 +29,29 @@ static void stage(struct made *made, enum phase phase, enum stage which, int32_t
     made->sink->stage(made->sink->user, &sample);
 }
 
+// Kernels of the feed-forward network, and one copy that belongs to no stage, as a GPU tells them after the step.
+static void kernels(struct made *made, int32_t n_layers, int64_t begin_ns, int64_t scale_ns)
+{
+    static const char *const names[] = {"_ZN4clsa12_GLOBAL__N_110multiply_nILi128EEEvPKf",
+                                        "_Z8add_rowsPKfPf"};
+    struct kernel_sample sample = {.source = made->source, .step = made->step, .phase = PHASE_DECODE,
+                                   .stage = STAGE_FFN, .context = 1, .stream = 7, .grid = {132, 4, 1},
+                                   .block = {256, 1, 1}, .registers = 168, .dynamic_shared_bytes = 98304,
+                                   .begin_ns = begin_ns};
+    for (int32_t layer = 0; layer < n_layers; layer++) {
+        sample.layer = layer;
+        sample.name = names[layer % 2];
+        sample.duration_ns = scale_ns + 10 * layer + made->step % 7;
+        made->sink->kernel(made->sink->user, &sample);
+        sample.begin_ns += sample.duration_ns;
+    }
+    sample = (struct kernel_sample){.source = made->source, .work = WORK_COPY, .step = made->step,
+                                    .phase = PHASE_DECODE, .stage = STAGE_COUNT, .layer = -1, .name = "copy to host",
+                                    .context = 1, .stream = 7, .bytes = 4, .begin_ns = sample.begin_ns,
+                                    .duration_ns = 900};
+    made->sink->kernel(made->sink->user, &sample);
+}
+
 static void step(struct made *made, enum phase phase, int32_t n_layers, bool selects, int32_t tokens, int32_t context,
                  int64_t scale_ns)
 {
@@ -52,6 +75,9 @@ static void step(struct made *made, enum phase phase, int32_t n_layers, bool sel
     made->now_ns += draw(made, 100, 2000);
     sample.duration_ns = made->now_ns - sample.begin_ns;
     made->sink->step(made->sink->user, &sample);
+    if (phase == PHASE_DECODE && made->sink->kernel) {
+        kernels(made, n_layers, sample.begin_ns, scale_ns / 2);
+    }
     made->step++;
     made->now_ns += draw(made, 100, 5000);
 }

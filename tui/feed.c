@@ -11,6 +11,7 @@
 
 #include "engine/status.h"
 #include "tui/event.h"
+#include "tui/name_table.h"
 
 enum {
     SOURCE_SLOTS = 64,         // announcements on their way at once: the engine makes one per run
@@ -21,6 +22,7 @@ struct feed {
     struct event *events;      // [capacity]
     uint64_t capacity, reserve;
     struct sample_source sources[SOURCE_SLOTS];
+    struct name_table *names;  // owned; the producer adds, the release of `head` publishes
     // Each side writes its own line, so that neither slows the other.
     _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t head;
     _Atomic uint64_t source_head;
@@ -39,12 +41,13 @@ int feed_open(struct feed **out, int32_t capacity)
     }
     struct feed *feed = aligned_alloc(CACHE_LINE_BYTES, sizeof *feed);
     struct event *events = malloc(slots * sizeof *events);
-    if (!feed || !events) {
+    struct name_table *names = NULL;
+    if (!feed || !events || name_table_open(&names) != 0) {
         free(feed);
         free(events);
         return status_fail(-ENOMEM, "out of memory for a feed of %llu events", (unsigned long long)slots);
     }
-    *feed = (struct feed){.events = events, .capacity = slots, .reserve = slots / 8};
+    *feed = (struct feed){.events = events, .names = names, .capacity = slots, .reserve = slots / 8};
     *out = feed;
     return 0;
 }
@@ -53,6 +56,7 @@ void feed_close(struct feed *feed)
 {
     if (feed) {
         free(feed->events);
+        name_table_close(feed->names);
         free(feed);
     }
 }
@@ -124,10 +128,19 @@ static void on_counter(void *user, const struct counter_sample *sample)
     push(user, &(struct event){.kind = EVENT_COUNTER, .of.counter = *sample}, 0);
 }
 
+// Kernels come after their step and belong to no sum: one that is lost breaks nothing else.
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct feed *feed = user;
+    struct event event = {.kind = EVENT_KERNEL, .of.kernel = *sample};
+    event.of.kernel.name = name_table_keep(feed->names, sample->name);
+    push(feed, &event, feed->reserve);
+}
+
 struct sample_sink feed_sink(struct feed *feed)
 {
     return (struct sample_sink){.user = feed, .source = on_source, .stage = on_stage, .step = on_step,
-                                .request = on_request, .counter = on_counter};
+                                .request = on_request, .counter = on_counter, .kernel = on_kernel};
 }
 
 int64_t feed_drain(struct feed *feed, const struct sample_sink *to)

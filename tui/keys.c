@@ -29,6 +29,7 @@ const struct ui_key_help ui_keys[] = {
     {"+ -", "redraw more, less often", -1, false},
     {"left, right", "select a stage", VIEW_STAGES, false},
     {"Enter", "its slowest on the timeline", VIEW_STAGES, false},
+    {"d, Esc", "its kernels; back", VIEW_STAGES, false},
     {"/", "only stages whose name holds a text", VIEW_STAGES, false},
     {"/", "only methods whose name holds a text", VIEW_COMPARE, false},
     {"] [", "double, halve top k", -1, true},

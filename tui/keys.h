@@ -69,6 +69,7 @@ struct ui {
     int32_t tab_ends[VIEW_COUNT];  // columns where the tabs ended when drawn last, for the pointer
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
+    bool kernels;                  // Stages shows those of the selected stage
     int32_t stage;                 // selected in Stages; -1: the one with the greatest share
     int64_t request;               // selected, by its place in the log; -1: the first shown
     const struct routing_snapshot *routing;    // borrowed; NULL: no selections come

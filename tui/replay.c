@@ -7,6 +7,7 @@
 #include "engine/status.h"
 #include "traces/trace.h"
 #include "tui/event.h"
+#include "tui/name_table.h"
 
 struct replay {
     struct event *events;                // [n_events], owned
@@ -14,6 +15,7 @@ struct replay {
     int64_t n_events, capacity, next;
     struct sample_source *sources;       // [n_sources], owned
     int64_t n_sources, source_capacity;
+    struct name_table *names;            // owned
     double speed;
     int64_t clock_ns;                    // of the file
     int64_t last_now_ns;
@@ -67,6 +69,14 @@ static void on_request(void *user, const struct request_sample *sample)
     add(user, &(struct event){.kind = EVENT_REQUEST, .of.request = *sample});
 }
 
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct replay *replay = user;
+    struct event event = {.kind = EVENT_KERNEL, .of.kernel = *sample};
+    event.of.kernel.name = name_table_keep(replay->names, sample->name);
+    add(replay, &event);
+}
+
 static void on_counter(void *user, const struct counter_sample *sample)
 {
     add(user, &(struct event){.kind = EVENT_COUNTER, .of.counter = *sample});
@@ -97,9 +107,10 @@ int replay_open(struct replay **out, const char *path, double speed)
     }
     replay->speed = speed;
     struct sample_sink sink = {.user = replay, .source = on_source, .stage = on_stage, .step = on_step,
-                               .request = on_request, .counter = on_counter};
+                               .request = on_request, .counter = on_counter, .kernel = on_kernel};
     struct trace_stats stats = {0};
-    int error = trace_read(path, &sink, &stats);
+    int error = name_table_open(&replay->names);
+    error = error ? error : trace_read(path, &sink, &stats);
     if (error && stats.truncated && replay->n_events > 0) {
         replay->cut = true;
         error = 0;
@@ -122,6 +133,7 @@ void replay_close(struct replay *replay)
         free(replay->events);
         free(replay->due_ns);
         free(replay->sources);
+        name_table_close(replay->names);
         free(replay);
     }
 }

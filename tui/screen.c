@@ -113,7 +113,7 @@ static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
     {"f", "phase"}, {"<>", "sort"}, {"R", "reverse"}, {"+-", "rate"}, {NULL, NULL},
 }, stages_hints[] = {
-    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"/", "filter"},
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"d", "kernels"}, {"/", "filter"},
     {"<>", "sort"}, {"R", "reverse"}, {"f", "phase"}, {"m", "method"}, {"p", "pause"}, {NULL, NULL},
 }, timeline_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},

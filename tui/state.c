@@ -29,6 +29,7 @@ struct flight {
 struct method {
     struct method_summary told;
     struct phase_window *phases[PHASE_COUNT];    // owned; NULL until a step comes
+    struct kernel_table *kernels;                // owned; NULL until a kernel comes
     struct flight flights[STATE_REQUESTS];       // by request modulo STATE_REQUESTS
     double prefill_s[PREFILLS];
     int64_t n_prefills;
@@ -44,6 +45,7 @@ struct state {
     int32_t pending_source;
     int64_t lost, last_ns;
     struct timeline *timeline;                   // owned
+    struct name_table *names;                    // owned
     struct request_log *requests;                // owned
     bool has_device;
     struct device device;
@@ -62,6 +64,7 @@ int state_open(struct state **out, const struct device *device)
     }
     int error = timeline_open(&(*out)->timeline, TIMELINE_SPANS);
     error = error ? error : request_log_open(&(*out)->requests);
+    error = error ? error : name_table_open(&(*out)->names);
     if (error) {
         state_close(*out);
         *out = NULL;
@@ -73,6 +76,9 @@ static void method_free(struct method *method)
 {
     for (int phase = 0; method && phase < PHASE_COUNT; phase++) {
         free(method->phases[phase]);
+    }
+    if (method) {
+        free(method->kernels);
     }
     free(method);
 }
@@ -86,6 +92,7 @@ void state_close(struct state *state)
         free(state->pending);
         timeline_close(state->timeline);
         request_log_close(state->requests);
+        name_table_close(state->names);
     }
     free(state);
 }
@@ -107,6 +114,7 @@ void state_forget(struct state *state)
         for (int phase = 0; phase < PHASE_COUNT; phase++) {
             free(method->phases[phase]);
         }
+        free(method->kernels);
         *method = (struct method){.told = nothing_told(&method->told.source, method->told.last_ns)};
     }
 }
@@ -342,10 +350,25 @@ static void on_counter(void *user, const struct counter_sample *sample)
     }
 }
 
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct state *state = user;
+    bool known = (unsigned)sample->phase < PHASE_COUNT && (unsigned)sample->stage <= STAGE_COUNT && sample->name;
+    struct method *method = known ? method_of(state, sample->source, sample->begin_ns, sample->duration_ns) : NULL;
+    if (method && !method->kernels) {
+        method->kernels = calloc(1, sizeof *method->kernels);
+    }
+    if (method && method->kernels) {
+        kernel_table_add(method->kernels, state->names, sample);
+    } else {
+        state->lost++;
+    }
+}
+
 struct sample_sink state_sink(struct state *state)
 {
     return (struct sample_sink){.user = state, .source = on_source, .stage = on_stage, .step = on_step,
-                                .request = on_request, .counter = on_counter};
+                                .request = on_request, .counter = on_counter, .kernel = on_kernel};
 }
 
 int32_t state_method_count(const struct state *state)
@@ -409,6 +432,11 @@ bool state_phase(const struct state *state, int32_t method, enum phase phase, st
 int32_t state_history(const struct state *state, int32_t method, enum phase phase, double *duration_ns, int32_t n)
 {
     return window_history(state->methods[method]->phases[phase], duration_ns, n);
+}
+
+const struct kernel_table *state_kernels(const struct state *state, int32_t method)
+{
+    return state->methods[method]->kernels;
 }
 
 int64_t state_lost(const struct state *state)

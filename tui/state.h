@@ -9,6 +9,7 @@
 
 #include "engine/sample.h"
 #include "sim/predict.h"
+#include "tui/kernel_table.h"
 #include "tui/request_log.h"
 #include "tui/timeline.h"
 
@@ -78,6 +79,9 @@ bool state_phase(const struct state *state, int32_t method, enum phase phase, st
 
 // Durations of the most recent steps, oldest first; returns their number, at most `n`.
 int32_t state_history(const struct state *state, int32_t method, enum phase phase, double *duration_ns, int32_t n);
+
+// The kernels that were told of a method; NULL: none.
+const struct kernel_table *state_kernels(const struct state *state, int32_t method);
 
 // Samples that belonged to no known source, stages whose step never came, samples lost for want of memory.
 int64_t state_lost(const struct state *state);

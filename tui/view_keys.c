@@ -139,6 +139,17 @@ static bool stages_key(struct ui *ui, const struct state *state, int32_t key)
     case KEY_ARROW_LEFT: select_stage(ui, state, -1); return true;
     case KEY_ARROW_RIGHT: select_stage(ui, state, 1); return true;
     case KEY_RETURN: show_slowest(ui, state); return true;
+    case 'd':
+        ui->kernels = !ui->kernels;
+        ui->scroll = 0;
+        return true;
+    case KEY_ESCAPE:
+        if (ui->kernels) {
+            ui->kernels = false;
+            ui->scroll = 0;
+            return true;
+        }
+        return false;
     default: return false;
     }
 }

@@ -163,6 +163,19 @@ static int32_t put_all(struct lines *lines, const struct state *state, const str
 void view_stages(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui)
 {
     int32_t method = ui_method(ui, state);
+    struct phase_summary summary;
+    enum phase phase;
+    bool known = view_phase(state, ui, method, &phase, &summary);
+    int32_t selected = known ? view_selected_stage(ui, &summary) : STAGE_COUNT;
+    if (layout->detail.rows > 0 && selected < STAGE_COUNT) {
+        view_layer_strip(cells, layout, state, method, phase, selected);
+    } else if (layout->detail.rows > 0 && layout->framed) {
+        cells_frame(cells, layout->detail, "Layers");
+    }
+    if (ui->kernels && selected < STAGE_COUNT) {
+        view_kernels(cells, layout, state, ui, method, phase, selected);
+        return;
+    }
     struct rect inside = layout_inside(layout, layout->table);
     bool shown[COLUMN_COUNT];
     view_columns_fit(columns, COLUMN_COUNT, inside.cols, shown);
@@ -187,17 +200,8 @@ void view_stages(struct cells *cells, const struct layout *layout, const struct 
         cells_frame(cells, layout->table, title);
     }
     view_columns_title(cells, inside, columns, COLUMN_COUNT, shown, sorting.column, sorting.reverse);
-    struct phase_summary summary;
-    enum phase phase;
-    bool known = view_phase(state, ui, method, &phase, &summary);
-    int32_t selected = known ? view_selected_stage(ui, &summary) : STAGE_COUNT;
     struct lines lines = {cells, body, shown, -ui->scroll, selected};
     put_all(&lines, state, ui, method, &sorting);
-    if (layout->detail.rows > 0 && selected < STAGE_COUNT) {
-        view_layer_strip(cells, layout, state, method, phase, selected);
-    } else if (layout->detail.rows > 0 && layout->framed) {
-        cells_frame(cells, layout->detail, "Layers");
-    }
 }
 
 void note_stages(char *note, const struct state *state, const struct ui *ui)

@@ -45,6 +45,10 @@ void view_stack(struct cells *cells, struct rect clip, int32_t row, int32_t widt
 void view_layer_strip(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
                       enum phase phase, int32_t stage);
 
+// Instead of stages: the kernels of one.
+void view_kernels(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui,
+                  int32_t method, enum phase phase, int32_t stage);
+
 // The stage that the user selected, or the one with the greatest share; STAGE_COUNT if none has any.
 int32_t view_selected_stage(const struct ui *ui, const struct phase_summary *summary);
 
