@@ -177,9 +177,43 @@ static void test_two_threads(void)
     feed_close(producer.feed);
 }
 
+struct kernels_seen {
+    int64_t n;
+    const char *names[8];
+};
+
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct kernels_seen *seen = user;
+    seen->names[seen->n++ % 8] = sample->name;
+    CHECK(sample->grid[0] == 132 && sample->duration_ns == 5);
+}
+
+// The name is the sender's for the call only; the feed's lasts, one copy for all samples of a kernel.
+static void test_kernel_names(void)
+{
+    struct feed *feed;
+    struct kernels_seen seen = {0};
+    struct sample_sink to = {.user = &seen, .kernel = on_kernel};
+    CHECK(feed_open(&feed, 64) == 0);
+    struct sample_sink sink = feed_sink(feed);
+    for (int i = 0; i < 6; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "kernel%d", i % 2);
+        sink.kernel(sink.user, &(struct kernel_sample){.name = name, .grid = {132, 1, 1}, .duration_ns = 5});
+        memset(name, 'x', sizeof name - 1);
+    }
+    CHECK(feed_drain(feed, &to) == 6 && seen.n == 6);
+    for (int i = 0; i < 6; i++) {
+        CHECK(strcmp(seen.names[i], i % 2 ? "kernel1" : "kernel0") == 0 && seen.names[i] == seen.names[i % 2]);
+    }
+    feed_close(feed);
+}
+
 int main(void)
 {
     check_begin();
+    test_kernel_names();
     test_one_thread();
     test_many_sources();
     test_two_threads();
