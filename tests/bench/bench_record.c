@@ -1,0 +1,291 @@
+// tests/bench/bench_record.c - traces of batches over a grid of contexts, to calibrate from or to judge predictions by.
+//
+// Per method one engine and one trace, FOLDER/NAME-METHOD.pftrace. At each context a prompt is run, chunk by chunk, then
+// forked into batches that decode: the cache is copied, so that each sequence reads its own. Of decode only steps are
+// kept that a GPU replays from a recording, one in --every of them with the times of its stages: those before load
+// kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below a
+// power of two: a recording is for one, and a longer context needs the next.
+// The prompt is made up; weights are random. What it costs is the prompts, so longest contexts come last.
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/measure.h"
+#include "cupti/collector.h"
+#include "engine/status.h"
+#include "traces/trace.h"
+
+enum { MAX_POINTS = 32 };
+
+struct list {
+    int32_t n, values[MAX_POINTS];
+};
+
+struct record {
+    const char *model, *methods, *device, *folder, *name, *contexts_text, *batches_text;
+    int32_t steps, every, chunk, threads;
+    struct list contexts, batches;
+    struct plan_flags flags;
+    struct model_file *files[BACKBONE_COUNT];
+    struct engine *engine;
+    struct sample_sink out;    // the trace's
+    bool keep;                 // whether samples go there
+    int32_t *prompt;           // [longest context]
+};
+
+static int parse_list(struct list *out, const char *flag, const char *text)
+{
+    char copy[512];
+    char *rest = NULL;
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *word = strtok_r(copy, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
+        int64_t value;
+        if (!options_whole(word, &value) || value < 1 || value > 1 << 24 || out->n == MAX_POINTS) {
+            return status_fail(-EINVAL, "--%s %s: expected up to %d whole numbers from 1 on", flag, text, MAX_POINTS);
+        }
+        out->values[out->n++] = (int32_t)value;
+    }
+    return out->n ? 0 : status_fail(-EINVAL, "--%s: expected a list of whole numbers", flag);
+}
+
+static int32_t largest(const struct list *list)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; i < list->n; i++) {
+        most = list->values[i] > most ? list->values[i] : most;
+    }
+    return most;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// A sink that passes on what is to be kept
+
+static void on_source(void *user, const struct sample_source *source)
+{
+    struct record *record = user;
+    record->out.source(record->out.user, source);
+}
+
+static void on_stage(void *user, const struct stage_sample *sample)
+{
+    struct record *record = user;
+    if (record->keep) {
+        record->out.stage(record->out.user, sample);
+    }
+}
+
+static void on_step(void *user, const struct step_sample *sample)
+{
+    struct record *record = user;
+    if (record->keep) {
+        record->out.step(record->out.user, sample);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Runs
+
+// Steps until one puts something out (`until_output`), or `n` of them.
+static int run_steps(struct record *record, int32_t n, bool until_output)
+{
+    const struct engine_output *outputs;
+    for (int32_t i = 0; until_output || i < n; i++) {
+        int given = engine_step(record->engine, &outputs);
+        int error = given < 0 ? given : interrupt_check();
+        if (error || (until_output && given > 0)) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+static int drain(struct record *record)
+{
+    const struct engine_output *outputs;
+    int n;
+    while ((n = engine_step(record->engine, &outputs)) >= 0) {
+    }
+    return n == -ENODATA ? 0 : n;
+}
+
+// Steps before a batch's are kept: eager ones and those that record, with marks and without.
+static int32_t warm_steps(const struct record *record)
+{
+    return 2 * record->every + 1;
+}
+
+static int32_t answer_tokens(const struct record *record)
+{
+    return record->batches.n * (warm_steps(record) + record->steps) + 2;
+}
+
+static int run_context(struct record *record, const struct plan *plan, int32_t context)
+{
+    int32_t page = plan->page_tokens, length = context + answer_tokens(record);
+    int32_t fits = engine_stats(record->engine).cache_tokens / ((length + page - 1) / page * page);
+    struct engine_request request = {
+        .prompt = record->prompt, .n_prompt = context, .max_output_tokens = answer_tokens(record)};
+    int64_t first, id;
+    if (fits < 1) {
+        fprintf(stderr, "%s: no sequence of %d tokens fits\n", plan->method, context);
+        return 0;
+    }
+    int error = engine_submit(record->engine, &request, &first);
+    record->keep = true;
+    error = error ? error : run_steps(record, 0, true);
+    for (int32_t b = 0; b < record->batches.n && !error; b++) {
+        int32_t batch = record->batches.values[b];
+        if (batch > fits) {
+            fprintf(stderr, "%s: of %d tokens fit %d sequences, not %d\n", plan->method, context, fits, batch);
+            continue;
+        }
+        while (!error && engine_stats(record->engine).running < batch) {
+            error = engine_fork(record->engine, first, &id);
+        }
+        record->keep = false;
+        error = error ? error : run_steps(record, warm_steps(record), false);
+        record->keep = true;
+        error = error ? error : run_steps(record, record->steps, false);
+    }
+    record->keep = false;
+    return error ? error : drain(record);
+}
+
+static int run_engine(struct record *record, const struct plan *plan, struct model_file *model,
+                      struct collector *collector)
+{
+    char backend[32];
+    int32_t number, longest = largest(&record->contexts);
+    int error = measure_device(backend, sizeof backend, &number, record->device);
+    bool gpu = strcmp(backend, "cuda") == 0;
+    struct engine_options options = {
+        .plan = plan,
+        .model = model,
+        .backend = backend,
+        .device = number,
+        .threads = record->threads,
+        .max_seqs = largest(&record->batches),
+        .max_context = longest + answer_tokens(record),
+        .max_step_tokens = record->chunk ? record->chunk : measure_chunk(record->device),
+        .cache_tokens = gpu ? CACHE_ALL_FREE : 0,
+        .observer = collector_observer(collector),
+        .stage_every = record->every,
+    };
+    error = error ? error : engine_open(&record->engine, &options);
+    if (error) {
+        return error;
+    }
+    struct sample_source source;
+    engine_source(record->engine, &source);
+    collector_set_source(collector, &source);
+    record->keep = false;
+    // What is loaded or chosen at first use, once for a whole chunk and once for a single row.
+    int32_t warm = options.max_step_tokens < longest ? options.max_step_tokens : longest;
+    struct engine_request request = {.prompt = record->prompt, .n_prompt = warm, .max_output_tokens = 2};
+    int64_t id;
+    error = engine_submit(record->engine, &request, &id);
+    error = error ? error : drain(record);
+    for (int32_t c = 0; c < record->contexts.n && !error; c++) {
+        error = run_context(record, plan, record->contexts.values[c]);
+    }
+    engine_close(record->engine);
+    record->engine = NULL;
+    return error;
+}
+
+static int run_method(struct record *record, const char *name)
+{
+    static struct plan plan;
+    const struct method_info *method = plan_find_method(name);
+    if (!method) {
+        return status_fail(-EINVAL, "--methods: %s is no method", name);
+    }
+    struct model_file **file = &record->files[method->backbone];
+    int error = *file ? 0 : command_model_open(file, record->model, name, &record->flags, 1);
+    error = error ? error : command_plan_build(&plan, *file, name, &record->flags);
+    if (error) {
+        return error;
+    }
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s-%s.pftrace", record->folder, record->name, name);
+    struct trace_writer_options options = {.path = path, .command = "bench_record"};
+    struct trace_writer *writer = NULL;
+    struct collector *collector = NULL;
+    struct sample_sink sink = {.user = record, .source = on_source, .stage = on_stage, .step = on_step};
+    error = trace_writer_open(&writer, &options);
+    if (!error) {
+        record->out = trace_writer_sink(writer);
+        error = collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    }
+    error = error ? error : run_engine(record, &plan, *file, collector);
+    collector_close(collector);
+    int close_error = trace_writer_close(writer);
+    error = error ? error : close_error;
+    if (!error) {
+        printf("%s\n", path);
+        fflush(stdout);
+    }
+    return error ? status_prefix(error, "%s: ", name) : 0;
+}
+
+static int run(struct record *record)
+{
+    char list[256], *rest = NULL;
+    int error = plan_flags_resolve(&record->flags);
+    error = error ? error : parse_list(&record->contexts, "contexts", record->contexts_text);
+    error = error ? error : parse_list(&record->batches, "batches", record->batches_text);
+    if (error) {
+        return error;
+    }
+    int32_t longest = largest(&record->contexts);
+    record->prompt = malloc((size_t)longest * sizeof *record->prompt);
+    if (!record->prompt) {
+        return status_fail(-ENOMEM, "no memory for a prompt of %d tokens", longest);
+    }
+    for (int32_t t = 0; t < longest; t++) {
+        record->prompt[t] = 'a' + (int32_t)((uint32_t)t * 2654435761U >> 28);    // some letter, not a short cycle
+    }
+    interrupt_catch();
+    snprintf(list, sizeof list, "%s", record->methods);
+    for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
+        error = run_method(record, name);
+    }
+    for (int b = 0; b < BACKBONE_COUNT; b++) {
+        model_file_close(record->files[b]);
+    }
+    free(record->prompt);
+    return error;
+}
+
+int main(int argc, char **argv)
+{
+    struct record record = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .folder = ".",
+                            .name = "grid", .contexts_text = "512,1K,2K,4K", .batches_text = "1,2,4", .steps = 16,
+                            .every = 4, .flags = plan_flags_default()};
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &record.model, 0, 0, "NAME", "a size (random weights)"},
+        {"methods", OPTION_TEXT, &record.methods, 0, 0, "M[,M...]", "methods, one trace each"},
+        {"device", OPTION_TEXT, &record.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
+        {"contexts", OPTION_TEXT, &record.contexts_text, 0, 0, "N[,N...]", "lengths of prompts"},
+        {"batches", OPTION_TEXT, &record.batches_text, 0, 0, "N[,N...]", "sequences that decode, ascending"},
+        {"steps", OPTION_INT, &record.steps, 1, 4096, "steps", "kept of each batch"},
+        {"every", OPTION_INT, &record.every, 1, 1024, "steps", "on a GPU one in so many tells its stages"},
+        {"chunk", OPTION_INT, &record.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
+        {"threads", OPTION_INT, &record.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"folder", OPTION_TEXT, &record.folder, 0, 0, "FOLDER", "where traces go"},
+        {"name", OPTION_TEXT, &record.name, 0, 0, "NAME", "how they begin"},
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"bench_record", "Traces over a grid of contexts and batches.", NULL, 0, 0,
+                                         options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return 0;
+    }
+    error = error ? error : run(&record);
+    return error ? command_fail("bench_record", error) : 0;
+}
