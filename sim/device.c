@@ -80,7 +80,7 @@ static int check_keys(const struct place *place, json_t *object, const char *con
     }
     char names[128] = "";
     for (int i = 0; keys[i]; i++) {
-        strcat(strcat(names, i ? ", " : ""), keys[i]);    // the longest list, a device's, has 94 characters
+        strcat(strcat(names, i ? ", " : ""), keys[i]);    // the longest list, a device's, has 107 characters
     }
     const char *key;
     json_t *value;
@@ -228,10 +228,10 @@ static int parse_figures(struct device *out, struct place *place, json_t *object
 
 static int parse_device(struct device *out, const char *where, json_t *object, size_t index)
 {
-    static const char *const keys[] = {"name",     "bytes_per_s",    "flops_per_s",
-                                       "curve",    "memory_bytes",   "link_bytes_per_s",
-                                       "link_s",   "launch_s",       "price_per_hour",
-                                       NULL};
+    static const char *const keys[] = {"name",     "driver_name",    "bytes_per_s",
+                                       "flops_per_s", "curve",       "memory_bytes",
+                                       "link_bytes_per_s", "link_s", "launch_s",
+                                       "price_per_hour",   NULL};
     char number[24];
     snprintf(number, sizeof number, "%zu", index);
     struct place place = {.where = where, .device = number, .key = "name"};
@@ -246,6 +246,9 @@ static int parse_device(struct device *out, const char *where, json_t *object, s
     }
     place.key = "device";
     error = check_keys(&place, object, keys);
+    json_t *driver_name = json_object_get(object, "driver_name");
+    place.key = "driver_name";
+    error = error || !driver_name ? error : parse_text(out->driver_name, sizeof out->driver_name, &place, driver_name);
     return error ? error : parse_figures(out, &place, object);
 }
 
@@ -371,6 +374,17 @@ int device_table_find(struct device *out, const struct device *table, int32_t n,
     }
     *out = *found;
     return 0;
+}
+
+bool device_table_find_driver(struct device *out, const struct device *table, int32_t n, const char *driver_name)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (table[i].driver_name[0] && strcmp(table[i].driver_name, driver_name) == 0) {
+            *out = table[i];
+            return true;
+        }
+    }
+    return false;
 }
 
 int device_find(struct device *out, const char *name, int32_t threads)

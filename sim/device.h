@@ -39,6 +39,7 @@ struct calibration_profile;
 
 struct device {
     char name[DEVICE_NAME_BYTES];
+    char driver_name[DEVICE_NAME_BYTES];              // as its driver calls it, and so samples; "": not known
     struct device_figure bytes_per_s;                 // reading memory
     // Caches, where measured: reading a working set of at most curve_bytes[i] reaches curve_bytes_per_s[i]; beyond the
     // last: bytes_per_s. Sizes ascend, rates do not; n_curve may be 0.
@@ -63,7 +64,9 @@ int device_table_parse(struct device **out, int32_t *n, const char *text, size_t
 // One of table [n] by name, case-insensitive: whole ("h100-sxm"), or up to a '-' where only one begins so ("H100").
 // -EINVAL lists the names.
 int device_table_find(struct device *out, const struct device *table, int32_t n, const char *name);
-// The same in the shipped table; "host" is measured on the spot.
+// The one that samples mean by the name of their device; false: none of table [n] says that its driver calls it so.
+bool device_table_find_driver(struct device *out, const struct device *table, int32_t n, const char *driver_name);
+// By name in the shipped table; "host" is measured on the spot.
 int device_find(struct device *out, const char *name, int32_t threads);
 // This machine: read bandwidth over working sets from cache to memory, multiply-add rate per dtype. About a second,
 // once per process and number of threads. threads 0: all that the process may use.
