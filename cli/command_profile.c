@@ -82,7 +82,7 @@ static int run(struct profile *profile)
     if (error) {
         return error;
     }
-    struct table *table = stages_of_all("summary", profile->summary);
+    struct table *table = stages_of_all("summary", profile->summary, NULL, STAGES_BY_ORDER);
     if (!table) {
         return status_fail(-ENOMEM, "out of memory for the table");
     }

@@ -78,7 +78,7 @@ static int print_result(const struct run *run)
     const struct measurement *measured = &run->measured;
     int32_t n_columns = (int32_t)(sizeof columns / sizeof columns[0]) - !run->json;
     struct table *table = table_open("run", columns, n_columns);
-    struct table *stages = stages_of_all("stages", run->summary);
+    struct table *stages = stages_of_all("stages", run->summary, NULL, STAGES_BY_ORDER);
     char *text = text_of(measured);
     if (!table || !stages || !text) {
         return status_fail(-ENOMEM, "out of memory for the tables");

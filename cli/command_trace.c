@@ -1,4 +1,4 @@
-// cli/command_trace.c - clsa trace: what is in a trace, where its time went, whether it keeps the rules.
+// cli/command_trace.c - clsa trace: the verbs; what is in a trace, and whether it keeps the rules.
 #include "cli/command.h"
 
 #include <errno.h>
@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "cli/table.h"
+#include "cli/trace_verbs.h"
 #include "engine/status.h"
-#include "traces/summary.h"
 #include "traces/trace.h"
 
 // What one source of a trace holds.
@@ -204,152 +204,6 @@ static int trace_info(int argc, char **argv)
     return error ? command_fail("trace info", error) : EXIT_DONE;
 }
 
-static const struct table_column summary_columns[] = {
-    {"method", "method", -1},
-    {"source", "source", 0},
-    {"phase", "phase", -1},
-    {"stage", "stage", -1},
-    {"count", "count", 0},
-    {"total_ms", "total ms", 3},
-    {"median_us", "median us", 1},
-    {"p95_us", "P95 us", 1},
-    {"share_percent", "% of step", 1},
-    {"gb_per_s", "GB/s", 1},
-    {"gflop_per_s", "GFLOP/s", 1},
-};
-
-// One row; NAN where a row has no such figure.
-struct summary_row {
-    const char *stage;
-    double count, total_ns, median_ns, p95_ns, bytes, flops;
-};
-
-static void add_row(struct table *table, const struct sample_source *source, const struct summary_step *step,
-                    const struct summary_row *row)
-{
-    bool rates = row->total_ns > 0;
-    table_row(table);
-    table_text(table, "method", source->method);
-    table_number(table, "source", source->id);
-    table_text(table, "phase", phase_name(step->phase));
-    table_text(table, "stage", row->stage);
-    table_number(table, "count", row->count);
-    table_number(table, "total_ms", row->total_ns * 1e-6);
-    table_number(table, "median_us", row->median_ns * 1e-3);
-    table_number(table, "p95_us", row->p95_ns * 1e-3);
-    table_number(table, "share_percent", step->staged_ns > 0 ? 100.0 * row->total_ns / (double)step->staged_ns : NAN);
-    table_number(table, "gb_per_s", rates ? row->bytes / row->total_ns : NAN);    // bytes per ns are 10^9 bytes per s
-    table_number(table, "gflop_per_s", rates ? row->flops / row->total_ns : NAN);
-}
-
-// The stages of one (source, phase), then gaps, overlap and the step itself: stages + gaps - overlap = steps, those that
-// told their stages. Shares are of these.
-static void add_phase(struct table *table, const struct trace_summary *summary, const struct sample_source *source,
-                      const struct summary_step *step)
-{
-    int32_t n;
-    const struct summary_stage *stages = trace_summary_stages(summary, &n);
-    double bytes = 0, flops = 0;
-    for (int32_t i = 0; i < n; i++) {
-        const struct summary_stage *stage = &stages[i];
-        if (stage->source == step->source && stage->phase == step->phase) {
-            struct summary_row row = {stage_name(stage->stage), (double)stage->count, (double)stage->total_ns,
-                                      (double)stage->median_ns, (double)stage->p95_ns, (double)stage->bytes,
-                                      (double)stage->flops};
-            add_row(table, source, step, &row);
-            bytes += row.bytes;
-            flops += row.flops;
-        }
-    }
-    struct summary_row gaps = {"gaps", NAN, (double)step->gaps_ns, NAN, NAN, NAN, NAN};
-    struct summary_row overlap = {"overlap", NAN, (double)step->overlap_ns, NAN, NAN, NAN, NAN};
-    struct summary_row whole = {"step", (double)step->count, (double)step->total_ns, (double)step->median_ns,
-                                (double)step->p95_ns, bytes, flops};
-    add_row(table, source, step, &gaps);
-    add_row(table, source, step, &overlap);
-    add_row(table, source, step, &whole);
-}
-
-// Fills the table. False: no source of the trace has that method.
-static bool add_summary(struct table *table, const struct trace_summary *summary, const char *method)
-{
-    int32_t n_sources, n_steps;
-    const struct sample_source *sources = trace_summary_sources(summary, &n_sources);
-    const struct summary_step *steps = trace_summary_steps(summary, &n_steps);
-    bool found = false;
-    for (int32_t i = 0; i < n_sources; i++) {
-        if (method && strcmp(sources[i].method, method) != 0) {
-            continue;
-        }
-        found = true;
-        for (int32_t s = 0; s < n_steps; s++) {
-            if (steps[s].source == sources[i].id) {
-                add_phase(table, summary, &sources[i], &steps[s]);
-            }
-        }
-    }
-    return found || !method;
-}
-
-static int no_such_method(const char *path, const char *method, const struct trace_summary *summary)
-{
-    char names[256] = "";
-    int32_t n;
-    const struct sample_source *sources = trace_summary_sources(summary, &n);
-    for (int32_t i = 0; i < n; i++) {
-        size_t length = strlen(names);
-        snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "", sources[i].method);
-    }
-    return status_fail(-EINVAL, "--method %s: not in %s, which has: %s", method, path, n ? names : "no source");
-}
-
-static int trace_summarise(int argc, char **argv)
-{
-    bool json = false;
-    const char *method = NULL;
-    const struct option_spec options[] = {
-        {"method", OPTION_TEXT, &method, 0, 0, "NAME", "only sources with this method"},
-        {"json", OPTION_FLAG, &json, 0, 0, NULL, "print JSON"},
-        {.kind = OPTION_END},
-    };
-    const struct command_spec spec = {
-        "trace summary", "Where a trace's time went: per method, phase and stage; stages + gaps - overlap = step.", "FILE", 1,
-        1, options,
-    };
-    int32_t n;
-    int error = options_parse(&spec, argc, argv, &n);
-    if (error) {
-        return error > 0 ? EXIT_DONE : command_fail("trace summary", error);
-    }
-    struct trace_summary *summary = NULL;
-    struct trace_stats stats = {0};
-    struct table *table = table_open("stages", summary_columns, COUNT(summary_columns));
-    error = table ? trace_summary_open(&summary) : status_fail(-ENOMEM, "out of memory for a table");
-    if (error) {
-        goto done;
-    }
-    struct sample_sink sink = trace_summary_sink(summary);
-    error = trace_read(argv[1], &sink, &stats);
-    if (error && !stats.truncated) {
-        goto done;
-    }
-    int cut = error;
-    char why[512];
-    snprintf(why, sizeof why, "%s", status_text());
-    error = trace_summary_update(summary);
-    if (!error && !add_summary(table, summary, method)) {
-        error = no_such_method(argv[1], method, summary);
-    }
-    if (!error) {
-        (json ? table_print_json : table_print)(table, stdout);
-        error = cut ? status_fail(cut, "%s", why) : 0;    // shown as far as it goes; the cut decides the exit status
-    }
-done:
-    trace_summary_close(summary);
-    table_close(table);
-    return error ? command_fail("trace summary", error) : EXIT_DONE;
-}
-
 static const struct table_column check_columns[] = {
     {"finding", "finding", -1},
 };
@@ -395,26 +249,36 @@ static int trace_verify(int argc, char **argv)
     return found < 0 ? command_fail("trace check", found) : found > 0 ? EXIT_WRONG_INPUT : EXIT_DONE;
 }
 
+static const struct {
+    const char *name, *what;
+    int (*run)(int argc, char **argv);
+} verbs[] = {
+    {"info", "what a trace holds: sources, spans, counts", trace_info},
+    {"summary", "where its time went: per method, phase and stage, and by kernels", trace_summarise},
+    {"diff", "which stage got slower from one trace to another, and whether that is more than chance", trace_diff},
+    {"check", "whether it keeps Perfetto's rules and its steps add up", trace_verify},
+};
+enum { N_VERBS = sizeof verbs / sizeof *verbs };
+
 static void usage(FILE *out)
 {
-    fputs("usage: clsa trace info|summary|check [options] FILE\n\n"
-          "  info     what a trace holds: sources, spans, counts\n"
-          "  summary  where its time went: per method, phase and stage\n"
-          "  check    whether it keeps Perfetto's rules and its steps add up\n\n"
-          "clsa trace VERB --help lists the options of each.\n", out);
+    fputs("usage: clsa trace VERB [options] FILE...\n\n", out);
+    for (int i = 0; i < N_VERBS; i++) {
+        fprintf(out, "  %-8s %s\n", verbs[i].name, verbs[i].what);
+    }
+    fputs("\nclsa trace VERB --help lists the options of each.\n", out);
 }
 
 int command_trace(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "";
-    if (strcmp(verb, "info") == 0) {
-        return trace_info(argc - 1, argv + 1);
-    }
-    if (strcmp(verb, "summary") == 0) {
-        return trace_summarise(argc - 1, argv + 1);
-    }
-    if (strcmp(verb, "check") == 0) {
-        return trace_verify(argc - 1, argv + 1);
+    char names[64] = "";
+    for (int i = 0; i < N_VERBS; i++) {
+        if (strcmp(verb, verbs[i].name) == 0) {
+            return verbs[i].run(argc - 1, argv + 1);
+        }
+        size_t length = strlen(names);
+        snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "", verbs[i].name);
     }
     if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
         usage(stdout);
@@ -424,5 +288,5 @@ int command_trace(int argc, char **argv)
         usage(stderr);
         return EXIT_WRONG_INPUT;
     }
-    return command_fail("trace", status_fail(-EINVAL, "%s: no such verb; expected info, summary or check", verb));
+    return command_fail("trace", status_fail(-EINVAL, "%s: no such verb; expected one of %s", verb, names));
 }

@@ -75,6 +75,32 @@ static void test_sums(void)
     json_decref(root);
 }
 
+// Twenty steps of one stage each, that takes so long.
+static void write_steps(const char *suffix, int64_t duration_ns)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s-%s", trace, suffix);
+    struct trace_writer *writer;
+    CHECK(trace_writer_open(&writer, &(struct trace_writer_options){.path = path}) == 0);
+    struct sample_sink sink = trace_writer_sink(writer);
+    struct sample_source source = {.method = "clsa", .model = "tiny", .device = "host", .n_layers = 1};
+    sink.source(sink.user, &source);
+    for (int64_t i = 0; i < 20; i++) {
+        struct stage_sample stage = {0, i, PHASE_DECODE, STAGE_FFN, 0, 1, 1, 8, 5000, 9000, 100000 * i, duration_ns + i, 0};
+        struct step_sample step = {0, i, PHASE_DECODE, 1, 1, 8, 100000 * i, duration_ns + i + 5000};
+        sink.stage(sink.user, &stage);
+        sink.step(sink.user, &step);
+    }
+    CHECK(trace_writer_close(writer) == 0);
+}
+
+static void remove_steps(const char *suffix)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s-%s", trace, suffix);
+    unlink(path);
+}
+
 static void write_trace(void)
 {
     struct trace_writer *writer;
@@ -115,12 +141,25 @@ int main(void)
     snprintf(trace, sizeof trace, "%s/t.pftrace", folder);
     snprintf(cut, sizeof cut, "%s/t.pftrace-cut", folder);
     write_trace();
+    write_steps("quick", 20000);
+    write_steps("slow", 30000);
     expect("info %s", 0, "dense", "");
     expect("info --json %s", 0, "\"command\": \"clsa compare\"", "");
     expect("summary %s", 0, "gaps", "");
     expect("summary --method dense %s", 0, "ffn", "");
     CHECK(!strstr(out, "clsa"));
     expect("summary --method yoco %s", 2, "", "which has: clsa, dense");
+    expect("summary --sort speed %s", 2, "", "expected order");
+    expect("summary --device nothing %s", 2, "", "--device nothing");
+    expect("summary --json --kernels --device H100 %s", 0, "\"roofline_percent\": 0.", "");
+    expect("diff --json %1$s %1$s", 0, "\"verdict\": \"too few\"", "");
+    expect("diff --method yoco %1$s %1$s", 2, "", "--method yoco");
+    expect("diff --fail-over 5 %1$s-quick %1$s-slow", 1, "slower", "most clsa decode ffn by 50.0%");
+    expect("diff --fail-over 60 --sort time %1$s-quick %1$s-slow", 0, "slower", "");
+    expect("diff --changed --fail-over 5 %1$s-slow %1$s-quick", 0, "faster", "");
+    expect("diff --fail-over 5 %1$s-slow %1$s-slow", 0, "same", "");
+    expect("diff %1$s", 2, "", "usage");
+    expect("diff %1$s %1$s-missing", 2, "", "No such file");
     expect("check %s", 0, "no findings", "");
     expect("check --json %s", 0, "\"findings\": []", "");
     expect("info %s-cut", 2, "yes", "middle of a packet");
@@ -130,9 +169,11 @@ int main(void)
     expect("info /tmp", 2, "", "folder");
     expect("info", 2, "", "usage");
     expect("", 2, "", "usage");
-    expect("diff %s", 2, "", "expected info, summary or check");
+    expect("diffs %s", 2, "", "expected one of info, summary, diff");
     expect("--help", 0, "usage", "");
     test_sums();
+    remove_steps("quick");
+    remove_steps("slow");
     unlink(trace);
     unlink(cut);
     CHECK(rmdir(folder) == 0);

@@ -5,27 +5,32 @@
 #include <stdlib.h>
 
 #include "engine/status.h"
+#include "traces/durations.h"
+#include "traces/step_stages.h"
 
-// Durations of one row; sorted when rows are made, as nothing depends on their order.
+// What one row is made of.
 struct bag {
-    int64_t *durations_ns;    // [n], owned
-    int64_t n, capacity;
-    int64_t total_ns, bytes, flops;
+    struct durations durations;
+    int64_t bytes, flops;
+    double priced_ns, floor_ns[SUMMARY_BOUNDS];
+    int64_t measured_count, measured_bytes, modelled_bytes;
 };
 
 struct source_bags {
     struct bag stages[PHASE_COUNT][STAGE_COUNT];
-    struct bag steps[PHASE_COUNT];
-    int64_t staged_count[PHASE_COUNT], staged_ns[PHASE_COUNT], gaps_ns[PHASE_COUNT], overlap_ns[PHASE_COUNT], n_tokens[PHASE_COUNT];
+    struct durations steps[PHASE_COUNT];
+    int64_t staged_count[PHASE_COUNT], staged_ns[PHASE_COUNT], gaps_ns[PHASE_COUNT], overlap_ns[PHASE_COUNT];
+    int64_t n_tokens[PHASE_COUNT];
+    struct summary_loss loss;
 };
 
 struct trace_summary {
     int error;
+    struct summary_pricer pricer;     // .price NULL: nobody prices
     struct sample_source *sources;    // [n_sources], owned
     struct source_bags *bags;         // [n_sources], owned
     int32_t n_sources;
-    struct stage_sample *pending;     // [n_pending] stages whose step has not come yet, owned
-    int64_t n_pending, pending_capacity, orphans;
+    struct step_stages waiting;
     struct summary_stage *stage_rows; // [n_stage_rows] of the last update, owned
     struct summary_step *step_rows;
     int32_t n_stage_rows, n_step_rows;
@@ -37,6 +42,11 @@ int trace_summary_open(struct trace_summary **out)
     return *out ? 0 : status_fail(-ENOMEM, "out of memory for a summary");
 }
 
+void trace_summary_price(struct trace_summary *summary, const struct summary_pricer *pricer)
+{
+    summary->pricer = *pricer;
+}
+
 void trace_summary_close(struct trace_summary *summary)
 {
     if (!summary) {
@@ -44,15 +54,15 @@ void trace_summary_close(struct trace_summary *summary)
     }
     for (int32_t i = 0; i < summary->n_sources; i++) {
         for (int32_t phase = 0; phase < PHASE_COUNT; phase++) {
-            free(summary->bags[i].steps[phase].durations_ns);
+            durations_free(&summary->bags[i].steps[phase]);
             for (int32_t stage = 0; stage < STAGE_COUNT; stage++) {
-                free(summary->bags[i].stages[phase][stage].durations_ns);
+                durations_free(&summary->bags[i].stages[phase][stage].durations);
             }
         }
     }
     free(summary->sources);
     free(summary->bags);
-    free(summary->pending);
+    step_stages_free(&summary->waiting);
     free(summary->stage_rows);
     free(summary->step_rows);
     free(summary);
@@ -100,68 +110,42 @@ static void on_source(void *user, const struct sample_source *source)
 static void on_stage(void *user, const struct stage_sample *sample)
 {
     struct trace_summary *summary = user;
-    if (summary->n_pending > 0 &&
-        (summary->pending[0].source != sample->source || summary->pending[0].step != sample->step)) {
-        summary->orphans += summary->n_pending;
-        summary->n_pending = 0;
+    if (!summary->error) {
+        summary->error = step_stages_add(&summary->waiting, sample);
     }
-    if (summary->n_pending == summary->pending_capacity) {
-        int64_t capacity = summary->pending_capacity ? 2 * summary->pending_capacity : 256;
-        struct stage_sample *grown = realloc(summary->pending, (size_t)capacity * sizeof *grown);
-        if (!grown) {
-            summary->error = -ENOMEM;
-            return;
-        }
-        summary->pending = grown;
-        summary->pending_capacity = capacity;
-    }
-    summary->pending[summary->n_pending++] = *sample;
 }
 
-// A damaged file can say any size: sums stop at the ends of their range.
-static int64_t plus(int64_t a, int64_t b)
+// Adds what a stage could take at best.
+static void price(struct bag *bag, const struct trace_summary *summary, const struct sample_source *source,
+                  const struct stage_sample *sample, int64_t step_bytes)
 {
-    int64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? (a < 0 ? INT64_MIN : INT64_MAX) : sum;
-}
-
-static int bag_add(struct bag *bag, int64_t duration_ns)
-{
-    if (bag->n == bag->capacity) {
-        int64_t capacity = bag->capacity ? 2 * bag->capacity : 64;
-        int64_t *grown = realloc(bag->durations_ns, (size_t)capacity * sizeof *grown);
-        if (!grown) {
-            return -ENOMEM;
-        }
-        bag->durations_ns = grown;
-        bag->capacity = capacity;
+    const struct summary_pricer *pricer = &summary->pricer;
+    struct summary_floor floor;
+    if (!pricer->price || (sample->bytes <= 0 && sample->flops <= 0) ||
+        !pricer->price(pricer->user, &floor, source, sample, step_bytes)) {
+        return;
     }
-    bag->durations_ns[bag->n++] = duration_ns;
-    bag->total_ns = plus(bag->total_ns, duration_ns);
-    return 0;
+    double least_ns = floor.bytes_ns > floor.flops_ns ? floor.bytes_ns : floor.flops_ns;
+    enum summary_bound bound = floor.launch_ns >= least_ns          ? SUMMARY_LATENCY
+                               : floor.flops_ns > floor.bytes_ns ? SUMMARY_COMPUTE
+                                                                 : SUMMARY_BANDWIDTH;
+    bag->priced_ns += (double)sample->duration_ns;
+    bag->floor_ns[bound] += least_ns;
 }
 
-static int by_begin(const void *left, const void *right)
+static int add_stage(struct bag *bag, const struct trace_summary *summary, const struct sample_source *source,
+                     const struct stage_sample *sample, int64_t step_bytes)
 {
-    int64_t a = ((const struct stage_sample *)left)->begin_ns, b = ((const struct stage_sample *)right)->begin_ns;
-    return (a > b) - (a < b);
-}
-
-// Time inside the step that at least one of its stages covers. Sorts the stages by begin.
-static int64_t covered_ns(struct stage_sample *stages, int64_t n, const struct step_sample *step)
-{
-    int64_t step_end_ns = step->begin_ns + step->duration_ns, covered = 0, reached_ns = step->begin_ns;
-    qsort(stages, (size_t)n, sizeof *stages, by_begin);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t begin_ns = stages[i].begin_ns > reached_ns ? stages[i].begin_ns : reached_ns;
-        int64_t end_ns = stages[i].begin_ns + stages[i].duration_ns;
-        end_ns = end_ns < step_end_ns ? end_ns : step_end_ns;
-        if (end_ns > begin_ns) {
-            covered += end_ns - begin_ns;
-            reached_ns = end_ns;
-        }
+    int error = durations_add(&bag->durations, sample->duration_ns);
+    bag->bytes = saturating_sum(bag->bytes, sample->bytes);
+    bag->flops = saturating_sum(bag->flops, sample->flops);
+    if (sample->measured_bytes > 0) {
+        bag->measured_count++;
+        bag->measured_bytes = saturating_sum(bag->measured_bytes, sample->measured_bytes);
+        bag->modelled_bytes = saturating_sum(bag->modelled_bytes, sample->bytes);
     }
-    return covered;
+    price(bag, summary, source, sample, step_bytes);
+    return error;
 }
 
 static void on_step(void *user, const struct step_sample *step)
@@ -172,50 +156,42 @@ static void on_step(void *user, const struct step_sample *step)
         return;
     }
     struct source_bags *bags = &summary->bags[index];
-    int64_t n = summary->n_pending, sum_ns = 0;
-    summary->n_pending = 0;
-    if (n > 0 && (summary->pending[0].source != step->source || summary->pending[0].step != step->step)) {
-        summary->orphans += n;
-        n = 0;
+    int64_t n = step_stages_take(&summary->waiting, step), sum_ns = 0, step_bytes = 0;
+    struct stage_sample *stages = summary->waiting.stages;
+    int error = durations_add(&bags->steps[step->phase], step->duration_ns);
+    for (int64_t i = 0; i < n; i++) {
+        step_bytes = saturating_sum(step_bytes, stages[i].bytes);
     }
-    int error = bag_add(&bags->steps[step->phase], step->duration_ns);
     for (int64_t i = 0; i < n && !error; i++) {
-        const struct stage_sample *sample = &summary->pending[i];
-        struct bag *bag = &bags->stages[step->phase][sample->stage];
-        error = bag_add(bag, sample->duration_ns);
-        bag->bytes = plus(bag->bytes, sample->bytes);
-        bag->flops = plus(bag->flops, sample->flops);
-        sum_ns = plus(sum_ns, sample->duration_ns);
+        error = add_stage(&bags->stages[step->phase][stages[i].stage], summary, &summary->sources[index], &stages[i],
+                          step_bytes);
+        sum_ns = saturating_sum(sum_ns, stages[i].duration_ns);
     }
     if (n > 0) {
-        int64_t covered = covered_ns(summary->pending, n, step);
+        int64_t covered = step_stages_covered_ns(stages, n, step);
         bags->staged_count[step->phase]++;
-        bags->staged_ns[step->phase] = plus(bags->staged_ns[step->phase], step->duration_ns);
-        bags->gaps_ns[step->phase] = plus(bags->gaps_ns[step->phase], step->duration_ns - covered);
-        bags->overlap_ns[step->phase] = plus(bags->overlap_ns[step->phase], sum_ns - covered);
+        bags->staged_ns[step->phase] = saturating_sum(bags->staged_ns[step->phase], step->duration_ns);
+        bags->gaps_ns[step->phase] = saturating_sum(bags->gaps_ns[step->phase], step->duration_ns - covered);
+        bags->overlap_ns[step->phase] = saturating_sum(bags->overlap_ns[step->phase], sum_ns - covered);
     }
-    bags->n_tokens[step->phase] = plus(bags->n_tokens[step->phase], step->n_tokens);
+    bags->n_tokens[step->phase] = saturating_sum(bags->n_tokens[step->phase], step->n_tokens);
     summary->error = error;
+}
+
+static void on_loss(void *user, const struct loss_sample *sample)
+{
+    struct trace_summary *summary = user;
+    int32_t index = summary->error ? -1 : need_source(summary, sample->source);
+    if (index >= 0) {
+        summary->bags[index].loss = (struct summary_loss){sample->dropped, sample->invalid};
+    }
 }
 
 struct sample_sink trace_summary_sink(struct trace_summary *summary)
 {
-    return (struct sample_sink){.user = summary, .source = on_source, .stage = on_stage, .step = on_step};
-}
-
-static int compare_int64(const void *left, const void *right)
-{
-    int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
-    return (a > b) - (a < b);
-}
-
-// The middle one, or the mean of the middle two; and the smallest that 95% do not exceed. The bag is not empty.
-static void quantiles(struct bag *bag, int64_t *median_ns, int64_t *p95_ns)
-{
-    qsort(bag->durations_ns, (size_t)bag->n, sizeof *bag->durations_ns, compare_int64);
-    int64_t low = bag->durations_ns[(bag->n - 1) / 2], high = bag->durations_ns[bag->n / 2];
-    *median_ns = low + (high - low) / 2;
-    *p95_ns = bag->durations_ns[(bag->n * 95 + 99) / 100 - 1];
+    return (struct sample_sink){
+        .user = summary, .source = on_source, .stage = on_stage, .step = on_step, .loss = on_loss,
+    };
 }
 
 static void add_rows(struct trace_summary *summary, int32_t index, enum phase phase)
@@ -224,23 +200,31 @@ static void add_rows(struct trace_summary *summary, int32_t index, enum phase ph
     int32_t id = summary->sources[index].id;
     for (int32_t stage = 0; stage < STAGE_COUNT; stage++) {
         struct bag *bag = &bags->stages[phase][stage];
-        if (bag->n > 0) {
+        if (bag->durations.n > 0) {
             struct summary_stage *row = &summary->stage_rows[summary->n_stage_rows++];
             *row = (struct summary_stage){
-                .source = id, .phase = phase, .stage = (enum stage)stage, .count = bag->n, .total_ns = bag->total_ns,
-                .bytes = bag->bytes, .flops = bag->flops,
+                .source = id, .phase = phase, .stage = (enum stage)stage, .count = bag->durations.n,
+                .total_ns = bag->durations.total_ns,
+                .bytes = bag->bytes, .flops = bag->flops, .priced_ns = bag->priced_ns,
+                .measured_count = bag->measured_count, .measured_bytes = bag->measured_bytes,
+                .modelled_bytes = bag->modelled_bytes,
             };
-            quantiles(bag, &row->median_ns, &row->p95_ns);
+            for (int bound = 0; bound < SUMMARY_BOUNDS; bound++) {
+                row->floor_ns += bag->floor_ns[bound];
+                row->bound = bag->floor_ns[bound] > bag->floor_ns[row->bound] ? (enum summary_bound)bound : row->bound;
+            }
+            durations_quantiles(&bag->durations, &row->median_ns, &row->p95_ns);
         }
     }
-    struct bag *steps = &bags->steps[phase];
+    struct durations *steps = &bags->steps[phase];
     if (steps->n > 0) {
         struct summary_step *row = &summary->step_rows[summary->n_step_rows++];
         *row = (struct summary_step){
             .source = id, .phase = phase, .count = steps->n, .total_ns = steps->total_ns,
-            .staged_count = bags->staged_count[phase], .staged_ns = bags->staged_ns[phase], .gaps_ns = bags->gaps_ns[phase], .overlap_ns = bags->overlap_ns[phase], .n_tokens = bags->n_tokens[phase],
+            .staged_count = bags->staged_count[phase], .staged_ns = bags->staged_ns[phase],
+            .gaps_ns = bags->gaps_ns[phase], .overlap_ns = bags->overlap_ns[phase], .n_tokens = bags->n_tokens[phase],
         };
-        quantiles(steps, &row->median_ns, &row->p95_ns);
+        durations_quantiles(steps, &row->median_ns, &row->p95_ns);
     }
 }
 
@@ -286,5 +270,15 @@ const struct sample_source *trace_summary_sources(const struct trace_summary *su
 
 int64_t trace_summary_orphans(const struct trace_summary *summary)
 {
-    return summary->orphans + summary->n_pending;
+    return summary->waiting.orphans + summary->waiting.n;
+}
+
+struct summary_loss trace_summary_loss(const struct trace_summary *summary)
+{
+    struct summary_loss sum = {0};
+    for (int32_t i = 0; i < summary->n_sources; i++) {
+        sum.dropped = saturating_sum(sum.dropped, summary->bags[i].loss.dropped);
+        sum.invalid = saturating_sum(sum.invalid, summary->bags[i].loss.invalid);
+    }
+    return sum;
 }
