@@ -201,7 +201,8 @@ static int open_parts(struct engine *engine)
                                               .max_rows = o->max_step_tokens,
                                               .max_logit_rows = engine->max_logit_rows,
                                               .max_context = o->max_context,
-                                              .stage_every = o->stage_every > 0 ? o->stage_every : 0};
+                                              .stage_every = o->stage_every > 0 ? o->stage_every : 0,
+                                              .eager = o->eager};
     error = forward_open(&engine->forward, &forward_options);
     error = error ? error : open_step(engine);
     int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;

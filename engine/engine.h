@@ -29,6 +29,8 @@ struct engine_options {
     const struct observer *observer; // borrowed until close; NULL: none
     int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
                                      // in so many. 0: 16; negative: none. On a CPU and in prefill, of every step's
+    bool eager;                      // on a GPU, decode steps are not replayed either: slower, but each stage's work is
+                                     // enqueued between the observer's enqueue_begin and enqueue_end (hardware counters)
 };
 
 struct engine_request {

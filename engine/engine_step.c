@@ -362,7 +362,7 @@ void engine_source(const struct engine *engine, struct sample_source *out)
         .kv_dtype = plan->kv_dtype,
         .index_dtype = plan->index.key_dtype,
         .threads = count_threads(engine),
-        .graph = engine->backend->asynchronous,
+        .graph = engine->backend->asynchronous && !engine->options.eager,
     };
     engine->backend->describe(engine->context, device, variant, sizeof device);
     snprintf(out->device, sizeof out->device, "%s", device);

@@ -469,7 +469,7 @@ static int run_pass(struct forward *f, const struct sampling *sampling, int32_t 
 int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     const struct backend *backend = f->options.backend;
-    if (!backend->asynchronous || !batch_decodes(f->batch)) {
+    if (!backend->asynchronous || f->options.eager || !batch_decodes(f->batch)) {
         return run_pass(f, sampling, token);
     }
     struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};

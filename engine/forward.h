@@ -19,6 +19,7 @@ struct forward_options {
     const struct observer *observer;          // NULL: none
     int32_t max_rows, max_logit_rows, max_context;
     int32_t stage_every;                      // asynchronous backends: stages of one decode step in so many are told; 0: none
+    bool eager;                               // asynchronous backends: steps that decode are not recorded either
 };
 
 // -EINVAL for a plan that the engine cannot run, -ENOMEM with what was asked for. *out is NULL on failure.
