@@ -201,7 +201,7 @@ int counters_configure(const struct counters_api *api, enum counters_kind kind, 
     *config = NULL;
     // Grows the list by one metric at a time: whether a set fits into one pass follows from no property of its members.
     for (int32_t i = 0; i < wanted; i++) {
-        struct cupti_host_open open = COUNTERS_PARAMS(cupti_host_open, host, .kind = kind, .chip = chip, .availability = availability);
+        struct cupti_host_open open = COUNTERS_PARAMS(cupti_host_open, host, .kind = (int32_t)kind, .chip = chip, .availability = availability);
         size_t passes = 0, bytes = 0;
         uint8_t *made = NULL;
         metrics[kept] = metrics[i];

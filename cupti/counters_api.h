@@ -17,7 +17,7 @@ enum counters_kind { COUNTERS_RANGE_PROFILER, COUNTERS_PM_SAMPLING };    // prof
 enum { COUNTERS_USER_RANGE = 2, COUNTERS_USER_REPLAY = 3 };              // ranges and replays of the caller's making
 enum { COUNTERS_TIME_INTERVAL = 1 };                                     // samples at a fixed interval in nanoseconds
 enum { COUNTERS_KEEP_OLDEST = 0 };                                       // a full hardware buffer says so
-enum { COUNTERS_END_OF_RECORDS = 2 };                                    // why decoding stopped: nothing is left
+enum { COUNTERS_IMAGE_FULL = 1 };                                        // why decoding stopped: there may be more
 
 struct cupti_nothing { size_t size; void *priv; };
 struct cupti_chip_name { size_t size; void *priv; size_t device; const char *name; };
@@ -109,7 +109,7 @@ struct cupti_range_name { size_t size; void *priv; const uint8_t *image; size_t 
 
 // Results of the profiler's functions that have a meaning and a remedy of their own.
 enum counters_result {
-    COUNTERS_SUCCESS = 0, COUNTERS_BAD_METRIC = 17, COUNTERS_BUSY = 26, COUNTERS_NOT_SUPPORTED = 27, COUNTERS_VIRTUALIZED = 33,
+    COUNTERS_SUCCESS = 0, COUNTERS_BUFFER_FULL = 8, COUNTERS_BAD_METRIC = 17, COUNTERS_BUSY = 26, COUNTERS_NOT_SUPPORTED = 27, COUNTERS_VIRTUALIZED = 33,
     COUNTERS_PRIVILEGES = 35, COUNTERS_OTHER_TOOL = 39, COUNTERS_VIRTUALIZED_PRIVILEGES = 40, COUNTERS_CONFIDENTIAL = 41,
     COUNTERS_MINING = 42, COUNTERS_MIG = 43, COUNTERS_SLI = 44, COUNTERS_WSL = 45,
 };

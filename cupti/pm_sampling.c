@@ -10,10 +10,13 @@
 
 #include "engine/status.h"
 
-// At 100 us a second has 10,000 samples; the image holds a fifth of that and is emptied each time it is full.
-enum { DEFAULT_INTERVAL_NS = 100000, IMAGE_SAMPLES = 2000, MAX_METRICS = 16, REQUIRED_METRICS = 2 };
-// Raw records of all units of the chip: what an H100 writes in a second at 100 us fits several times.
+// On an H100 a sample of the default metrics takes 80 us of one core to decode and evaluate, so that this interval costs a
+// third of a core. Making an image costs 13 us for each sample that it could hold: it is no larger than a reading needs.
+enum { DEFAULT_INTERVAL_NS = 250000, IMAGE_SAMPLES = 200, MAX_METRICS = 16, REQUIRED_METRICS = 2 };
+// Raw records of all units of the chip, some 10 KB a sample: about a second and a half of them.
 enum { HARDWARE_BUFFER_BYTES = 64 << 20 };
+// A reading that cannot keep pace with the chip ends nevertheless.
+enum { IMAGES_AT_ONCE = 64 };
 
 // Fits into one pass on Hopper (GH100). The hit rate is the one of the group that is made to be sampled together.
 static const char *const default_metrics[] = {
@@ -47,18 +50,32 @@ static int64_t now_ns(clockid_t clock)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+// What must be added to a time on `clock`: of several readings the one that was least interrupted.
+static int64_t boottime_minus(clockid_t clock)
+{
+    int64_t narrowest = INT64_MAX, difference = 0;
+    for (int i = 0; i < 8; i++) {
+        int64_t before = now_ns(CLOCK_BOOTTIME), middle = now_ns(clock), width = now_ns(CLOCK_BOOTTIME) - before;
+        if (width < narrowest) {
+            narrowest = width;
+            difference = before + width / 2 - middle;
+        }
+    }
+    return difference;
+}
+
 // Chooses the clock on which `end` is closest to now. On none of them within a minute: a clock of the device's own, which
 // is placed so that the sample ends now.
 static void learn_clock(struct pm_sampler *sampler, int64_t end)
 {
     static const clockid_t clocks[] = {CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_REALTIME};
-    int64_t boottime = now_ns(CLOCK_BOOTTIME), nearest = 60000000000;
-    sampler->to_boottime_ns = boottime - end;
+    int64_t nearest = 60000000000;
+    sampler->to_boottime_ns = now_ns(CLOCK_BOOTTIME) - end;
     for (size_t i = 0; i < sizeof clocks / sizeof clocks[0]; i++) {
         int64_t now = now_ns(clocks[i]), away = now > end ? now - end : end - now;
         if (away < nearest) {
             nearest = away;
-            sampler->to_boottime_ns = boottime - now;
+            sampler->to_boottime_ns = boottime_minus(clocks[i]);
         }
     }
     sampler->clock_known = true;
@@ -218,13 +235,24 @@ static int tell_sample(struct pm_sampler *sampler, size_t index, void (*tell)(vo
     if (!sampler->clock_known) {
         learn_clock(sampler, (int64_t)times.end);
     }
+    // The first one claims to have begun when sampling was enabled.
+    uint64_t interval = times.end - times.begin < 2 * sampler->interval_ns ? times.end - times.begin : sampler->interval_ns;
     struct pm_sample sample = {
-        .begin_ns = (int64_t)times.begin + sampler->to_boottime_ns,
+        .begin_ns = (int64_t)(times.end - interval) + sampler->to_boottime_ns,
         .end_ns = (int64_t)times.end + sampler->to_boottime_ns,
         .values = values,
     };
     tell(user, &sample);
     return 0;
+}
+
+// A full buffer is useless until sampling begins anew.
+static int restart(struct pm_sampler *sampler)
+{
+    bool started = sampler->started;
+    int error = started ? pm_sampler_stop(sampler) : 0;
+    error = error ? error : reset_image(sampler);
+    return error || !started ? error : pm_sampler_start(sampler);
 }
 
 // One image full. *done: nothing is left in the hardware's buffer.
@@ -233,14 +261,19 @@ static int read_image(struct pm_sampler *sampler, void (*tell)(void *, const str
     const struct counters_api *api = &sampler->api;
     struct cupti_pm_decode decode = COUNTERS_PARAMS(cupti_pm_decode, overflow, .object = sampler->object, .image = sampler->image,
                                                     .image_bytes = sampler->image_bytes);
-    int error = counters_api_status(api, api->pm_decode(&decode), "reading counters");
+    int result = api->pm_decode(&decode);
+    if (result == COUNTERS_BUFFER_FULL) {
+        *lost = *done = true;
+        return restart(sampler);
+    }
+    int error = counters_api_status(api, result, "reading counters");
     struct cupti_pm_info info = COUNTERS_PARAMS(cupti_pm_info, completed, .image = sampler->image, .image_bytes = sampler->image_bytes);
     error = error ? error : counters_api_status(api, api->pm_info(&info), "reading counters");
     if (error) {
         return error;
     }
     *lost = *lost || decode.overflow;
-    *done = decode.stop_reason == COUNTERS_END_OF_RECORDS || info.completed == 0;
+    *done = decode.stop_reason != COUNTERS_IMAGE_FULL;
     for (size_t i = 0; i < info.completed && !error; i++) {
         error = tell_sample(sampler, i, tell, user);
     }
@@ -253,8 +286,7 @@ int pm_sampler_read(struct pm_sampler *sampler, void (*sample)(void *user, const
     bool done = false;
     int total = 0;
     *lost = false;
-    // The chip writes on while we read: a bound keeps a reading that cannot catch up from never returning.
-    for (int image = 0; image < 64 && !done; image++) {
+    for (int image = 0; image < IMAGES_AT_ONCE && !done; image++) {
         int n = read_image(sampler, sample, user, lost, &done);
         if (n < 0) {
             return n;

@@ -14,7 +14,7 @@ struct pm_sampler;
 
 struct pm_options {
     int32_t device;                         // as CUDA counts
-    int64_t interval_ns;                    // 0: 100 us
+    int64_t interval_ns;                    // 0: 250 us
     const char *const *metrics;             // [n_metrics], the vendor's names; NULL: the default set
     int32_t n_metrics;
     struct counters_libraries libraries;
