@@ -16,27 +16,35 @@
 #include "cupti/perf_events.h"
 #include "engine/status.h"
 
-// Spans long enough for a sample are few: a step of a hundred layers has some hundreds, and they wait for some milliseconds.
+// Spans long enough for a sample are few: a step of a hundred layers has some hundreds, and they wait for some
+// milliseconds.
 enum { SPANS = 1 << 13, MAX_NOTES = 4, NOTE_BYTES = 256, TAKEN_AT_ONCE = 256, TOTALS = PHASE_COUNT * STAGE_COUNT };
 static const int64_t default_interval_ns = 250000;
 static const double default_readings_per_s = 10;
 // Energy is told over windows that the driver's own counter resolves well: it moves every few tens of milliseconds.
 static const int64_t energy_window_ns = 1000000000;
 
-struct span { enum phase phase; enum stage stage; int64_t begin_ns, end_ns; };
-struct total { int64_t n; double seconds, sum[COUNTERS_METRICS]; };
+struct span {
+    enum phase phase;
+    enum stage stage;
+    int64_t begin_ns, end_ns;
+};
+struct total {
+    int64_t n;
+    double seconds, sum[COUNTERS_METRICS];
+};
 
 struct counters {
     struct sample_sink sink;
     int32_t source;
-    struct poller *poller;           // owned; NULL: nothing is polled
-    struct perf_events *perf;        // owned; NULL: none
+    struct poller *poller;       // owned; NULL: nothing is polled
+    struct perf_events *perf;    // owned; NULL: none
     int32_t n_metrics;
     const char *metric[COUNTERS_METRICS];    // the libraries' or static
     int64_t interval_ns;
-    struct span *spans;              // [SPANS] a ring, ascending; owned
-    int64_t n_spans;                 // ever put in
-    struct total *totals;            // [TOTALS] owned
+    struct span *spans;      // [SPANS] a ring, ascending; owned
+    int64_t n_spans;         // ever put in
+    struct total *totals;    // [TOTALS] owned
     char notes[MAX_NOTES][NOTE_BYTES];
     int32_t n_notes;
     int64_t lost_told;
@@ -66,7 +74,8 @@ const char *counters_note(const struct counters *counters, int32_t i)
 static void tell(const struct counters *counters, const char *name, const char *unit, double value, int64_t time_ns)
 {
     if (counters->sink.gauge && !isnan(value)) {
-        struct gauge_sample gauge = {.source = counters->source, .name = name, .unit = unit, .value = value, .time_ns = time_ns};
+        struct gauge_sample gauge = {
+            .source = counters->source, .name = name, .unit = unit, .value = value, .time_ns = time_ns};
         counters->sink.gauge(counters->sink.user, &gauge);
     }
 }
@@ -86,10 +95,10 @@ static bool is_sum(const struct counters *counters, int32_t metric)
 static const char *unit_of(const struct counters *counters, int32_t metric)
 {
     const char *name = counters->metric[metric];
-    return is_sum(counters, metric)            ? strstr(name, "bytes") ? "B/s" : "1/s"
-           : ends_in(name, ".per_second")      ? "1/s"
-           : strstr(name, "pct")               ? "%"
-                                               : "";
+    return is_sum(counters, metric)       ? strstr(name, "bytes") ? "B/s" : "1/s"
+           : ends_in(name, ".per_second") ? "1/s"
+           : strstr(name, "pct")          ? "%"
+                                          : "";
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -369,7 +378,8 @@ bool counters_average(const struct counters *counters, int32_t i, struct counter
 
 static int open_gpu(struct counters *counters, const struct counters_options *options)
 {
-    struct pm_options pm = {.device = options->device, .interval_ns = counters->interval_ns, .libraries = options->libraries};
+    struct pm_options pm = {
+        .device = options->device, .interval_ns = counters->interval_ns, .libraries = options->libraries};
     struct pm_sampler *sampler = NULL;
     struct nvml *nvml = NULL;
     if (pm_sampler_open(&sampler, &pm)) {

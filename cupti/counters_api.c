@@ -10,7 +10,10 @@
 #include "engine/status.h"
 
 // Function pointers and object pointers have the same form wherever dlsym exists (POSIX); ISO C does not say so.
-#define SYMBOL(library, slot, name) {library, offsetof(struct counters_api, slot), name}
+#define SYMBOL(library, slot, name)                                                                                    \
+    {                                                                                                                  \
+        library, offsetof(struct counters_api, slot), name                                                             \
+    }
 
 enum { OF_CUPTI, OF_DRIVER };
 
@@ -64,7 +67,10 @@ static const struct symbol {
 static void *open_cupti(const char *path)
 {
     static const char *const names[] = {
-        "libcupti.so.13", "libcupti.so.12", "libcupti.so", "/usr/local/cuda/lib64/libcupti.so",
+        "libcupti.so.13",
+        "libcupti.so.12",
+        "libcupti.so",
+        "/usr/local/cuda/lib64/libcupti.so",
         "/usr/local/cuda/extras/CUPTI/lib64/libcupti.so",
     };
     void *library = path ? dlopen(path, RTLD_NOW | RTLD_NODELETE) : NULL;
@@ -93,8 +99,8 @@ int counters_api_load(struct counters_api *out, const struct counters_libraries 
     for (size_t i = 0; i < sizeof symbols / sizeof symbols[0]; i++) {
         void *symbol = dlsym(symbols[i].library == OF_CUPTI ? api.cupti : api.driver, symbols[i].name);
         if (!symbol) {
-            return status_fail(-ENOTSUP, "%s is missing in %s: hardware counters need CUDA 12.8 or later", symbols[i].name,
-                               symbols[i].library == OF_CUPTI ? "libcupti" : "libcuda");
+            return status_fail(-ENOTSUP, "%s is missing in %s: hardware counters need CUDA 12.8 or later",
+                               symbols[i].name, symbols[i].library == OF_CUPTI ? "libcupti" : "libcuda");
         }
         *(void **)((char *)&api + symbols[i].offset) = symbol;
     }
@@ -108,8 +114,10 @@ static const struct remedy {
     const char *text;
 } remedies[] = {
     {COUNTERS_PRIVILEGES, -EACCES,
-     "the driver keeps counters for administrators: run as root, or load it with NVreg_RestrictProfilingToAdminUsers=0"},
-    {COUNTERS_VIRTUALIZED_PRIVILEGES, -EACCES, "the hypervisor does not let this virtual GPU be profiled: enable it there"},
+     "the driver keeps counters for administrators: run as root, or load it with "
+     "NVreg_RestrictProfilingToAdminUsers=0"},
+    {COUNTERS_VIRTUALIZED_PRIVILEGES, -EACCES,
+     "the hypervisor does not let this virtual GPU be profiled: enable it there"},
     {COUNTERS_BUSY, -EBUSY, "another tool holds the counters: stop it (DCGM: dcgmi profile --pause)"},
     {COUNTERS_OTHER_TOOL, -EBUSY, "another CUPTI tool (nsys, ncu, a debugger) watches this process: run without it"},
     {COUNTERS_VIRTUALIZED, -ENOTSUP, "this virtual GPU has no counters"},
@@ -168,12 +176,14 @@ static int try_metrics(const struct counters_api *api, struct cupti_host_open *o
         open->host = NULL;
         return result;
     }
-    struct cupti_host_metrics add = COUNTERS_PARAMS(cupti_host_metrics, n, .host = open->host, .names = metrics, .n = (size_t)n);
+    struct cupti_host_metrics add =
+        COUNTERS_PARAMS(cupti_host_metrics, n, .host = open->host, .names = metrics, .n = (size_t)n);
     result = api->host_add_metrics(&add);
     struct cupti_host_config_size size = COUNTERS_PARAMS(cupti_host_config_size, bytes, .host = open->host);
     result = result ? result : api->host_config_size(&size);
     *config = result ? NULL : malloc(size.bytes);
-    struct cupti_host_config get = COUNTERS_PARAMS(cupti_host_config, config, .host = open->host, .bytes = size.bytes, .config = *config);
+    struct cupti_host_config get =
+        COUNTERS_PARAMS(cupti_host_config, config, .host = open->host, .bytes = size.bytes, .config = *config);
     result = result || !*config ? result : api->host_config(&get);
     struct cupti_host_passes count = COUNTERS_PARAMS(cupti_host_passes, passes, .bytes = size.bytes, .config = *config);
     result = result || !*config ? result : api->host_passes(&count);
@@ -193,15 +203,17 @@ static void drop(const struct counters_api *api, void **host, uint8_t **config)
     *config = NULL;
 }
 
-int counters_configure(const struct counters_api *api, enum counters_kind kind, const char *chip, const uint8_t *availability,
-                       const char **metrics, int32_t *n, int32_t n_required, void **host, uint8_t **config, size_t *config_bytes)
+int counters_configure(const struct counters_api *api, enum counters_kind kind, const char *chip,
+                       const uint8_t *availability, const char **metrics, int32_t *n, int32_t n_required, void **host,
+                       uint8_t **config, size_t *config_bytes)
 {
     int32_t wanted = *n, kept = 0;
     *host = NULL;
     *config = NULL;
     // Grows the list by one metric at a time: whether a set fits into one pass follows from no property of its members.
     for (int32_t i = 0; i < wanted; i++) {
-        struct cupti_host_open open = COUNTERS_PARAMS(cupti_host_open, host, .kind = (int32_t)kind, .chip = chip, .availability = availability);
+        struct cupti_host_open open =
+            COUNTERS_PARAMS(cupti_host_open, host, .kind = (int32_t)kind, .chip = chip, .availability = availability);
         size_t passes = 0, bytes = 0;
         uint8_t *made = NULL;
         metrics[kept] = metrics[i];

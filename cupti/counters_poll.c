@@ -20,10 +20,10 @@ struct poller {
     struct pm_sampler *sampler;    // owned; NULL: none
     struct nvml *nvml;             // owned; NULL: none
     int32_t n_metrics;
-    int64_t reading_ns;            // between two readings of NVML
+    int64_t reading_ns;    // between two readings of NVML
     pthread_t thread;
     bool running;
-    pthread_mutex_t lock;          // of all below
+    pthread_mutex_t lock;    // of all below
     pthread_cond_t wake;
     bool stop;
     struct polled_sample *samples;      // [SAMPLE_CAPACITY] a ring, owned

@@ -17,11 +17,13 @@
 enum { NVML_CLOCK_SM = 1, NVML_CLOCK_MEM = 2, NVML_TEMPERATURE_GPU = 0, BUS_ID_BYTES = 32 };
 
 // Reasons for which clocks are below their highest. Idleness and clocks that an application asked for are none.
-static const uint64_t power_reasons = 0x4 | 0x80;        // software power cap, hardware power brake
-static const uint64_t heat_reasons = 0x20 | 0x40;        // software and hardware thermal slowdown
+static const uint64_t power_reasons = 0x4 | 0x80;                     // software power cap, hardware power brake
+static const uint64_t heat_reasons = 0x20 | 0x40;                     // software and hardware thermal slowdown
 static const uint64_t harmless_reasons = 0x1 | 0x2 | 0x10 | 0x100;    // idle, chosen clocks, sync boost, display
 
-struct nvml_memory { unsigned long long total, free, used; };
+struct nvml_memory {
+    unsigned long long total, free, used;
+};
 
 struct nvml {
     void *library;    // stays loaded
@@ -38,7 +40,10 @@ struct nvml {
     int (*reasons)(void *device, unsigned long long *mask);
 };
 
-static const struct symbol { size_t offset; const char *name; } symbols[] = {
+static const struct symbol {
+    size_t offset;
+    const char *name;
+} symbols[] = {
     {offsetof(struct nvml, init), "nvmlInit_v2"},
     {offsetof(struct nvml, shutdown), "nvmlShutdown"},
     {offsetof(struct nvml, error_string), "nvmlErrorString"},

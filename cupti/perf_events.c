@@ -1,4 +1,5 @@
-// cupti/perf_events.c - perf_event_open, one descriptor per event: events that threads inherit cannot be read as a group.
+// cupti/perf_events.c - perf_event_open, one descriptor per event: events that threads inherit cannot be read as a
+// group.
 #include "cupti/perf_events.h"
 
 #include <errno.h>
@@ -12,9 +13,14 @@
 
 #include "engine/status.h"
 
-struct perf_events { int descriptor[PERF_EVENTS]; };    // -1: not counted here
+struct perf_events {
+    int descriptor[PERF_EVENTS];
+};    // -1: not counted here
 
-static const struct { const char *name; uint64_t config; } events_of[PERF_EVENTS] = {
+static const struct {
+    const char *name;
+    uint64_t config;
+} events_of[PERF_EVENTS] = {
     [PERF_CYCLES] = {"cycles", PERF_COUNT_HW_CPU_CYCLES},
     [PERF_INSTRUCTIONS] = {"instructions", PERF_COUNT_HW_INSTRUCTIONS},
     [PERF_CACHE_MISSES] = {"LLC misses", PERF_COUNT_HW_CACHE_MISSES},
@@ -57,18 +63,18 @@ static int refusal(int reason)
     switch (reason) {
     case EACCES:
     case EPERM:
-        return status_fail(-EACCES, "CPU counters: the kernel keeps them for administrators (perf_event_paranoid is %d): run as "
-                                    "root, or sysctl kernel.perf_event_paranoid=2; in a container, allow perf_event_open",
+        return status_fail(-EACCES,
+                           "CPU counters: the kernel keeps them for administrators (perf_event_paranoid is %d): run as "
+                           "root, or sysctl kernel.perf_event_paranoid=2; in a container, allow perf_event_open",
                            paranoid_level());
     case ENOENT:
     case ENODEV:
     case EOPNOTSUPP:
-        return status_fail(-ENOTSUP, "CPU counters: this CPU shows none, as in most virtual machines: run on the host, or give "
-                                     "the machine a virtual PMU");
-    case ENOSYS:
-        return status_fail(-ENOTSUP, "CPU counters: this kernel has no perf events");
-    default:
-        return status_fail(-ENOTSUP, "CPU counters: %s", strerror(reason));
+        return status_fail(-ENOTSUP,
+                           "CPU counters: this CPU shows none, as in most virtual machines: run on the host, or give "
+                           "the machine a virtual PMU");
+    case ENOSYS: return status_fail(-ENOTSUP, "CPU counters: this kernel has no perf events");
+    default: return status_fail(-ENOTSUP, "CPU counters: %s", strerror(reason));
     }
 }
 
@@ -105,8 +111,11 @@ void perf_events_close(struct perf_events *events)
 void perf_events_read(const struct perf_events *events, struct perf_counts *out)
 {
     for (int i = 0; i < PERF_EVENTS; i++) {
-        struct { uint64_t count, enabled, running; } value;
-        bool read_whole = events->descriptor[i] >= 0 && read(events->descriptor[i], &value, sizeof value) == sizeof value;
+        struct {
+            uint64_t count, enabled, running;
+        } value;
+        bool read_whole =
+            events->descriptor[i] >= 0 && read(events->descriptor[i], &value, sizeof value) == sizeof value;
         out->of[i] = !read_whole          ? NAN
                      : value.running == 0 ? 0
                                           : (double)value.count * ((double)value.enabled / (double)value.running);

@@ -1,7 +1,8 @@
 // cupti/pm_sampling.c - CUPTI's sampler of performance monitors.
 //
-// Which clock the samples' times are on differs: CUPTI says "CPU time", which is the real-time clock unless somebody has
-// registered a clock of its own with CUPTI. The first sample tells: it has just ended on one of the system's clocks.
+// Which clock the samples' times are on differs: CUPTI says "CPU time", which is the real-time clock unless somebody
+// has registered a clock of its own with CUPTI. The first sample tells: it has just ended on one of the system's
+// clocks.
 #include "cupti/pm_sampling.h"
 
 #include <errno.h>
@@ -10,8 +11,9 @@
 
 #include "engine/status.h"
 
-// On an H100 a sample of the default metrics takes 80 us of one core to decode and evaluate, so that this interval costs a
-// third of a core. Making an image costs 13 us for each sample that it could hold: it is no larger than a reading needs.
+// On an H100 a sample of the default metrics takes 80 us of one core to decode and evaluate, so that this interval
+// costs a third of a core. Making an image costs 13 us for each sample that it could hold: it is no larger than a
+// reading needs.
 enum { DEFAULT_INTERVAL_NS = 250000, IMAGE_SAMPLES = 200, MAX_METRICS = 16, REQUIRED_METRICS = 2 };
 // Raw records of all units of the chip, some 10 KB a sample: about a second and a half of them.
 enum { HARDWARE_BUFFER_BYTES = 64 << 20 };
@@ -34,13 +36,13 @@ struct pm_sampler {
     struct counters_api api;
     const char *metrics[MAX_METRICS];    // [n_metrics] borrowed from the options or static
     int32_t n_metrics;
-    void *host, *object;                 // CUPTI's
-    uint8_t *config;                     // owned
-    uint8_t *image;                      // [image_bytes] owned
+    void *host, *object;    // CUPTI's
+    uint8_t *config;        // owned
+    uint8_t *image;         // [image_bytes] owned
     size_t config_bytes, image_bytes;
     uint64_t interval_ns;
     bool started, clock_known;
-    int64_t to_boottime_ns;              // added to a sample's times
+    int64_t to_boottime_ns;    // added to a sample's times
 };
 
 static int64_t now_ns(clockid_t clock)
@@ -64,8 +66,8 @@ static int64_t boottime_minus(clockid_t clock)
     return difference;
 }
 
-// Chooses the clock on which `end` is closest to now. On none of them within a minute: a clock of the device's own, which
-// is placed so that the sample ends now.
+// Chooses the clock on which `end` is closest to now. On none of them within a minute: a clock of the device's own,
+// which is placed so that the sample ends now.
 static void learn_clock(struct pm_sampler *sampler, int64_t end)
 {
     static const clockid_t clocks[] = {CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_REALTIME};
@@ -111,8 +113,9 @@ static int configure_host(struct pm_sampler *sampler, size_t device)
     error = ask.image ? counters_api_status(api, api->pm_availability(&ask), "sampling counters")
                       : status_fail(-ENOMEM, "no memory for counters");
     error = error ? error
-                  : counters_configure(api, COUNTERS_PM_SAMPLING, chip.name, ask.image, sampler->metrics, &sampler->n_metrics,
-                                       required, &sampler->host, &sampler->config, &sampler->config_bytes);
+                  : counters_configure(api, COUNTERS_PM_SAMPLING, chip.name, ask.image, sampler->metrics,
+                                       &sampler->n_metrics, required, &sampler->host, &sampler->config,
+                                       &sampler->config_bytes);
     free(ask.image);
     return error;
 }
@@ -133,21 +136,22 @@ static int configure_device(struct pm_sampler *sampler, size_t device)
         return error;
     }
     sampler->object = enable.object;
-    struct cupti_pm_config config = COUNTERS_PARAMS(cupti_pm_config, append, .object = sampler->object,
-                                                    .config_bytes = sampler->config_bytes, .config = sampler->config,
-                                                    .buffer_bytes = HARDWARE_BUFFER_BYTES, .interval = sampler->interval_ns,
-                                                    .trigger = COUNTERS_TIME_INTERVAL, .append = COUNTERS_KEEP_OLDEST);
+    struct cupti_pm_config config = COUNTERS_PARAMS(
+        cupti_pm_config, append, .object = sampler->object, .config_bytes = sampler->config_bytes,
+        .config = sampler->config, .buffer_bytes = HARDWARE_BUFFER_BYTES, .interval = sampler->interval_ns,
+        .trigger = COUNTERS_TIME_INTERVAL, .append = COUNTERS_KEEP_OLDEST);
     error = counters_api_status(api, api->pm_configure(&config), "sampling counters");
-    struct cupti_pm_image_size size = COUNTERS_PARAMS(cupti_pm_image_size, bytes, .object = sampler->object,
-                                                      .names = sampler->metrics, .n = (size_t)sampler->n_metrics,
-                                                      .max_samples = IMAGE_SAMPLES);
+    struct cupti_pm_image_size size =
+        COUNTERS_PARAMS(cupti_pm_image_size, bytes, .object = sampler->object, .names = sampler->metrics,
+                        .n = (size_t)sampler->n_metrics, .max_samples = IMAGE_SAMPLES);
     error = error ? error : counters_api_status(api, api->pm_image_size(&size), "sampling counters");
     if (error) {
         return error;
     }
     sampler->image = calloc(1, size.bytes);
     sampler->image_bytes = size.bytes;
-    return sampler->image ? reset_image(sampler) : status_fail(-ENOMEM, "no memory for %zu bytes of counters", size.bytes);
+    return sampler->image ? reset_image(sampler)
+                          : status_fail(-ENOMEM, "no memory for %zu bytes of counters", size.bytes);
 }
 
 int pm_sampler_open(struct pm_sampler **out, const struct pm_options *options)
@@ -164,7 +168,9 @@ int pm_sampler_open(struct pm_sampler **out, const struct pm_options *options)
     if (!error && sampler->api.init(0) != 0) {
         error = status_fail(-ENOTSUP, "the NVIDIA driver does not start");
     }
-    error = error ? error : counters_api_status(&sampler->api, sampler->api.profiler_initialize(&initialize), "sampling counters");
+    error =
+        error ? error
+              : counters_api_status(&sampler->api, sampler->api.profiler_initialize(&initialize), "sampling counters");
     error = error ? error : configure_host(sampler, (size_t)options->device);
     error = error ? error : configure_device(sampler, (size_t)options->device);
     if (error) {
@@ -218,11 +224,13 @@ int pm_sampler_stop(struct pm_sampler *sampler)
     return counters_api_status(&sampler->api, sampler->api.pm_stop(&object), "sampling counters");
 }
 
-static int tell_sample(struct pm_sampler *sampler, size_t index, void (*tell)(void *, const struct pm_sample *), void *user)
+static int tell_sample(struct pm_sampler *sampler, size_t index, void (*tell)(void *, const struct pm_sample *),
+                       void *user)
 {
     double values[MAX_METRICS];
-    struct cupti_pm_sample times = COUNTERS_PARAMS(cupti_pm_sample, end, .object = sampler->object, .image = sampler->image,
-                                                   .image_bytes = sampler->image_bytes, .index = index);
+    struct cupti_pm_sample times =
+        COUNTERS_PARAMS(cupti_pm_sample, end, .object = sampler->object, .image = sampler->image,
+                        .image_bytes = sampler->image_bytes, .index = index);
     int result = sampler->api.pm_sample(&times);
     struct cupti_host_evaluate evaluate =
         COUNTERS_PARAMS(cupti_host_evaluate, values, .host = sampler->host, .image = sampler->image,
@@ -236,7 +244,8 @@ static int tell_sample(struct pm_sampler *sampler, size_t index, void (*tell)(vo
         learn_clock(sampler, (int64_t)times.end);
     }
     // The first one claims to have begun when sampling was enabled.
-    uint64_t interval = times.end - times.begin < 2 * sampler->interval_ns ? times.end - times.begin : sampler->interval_ns;
+    uint64_t interval =
+        times.end - times.begin < 2 * sampler->interval_ns ? times.end - times.begin : sampler->interval_ns;
     struct pm_sample sample = {
         .begin_ns = (int64_t)(times.end - interval) + sampler->to_boottime_ns,
         .end_ns = (int64_t)times.end + sampler->to_boottime_ns,
@@ -256,18 +265,20 @@ static int restart(struct pm_sampler *sampler)
 }
 
 // One image full. *done: nothing is left in the hardware's buffer.
-static int read_image(struct pm_sampler *sampler, void (*tell)(void *, const struct pm_sample *), void *user, bool *lost, bool *done)
+static int read_image(struct pm_sampler *sampler, void (*tell)(void *, const struct pm_sample *), void *user,
+                      bool *lost, bool *done)
 {
     const struct counters_api *api = &sampler->api;
-    struct cupti_pm_decode decode = COUNTERS_PARAMS(cupti_pm_decode, overflow, .object = sampler->object, .image = sampler->image,
-                                                    .image_bytes = sampler->image_bytes);
+    struct cupti_pm_decode decode = COUNTERS_PARAMS(cupti_pm_decode, overflow, .object = sampler->object,
+                                                    .image = sampler->image, .image_bytes = sampler->image_bytes);
     int result = api->pm_decode(&decode);
     if (result == COUNTERS_BUFFER_FULL) {
         *lost = *done = true;
         return restart(sampler);
     }
     int error = counters_api_status(api, result, "reading counters");
-    struct cupti_pm_info info = COUNTERS_PARAMS(cupti_pm_info, completed, .image = sampler->image, .image_bytes = sampler->image_bytes);
+    struct cupti_pm_info info =
+        COUNTERS_PARAMS(cupti_pm_info, completed, .image = sampler->image, .image_bytes = sampler->image_bytes);
     error = error ? error : counters_api_status(api, api->pm_info(&info), "reading counters");
     if (error) {
         return error;
@@ -281,7 +292,8 @@ static int read_image(struct pm_sampler *sampler, void (*tell)(void *, const str
     return error ? error : (int)info.completed;
 }
 
-int pm_sampler_read(struct pm_sampler *sampler, void (*sample)(void *user, const struct pm_sample *), void *user, bool *lost)
+int pm_sampler_read(struct pm_sampler *sampler, void (*sample)(void *user, const struct pm_sample *), void *user,
+                    bool *lost)
 {
     bool done = false;
     int total = 0;

@@ -1,7 +1,7 @@
 // cupti/range_profiler.c - CUPTI's range profiler with ranges of our own and a single pass.
 //
-// CUPTI adds up ranges of the same name, so each is named by its number. A session holds SESSION_RANGES of them; when it is
-// full, it is evaluated and the next one begins, unnoticed by the caller.
+// CUPTI adds up ranges of the same name, so each is named by its number. A session holds SESSION_RANGES of them; when
+// it is full, it is evaluated and the next one begins, unnoticed by the caller.
 #include "cupti/range_profiler.h"
 
 #include <errno.h>
@@ -18,16 +18,16 @@ struct range_profiler {
     struct counters_api api;
     const char *metrics[MAX_METRICS];    // [n_metrics]
     int32_t n_metrics;
-    void *host, *object;                 // CUPTI's
-    uint8_t *config;                     // owned
-    uint8_t *image;                      // [image_bytes] owned
+    void *host, *object;    // CUPTI's
+    uint8_t *config;        // owned
+    uint8_t *image;         // [image_bytes] owned
     size_t config_bytes, image_bytes;
-    bool running;                        // a session is open
-    int32_t n_open;                      // ranges of this session
-    double *values;                      // [capacity][n_metrics] owned
-    int32_t n_values, capacity;          // ranges
-    int failed;                          // the first failure
-    char failure[256];                   // its text
+    bool running;                  // a session is open
+    int32_t n_open;                // ranges of this session
+    double *values;                // [capacity][n_metrics] owned
+    int32_t n_values, capacity;    // ranges
+    int failed;                    // the first failure
+    char failure[256];             // its text
 };
 
 static void fail(struct range_profiler *profiler, int error)
@@ -54,8 +54,9 @@ static int begin_session(struct range_profiler *profiler)
     int error = check(profiler, api->range_image_init(&init));
     struct cupti_range_config config = COUNTERS_PARAMS(
         cupti_range_config, target_level, .object = profiler->object, .config_bytes = profiler->config_bytes,
-        .config = profiler->config, .image_bytes = profiler->image_bytes, .image = profiler->image, .range = COUNTERS_USER_RANGE,
-        .replay = COUNTERS_USER_REPLAY, .max_ranges = SESSION_RANGES, .n_levels = 1, .min_level = 1, .target_level = 1);
+        .config = profiler->config, .image_bytes = profiler->image_bytes, .image = profiler->image,
+        .range = COUNTERS_USER_RANGE, .replay = COUNTERS_USER_REPLAY, .max_ranges = SESSION_RANGES, .n_levels = 1,
+        .min_level = 1, .target_level = 1);
     error = error ? error : check(profiler, api->range_configure(&config));
     struct cupti_range_object object = COUNTERS_PARAMS(cupti_range_object, object, .object = profiler->object);
     error = error ? error : check(profiler, api->range_start(&object));
@@ -83,8 +84,9 @@ static int grow(struct range_profiler *profiler, int32_t wanted)
 static int take_range(struct range_profiler *profiler, size_t index, bool *seen)
 {
     struct counters_api *api = &profiler->api;
-    struct cupti_range_name name = COUNTERS_PARAMS(cupti_range_name, name, .image = profiler->image,
-                                                   .image_bytes = profiler->image_bytes, .index = index, .delimiter = "/");
+    struct cupti_range_name name =
+        COUNTERS_PARAMS(cupti_range_name, name, .image = profiler->image, .image_bytes = profiler->image_bytes,
+                        .index = index, .delimiter = "/");
     int error = check(profiler, api->range_name(&name));
     char *end = NULL;
     long number = error ? -1 : strtol(name.name, &end, 10);
@@ -118,7 +120,8 @@ static int end_session(struct range_profiler *profiler)
     if (!error && decode.dropped > 0) {
         error = status_fail(-EIO, "counting ranges: CUPTI dropped %zu", decode.dropped);
     }
-    struct cupti_range_info info = COUNTERS_PARAMS(cupti_range_info, n, .image = profiler->image, .image_bytes = profiler->image_bytes);
+    struct cupti_range_info info =
+        COUNTERS_PARAMS(cupti_range_info, n, .image = profiler->image, .image_bytes = profiler->image_bytes);
     error = error ? error : check(profiler, api->range_info(&info));
     if (!error && info.n != (size_t)profiler->n_open) {
         error = status_fail(-EIO, "counting ranges: CUPTI knows %zu of %d", info.n, profiler->n_open);
@@ -194,8 +197,9 @@ static int configure(struct range_profiler *profiler, const struct range_options
     ask.image = calloc(1, ask.bytes);
     error = ask.image ? check(profiler, api->range_availability(&ask)) : status_fail(-ENOMEM, "no memory for counters");
     error = error ? error
-                  : counters_configure(api, COUNTERS_RANGE_PROFILER, chip.name, ask.image, profiler->metrics, &profiler->n_metrics,
-                                       profiler->n_metrics, &profiler->host, &profiler->config, &profiler->config_bytes);
+                  : counters_configure(api, COUNTERS_RANGE_PROFILER, chip.name, ask.image, profiler->metrics,
+                                       &profiler->n_metrics, profiler->n_metrics, &profiler->host, &profiler->config,
+                                       &profiler->config_bytes);
     free(ask.image);
     return error;
 }
@@ -209,9 +213,9 @@ static int enable(struct range_profiler *profiler, void *context)
         return error;
     }
     profiler->object = start.object;
-    struct cupti_range_image_size size = COUNTERS_PARAMS(
-        cupti_range_image_size, bytes, .object = profiler->object, .names = profiler->metrics, .n = (size_t)profiler->n_metrics,
-        .max_ranges = SESSION_RANGES, .max_nodes = SESSION_RANGES);
+    struct cupti_range_image_size size =
+        COUNTERS_PARAMS(cupti_range_image_size, bytes, .object = profiler->object, .names = profiler->metrics,
+                        .n = (size_t)profiler->n_metrics, .max_ranges = SESSION_RANGES, .max_nodes = SESSION_RANGES);
     error = check(profiler, api->range_image_size(&size));
     if (error) {
         return error;

@@ -17,9 +17,9 @@ struct stage_counts {
     struct range_profiler *ranges;    // owned; NULL: not started
     struct stage_count *counts;       // [n] owned
     int64_t n, capacity, n_collected;
-    enum phase phase;                 // of the step in progress
+    enum phase phase;    // of the step in progress
     bool sorted, in_range;
-    int failed;                       // the first failure
+    int failed;    // the first failure
     char failure[256];
     struct sample_sink to;
 };
@@ -105,7 +105,8 @@ static void on_step_end(void *user, const struct observed_step *step)
 
 int stage_counts_start(struct stage_counts *counts, int32_t device, const struct counters_libraries *libraries)
 {
-    struct range_options options = {.device = device, .metrics = metrics, .n_metrics = METRICS, .libraries = *libraries};
+    struct range_options options = {
+        .device = device, .metrics = metrics, .n_metrics = METRICS, .libraries = *libraries};
     return range_profiler_open(&counts->ranges, &options);
 }
 
@@ -120,9 +121,9 @@ int stage_counts_stop(struct stage_counts *counts)
 // ---------------------------------------------------------------------------------------------------------------------
 // Finding
 
-#define ORDER(a, b) \
-    if ((a) != (b)) { \
-        return (a) < (b) ? -1 : 1; \
+#define ORDER(a, b)                                                                                                    \
+    if ((a) != (b)) {                                                                                                  \
+        return (a) < (b) ? -1 : 1;                                                                                     \
     }
 
 static int compare(const void *left, const void *right)
@@ -142,8 +143,12 @@ int64_t stage_counts_find(struct stage_counts *counts, const struct stage_sample
 {
     const struct stage_count key = {
         .phase = sample->phase,
-        .stage = {.stage = sample->stage, .layer = sample->layer, .n_seqs = sample->n_seqs, .n_tokens = sample->n_tokens,
-                  .context_tokens = sample->context_tokens, .bytes = sample->bytes},
+        .stage = {.stage = sample->stage,
+                  .layer = sample->layer,
+                  .n_seqs = sample->n_seqs,
+                  .n_tokens = sample->n_tokens,
+                  .context_tokens = sample->context_tokens,
+                  .bytes = sample->bytes},
     };
     int64_t low = 0, high = counts->n_collected, n = 0, bytes = 0;
     if (!counts->sorted && high > 0) {
@@ -172,13 +177,13 @@ const struct stage_count *stage_counts_all(const struct stage_counts *counts, in
 // ---------------------------------------------------------------------------------------------------------------------
 // The sink
 
-#define HAND_ON(slot, type) \
-    static void on_##slot(void *user, const struct type *sample) \
-    { \
-        const struct sample_sink *to = &((const struct stage_counts *)user)->to; \
-        if (to->slot) { \
-            to->slot(to->user, sample); \
-        } \
+#define HAND_ON(slot, type)                                                                                            \
+    static void on_##slot(void *user, const struct type *sample)                                                       \
+    {                                                                                                                  \
+        const struct sample_sink *to = &((const struct stage_counts *)user)->to;                                       \
+        if (to->slot) {                                                                                                \
+            to->slot(to->user, sample);                                                                                \
+        }                                                                                                              \
     }
 
 HAND_ON(source, sample_source)

@@ -1,8 +1,9 @@
-// cupti/stage_counts.h - how many bytes each stage of each step moved to and from device memory, counted by the GPU itself.
+// cupti/stage_counts.h - how many bytes each stage of each step moved to and from device memory, counted by the GPU
+// itself.
 //
 // A pass of its own: an eager engine (engine_options.eager) runs the same steps as the run that is measured, each stage
-// fenced off from its neighbours and counted (cupti/range_profiler.h). What it finds is then written into the stage samples
-// of the measured run, beside the bytes that an ideal kernel moves. Times of this pass mean nothing.
+// fenced off from its neighbours and counted (cupti/range_profiler.h). What it finds is then written into the stage
+// samples of the measured run, beside the bytes that an ideal kernel moves. Times of this pass mean nothing.
 #pragma once
 
 #include "cupti/counters_api.h"
@@ -13,7 +14,7 @@ struct stage_counts;
 // What one stage of one step moved.
 struct stage_count {
     enum phase phase;
-    struct observed_stage stage;         // its `bytes`: by the cost model
+    struct observed_stage stage;    // its `bytes`: by the cost model
     int64_t read_bytes, written_bytes;
 };
 
@@ -28,7 +29,8 @@ const struct observer *stage_counts_observer(struct stage_counts *counts);
 int stage_counts_start(struct stage_counts *counts, int32_t device, const struct counters_libraries *libraries);
 int stage_counts_stop(struct stage_counts *counts);
 
-const struct stage_count *stage_counts_all(const struct stage_counts *counts, int64_t *n);    // borrowed, in order until find
+const struct stage_count *stage_counts_all(const struct stage_counts *counts,
+                                           int64_t *n);    // borrowed, in order until find
 
 // Bytes read and written by the stage that `sample` is of: the same phase, stage, layer, rows, context and cost. 0: not
 // counted. The mean where it was counted several times.

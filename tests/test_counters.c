@@ -1,4 +1,5 @@
-// tests/test_counters.c - hardware counters, from a library that stands in for CUPTI: samples, ranges, stages, and refusals.
+// tests/test_counters.c - hardware counters, from a library that stands in for CUPTI: samples, ranges, stages,
+// and refusals.
 #include <dlfcn.h>
 #include <errno.h>
 
@@ -36,7 +37,11 @@ static int64_t to_boottime_ns(void)
 // ---------------------------------------------------------------------------------------------------------------------
 // Samples
 
-struct heard { int32_t n, n_metrics; int64_t begin_ns, last_end_ns; bool in_order; };
+struct heard {
+    int32_t n, n_metrics;
+    int64_t begin_ns, last_end_ns;
+    bool in_order;
+};
 
 static void on_sample(void *user, const struct pm_sample *sample)
 {
@@ -46,7 +51,8 @@ static void on_sample(void *user, const struct pm_sample *sample)
     heard->last_end_ns = sample->end_ns;
     heard->n++;
     for (int32_t m = 0; m < heard->n_metrics; m++) {
-        CHECK_MESSAGE(sample->values[m] == 100.0 * heard->n + m, "sample %d, metric %d: %g", heard->n, m, sample->values[m]);
+        CHECK_MESSAGE(sample->values[m] == 100.0 * heard->n + m, "sample %d, metric %d: %g", heard->n, m,
+                      sample->values[m]);
     }
 }
 
@@ -73,7 +79,8 @@ static void samples_arrive_whole(void)
     CHECK(heard.n == first + second && heard.in_order);
     // On the other clock, within what reading both may take.
     int64_t expected = mock->first_ns + to_boottime_ns();
-    CHECK_MESSAGE(llabs(heard.begin_ns - expected) < 1000000, "begins at %lld, not %lld", (long long)heard.begin_ns, (long long)expected);
+    CHECK_MESSAGE(llabs(heard.begin_ns - expected) < 1000000, "begins at %lld, not %lld", (long long)heard.begin_ns,
+                  (long long)expected);
     CHECK(pm_sampler_stop(sampler) == 0);
     pm_sampler_close(sampler);
     CHECK(mock->enabled == 0 && mock->hosts == 0);
@@ -82,7 +89,8 @@ static void samples_arrive_whole(void)
 // Metrics that do not exist or need a second pass go; the required ones do not.
 static void metrics_are_chosen(void)
 {
-    static const char *const wanted[] = {"a", "b", "c unknown", "d", "e pair", "f"}, *const bad[] = {"a pair", "b", "c"};
+    static const char *const wanted[] = {"a", "b", "c unknown", "d", "e pair", "f"}, *const bad[] = {"a pair", "b",
+                                                                                                     "c"};
     struct pm_sampler *sampler;
     struct pm_options options = {.metrics = wanted, .n_metrics = 6, .libraries = libraries};
     int32_t n;
@@ -100,7 +108,11 @@ static void metrics_are_chosen(void)
 
 static void refusals_name_a_remedy(void)
 {
-    static const struct { const char *function; int result, error; const char *text; } cases[] = {
+    static const struct {
+        const char *function;
+        int result, error;
+        const char *text;
+    } cases[] = {
         {"cuptiPmSamplingEnable", COUNTERS_PRIVILEGES, -EACCES, "NVreg_RestrictProfilingToAdminUsers=0"},
         {"cuptiPmSamplingEnable", COUNTERS_MIG, -ENOTSUP, "MIG"},
         {"cuptiPmSamplingEnable", COUNTERS_BUSY, -EBUSY, "dcgmi"},
@@ -114,7 +126,8 @@ static void refusals_name_a_remedy(void)
     struct pm_options options = {.libraries = libraries};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         *mock = (struct mock_counters){.fails = cases[i].function, .result = cases[i].result};
-        CHECK_MESSAGE(pm_sampler_open(&sampler, &options) == cases[i].error && !sampler, "%s %d", cases[i].function, cases[i].result);
+        CHECK_MESSAGE(pm_sampler_open(&sampler, &options) == cases[i].error && !sampler, "%s %d", cases[i].function,
+                      cases[i].result);
         CHECK_MESSAGE(strstr(status_text(), cases[i].text), "%s: %s", cases[i].function, status_text());
         CHECK_MESSAGE(mock->enabled == 0 && mock->hosts == 0, "%s leaves something open", cases[i].function);
     }
@@ -149,7 +162,8 @@ static void ranges_are_exact(void)
         }
         CHECK(range_profiler_collect(profiler, &values) == n);
         for (int i = 0; i < n && values; i++) {
-            CHECK_MESSAGE(values[2 * i] == (double)read[i] && values[2 * i + 1] == (double)written[i], "range %d of %d", i, n);
+            CHECK_MESSAGE(values[2 * i] == (double)read[i] && values[2 * i + 1] == (double)written[i], "range %d of %d",
+                          i, n);
         }
     }
     CHECK(range_profiler_collect(profiler, &values) == 0);
@@ -165,8 +179,11 @@ static void range_failures_are_told_once(void)
     const double *values;
     struct range_options options = {.metrics = metrics, .n_metrics = 2, .libraries = libraries};
     const struct mock_counters cases[] = {
-        {.fails = "cuptiRangeProfilerPushRange", .result = 7}, {.fails = "cuptiRangeProfilerPopRange", .result = 7},
-        {.fails = "cuptiRangeProfilerDecodeData", .result = 7}, {.dropped = 1}, {.more_passes = 1},
+        {.fails = "cuptiRangeProfilerPushRange", .result = 7},
+        {.fails = "cuptiRangeProfilerPopRange", .result = 7},
+        {.fails = "cuptiRangeProfilerDecodeData", .result = 7},
+        {.dropped = 1},
+        {.more_passes = 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         *mock = (struct mock_counters){0};
@@ -220,7 +237,8 @@ static void stages_are_counted(void)
     observer->enqueue_end(observer->user, &qkv, false);
     CHECK(stage_counts_start(counts, 0, &libraries) == 0);
     for (int s = 0; s < STEPS; s++) {
-        struct observed_step step = {.step = s, .phase = PHASE_DECODE, .n_seqs = 2, .n_tokens = 2, .context_tokens = 50 + s};
+        struct observed_step step = {
+            .step = s, .phase = PHASE_DECODE, .n_seqs = 2, .n_tokens = 2, .context_tokens = 50 + s};
         qkv.context_tokens = ffn.context_tokens = 50 + s;
         observer->step_begin(observer->user, &step);
         observer->enqueue_begin(observer->user, &qkv, false);
@@ -243,14 +261,20 @@ static void stages_are_counted(void)
     struct sample_sink to = {.user = &told, .stage = hear_stage};
     struct sample_sink sink = stage_counts_sink(counts, &to);
     for (int s = STEPS - 1; s >= 0; s--) {
-        struct stage_sample sample = {.phase = PHASE_DECODE, .stage = STAGE_QKV, .layer = 3, .n_seqs = 2, .n_tokens = 2,
-                                      .context_tokens = 50 + s, .bytes = 100};
+        struct stage_sample sample = {.phase = PHASE_DECODE,
+                                      .stage = STAGE_QKV,
+                                      .layer = 3,
+                                      .n_seqs = 2,
+                                      .n_tokens = 2,
+                                      .context_tokens = 50 + s,
+                                      .bytes = 100};
         sink.stage(sink.user, &sample);
         CHECK_MESSAGE(told == first[s], "step %d: %lld bytes, not %lld", s, (long long)told, (long long)first[s]);
         sample.stage = STAGE_FFN;
         sample.bytes = 300;
         sink.stage(sink.user, &sample);
-        CHECK_MESSAGE(told == twice[s] / 2, "step %d, twice: %lld bytes, not %lld", s, (long long)told, (long long)twice[s] / 2);
+        CHECK_MESSAGE(told == twice[s] / 2, "step %d, twice: %lld bytes, not %lld", s, (long long)told,
+                      (long long)twice[s] / 2);
         sample.bytes = 301;
         sink.stage(sink.user, &sample);
         CHECK(told == 0);
@@ -287,7 +311,15 @@ static void stage_failures_are_told(void)
 // Gauges and averages
 
 enum { NAMES = 32 };
-struct gauges { struct { char name[80], unit[8]; int64_t n; double last, sum; } of[NAMES]; int32_t n, source; int64_t last_ns; };
+struct gauges {
+    struct {
+        char name[80], unit[8];
+        int64_t n;
+        double last, sum;
+    } of[NAMES];
+    int32_t n, source;
+    int64_t last_ns;
+};
 
 static void on_gauge(void *user, const struct gauge_sample *sample)
 {
@@ -329,7 +361,10 @@ static void samples_meet_stages(void)
     int64_t now = real_time_ns(), to_boottime = to_boottime_ns();
     *mock = (struct mock_counters){.first_ns = now - SAMPLES * INTERVAL_NS, .sm_clock = 1500, .milliwatt = 300000};
     struct counters_options options = {
-        .gpu = true, .sink = {.user = &gauges, .gauge = on_gauge}, .libraries = libraries, .nvml_library = COUNTERS_MOCK,
+        .gpu = true,
+        .sink = {.user = &gauges, .gauge = on_gauge},
+        .libraries = libraries,
+        .nvml_library = COUNTERS_MOCK,
         .readings_per_s = 200,
     };
     CHECK(counters_open(&counters, &options) == 0);
@@ -341,8 +376,14 @@ static void samples_meet_stages(void)
     int64_t zero = mock->first_ns + to_boottime;
     // Samples 10 to 19 whole in the first, 20 cut by both, 21 to 99 in the second.
     struct stage_sample stages[] = {
-        {.phase = PHASE_DECODE, .stage = STAGE_QKV, .begin_ns = zero + 10 * INTERVAL_NS - 100000, .duration_ns = 10 * INTERVAL_NS + 220000},
-        {.phase = PHASE_DECODE, .stage = STAGE_FFN, .begin_ns = zero + 20 * INTERVAL_NS + 120000, .duration_ns = 80 * INTERVAL_NS - 20000},
+        {.phase = PHASE_DECODE,
+         .stage = STAGE_QKV,
+         .begin_ns = zero + 10 * INTERVAL_NS - 100000,
+         .duration_ns = 10 * INTERVAL_NS + 220000},
+        {.phase = PHASE_DECODE,
+         .stage = STAGE_FFN,
+         .begin_ns = zero + 20 * INTERVAL_NS + 120000,
+         .duration_ns = 80 * INTERVAL_NS - 20000},
     };
     mock->n_ready = SAMPLES;
     sink.stage(sink.user, &stages[0]);
@@ -363,7 +404,8 @@ static void samples_meet_stages(void)
     CHECK(!counters_average(counters, 2, &average));
     int32_t i = find(&gauges, "dram__bytes_read.sum", "B/s");
     CHECK_MESSAGE(gauges.of[i].n == SAMPLES, "%lld samples", (long long)gauges.of[i].n);
-    CHECK(gauges.of[find(&gauges, "SM clock", "MHz")].last == 1500 && gauges.of[find(&gauges, "power", "W")].last == 300);
+    CHECK(gauges.of[find(&gauges, "SM clock", "MHz")].last == 1500 &&
+          gauges.of[find(&gauges, "power", "W")].last == 300);
     CHECK(gauges.of[find(&gauges, "energy per token", "J")].last > 0);
     counters_close(counters);
     CHECK(mock->enabled == 0 && mock->hosts == 0 && mock->nvml_open == 0);
@@ -375,11 +417,15 @@ static void parts_may_be_missing(void)
     struct counters *counters;
     struct gauges gauges = {0};
     struct counters_options options = {
-        .gpu = true, .sink = {.user = &gauges, .gauge = on_gauge}, .libraries = libraries, .nvml_library = COUNTERS_MOCK,
+        .gpu = true,
+        .sink = {.user = &gauges, .gauge = on_gauge},
+        .libraries = libraries,
+        .nvml_library = COUNTERS_MOCK,
     };
     *mock = (struct mock_counters){.fails = "cuptiPmSamplingEnable", .result = COUNTERS_PRIVILEGES, .sm_clock = 1};
     CHECK(counters_open(&counters, &options) == 0);
-    CHECK(counters_note(counters, 0) && strstr(counters_note(counters, 0), "administrators") && !counters_note(counters, 1));
+    CHECK(counters_note(counters, 0) && strstr(counters_note(counters, 0), "administrators") &&
+          !counters_note(counters, 1));
     CHECK(counters_metrics(counters) == 0);
     struct sample_sink sink = counters_sink(counters);
     sink.source(sink.user, &(struct sample_source){.id = 77});

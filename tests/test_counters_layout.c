@@ -1,7 +1,8 @@
-// tests/test_counters_layout.c - our declarations of CUPTI's profiler interface, field by field, against NVIDIA's headers.
+// tests/test_counters_layout.c - our declarations of CUPTI's profiler interface, field by field, against NVIDIA's
+// headers.
 //
-// Everything is checked while compiling; the program itself only says whether the headers were there. tests/mock/cxx holds
-// an empty <string>, which one of them includes and C has not.
+// Everything is checked while compiling; the program itself only says whether the headers were there. tests/mock/cxx
+// holds an empty <string>, which one of them includes and C has not.
 #include <stdio.h>
 
 #if __has_include(<cupti_pmsampling.h>) && __has_include(<cupti_range_profiler.h>) && __has_include(<string>)

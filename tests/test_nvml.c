@@ -33,9 +33,12 @@ static void reads_with_units(struct mock_counters *mock)
 
 static void tells_why_clocks_are_low(struct mock_counters *mock)
 {
-    static const struct { uint64_t mask; double power, heat, other; } cases[] = {
-        {0, 0, 0, 0}, {0x1, 0, 0, 0}, {0x4, 1, 0, 0}, {0x80, 1, 0, 0}, {0x20, 0, 1, 0}, {0x40, 0, 1, 0}, {0x8, 0, 0, 1},
-        {0x4 | 0x40 | 0x200, 1, 1, 1},
+    static const struct {
+        uint64_t mask;
+        double power, heat, other;
+    } cases[] = {
+        {0, 0, 0, 0},    {0x1, 0, 0, 0},  {0x4, 1, 0, 0}, {0x80, 1, 0, 0},
+        {0x20, 0, 1, 0}, {0x40, 0, 1, 0}, {0x8, 0, 0, 1}, {0x4 | 0x40 | 0x200, 1, 1, 1},
     };
     struct nvml *nvml;
     struct nvml_reading r;

@@ -1,9 +1,10 @@
 // tests/bench/bench_counters.c - what a GPU's own counters say that stages move, beside what the cost model says.
 //
 // First the counters are checked: a kernel that reads a known number of bytes, a clearing that writes them. Then decode
-// steps of each method run eagerly, every stage counted by itself (cupti/stage_counts.h), and the same steps undisturbed
-// under the sampler of performance monitors, whose sum over the steps must agree. Rows of results.tsv: dram.<stage> (MB of
-// one step, all layers; the floor is the cost model's), dram.step and dram.sampled. A machine without a usable GPU is told so.
+// steps of each method run eagerly, every stage counted by itself (cupti/stage_counts.h), and the same steps
+// undisturbed under the sampler of performance monitors, whose sum over the steps must agree. Rows of results.tsv:
+// dram.<stage> (MB of one step, all layers; the floor is the cost model's), dram.step and dram.sampled. A machine
+// without a usable GPU is told so.
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
@@ -41,7 +42,8 @@ static const char *const read_kernel =
     ".visible .entry read_stream(.param .u64 from, .param .u64 n, .param .u64 out)\n{\n"
     "    .reg .pred %p;\n    .reg .b32 %r<12>;\n    .reg .b64 %q<8>;\n"
     "    ld.param.u64 %q0, [from];\n    ld.param.u64 %q1, [n];\n"
-    "    mov.u32 %r0, %ctaid.x;\n    mov.u32 %r1, %ntid.x;\n    mov.u32 %r2, %tid.x;\n    mad.lo.u32 %r3, %r0, %r1, %r2;\n"
+    "    mov.u32 %r0, %ctaid.x;\n    mov.u32 %r1, %ntid.x;\n    mov.u32 %r2, %tid.x;\n    mad.lo.u32 %r3, %r0, %r1, "
+    "%r2;\n"
     "    cvt.u64.u32 %q2, %r3;\n    mov.u32 %r4, %nctaid.x;\n    mul.lo.u32 %r5, %r4, %r1;\n    cvt.u64.u32 %q3, %r5;\n"
     "    mov.u32 %r6, 0;\n"
     "LOOP:\n    setp.ge.u64 %p, %q2, %q1;\n    @%p bra DONE;\n    shl.b64 %q4, %q2, 4;\n    add.u64 %q5, %q0, %q4;\n"
@@ -63,14 +65,18 @@ struct known {
     int (*alloc)(unsigned long long *, size_t);
     int (*release_memory)(unsigned long long);
     int (*clear)(unsigned long long, unsigned, size_t);
-    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **, void **);
+    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
+                  void **);
     int (*synchronize)(void);
     int32_t handle;
     unsigned long long memory;
     void *kernel;
 };
 
-static const struct { size_t offset; const char *name; } driver_functions[] = {
+static const struct {
+    size_t offset;
+    const char *name;
+} driver_functions[] = {
     {offsetof(struct known, init), "cuInit"},
     {offsetof(struct known, device), "cuDeviceGet"},
     {offsetof(struct known, retain), "cuDevicePrimaryCtxRetain"},
@@ -152,7 +158,7 @@ static int check_ranges(struct bench *bench, struct known *known)
 // What the sampler has seen.
 struct sampled {
     int32_t n_metrics, n;
-    double sum[16];              // of each metric
+    double sum[16];    // of each metric
     int64_t first_ns, last_ns;
 };
 
@@ -187,9 +193,10 @@ static int check_sampling(struct bench *bench, struct known *known)
     error = error ? error : pm_sampler_stop(sampler);
     int n = error ? error : pm_sampler_read(sampler, on_sample, &sampled, &lost);
     int64_t read_ns = collector_now_ns() - end_ns;
-    printf("sampled %d in %.1f ms (lost %d, read in %.1f ms), first begins %+.3f ms after the start, last ends %+.3f ms after the end\n",
-           n, (double)(end_ns - begin_ns) * 1e-6, lost, (double)read_ns * 1e-6, (double)(sampled.first_ns - begin_ns) * 1e-6,
-           (double)(sampled.last_ns - end_ns) * 1e-6);
+    printf("sampled %d in %.1f ms (lost %d, read in %.1f ms), first begins %+.3f ms after the start, last ends %+.3f "
+           "ms after the end\n",
+           n, (double)(end_ns - begin_ns) * 1e-6, lost, (double)read_ns * 1e-6,
+           (double)(sampled.first_ns - begin_ns) * 1e-6, (double)(sampled.last_ns - end_ns) * 1e-6);
     for (int32_t i = 0; i < sampled.n_metrics && n > 0; i++) {
         printf("  %-64s sum %.6g mean %.6g\n", metrics[i], sampled.sum[i], sampled.sum[i] / n);
     }
@@ -209,8 +216,8 @@ static void check_nvml(const struct bench *bench)
     int64_t begin_ns = collector_now_ns();
     nvml_read(nvml, &r);
     printf("nvml: SM %.0f MHz, memory %.0f MHz, %.1f W, %.3f J, %.0f C, %.0f bytes, slowed %g %g %g; read in %.2f ms\n",
-           r.sm_clock_mhz, r.memory_clock_mhz, r.power_w, r.energy_j, r.temperature_c, r.memory_bytes, r.slowed_by_power,
-           r.slowed_by_heat, r.slowed_otherwise, (double)(collector_now_ns() - begin_ns) * 1e-6);
+           r.sm_clock_mhz, r.memory_clock_mhz, r.power_w, r.energy_j, r.temperature_c, r.memory_bytes,
+           r.slowed_by_power, r.slowed_by_heat, r.slowed_otherwise, (double)(collector_now_ns() - begin_ns) * 1e-6);
     nvml_close(nvml);
 }
 
@@ -240,14 +247,16 @@ static int check_counters(struct bench *bench)
 // ---------------------------------------------------------------------------------------------------------------------
 // Steps
 
-static void row(const struct bench *bench, const char *method, int32_t batch, const char *quantity, double megabytes, double model)
+static void row(const struct bench *bench, const char *method, int32_t batch, const char *quantity, double megabytes,
+                double model)
 {
     char model_text[32] = "-";
     if (model > 0) {
         snprintf(model_text, sizeof model_text, "%.5g", model);
     }
-    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_counters\t%s\t%s\t%d\t%d\t%s\t%.5g\t-\t%s\tMB\n", bench->date, bench->commit,
-            bench->name, bench->driver, bench->model, method, bench->context, batch, quantity, megabytes, model_text);
+    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_counters\t%s\t%s\t%d\t%d\t%s\t%.5g\t-\t%s\tMB\n", bench->date,
+            bench->commit, bench->name, bench->driver, bench->model, method, bench->context, batch, quantity, megabytes,
+            model_text);
     fflush(bench->out);
 }
 
@@ -255,7 +264,8 @@ static void row(const struct bench *bench, const char *method, int32_t batch, co
 static void tell_counts(const struct bench *bench, const char *method, int32_t batch, const struct stage_counts *counts,
                         int64_t first)
 {
-    double model[STAGE_COUNT] = {0}, read[STAGE_COUNT] = {0}, written[STAGE_COUNT] = {0}, all_model = 0, all_read = 0, all_written = 0;
+    double model[STAGE_COUNT] = {0}, read[STAGE_COUNT] = {0}, written[STAGE_COUNT] = {0}, all_model = 0, all_read = 0,
+           all_written = 0;
     int64_t n;
     const struct stage_count *all = stage_counts_all(counts, &n);
     const double scale = 1e-6 / COUNTED_STEPS;
@@ -271,15 +281,15 @@ static void tell_counts(const struct bench *bench, const char *method, int32_t b
             continue;
         }
         snprintf(quantity, sizeof quantity, "dram.%s", stage_name((enum stage)s));
-        printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, quantity, model[s],
-               read[s], written[s], sum / model[s]);
+        printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, quantity,
+               model[s], read[s], written[s], sum / model[s]);
         row(bench, method, batch, quantity, sum, model[s]);
         all_model += model[s];
         all_read += read[s];
         all_written += written[s];
     }
-    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, "dram.step", all_model,
-           all_read, all_written, (all_read + all_written) / all_model);
+    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, "dram.step",
+           all_model, all_read, all_written, (all_read + all_written) / all_model);
     row(bench, method, batch, "dram.step", all_read + all_written, all_model);
     fflush(stdout);
 }
@@ -331,7 +341,8 @@ static int run_batches(struct bench *bench, struct engine *engine, struct stage_
 {
     const struct engine_output *outputs;
     const struct counters_libraries libraries = {0};
-    struct engine_request request = {.prompt = bench->prompt_tokens, .n_prompt = bench->context, .max_output_tokens = ANSWER_TOKENS};
+    struct engine_request request = {
+        .prompt = bench->prompt_tokens, .n_prompt = bench->context, .max_output_tokens = ANSWER_TOKENS};
     int64_t id, fork, first;
     int n = 0, error = engine_submit(engine, &request, &id);
     while (!error && n == 0) {
@@ -377,8 +388,14 @@ static int run_method(struct bench *bench, const char *name)
     error = error ? error : command_plan_build(&plan, file, name, &flags);
     error = error ? error : stage_counts_open(&counts);
     struct engine_options options = {
-        .plan = &plan, .model = file, .backend = "cuda", .device = bench->device, .max_seqs = n > 0 ? batches[n - 1] : 1,
-        .max_context = bench->context + ANSWER_TOKENS, .max_step_tokens = measure_chunk("cuda"), .eager = true,
+        .plan = &plan,
+        .model = file,
+        .backend = "cuda",
+        .device = bench->device,
+        .max_seqs = n > 0 ? batches[n - 1] : 1,
+        .max_context = bench->context + ANSWER_TOKENS,
+        .max_step_tokens = measure_chunk("cuda"),
+        .eager = true,
         .observer = counts ? stage_counts_observer(counts) : NULL,
     };
     error = error ? error : engine_open(&engine, &options);
