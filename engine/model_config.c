@@ -350,6 +350,7 @@ static void read_own(struct reader *reader, struct model_config *out)
     shape.window_tokens = required(reader, "sliding_window", 1, 1 << 24);
     shape.top_k = required(reader, "clsa_top_k", 1, 1 << 24);
     shape.index_dim = required(reader, "clsa_index_dim", 1, 1 << 14);
+    shape.index_local_tokens = optional(reader, "clsa_index_local", 0, 1 << 24, 0);
     shape.lightning_heads = required(reader, "clsa_lightning_heads", 1, 1 << 12);
     shape.rope_theta_window = read_theta(reader, "clsa_rope_theta_window", "", 1e4f);
     struct plan_options options = plan_options_default();
@@ -427,13 +428,14 @@ static json_t *shortest(float value)
 int model_config_write(char **out, const struct model_shape *shape, enum dtype weight_dtype)
 {
     json_t *root = json_pack(
-        "{s:[s], s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}",
+        "{s:[s], s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}",
         "architectures", "ClsaForCausalLM", "model_type", "clsa", "_name_or_path", shape->name,
         "clsa_backbone", shape->backbone == BACKBONE_YOCO ? "yoco" : "transformer",
         "hidden_size", shape->hidden, "intermediate_size", shape->ffn, "num_hidden_layers", shape->n_layers,
         "num_attention_heads", shape->n_heads, "num_key_value_heads", shape->n_kv_heads, "head_dim", shape->head_dim,
         "vocab_size", shape->vocab, "sliding_window", shape->window_tokens, "clsa_top_k", shape->top_k,
-        "clsa_index_dim", shape->index_dim, "clsa_lightning_heads", shape->lightning_heads);
+        "clsa_index_dim", shape->index_dim, "clsa_index_local", shape->index_local_tokens, "clsa_lightning_heads",
+        shape->lightning_heads);
     const struct {
         const char *key;
         json_t *value;

@@ -5,7 +5,8 @@
 // in range, aligned and without overlap, shapes against the config. Anything else is -EINVAL with file, tensor and fix.
 //
 // One model holds one backbone's weights and the indexers of any number of its methods, which differ in shape and so in
-// name: `indexer` (one query head), `group_indexer` (INDEX_DOT, several heads), `lightning_indexer` (GATED_RELU).
+// name: `indexer` (one query head), `layer_indexer` (one, its query from the layer's input and its key from the shared
+// memory), `group_indexer` (INDEX_DOT, several heads), `lightning_indexer` (GATED_RELU).
 // Tensor names: model.embed_tokens.weight, model.layers.N.{input_layernorm, self_attn.{q,k,v,o}_proj,
 // self_attn.{q,k}_norm, post_attention_layernorm, mlp.{gate,up,down}_proj}.weight, model.layers.N.<indexer>.{q_proj,
 // k_proj,gate_proj,k_norm}.weight and .k_norm.bias, model.memory.{norm,k_proj,v_proj}.weight, model.norm.weight,

@@ -86,7 +86,11 @@ const char *model_layout_indexer(const struct index_spec *index)
     if (index->score == INDEX_GATED_RELU) {
         return "lightning_indexer";
     }
-    return index->heads == 1 ? "indexer" : "group_indexer";
+    if (index->heads > 1) {
+        return "group_indexer";
+    }
+    // Its query has another source than the shared indexer's, which can live in the same layer.
+    return index->query_from != index->key_from ? "layer_indexer" : "indexer";
 }
 
 int model_layout_walk(const struct plan *plan, struct model_weights *weights,

@@ -197,12 +197,27 @@ static int32_t preset_heads(enum head_rule rule, const struct model_shape *shape
     }
 }
 
+// The units that are always kept: the method's own, and as many as hold the tokens that the model's indexers were trained
+// to leave out, but at most half of the budget.
+static int32_t preset_local(const struct method *method, const struct model_shape *shape, int32_t unit, int32_t budget)
+{
+    if (method->score != INDEX_DOT || unit < 1) {
+        return method->keep_local_units;
+    }
+    int32_t units = (shape->index_local_tokens + unit - 1) / unit, half = budget / unit / 2;
+    units = units < half ? units : half;
+    return units > method->keep_local_units ? units : method->keep_local_units;
+}
+
 static struct index_spec build_index(const struct method *method, const struct model_shape *shape,
                                      const struct plan_options *options)
 {
     bool bounds = method->score == INDEX_PAGE_BOUND;    // scored by the attention's own heads: nothing to override
     int32_t heads = options->index_heads && !bounds ? options->index_heads : preset_heads(method->heads, shape);
     int32_t dim = options->index_dim ? options->index_dim : shape->index_dim;
+    int32_t unit = options->block_tokens ? options->block_tokens : preset_unit(method->unit, shape->top_k);
+    int32_t budget = options->top_k ? options->top_k : shape->top_k;
+    int32_t local = options->keep_local >= 0 ? options->keep_local : preset_local(method, shape, unit, budget);
     return (struct index_spec){
         .query_from = method->query_from,
         .key_from = method->key_from,
@@ -211,10 +226,10 @@ static struct index_spec build_index(const struct method *method, const struct m
         .dim = bounds ? shape->head_dim : dim,
         .key_dtype = options->index_dtype >= 0 ? (enum dtype)options->index_dtype : method->key_dtype,
         .sets = method->heads == HEADS_PER_KV_HEAD || bounds ? heads : 1,
-        .unit_tokens = options->block_tokens ? options->block_tokens : preset_unit(method->unit, shape->top_k),
+        .unit_tokens = unit,
         .pooling = POOLING_MAX,
-        .budget_tokens = options->top_k ? options->top_k : shape->top_k,
-        .keep_local_units = options->keep_local >= 0 ? options->keep_local : method->keep_local_units,
+        .budget_tokens = budget,
+        .keep_local_units = local,
         .keep_sink_units = options->keep_sink >= 0 ? options->keep_sink : 0,
     };
 }

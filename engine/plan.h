@@ -37,6 +37,7 @@ struct model_shape {
     int32_t window_tokens;          // keys a window layer sees, the current one included
     int32_t top_k;                  // default budget of the selecting methods
     int32_t index_dim;              // default size of an index key
+    int32_t index_local_tokens;     // newest tokens that indexers without positions leave to be kept always; 0: none
     int32_t lightning_heads;        // query heads of DeepSeek's indexer at this model's size
     float rope_theta_window;        // RoPE base of YOCO's window layers
     float rope_theta_global;        // RoPE base of the Transformer; YOCO's global layers have no position encoding

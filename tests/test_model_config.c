@@ -269,6 +269,7 @@ static void test_own_models(void)
         shape.vocab = check_range(1, 1 << 20);
         shape.window_tokens = check_range(1, 1 << 20);
         shape.top_k = check_range(1, 1 << 20);
+        shape.index_local_tokens = check_range(0, 1 << 20);
         shape.rope_theta_window = expf((float)check_uniform() * 10);
         shape.rope_theta_global = expf((float)check_uniform() * 20);
         shape.norm_eps = expf(-(float)check_uniform() * 20 - 1);
@@ -286,6 +287,7 @@ static void test_own_models(void)
         CHECK(got->n_kv_heads == shape.n_kv_heads && got->head_dim == shape.head_dim && got->vocab == shape.vocab);
         CHECK(got->window_tokens == shape.window_tokens && got->top_k == shape.top_k);
         CHECK(got->index_dim == shape.index_dim && got->lightning_heads == shape.lightning_heads);
+        CHECK(got->index_local_tokens == shape.index_local_tokens);
         CHECK(got->tied_embeddings == shape.tied_embeddings);
         // Floats come back as the same bits.
         CHECK(got->rope_theta_window == shape.rope_theta_window && got->rope_theta_global == shape.rope_theta_global);

@@ -327,7 +327,7 @@ static void test_wrong_requests(void)
     CHECK(write_random(path_of("model"), &shape, DTYPE_BF16, 7, &pointer, 1, 0) == 0);
     struct model_file *file = open_model(path_of("model"));
     refuse_plan(file, &shape, "dense", 0, "model|YOCO|dense|clsa model init --methods dense");
-    refuse_plan(file, &shape, "yoco-token", 0, "model.layers.3.indexer.q_proj.weight|[16, 64]|--methods yoco-token");
+    refuse_plan(file, &shape, "yoco-token", 0, "model.layers.2.layer_indexer.q_proj.weight|[16, 64]|--methods yoco-token");
     refuse_plan(file, &shape, "clsa", 32, "model.safetensors|layers.2.indexer.q_proj.weight is [16, 64]|[32, 64]");
     shape.hidden = 66;
     refuse_plan(file, &shape, "clsa", 0, "hidden is 64|66");

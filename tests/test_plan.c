@@ -160,6 +160,31 @@ static void test_options(void)
     CHECK(plan.page_tokens == 8 && plan.index.unit_tokens == 16);
 }
 
+// Indexers that were trained without the newest tokens: those are kept, in whole units and within half of the budget.
+static void test_index_local(void)
+{
+    struct model_shape shape = *plan_find_model("demo-8m");
+    shape.index_local_tokens = 40;
+    static const struct {
+        const char *method;
+        int32_t top_k, block_tokens, units;
+    } expected[] = {{"token", 0, 0, 40},  {"token", 64, 0, 32}, {"indexcache", 0, 0, 40},  {"block", 0, 0, 3},
+                    {"block", 64, 32, 1}, {"block", 32, 32, 1}, {"block", 128, 8, 5},      {"dsa", 0, 0, 0},
+                    {"quest", 0, 0, 0},   {"clsa", 20, 0, 10},  {"clsa-block", 256, 16, 3}};
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        struct plan_options options = plan_options_default();
+        options.top_k = expected[i].top_k;
+        options.block_tokens = expected[i].block_tokens;
+        struct plan plan;
+        CHECK_MESSAGE(plan_build(&plan, &shape, expected[i].method, &options) == 0, "%s", status_text());
+        CHECK_MESSAGE(plan.index.keep_local_units == expected[i].units, "%s, %d by %d: keeps %d units, expected %d",
+                      expected[i].method, expected[i].top_k, expected[i].block_tokens, plan.index.keep_local_units,
+                      expected[i].units);
+        options.keep_local = 0;
+        CHECK(plan_build(&plan, &shape, expected[i].method, &options) == 0 && plan.index.keep_local_units == 0);
+    }
+}
+
 static void check_refused(const char *model, const char *method, const struct plan_options *options, const char *says)
 {
     struct plan plan, before;
@@ -312,6 +337,7 @@ int main(void)
     test_index_specs();
     test_any_size();
     test_options();
+    test_index_local();
     test_refused_options();
     test_refused_plans();
     test_runnable();
