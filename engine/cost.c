@@ -92,8 +92,8 @@ static int64_t kv_bytes(const struct plan *plan)
     return elements * dtype_bytes(plan->kv_dtype);
 }
 
-// Operations of one row over one key in all heads: the score and the weighted value. Latent attention runs absorbed:
-// every head scores the latent and its rotary part, and adds up latents.
+// Operations of one row over one key in all heads: the score and the weighted value. Latent attention runs absorbed,
+// but for prompts (see spelled_out_flops): every head scores the latent and its rotary part, and adds up latents.
 static int64_t attend_flops(const struct plan *plan)
 {
     const struct model_shape *shape = &plan->shape;
@@ -329,6 +329,24 @@ static void pay_index_select(struct stage_cost *cost, const struct pass *pass)
     }
 }
 
+// Latent attention without absorption, as prompts run where that costs less: every head has keys and values of its own,
+// made of the latents. For the keys of this pass that takes what absorption takes for its rows, which stages qkv and
+// output pay; those before them are made again in every pass.
+static int64_t spelled_out_flops(const struct plan *plan, struct span rows)
+{
+    const struct mla_shape *mla = &plan->shape.mla;
+    int64_t heads = plan->shape.n_heads, made = 2 * heads * (mla->nope_dim + mla->v_dim) * (int64_t)mla->kv_lora_rank;
+    int64_t per_key = 2 * heads * (mla->nope_dim + mla->rope_dim + mla->v_dim);
+    return add(mul(sum_tokens(rows, INT64_MAX), per_key), mul(rows.begin, made));
+}
+
+static int64_t attention_flops(const struct plan *plan, struct span rows, int64_t budget)
+{
+    int64_t flops = mul(sum_tokens(rows, budget), attend_flops(plan));
+    bool prompt = rows.end - rows.begin > 1 && rows.end <= budget;    // and nothing is left out
+    return plan->shape.mla.kv_lora_rank && prompt ? min(flops, spelled_out_flops(plan, rows)) : flops;
+}
+
 // Full: every key of the sequence is read once. Selected: the unit numbers of every row, and no more keys than the rows
 // can have chosen together. Where several sets share a KV head (Quest) the floor is that they chose the same.
 static void pay_attention(struct stage_cost *cost, const struct pass *pass)
@@ -343,7 +361,7 @@ static void pay_attention(struct stage_cost *cost, const struct pass *pass)
         }
         int64_t budget = selected ? index->budget_tokens : INT64_MAX;
         int64_t keys = min(mul(rows.end - rows.begin, budget), rows.end);
-        pay(cost, mul(keys, kv_bytes(plan)), mul(sum_tokens(rows, budget), attend_flops(plan)));
+        pay(cost, mul(keys, kv_bytes(plan)), attention_flops(plan, rows, budget));
         if (selected) {
             int64_t chosen = sum_units(rows, index->unit_tokens, plan_budget_units(plan));
             pay(cost, mul(mul(4, index->sets), chosen), 0);

@@ -163,6 +163,23 @@ static int32_t units_chosen(const struct plan *plan, int32_t row)
     return units;
 }
 
+// Latent attention as prompts may run it: keys and values of every head, made of the latents. Those of this pass's own
+// tokens take what the stages before and after attention pay for absorption.
+static double spelled_out(const struct plan *plan, int32_t first, int32_t end)
+{
+    const struct mla_shape *mla = &plan->shape.mla;
+    double flops = 0;
+    for (int32_t head = 0; head < plan->shape.n_heads; head++) {
+        for (int32_t key = 0; key < first; key++) {
+            flops += 2.0 * mla->kv_lora_rank * mla->nope_dim + 2.0 * mla->kv_lora_rank * mla->v_dim;
+        }
+        for (int32_t row = first; row < end; row++) {
+            flops += (row + 1) * (2.0 * (mla->nope_dim + mla->rope_dim) + 2.0 * mla->v_dim);
+        }
+    }
+    return flops;
+}
+
 // Rows choose in turn, and as differently as they can: the lowest keys that nobody has yet.
 static void count_attention(struct counter *counter, int32_t layer)
 {
@@ -171,7 +188,9 @@ static void count_attention(struct counter *counter, int32_t layer)
     for (int32_t s = 0; s < counter->n_seqs; s++) {
         const struct work *work = &counter->work[s];
         bool seen[MAX_TOKENS] = {false};
-        for (int32_t row = first_row(counter, layer, work); row < end_row(work); row++) {
+        int32_t first = first_row(counter, layer, work), end = end_row(work);
+        double before = counter->flops;
+        for (int32_t row = first; row < end; row++) {
             int32_t fresh = 0, attended = 0;
             for (int32_t key = 0; key <= row; key++) {
                 if (!seen[key] && (!selected || fresh < plan->index.budget_tokens)) {
@@ -185,6 +204,10 @@ static void count_attention(struct counter *counter, int32_t layer)
                 }
             }
             counter->bytes += selected ? 4.0 * plan->index.sets * units_chosen(plan, row) : 0;
+        }
+        bool whole = !selected || end <= plan->index.budget_tokens;
+        if (plan->shape.mla.kv_lora_rank && end - first > 1 && whole) {
+            counter->flops = before + fmin(counter->flops - before, spelled_out(plan, first, end));
         }
     }
 }

@@ -239,6 +239,12 @@ static void published(const char *top)
         counted += number(row, "rows");
         bool h100 = strcmp(string(row, "device"), "H100-SXM") == 0 && strstr(string(row, "group"), "long, sglang");
         streams = h100 && strstr(string(row, "group"), "bfloat16") ? number(row, "median_ratio") : streams;
+        if (strncmp(string(row, "group"), "DSA", 3) == 0) {    // few heads in whole tiles take longer, many do not
+            bool few = strstr(string(row, "group"), "tp 8") != NULL;
+            CHECK(few ? number(row, "tiles_median_ratio") > 1.5 * number(row, "median_ratio")
+                      : number(row, "tiles_median_ratio") == number(row, "median_ratio"));
+            CHECK(number(row, "least_ms") > 0);
+        }
     }
     // A roofline is no slower than what reads from memory at full width, and not far below it.
     CHECK_MESSAGE(streams > 0.8 && streams <= 1, "H100 streams at %g of its roofline", streams);
