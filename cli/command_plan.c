@@ -274,7 +274,8 @@ static void print_notes(const struct plan_command *command)
     printf("replicas: the fewest that keep the limits, TTFT P%g and TPOT P%g of all requests. headroom: so many times "
            "the\n"
            "load would still be within, and what binds first beyond. $/M: per million output tokens; used: of time in\n"
-           "steps, held: of all time from the first arrival to the last token.\n",
+           "steps, held: of all time from the first arrival to the last token.\n"
+           "Where sequences bind first, --max-seqs lets more run at once on a replica.\n",
            command->ttft_percent, command->tpot_percent);
 }
 

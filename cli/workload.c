@@ -33,6 +33,8 @@ int workload_flags_load(struct workload *out, const struct workload_flags *flags
                                        .max_requests = flags->requests,
                                        .rate_factor = flags->rate_factor == 1 ? 0 : flags->rate_factor,
                                        .length_factor = flags->length_factor == 1 ? 0 : flags->length_factor,
+                                       .prompt_tokens = flags->prompt_tokens,
+                                       .output_tokens = flags->output_tokens,
                                        .max_prompt_tokens = flags->max_prompt,
                                        .max_output_tokens = flags->max_output};
     int error = workload_load(out, flags->name, &options);

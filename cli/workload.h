@@ -10,7 +10,7 @@ struct workload_flags {
     const char *name;               // a file or a shipped workload
     int64_t requests, seed;
     double rate_factor, length_factor, slo_ttft_s, slo_tpot_ms;
-    int32_t max_prompt, max_output, snapshots;
+    int32_t prompt_tokens, output_tokens, max_prompt, max_output, snapshots;
     bool no_reuse;
 };
 struct workload_flags workload_flags_default(void);
@@ -22,6 +22,8 @@ struct workload_flags workload_flags_default(void);
     {"workload-seed", OPTION_LONG, &(flags).seed, 0, 9e18, "N", "of a description's draws; 0: the one in it"},           \
     {"rate-factor", OPTION_REAL, &(flags).rate_factor, 1e-3, 1e6, "X", "arrivals come so many times as fast"},           \
     {"length-factor", OPTION_REAL, &(flags).length_factor, 1e-6, 1e3, "X", "prompts and outputs are so many times as long"}, \
+    {"prompt-tokens", OPTION_INT, &(flags).prompt_tokens, 0, 1 << 27, "tokens", "of every prompt; 0: as it comes"}, \
+    {"output-tokens", OPTION_INT, &(flags).output_tokens, 0, 1 << 27, "tokens", "of every output; 0: as it comes"}, \
     {"max-prompt", OPTION_INT, &(flags).max_prompt, 0, 1 << 27, "tokens", "cut longer prompts; 0: none"},                \
     {"max-output", OPTION_INT, &(flags).max_output, 0, 1 << 27, "tokens", "cut longer outputs; 0: none"},                \
     {"no-reuse", OPTION_FLAG, &(flags).no_reuse, 0, 0, NULL, "compute prompts whole, even where alike"},                  \

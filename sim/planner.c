@@ -40,14 +40,16 @@ static void explain_size(struct planner *planner, double weights, double ring, d
 {
     const struct serve_options *o = &planner->options.replica;
     const struct plan *plan = o->plan;
-    double page = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens, rings = ring * o->max_seqs;
-    double seqs = ring > 0 ? floor((usable - weights - request) / ring) : 0;
+    double page = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
+    int32_t n_rings = serve_rings(o, planner->workload);
+    double rings = ring * n_rings;
+    double seqs = ring > 0 ? floor((usable - weights - request) / ring) - (n_rings - o->max_seqs) : 0;
     double tokens = page > 0 ? floor((usable - weights - rings) / page) * plan->page_tokens : 0;
     char *why = planner->answer->why;
     int n = snprintf(why, PLANNER_TEXT_BYTES, "does not fit: weights %.3g GB + KV %.3g GB of a request of %lld tokens",
                      gb(weights), gb(request), (long long)serve_longest_request(planner->workload));
     if (rings > 0) {
-        n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " + windows of %d sequences %.3g GB", o->max_seqs,
+        n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " + windows of %d sequences %.3g GB", n_rings,
                       gb(rings));
     }
     n += snprintf(why + n, (size_t)(PLANNER_TEXT_BYTES - n), " exceed the %.3g GB that may be used of %.40s; fits with",
@@ -80,7 +82,7 @@ static int check_size(struct planner *planner, bool *fits)
         }
     } else if (!(usable > 0)) {
         return status_fail(-EINVAL, "device %s: its memory is unknown; give the cache a size", o->device->name);
-    } else if (weights + ring * o->max_seqs + request > usable) {
+    } else if (weights + ring * serve_rings(o, planner->workload) + request > usable) {
         *fits = false;
         explain_size(planner, weights, ring, request, usable);
     }
@@ -96,10 +98,12 @@ static int compare(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-static double first_token_s(struct step_price *price, int32_t prompt_tokens, int32_t max_step_tokens)
+// reused_tokens of the prompt, fewer than all, are cached before.
+static double first_token_s(struct step_price *price, int32_t reused_tokens, int32_t prompt_tokens,
+                            int32_t max_step_tokens)
 {
     double seconds = 0;
-    for (int32_t done = 0; done < prompt_tokens;) {
+    for (int32_t done = reused_tokens; done < prompt_tokens;) {
         int32_t rows = prompt_tokens - done < max_step_tokens ? prompt_tokens - done : max_step_tokens;
         seconds += step_price_seconds(price, &(struct work){done, rows, done + rows == prompt_tokens}, 1);
         done += rows;
@@ -107,14 +111,17 @@ static double first_token_s(struct step_price *price, int32_t prompt_tokens, int
     return seconds;
 }
 
-// What requests take at least: alone on a replica; of TPOT only that no step is shorter than the first.
+// What requests take at least: alone on a replica that has seen whatever they share; of TPOT only that no step is shorter
+// than the first.
 static void price_alone(const struct planner *planner, struct step_price *price, double *ttft, double *tpot,
                         int64_t *n_tpot)
 {
     *n_tpot = 0;
     for (int64_t i = 0; i < planner->workload->n; i++) {
         const struct workload_request *request = &planner->workload->requests[i];
-        ttft[i] = first_token_s(price, request->prompt_tokens, planner->options.replica.max_step_tokens);
+        int32_t shared = planner->options.replica.no_reuse ? 0 : request->prefix_tokens;
+        shared = shared < request->prompt_tokens ? shared : request->prompt_tokens - 1;
+        ttft[i] = first_token_s(price, shared, request->prompt_tokens, planner->options.replica.max_step_tokens);
         if (request->output_tokens > 1) {
             tpot[(*n_tpot)++] = step_price_seconds(price, &(struct work){request->prompt_tokens, 1, 1}, 1);
         }

@@ -333,7 +333,7 @@ static int count_pages(int64_t *out, const struct service *service)
     const struct serve_options *o = &service->options;
     const struct workload *workload = service->workload;
     const struct plan *plan = o->plan;
-    int32_t n_rings = o->max_seqs + (service->reuses ? o->snapshots : 0);
+    int32_t n_rings = serve_rings(o, workload);
     double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * n_rings;
     double usable = o->device->memory_bytes.value * o->memory_share,
@@ -363,7 +363,7 @@ static void describe(const struct service *service)
 {
     struct serve_result *result = service->result;
     const struct serve_options *o = &service->options;
-    int32_t n_rings = o->max_seqs + (service->reuses ? o->snapshots : 0);
+    int32_t n_rings = serve_rings(o, service->workload);
     result->max_seqs = o->max_seqs;
     result->max_step_tokens = o->max_step_tokens;
     result->weight_bytes = plan_weight_bytes(o->plan);

@@ -45,6 +45,7 @@ struct service {
 
 // Fills in defaults. -EINVAL out of range.
 int serve_complete_options(struct serve_options *options);
+int32_t serve_rings(const struct serve_options *options, const struct workload *workload);    // sequences and snapshots
 int64_t serve_longest_request(const struct workload *workload);    // prompt + output tokens
 // Of all records, none of which has begun; NULL: no memory.
 struct request_record *serve_open_records(const struct workload *workload);

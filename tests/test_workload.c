@@ -228,6 +228,16 @@ static void test_options(void)
             CHECK(workload_key(&changed, i, shared + 1) != workload_key(&changed, k, shared + 1));
         }
     }
+    workload_close(&changed);
+    options = (struct workload_options){.output_tokens = 32768, .max_requests = 500};
+    CHECK(workload_load(&changed, "agents", &options) == 0 && changed.n == 500);
+    for (int64_t i = 0; i < changed.n; i++) {
+        CHECK(changed.requests[i].output_tokens == 32768);
+        CHECK(changed.requests[i].prompt_tokens == whole.requests[i].prompt_tokens);
+    }
+    workload_close(&changed);
+    CHECK(workload_load(&changed, "agents", &(struct workload_options){.prompt_tokens = 100, .max_requests = 5}) == 0);
+    CHECK(changed.requests[3].prompt_tokens == 100 && changed.requests[3].prefix_tokens == 100);
     workload_close(&whole);
     workload_close(&changed);
 }

@@ -71,8 +71,10 @@ static void change(struct workload *workload, const struct workload_options *opt
         if (options->rate_factor > 0) {
             request->arrival_ns = (int64_t)fmin((double)request->arrival_ns / options->rate_factor, 0x1p62);
         }
-        int32_t prompt = scaled(request->prompt_tokens, options->length_factor, options->max_prompt_tokens);
-        int32_t output = scaled(request->output_tokens, options->length_factor, options->max_output_tokens);
+        int32_t prompt = options->prompt_tokens > 0 ? options->prompt_tokens : request->prompt_tokens;
+        int32_t output = options->output_tokens > 0 ? options->output_tokens : request->output_tokens;
+        prompt = scaled(prompt, options->length_factor, options->max_prompt_tokens);
+        output = scaled(output, options->length_factor, options->max_output_tokens);
         // A prefix shrinks by the factor, not by the cut: it must stay the same for all that share it.
         if (options->length_factor > 0) {
             request->prefix_tokens = (int32_t)fmin(request->prefix_tokens * options->length_factor, prompt);

@@ -42,6 +42,7 @@ struct workload_options {
     int64_t max_requests;       // of a description: as many as this are made; of a trace: the first ones are kept
     double rate_factor;         // arrivals come this many times as fast
     double length_factor;       // prompts and outputs are this many times as long, at least one token
+    int32_t prompt_tokens, output_tokens;            // all are so long
     int32_t max_prompt_tokens, max_output_tokens;    // longer ones are cut
 };
 
