@@ -1,12 +1,12 @@
-// cupti/collector.c - the CPU clock: two readings around each stage.
+// cupti/collector.c - what is common to all sources: steps, requests, counters, and stages by the CPU clock.
 //
 // Stages of an asynchronous device come with times of its own clock, once their pass has ended. They are placed so that
 // the last of them ends now: what the host was late to notice that end is the error, some microseconds, and it is the
 // same for all stages of a step.
 //
-// CLOCK_BOOTTIME is read through the vDSO on Linux 5.3 and later, no system call. What happens inside a step is kept in a
-// buffer that only grows, so that a stage costs two clock readings and one copy; the sink sees it after the step's end.
-// Tokens per second are counted here: what steps draw, over windows of a second or more.
+// CLOCK_BOOTTIME is read through the vDSO on Linux 5.3 and later, no system call. What happens inside a step is kept
+// (collector_told.h), so that a stage costs two clock readings and one copy; the sink sees it after the step's end, or, with
+// kernels, when those are known. Tokens per second are counted here: what steps draw, over windows of a second or more.
 #include "cupti/collector.h"
 
 #include <assert.h>
@@ -15,34 +15,23 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "cupti/collector_kernels.h"
+#include "cupti/collector_told.h"
 #include "engine/status.h"
-
-enum { FIRST_CAPACITY = 1024 };    // stages of a step of a 100-layer model, so that most never grow
 
 static const int64_t rate_window_ns = 1000000000;
 
 // Sources count up over all collectors of the process: one sink may hear several, one after the other.
 static _Atomic int32_t next_source;
 
-// What a step has told so far, in order.
-struct record {
-    enum { RECORD_STAGE, RECORD_REQUEST, RECORD_COUNTER } kind;
-    union {
-        struct stage_sample stage;
-        struct request_sample request;
-        struct counter_sample counter;
-    } as;
-};
-
 struct collector {
     struct observer observer;
     struct sample_sink sink;
-    int32_t source;                  // the id of the one observed now
-    struct record *records;          // [n_records], owned
-    int64_t n_records, capacity;
+    struct kernel_collector *kernels;    // NULL: none are collected
+    int32_t source;                      // the id of the one observed now
+    struct told *told;                   // owned: of this step; with kernels also since the last
     bool in_step, in_stage;
-    struct observed_step step;
-    int64_t step_begin_ns, stage_begin_ns;
+    int64_t stage_begin_ns, lost;
     int64_t window_begin_ns, window_tokens;    // window_begin_ns 0: no window is open
 };
 
@@ -53,47 +42,45 @@ int64_t collector_now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void hand_over(struct collector *collector, const struct record *record)
+// Records that found no memory are told as lost.
+static void tell_losses(struct collector *collector)
 {
-    const struct sample_sink *sink = &collector->sink;
-    if (record->kind == RECORD_STAGE && sink->stage) {
-        sink->stage(sink->user, &record->as.stage);
-    } else if (record->kind == RECORD_REQUEST && sink->request) {
-        sink->request(sink->user, &record->as.request);
-    } else if (record->kind == RECORD_COUNTER && sink->counter) {
-        sink->counter(sink->user, &record->as.counter);
+    if (collector->told->lost > 0 && collector->sink.loss) {
+        collector->lost += collector->told->lost;
+        struct loss_sample loss = {.source = collector->source, .dropped = collector->lost, .time_ns = collector_now_ns()};
+        collector->sink.loss(collector->sink.user, &loss);
     }
 }
 
-static void hand_over_all(struct collector *collector)
+// The step, if there is one, and what was told with it.
+static void hand_over_told(struct collector *collector)
 {
-    for (int64_t i = 0; i < collector->n_records; i++) {
-        hand_over(collector, &collector->records[i]);
-    }
-    collector->n_records = 0;
-}
-
-// Keeps a record until the step ends. Where memory does not suffice for a whole step, its first part goes out early.
-static void keep(struct collector *collector, const struct record *record)
-{
-    if (collector->n_records == collector->capacity) {
-        struct record *grown = realloc(collector->records, 2 * (size_t)collector->capacity * sizeof *grown);
-        if (grown) {
-            collector->records = grown;
-            collector->capacity *= 2;
+    struct told *told = collector->told;
+    if (collector->kernels) {
+        struct told *empty = kernel_collector_submit(collector->kernels, told);
+        if (empty) {
+            collector->told = empty;
         } else {
-            hand_over_all(collector);
+            told_reset(told);    // lost, and so little memory is left that nobody can be told
         }
+        return;
     }
-    collector->records[collector->n_records++] = *record;
+    for (int64_t i = 0; i < told->n_records; i++) {
+        told_hand_over_record(&told->records[i], &collector->sink);
+    }
+    tell_losses(collector);
+    if (told->has_step && collector->sink.step) {
+        collector->sink.step(collector->sink.user, &told->step);
+    }
+    told_reset(told);
 }
 
-static void tell(struct collector *collector, const struct record *record)
+static void tell(struct collector *collector, const struct told_record *record)
 {
-    if (collector->in_step) {
-        keep(collector, record);
+    if (collector->in_step || collector->kernels) {
+        told_add(collector->told, record);
     } else {
-        hand_over(collector, record);
+        told_hand_over_record(record, &collector->sink);
     }
 }
 
@@ -102,8 +89,8 @@ static void close_window(struct collector *collector, int64_t now_ns)
 {
     int64_t elapsed_ns = now_ns - collector->window_begin_ns;
     if (collector->window_begin_ns && collector->window_tokens > 0 && elapsed_ns > 0) {
-        struct record record = {
-            .kind = RECORD_COUNTER,
+        struct told_record record = {
+            .kind = TOLD_COUNTER,
             .as.counter = {
                 .source = collector->source,
                 .counter = COUNTER_TOKENS_PER_S,
@@ -111,7 +98,7 @@ static void close_window(struct collector *collector, int64_t now_ns)
                 .time_ns = now_ns,
             },
         };
-        hand_over(collector, &record);
+        tell(collector, &record);
     }
     collector->window_begin_ns = now_ns;
     collector->window_tokens = 0;
@@ -122,33 +109,36 @@ static void on_step_begin(void *user, const struct observed_step *step)
     struct collector *collector = user;
     assert(!collector->in_step);
     collector->in_step = true;
-    collector->step = *step;
-    collector->step_begin_ns = collector_now_ns();
-    if (!collector->window_begin_ns) {
-        collector->window_begin_ns = collector->step_begin_ns;
-    }
-}
-
-static void on_step_end(void *user, const struct observed_step *step)
-{
-    struct collector *collector = user;
-    int64_t now_ns = collector_now_ns();
-    assert(collector->in_step && !collector->in_stage && step->step == collector->step.step);
-    collector->in_step = false;
-    hand_over_all(collector);
-    struct step_sample sample = {
+    collector->told->has_step = true;
+    collector->told->step = (struct step_sample){
         .source = collector->source,
         .step = step->step,
         .phase = step->phase,
         .n_seqs = step->n_seqs,
         .n_tokens = step->n_tokens,
         .context_tokens = step->context_tokens,
-        .begin_ns = collector->step_begin_ns,
-        .duration_ns = now_ns - collector->step_begin_ns,
+        .begin_ns = collector_now_ns(),
     };
-    if (collector->sink.step) {
-        collector->sink.step(collector->sink.user, &sample);
+    if (!collector->window_begin_ns) {
+        collector->window_begin_ns = collector->told->step.begin_ns;
     }
+    if (collector->kernels) {
+        collector->told->serial = kernel_collector_step_begin(collector->kernels);
+    }
+}
+
+static void on_step_end(void *user, const struct observed_step *step)
+{
+    struct collector *collector = user;
+    struct step_sample *sample = &collector->told->step;
+    int64_t now_ns = collector_now_ns();
+    assert(collector->in_step && !collector->in_stage && step->step == sample->step);
+    sample->duration_ns = now_ns - sample->begin_ns;
+    if (collector->kernels) {
+        kernel_collector_step_end(collector->kernels);
+    }
+    hand_over_told(collector);
+    collector->in_step = false;
     collector->window_tokens += step->n_outputs;
     if (now_ns - collector->window_begin_ns >= rate_window_ns) {
         close_window(collector, now_ns);
@@ -172,24 +162,9 @@ static void on_stage_begin(void *user, const struct observed_stage *stage)
 
 static void keep_stage(struct collector *collector, const struct observed_stage *stage, int64_t begin_ns, int64_t end_ns)
 {
-    struct record record = {
-        .kind = RECORD_STAGE,
-        .as.stage = {
-            .source = collector->source,
-            .step = collector->step.step,
-            .phase = collector->step.phase,
-            .stage = stage->stage,
-            .layer = stage->layer,
-            .n_seqs = stage->n_seqs,
-            .n_tokens = stage->n_tokens,
-            .context_tokens = stage->context_tokens,
-            .bytes = stage->bytes,
-            .flops = stage->flops,
-            .begin_ns = begin_ns,
-            .duration_ns = end_ns - begin_ns,
-        },
-    };
-    keep(collector, &record);
+    struct told_record record = {.kind = TOLD_STAGE,
+                                 .as.stage = told_stage(collector->told, stage, begin_ns, end_ns - begin_ns)};
+    told_add(collector->told, &record);
 }
 
 static void on_stage_end(void *user, const struct observed_stage *stage)
@@ -211,10 +186,28 @@ static void on_device_stages(void *user, const struct device_stage *stages, int3
     }
 }
 
+static void on_enqueue_begin(void *user, const struct observed_stage *stage, bool replayed)
+{
+    struct collector *collector = user;
+    int32_t ordinal = told_add_enqueued(collector->told, stage);
+    if (!replayed) {
+        kernel_collector_enqueue_begin(collector->kernels, collector->told->serial, ordinal);
+    }
+}
+
+static void on_enqueue_end(void *user, const struct observed_stage *stage, bool replayed)
+{
+    struct collector *collector = user;
+    (void)stage;
+    if (!replayed) {
+        kernel_collector_enqueue_end(collector->kernels);
+    }
+}
+
 static void on_request(void *user, const struct request_sample *request)
 {
     struct collector *collector = user;
-    struct record record = {.kind = RECORD_REQUEST, .as.request = *request};
+    struct told_record record = {.kind = TOLD_REQUEST, .as.request = *request};
     record.as.request.source = collector->source;
     record.as.request.time_ns = collector_now_ns();
     tell(collector, &record);
@@ -223,44 +216,55 @@ static void on_request(void *user, const struct request_sample *request)
 static void on_counter(void *user, enum counter counter, double value)
 {
     struct collector *collector = user;
-    struct record record = {
-        .kind = RECORD_COUNTER,
+    struct told_record record = {
+        .kind = TOLD_COUNTER,
         .as.counter = {.source = collector->source, .counter = counter, .value = value, .time_ns = collector_now_ns()},
     };
     tell(collector, &record);
 }
 
+// The slots that a source listens to.
+static struct observer observer_of(struct collector *collector, enum collector_source source)
+{
+    bool stages = source != COLLECTOR_STEPS, kernels = source == COLLECTOR_KERNELS || source == COLLECTOR_GRAPHS;
+    return (struct observer){
+        .user = collector,
+        .step_begin = on_step_begin,
+        .step_end = on_step_end,
+        .layer_begin = on_layer,
+        .layer_end = on_layer,
+        .stage_begin = stages ? on_stage_begin : NULL,
+        .stage_end = stages ? on_stage_end : NULL,
+        .device_stages = stages && source != COLLECTOR_KERNELS ? on_device_stages : NULL,
+        .enqueue_begin = kernels ? on_enqueue_begin : NULL,
+        .enqueue_end = kernels ? on_enqueue_end : NULL,
+        .request = on_request,
+        .counter = on_counter,
+    };
+}
+
 int collector_open(struct collector **out, enum collector_source source, const struct sample_sink *sink)
 {
     *out = NULL;
-    if (source != COLLECTOR_CPU_CLOCK) {
+    if (source < COLLECTOR_CPU_CLOCK || source > COLLECTOR_GRAPHS) {
         return status_fail(-ENOTSUP, "collector %d is not built in", (int)source);
     }
     struct collector *collector = calloc(1, sizeof *collector);
-    struct record *records = malloc(FIRST_CAPACITY * sizeof *records);
-    if (!collector || !records) {
+    struct told *told = told_open();
+    if (!collector || !told) {
         free(collector);
-        free(records);
+        told_close(told);
         return status_fail(-ENOMEM, "out of memory for a collector");
     }
-    *collector = (struct collector){
-        .observer = {
-            .user = collector,
-            .step_begin = on_step_begin,
-            .step_end = on_step_end,
-            .layer_begin = on_layer,
-            .layer_end = on_layer,
-            .stage_begin = on_stage_begin,
-            .stage_end = on_stage_end,
-            .device_stages = on_device_stages,
-            .request = on_request,
-            .counter = on_counter,
-        },
-        .sink = *sink,
-        .source = -1,
-        .records = records,
-        .capacity = FIRST_CAPACITY,
-    };
+    *collector = (struct collector){.observer = observer_of(collector, source), .sink = *sink, .source = -1, .told = told};
+    int error = 0;
+    if (collector->observer.enqueue_begin) {
+        error = kernel_collector_open(&collector->kernels, sink, source == COLLECTOR_GRAPHS);
+    }
+    if (error) {
+        collector_close(collector);
+        return error;
+    }
     *out = collector;
     return 0;
 }
@@ -268,11 +272,13 @@ int collector_open(struct collector **out, enum collector_source source, const s
 // Ends what the current source has pending: a step that failed half-way leaves its stages, and no step.
 static void finish_source(struct collector *collector)
 {
-    hand_over_all(collector);
+    collector->told->has_step = false;
+    hand_over_told(collector);
     collector->in_step = collector->in_stage = false;
     if (collector->window_begin_ns) {
         close_window(collector, collector_now_ns());
         collector->window_begin_ns = 0;
+        hand_over_told(collector);
     }
 }
 
@@ -282,7 +288,8 @@ void collector_close(struct collector *collector)
         return;
     }
     finish_source(collector);
-    free(collector->records);
+    kernel_collector_close(collector->kernels);
+    told_close(collector->told);
     free(collector);
 }
 
@@ -297,7 +304,9 @@ int32_t collector_set_source(struct collector *collector, const struct sample_so
     collector->source = atomic_fetch_add(&next_source, 1);
     struct sample_source announced = *source;
     announced.id = collector->source;
-    if (collector->sink.source) {
+    if (collector->kernels) {
+        kernel_collector_source(collector->kernels, &announced);
+    } else if (collector->sink.source) {
         collector->sink.source(collector->sink.user, &announced);
     }
     return announced.id;
