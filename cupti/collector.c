@@ -17,6 +17,7 @@
 
 #include "cupti/collector_kernels.h"
 #include "cupti/collector_told.h"
+#include "cupti/nvtx.h"
 #include "engine/status.h"
 
 static const int64_t rate_window_ns = 1000000000;
@@ -28,6 +29,7 @@ struct collector {
     struct observer observer;
     struct sample_sink sink;
     struct kernel_collector *kernels;    // NULL: none are collected
+    bool nvtx;                           // a tool hears ranges
     int32_t source;                      // the id of the one observed now
     struct told *told;                   // owned: of this step; with kernels also since the last
     bool in_step, in_stage;
@@ -122,6 +124,9 @@ static void on_step_begin(void *user, const struct observed_step *step)
     if (!collector->window_begin_ns) {
         collector->window_begin_ns = collector->told->step.begin_ns;
     }
+    if (collector->nvtx) {
+        nvtx_step_begin(step);
+    }
     if (collector->kernels) {
         collector->told->serial = kernel_collector_step_begin(collector->kernels);
     }
@@ -137,6 +142,9 @@ static void on_step_end(void *user, const struct observed_step *step)
     if (collector->kernels) {
         kernel_collector_step_end(collector->kernels);
     }
+    if (collector->nvtx) {
+        nvtx_step_end();
+    }
     hand_over_told(collector);
     collector->in_step = false;
     collector->window_tokens += step->n_outputs;
@@ -145,17 +153,31 @@ static void on_step_end(void *user, const struct observed_step *step)
     }
 }
 
-static void on_layer(void *user, int32_t layer)
+// Each stage says its layer; only tools want them by themselves.
+static void on_layer_begin(void *user, int32_t layer)
 {
-    (void)user;
-    (void)layer;    // each stage says its layer
+    const struct collector *collector = user;
+    if (collector->nvtx) {
+        nvtx_layer_begin(layer);
+    }
+}
+
+static void on_layer_end(void *user, int32_t layer)
+{
+    const struct collector *collector = user;
+    (void)layer;
+    if (collector->nvtx) {
+        nvtx_layer_end();
+    }
 }
 
 static void on_stage_begin(void *user, const struct observed_stage *stage)
 {
     struct collector *collector = user;
-    (void)stage;
     assert(collector->in_step && !collector->in_stage);
+    if (collector->nvtx) {
+        nvtx_stage_begin(collector->told->step.step, stage);
+    }
     collector->in_stage = true;
     collector->stage_begin_ns = collector_now_ns();
 }
@@ -173,6 +195,9 @@ static void on_stage_end(void *user, const struct observed_stage *stage)
     int64_t now_ns = collector_now_ns();
     assert(collector->in_stage);
     collector->in_stage = false;
+    if (collector->nvtx) {
+        nvtx_stage_end();
+    }
     keep_stage(collector, stage, collector->stage_begin_ns, now_ns);
 }
 
@@ -189,9 +214,14 @@ static void on_device_stages(void *user, const struct device_stage *stages, int3
 static void on_enqueue_begin(void *user, const struct observed_stage *stage, bool replayed)
 {
     struct collector *collector = user;
-    int32_t ordinal = told_add_enqueued(collector->told, stage);
-    if (!replayed) {
-        kernel_collector_enqueue_begin(collector->kernels, collector->told->serial, ordinal);
+    if (collector->nvtx && !replayed) {
+        nvtx_stage_begin(collector->told->step.step, stage);
+    }
+    if (collector->kernels) {
+        int32_t ordinal = told_add_enqueued(collector->told, stage);
+        if (!replayed) {
+            kernel_collector_enqueue_begin(collector->kernels, collector->told->serial, ordinal);
+        }
     }
 }
 
@@ -199,8 +229,14 @@ static void on_enqueue_end(void *user, const struct observed_stage *stage, bool 
 {
     struct collector *collector = user;
     (void)stage;
-    if (!replayed) {
+    if (replayed) {
+        return;
+    }
+    if (collector->kernels) {
         kernel_collector_enqueue_end(collector->kernels);
+    }
+    if (collector->nvtx) {
+        nvtx_stage_end();
     }
 }
 
@@ -210,6 +246,9 @@ static void on_request(void *user, const struct request_sample *request)
     struct told_record record = {.kind = TOLD_REQUEST, .as.request = *request};
     record.as.request.source = collector->source;
     record.as.request.time_ns = collector_now_ns();
+    if (collector->nvtx) {
+        nvtx_request(request);
+    }
     tell(collector, &record);
 }
 
@@ -223,21 +262,26 @@ static void on_counter(void *user, enum counter counter, double value)
     tell(collector, &record);
 }
 
+static bool records_kernels(enum collector_source source)
+{
+    return source == COLLECTOR_KERNELS || source == COLLECTOR_GRAPHS;
+}
+
 // The slots that a source listens to.
 static struct observer observer_of(struct collector *collector, enum collector_source source)
 {
-    bool stages = source != COLLECTOR_STEPS, kernels = source == COLLECTOR_KERNELS || source == COLLECTOR_GRAPHS;
+    bool stages = source != COLLECTOR_STEPS, enqueued = records_kernels(source) || collector->nvtx;
     return (struct observer){
         .user = collector,
         .step_begin = on_step_begin,
         .step_end = on_step_end,
-        .layer_begin = on_layer,
-        .layer_end = on_layer,
+        .layer_begin = on_layer_begin,
+        .layer_end = on_layer_end,
         .stage_begin = stages ? on_stage_begin : NULL,
         .stage_end = stages ? on_stage_end : NULL,
         .device_stages = stages && source != COLLECTOR_KERNELS ? on_device_stages : NULL,
-        .enqueue_begin = kernels ? on_enqueue_begin : NULL,
-        .enqueue_end = kernels ? on_enqueue_end : NULL,
+        .enqueue_begin = enqueued ? on_enqueue_begin : NULL,
+        .enqueue_end = enqueued ? on_enqueue_end : NULL,
         .request = on_request,
         .counter = on_counter,
     };
@@ -256,9 +300,10 @@ int collector_open(struct collector **out, enum collector_source source, const s
         told_close(told);
         return status_fail(-ENOMEM, "out of memory for a collector");
     }
-    *collector = (struct collector){.observer = observer_of(collector, source), .sink = *sink, .source = -1, .told = told};
+    *collector = (struct collector){.sink = *sink, .source = -1, .told = told, .nvtx = nvtx_listens()};
+    collector->observer = observer_of(collector, source);
     int error = 0;
-    if (collector->observer.enqueue_begin) {
+    if (records_kernels(source)) {
         error = kernel_collector_open(&collector->kernels, sink, source == COLLECTOR_GRAPHS);
     }
     if (error) {
@@ -288,6 +333,9 @@ void collector_close(struct collector *collector)
         return;
     }
     finish_source(collector);
+    if (collector->nvtx) {
+        nvtx_finish();
+    }
     kernel_collector_close(collector->kernels);
     told_close(collector->told);
     free(collector);
@@ -304,6 +352,9 @@ int32_t collector_set_source(struct collector *collector, const struct sample_so
     collector->source = atomic_fetch_add(&next_source, 1);
     struct sample_source announced = *source;
     announced.id = collector->source;
+    if (collector->nvtx) {
+        nvtx_source(source);
+    }
     if (collector->kernels) {
         kernel_collector_source(collector->kernels, &announced);
     } else if (collector->sink.source) {
