@@ -30,6 +30,7 @@ struct compare {
     int64_t seed;
     bool json, paper;
     struct plan_flags flags;
+    struct collect_flags collect;
     // Of the run.
     struct model_file *files[2];    // by backbone
     int32_t *tokens, n_tokens;
@@ -151,6 +152,7 @@ static int run_entry(struct compare *compare, struct entry *entry, struct trace_
         .threads = compare->threads, .batch = compare->batch, .chunk_tokens = compare->chunk, .text = compare->tokens,
         .n_text = compare->n_tokens, .context_tokens = compare->context, .output_tokens = compare->output,
         .forced = dense ? dense->measured.tokens : NULL, .sinks = sinks, .n_sinks = n_sinks,
+        .collect = compare->collect.mode, .stage_every = compare->collect.every,
     };
     int error = measure(&entry->measured, &options);
     if (error) {
@@ -398,6 +400,7 @@ static int prepare(struct compare *compare)
 {
     choose_defaults(compare);
     int error = plan_flags_resolve(&compare->flags);
+    error = error ? error : collect_resolve(&compare->collect, compare->device);
     error = error ? error : choose_methods(compare);
     error = error ? error : open_models(compare);
     error = error ? error : build_plans(compare);
@@ -440,6 +443,7 @@ int command_compare(int argc, char **argv)
         {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens", "rows of one prefill step (default: 512, on a GPU 8192)"},
         {"device", OPTION_TEXT, &compare.device, 0, 0, "cpu|reference|cuda[:N]", "backend (default: cpu)"},
         {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        COLLECT_OPTIONS(compare.collect),
         {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},
         {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE", "predict from clsa calibrate's file (default: bare roofline)"},
         {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},

@@ -6,6 +6,8 @@
 
 #include "cli/command.h"
 #include "cli/table.h"
+#include "cupti/cupti_activity.h"
+#include "cupti/nvtx.h"
 #include "engine/status.h"
 #include "sim/device.h"
 
@@ -20,6 +22,11 @@ static const struct table_column backend_columns[] = {
     {"backend", "backend", -1},
     {"available", "available", -1},
     {"why", "", -1},
+};
+
+static const struct table_column collector_columns[] = {
+    {"collects", "collects", -1},
+    {"state", "", -1},
 };
 
 static const struct table_column device_columns[] = {
@@ -132,19 +139,35 @@ static void add_device(struct table *devices, struct table *sources, const struc
     }
 }
 
+static void add_collector(struct table *table, const char *collects, const char *state)
+{
+    table_row(table);
+    table_text(table, "collects", collects);
+    table_text(table, "state", state);
+}
+
+// What sees into a run here, beside the clock.
+static void add_collectors(struct table *table)
+{
+    char cupti[640];
+    add_collector(table, "kernels (CUPTI)", activity_describe(cupti, sizeof cupti) == 0 ? cupti : status_text());
+    add_collector(table, "ranges for nsys, ncu (NVTX)", nvtx_state());
+}
+
 struct devices {
     const char *file;
     int32_t threads;
     bool json, sources;
 };
 
-enum { HOST, BACKENDS, DEVICES, SOURCES, N_TABLES };
+enum { HOST, BACKENDS, COLLECTORS, DEVICES, SOURCES, N_TABLES };
 
 static void print_tables(struct table *const *tables, const struct devices *options)
 {
     int n = options->sources ? N_TABLES : SOURCES;
     if (options->json) {
-        const struct table *all[N_TABLES] = {tables[HOST], tables[BACKENDS], tables[DEVICES], tables[SOURCES]};
+        const struct table *all[N_TABLES] = {tables[HOST], tables[BACKENDS], tables[COLLECTORS], tables[DEVICES],
+                                            tables[SOURCES]};
         tables_print_json(all, n, stdout);
         return;
     }
@@ -166,6 +189,7 @@ static int run(const struct devices *options)
     struct table *tables[N_TABLES] = {
         table_open("host", host_columns, sizeof host_columns / sizeof host_columns[0]),
         table_open("backends", backend_columns, sizeof backend_columns / sizeof backend_columns[0]),
+        table_open("collectors", collector_columns, sizeof collector_columns / sizeof collector_columns[0]),
         table_open("devices", device_columns, sizeof device_columns / sizeof device_columns[0]),
         table_open("sources", source_columns, sizeof source_columns / sizeof source_columns[0]),
     };
@@ -178,6 +202,7 @@ static int run(const struct devices *options)
     if (!error) {
         add_host(tables[HOST], &host);
         add_backends(tables[BACKENDS]);
+        add_collectors(tables[COLLECTORS]);
         for (int32_t i = 0; i < n_known; i++) {
             add_device(tables[DEVICES], tables[SOURCES], &known[i]);
         }

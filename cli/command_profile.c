@@ -16,6 +16,7 @@ struct profile {
     int64_t seed;
     bool json;
     struct plan_flags flags;
+    struct collect_flags collect;
     int32_t *tokens, n_tokens;
     struct trace_writer *writer;
     struct trace_summary *summary;
@@ -38,6 +39,7 @@ static int profile_method(struct profile *profile, const char *method, bool run)
             .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads, .batch = profile->batch,
             .chunk_tokens = profile->chunk, .text = profile->tokens, .n_text = profile->n_tokens,
             .context_tokens = profile->context, .output_tokens = profile->output, .sinks = sinks, .n_sinks = 2,
+            .collect = profile->collect.mode, .stage_every = profile->collect.every,
         };
         error = measure(&measured, &options);
     }
@@ -65,6 +67,7 @@ static int profile_all(struct profile *profile, bool run)
 static int run(struct profile *profile)
 {
     int error = plan_flags_resolve(&profile->flags);
+    error = error ? error : collect_resolve(&profile->collect, profile->device);
     error = error ? error : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt, profile->text);
     error = error ? error : profile_all(profile, false);    // wrong input must not replace an older trace
     error = error ? error : trace_summary_open(&profile->summary);
@@ -113,6 +116,7 @@ int command_profile(int argc, char **argv)
         {"chunk", OPTION_INT, &profile.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"device", OPTION_TEXT, &profile.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &profile.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        COLLECT_OPTIONS(profile.collect),
         {"seed", OPTION_LONG, &profile.seed, 0, 9e18, "N", "of random weights"},
         {"out", OPTION_TEXT, &profile.out, 0, 0, "FILE", "the trace to write"},
         {"json", OPTION_FLAG, &profile.json, 0, 0, NULL, "print JSON"},

@@ -30,6 +30,7 @@ struct top {
     int64_t seed;
     bool ascii, color, no_color, no_mouse;
     struct plan_flags flags;
+    struct collect_flags collect;
     const char *view, *theme;
     struct settings settings;
     double replay_speed;            // 0: everything at once
@@ -172,7 +173,9 @@ static int open_live(struct top *top)
         .batch = top->batch, .chunk_tokens = top->chunk, .threads = top->threads, .seed = (uint64_t)top->seed,
         .flags = top->flags,
     };
-    int error = routing_open(&top->routing);
+    int error = collect_resolve(&top->collect, top->device);
+    options.collect = top->collect;
+    error = error ? error : routing_open(&top->routing);
     options.routing = top->routing;
     if (!top->prompt && !top->text && top->context == 0) {
         top->context = 2048;
@@ -348,6 +351,7 @@ int command_top(int argc, char **argv)
         {"chunk", OPTION_INT, &top.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
         {"device", OPTION_TEXT, &top.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &top.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        COLLECT_OPTIONS(top.collect),
         {"seed", OPTION_LONG, &top.seed, 0, 9e18, "N", "of random weights"},
         PLAN_OPTIONS(top.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

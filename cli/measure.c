@@ -211,7 +211,7 @@ int measure(struct measurement *out, const struct measure_options *options)
         error = status_fail(-EINVAL, "--context %d and --output %d: a sequence has at most %d tokens",
                             options->context_tokens, options->output_tokens, MAX_CONTEXT);
     }
-    error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    error = error ? error : collect_open(&collector, options->collect, &sink);
     if (error) {
         goto done;
     }
@@ -219,6 +219,7 @@ int measure(struct measurement *out, const struct measure_options *options)
         .plan = options->plan, .model = options->model, .backend = backend, .threads = options->threads,
         .device = number, .max_seqs = options->batch, .max_context = options->context_tokens + options->output_tokens,
         .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device), .observer = collector_observer(collector),
+        .stage_every = options->stage_every,
     };
     error = engine_open(&engine, &engine_options);
     if (error) {

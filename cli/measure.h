@@ -1,6 +1,7 @@
 // cli/measure.h - one method at work: a batch of prompts through an engine, watched by a collector.
 #pragma once
 
+#include "cli/collect.h"
 #include "cli/command.h"
 #include "engine/sample.h"
 
@@ -19,6 +20,8 @@ struct measure_options {
     const int32_t *forced;           // [output_tokens] follow the first sequence's draws; NULL: its own
     const struct sample_sink *sinks; // [n_sinks] see everything; at most 7
     int32_t n_sinks;
+    enum collect collect;            // how they see it
+    int32_t stage_every;             // of engine_options
     void (*token)(void *user, int32_t token);    // each token of the first sequence as it comes; may be NULL
     void *token_user;
 };

@@ -161,6 +161,7 @@ static int open_engine(struct live *live, int32_t method, const struct orders *o
         .backend = backend, .threads = options->threads, .device = number, .max_seqs = orders->batch,
         .max_context = options->context_tokens + options->output_tokens, .max_step_tokens = options->chunk_tokens,
         .observer = collector_observer(live->collector),
+        .stage_every = options->collect.every,
     };
     error = error ? error : engine_open(&live->engine, &engine_options);
     live->engine_method = method;
@@ -213,7 +214,7 @@ static void tell_selections(struct live *live, int n_outputs)
 
 int live_run_once(struct live *live, const struct sample_sink *sink)
 {
-    int error = collector_open(&live->collector, COLLECTOR_CPU_CLOCK, sink);
+    int error = collect_open(&live->collector, live->options.collect.mode, sink);
     for (int32_t method = 0; method < live->n_methods && !error; method++) {
         const struct engine_output *outputs;
         struct progress progress;
@@ -301,7 +302,7 @@ static void *work(void *user)
 
 int live_start(struct live *live, const struct sample_sink *sink)
 {
-    int error = collector_open(&live->collector, COLLECTOR_CPU_CLOCK, sink);
+    int error = collect_open(&live->collector, live->options.collect.mode, sink);
     if (error) {
         return error;
     }

@@ -4,6 +4,7 @@
 // wait, except a pause that the user asked for.
 #pragma once
 
+#include "cli/collect.h"
 #include "cli/command.h"
 #include "engine/sample.h"
 #include "tui/keys.h"
@@ -19,6 +20,7 @@ struct live_options {
     int32_t batch, chunk_tokens, threads;
     uint64_t seed;
     struct plan_flags flags;
+    struct collect_flags collect;    // resolved
     struct routing *routing;         // gets what indexers select; borrowed until close. NULL: nobody looks
 };
 
