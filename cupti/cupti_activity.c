@@ -39,6 +39,7 @@ struct activity {
     pthread_mutex_t mutex;               // of all below
     pthread_cond_t wake, done;
     bool open, stop;
+    bool given;                          // CUPTI has had a buffer: there is a context, and something to be asked for
     uint64_t asked, answered;            // drains
     struct buffer *full, **full_end;     // in the order in which they came
     struct buffer *spare;
@@ -79,6 +80,7 @@ static void on_request(uint8_t **data, size_t *bytes, size_t *max_records)
         session.spare = buffer->next;
         session.n_spare--;
     }
+    session.given = true;
     pthread_mutex_unlock(&session.mutex);
     buffer = buffer ? buffer : calloc(1, DATA_OFFSET + BUFFER_BYTES);
     *data = buffer ? (uint8_t *)buffer + DATA_OFFSET : NULL;
@@ -91,6 +93,9 @@ static void on_complete(void *context, uint32_t stream, uint8_t *data, size_t by
     (void)context;
     (void)stream;
     (void)bytes;
+    if (!data) {
+        return;
+    }
     struct buffer *buffer = (struct buffer *)(void *)(data - DATA_OFFSET);
     buffer->next = NULL;
     buffer->valid = valid;
@@ -106,14 +111,16 @@ static void on_node(void *user, uint32_t domain, uint32_t id, const void *data)
     (void)user;
     const struct cupti_resource *resource = data;
     uint64_t node = 0, original = 0;
-    if (domain != CUPTI_DOMAIN_RESOURCE || session.cupti->node_id(resource->data->node, &node) != CUPTI_OK) {
+    if (domain != CUPTI_DOMAIN_RESOURCE || !resource->data || !resource->data->node ||
+        session.cupti->node_id(resource->data->node, &node) != CUPTI_OK) {
         return;
     }
     if (id == CUPTI_NODE_CREATED) {
         join_node_created(&session.join, node, current_ordinal, current_step);
     } else if (id == CUPTI_NODE_DESTROYED) {
         join_node_destroyed(&session.join, node, current_step);
-    } else if (id == CUPTI_NODE_CLONED && session.cupti->node_id(resource->data->original_node, &original) == CUPTI_OK) {
+    } else if (id == CUPTI_NODE_CLONED && resource->data->original_node &&
+               session.cupti->node_id(resource->data->original_node, &original) == CUPTI_OK) {
         join_node_cloned(&session.join, node, original, current_step);
     }
 }
@@ -155,15 +162,18 @@ static void read_buffers(void)
     }
 }
 
-static void flush(bool last)
+// `given`: before the first buffer is asked for, CUPTI may still be finding its device, and is better left alone.
+static void flush(bool given, bool last)
 {
     struct activity *a = &session;
     const struct join_consumer consumer = {a->client.user, a->client.work, a->client.launch};
     size_t dropped = 0;
     a->client.flush(a->client.user);
-    a->cupti->flush(last ? CUPTI_FLUSH_FORCED : 0);
+    if (given) {
+        a->cupti->flush(last ? CUPTI_FLUSH_FORCED : 0);
+    }
     read_buffers();
-    if (a->cupti->dropped(NULL, 0, &dropped) == CUPTI_OK) {    // since it was last asked
+    if (given && a->cupti->dropped(NULL, 0, &dropped) == CUPTI_OK) {    // since it was last asked
         a->dropped += (int64_t)dropped;
     }
     join_resolve(&a->join, &consumer, last);
@@ -188,9 +198,10 @@ static void *run(void *unused)
             waited = pthread_cond_timedwait(&a->wake, &a->mutex, &until);
         }
         uint64_t asked = a->asked;
+        bool given = a->given;
         last = a->stop;
         pthread_mutex_unlock(&a->mutex);
-        flush(last);
+        flush(given, last);
         pthread_mutex_lock(&a->mutex);
         a->answered = asked;
         pthread_cond_broadcast(&a->done);
