@@ -370,6 +370,7 @@ static struct request *copy_request(const struct engine *engine, const struct en
     memcpy(request->tokens, from->prompt, n_prompt * sizeof *request->tokens);
     if (from->forced) {
         memcpy(request->forced, from->forced, n_output * sizeof *request->forced);
+        request->forced_end = from->max_output_tokens;
     }
     return request;
 }
@@ -422,6 +423,7 @@ static struct request *copy_running(const struct engine *engine, const struct re
     if (copy) {
         memcpy(copy->tokens + copy->n_prompt, from->tokens + from->n_prompt, (size_t)from->n_output * sizeof *copy->tokens);
         copy->n_output = from->n_output;
+        copy->forced_end = from->forced_end;
         copy->started = true;
     }
     return copy;
@@ -452,6 +454,25 @@ int engine_fork(struct engine *engine, int64_t of, int64_t *id)
     engine->failed = error;    // its pages hold nothing that could be attended to
     for (int state = REQUEST_SUBMITTED; state <= REQUEST_FIRST_TOKEN && !error; state++) {
         engine_tell_request(engine, copy, (enum request_state)state, state == REQUEST_SUBMITTED ? -1 : engine->steps);
+    }
+    return error;
+}
+
+int engine_force(struct engine *engine, int64_t id, const int32_t *tokens, int32_t n)
+{
+    struct request *request = id >= 0 && id < engine->n_requests ? engine->requests[id] : NULL;
+    if (!request) {
+        return status_fail(-EINVAL, "request %lld neither waits nor runs: nothing can be forced on it", (long long)id);
+    }
+    int error = check_option("forced tokens", n, 0, request->max_output - request->n_output);
+    error = error ? error : check_tokens("forced", tokens, n, engine->plan.shape.vocab);
+    if (!error && !request->forced) {
+        request->forced = calloc((size_t)request->max_output, sizeof *request->forced);
+        error = request->forced ? 0 : status_fail(-ENOMEM, "no memory for %d forced tokens", request->max_output);
+    }
+    if (!error) {
+        memcpy(request->forced + request->n_output, tokens, (size_t)n * sizeof *tokens);
+        request->forced_end = request->n_output + n;
     }
     return error;
 }

@@ -72,6 +72,11 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
 // first token; nobody may wait. -EAGAIN if there is no room for its pages.
 int engine_fork(struct engine *engine, int64_t of, int64_t *id);
 
+// From its next output on, `request` goes on with tokens [n], copied, whatever is drawn, and after them with what is drawn:
+// a question that is put to a text, or to its forks. Replaces what was forced before. -EINVAL if it does not run or wait, or
+// has fewer outputs left.
+int engine_force(struct engine *engine, int64_t request, const int32_t *tokens, int32_t n);
+
 // Runs one step. Returns the number of outputs in *outputs (borrowed until the next call), 0 if the step drew none (a
 // chunk of a prompt), -ENODATA if there was nothing to do, or another negative errno: the engine is then only good for
 // closing.
@@ -87,6 +92,22 @@ int32_t engine_selection(const struct engine *engine, int32_t layer, int32_t row
 
 // Tokens of its prompt that a request found in the cache when it first began; 0 before that. Until it has finished.
 int32_t engine_reused(const struct engine *engine, int64_t request);
+
+// How much the selections of the next steps miss: beside every selecting layer's attention, steps that only decode (one row
+// of each sequence) also run dense attention, and keep the queries. Outputs stay the same; steps take longer. -ENOMEM.
+int engine_probe(struct engine *engine, bool on);
+
+// Of the last step, if it was probed, for one of its logit rows: what part of dense attention's mass the keys that `layer`
+// selected hold, exp(lse selected - lse dense), in the mean over the layer's heads. NaN if the step was not probed or the
+// layer does not select.
+double engine_coverage(const struct engine *engine, int32_t layer, int32_t row);
+
+// The mass that dense attention gives to each token, [0, 1], in the mean over all layers and heads that follow set `set` of
+// the indexer in layer `index_from`: mass [context of the row], which the caller has made as long as the engine's context.
+// *n_tokens is how long it is. Worked out on the host from kept queries and cached keys: for evaluation, not for speed.
+// -EINVAL if the last step was not probed, or there is no such row or indexer.
+int engine_dense_mass(const struct engine *engine, int32_t index_from, int32_t row, int32_t set, float *mass,
+                      int32_t *n_tokens);
 
 struct engine_stats engine_stats(const struct engine *engine);
 void engine_source(const struct engine *engine, struct sample_source *out);    // describes this engine; id 0

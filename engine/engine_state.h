@@ -9,8 +9,8 @@
 struct request {
     int64_t id;
     int32_t *tokens;         // [n_prompt + max_output] owned: the prompt and what followed
-    int32_t *forced;         // [max_output] owned, or NULL
-    int32_t n_prompt, n_output, max_output;
+    int32_t *forced;         // [max_output] owned, or NULL; of outputs [.., forced_end)
+    int32_t n_prompt, n_output, max_output, forced_end;
     uint64_t *keys;          // [n_prompt / page_tokens] owned: of the prompt up to each page's end; NULL unless reused
     int32_t reused_tokens;   // when it first began
     struct sampling sampling;

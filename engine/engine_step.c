@@ -163,7 +163,7 @@ static void take_token(struct engine *engine, int32_t i, struct engine_output *o
 {
     struct request *request = engine->requests[engine->scheduled[i].request];
     int32_t row = engine->last_row[i], drawn = engine->drawn[row];
-    int32_t follows = request->forced ? request->forced[request->n_output] : drawn;
+    int32_t follows = request->n_output < request->forced_end ? request->forced[request->n_output] : drawn;
     *out = (struct engine_output){.request = request->id, .token = drawn, .index = request->n_output};
     if (engine->keep_logits) {
         out->logits = engine->logits + (int64_t)row * engine->plan.shape.vocab;

@@ -337,7 +337,8 @@ static int attend_global(struct forward *f, int32_t layer)
         .out = f->attended,
     };
     enter(f, STAGE_ATTENTION, layer, PART_LAYER, f->rows);
-    return leave(f, OPERATOR(f, attention, &op));
+    error = f->probing && op.selection ? forward_probe_layer(f, layer, &op) : 0;
+    return leave(f, error ? error : OPERATOR(f, attention, &op));
 }
 
 // The norm that reads the residual stream after a layer.
@@ -441,6 +442,7 @@ int forward_begin(struct forward *f, const struct batch *batch, const struct wor
     f->announced = announces(f);
     f->replayed = false;
     f->n_on_device = 0;
+    f->probing = f->probe && batch_decodes(batch);
     return f->options.backend->begin_step(f->options.context, batch);
 }
 
@@ -469,7 +471,7 @@ static int run_pass(struct forward *f, const struct sampling *sampling, int32_t 
 int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     const struct backend *backend = f->options.backend;
-    if (!backend->asynchronous || f->options.eager || !batch_decodes(f->batch)) {
+    if (!backend->asynchronous || f->options.eager || !batch_decodes(f->batch) || f->probing) {
         return run_pass(f, sampling, token);
     }
     struct op_sample op = {.logits = f->logits, .sampling = sampling, .token = token};

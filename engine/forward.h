@@ -42,6 +42,17 @@ int forward_begin(struct forward *forward, const struct batch *batch, const stru
 int forward_run(struct forward *forward, const struct sampling *sampling, int32_t *token);
 int forward_end(struct forward *forward);
 
+// From the next pass on, passes that decode (one row of each sequence) also run dense attention beside every selecting
+// layer's own and keep what engine.h's probe asks for. -ENOMEM.
+int forward_set_probe(struct forward *forward, bool on);
+
+// Of the last pass, in memory of the backend, rows as in its `last`. False if it was not probed or the layer does not select.
+struct probed_layer {
+    const void *q;                            // [n][n_heads*head_dim]
+    const float *lse_selected, *lse_dense;    // [n][n_heads]
+};
+bool forward_probed(const struct forward *forward, int32_t layer, struct probed_layer *out);
+
 // Of the last pass, in memory of the backend: [last.n][vocab]; and what the indexer of layer `index_from` selected, one
 // row per row that ran that layer. NULL if that layer runs none.
 const float *forward_logits(const struct forward *forward);

@@ -111,6 +111,7 @@ void forward_close(struct forward *f)
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         release(context, buffers[i]);
     }
+    forward_set_probe(f, false);
     for (int32_t l = 0; f->selections && l < f->options.plan->shape.n_layers; l++) {
         release(context, f->selections[l].unit);
         release(context, f->selections[l].count);

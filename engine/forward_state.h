@@ -31,6 +31,7 @@ struct forward {
     void *logits;                  // f32 [max_logit_rows][vocab]
     struct selection *selections;  // [n_layers] host memory; units and counts the backend's, where an indexer runs
     int64_t score_capacity;
+    struct forward_probe *probe;   // owned; NULL: off
     // The pass in progress.
     const struct batch *batch;
     const struct work *work;
@@ -38,6 +39,7 @@ struct forward {
     struct observed_stage stage;   // the one that runs
     bool timed;                    // the observer is told when this pass's stages begin and end
     bool announced;                // the observer is told which stage's work is enqueued
+    bool probing;                  // dense attention runs beside every selecting layer's own
     bool replayed;                 // operators are in a recording: the pass only tells what runs
     struct device_stage *on_device;    // [n_on_device] stages of an asynchronous pass, owned; stage i lies between marks i, i + 1
     int64_t *mark_ns;              // [n_on_device + 1] when they were told; owned
@@ -57,6 +59,10 @@ static inline int32_t forward_units(const struct plan *plan, int32_t tokens)
 {
     return plan->index.budget_tokens ? (tokens - 1) / plan->index.unit_tokens + 1 : 0;
 }
+
+// Before the attention `op` of a selecting layer: dense attention of the same rows, whose output is thrown away; and from
+// then on the layer's queries are kept and `op` leaves its lse in the probe.
+int forward_probe_layer(struct forward *forward, int32_t layer, struct op_attention *op);
 
 // Computes the cost of every stage of the batch that forward_begin was given. -ENOMEM.
 int forward_price(struct forward *forward);

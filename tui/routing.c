@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/selection_metrics.h"
 #include "engine/status.h"
 
 static const int64_t PERIOD_NS = 250000000;    // four pairs of steps a second: more than can be read
@@ -92,22 +93,9 @@ void routing_begin(struct routing *routing, const char *method, int64_t step, in
     making->n_layers = 0;
 }
 
-// Share of `units` that are in `others` too; both ascending. NaN without units.
 static float share_in(const struct selection *units, const struct selection *others)
 {
-    int32_t same = 0;
-    for (int32_t i = 0, j = 0; i < units->n && j < others->n;) {
-        if (units->units[i] == others->units[j]) {
-            same++;
-            i++;
-            j++;
-        } else if (units->units[i] < others->units[j]) {
-            i++;
-        } else {
-            j++;
-        }
-    }
-    return units->n > 0 ? (float)same / (float)units->n : NAN;
+    return (float)selection_share(units->units, units->n, others->units, others->n);
 }
 
 static void set_density(float *density, const int32_t *units, int32_t n, int32_t context_units)
