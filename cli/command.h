@@ -16,6 +16,7 @@ int command_sim(int argc, char **argv);
 int command_plan(int argc, char **argv);
 int command_top(int argc, char **argv);
 int command_model(int argc, char **argv);
+int command_eval(int argc, char **argv);
 int command_devices(int argc, char **argv);
 
 // Prints "clsa compare: <status_text()>" on stderr and returns the exit status that belongs to `error`.
@@ -29,8 +30,11 @@ struct plan_flags {
 struct plan_flags plan_flags_default(void);
 int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVAL
 #define PLAN_OPTIONS(flags)                                                                                              \
+    PLAN_OTHER_OPTIONS(flags),                                                                                           \
+    {"top-k", OPTION_INT, &(flags).options.top_k, 1, 1 << 24, "tokens", "budget of selected tokens"}
+// All but the budget, for a command that has a list of them.
+#define PLAN_OTHER_OPTIONS(flags)                                                                                        \
     {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Method (0 or none: the preset's value)"},                                    \
-    {"top-k", OPTION_INT, &(flags).options.top_k, 1, 1 << 24, "tokens", "budget of selected tokens"},                    \
     {"block-tokens", OPTION_INT, &(flags).options.block_tokens, 1, 1 << 16, "tokens", "size of a selected unit"},        \
     {"index-every", OPTION_INT, &(flags).options.index_every, 1, 256, "layers", "layers that share one index"},          \
     {"index-heads", OPTION_INT, &(flags).options.index_heads, 1, 1024, "heads", "query heads of the indexer"},           \

@@ -11,6 +11,7 @@
 #include "cli/calibrated.h"
 #include "cli/gpu_rates.h"
 #include "cli/measure.h"
+#include "cli/models.h"
 #include "cli/paper.h"
 #include "cli/stages.h"
 #include "cli/table.h"
@@ -48,84 +49,18 @@ struct compare {
     } entries[MAX_METHODS];
 };
 
-static int choose_methods(struct compare *compare)
-{
-    char list[512];
-    if (snprintf(list, sizeof list, "%s", compare->methods) >= (int)sizeof list) {
-        return status_fail(-EINVAL, "--methods: longer than %zu characters", sizeof list);
-    }
-    bool all = strcmp(list, "all") == 0;
-    if (all) {
-        for (int32_t i = 0; i < plan_method_count() && i < MAX_METHODS; i++) {
-            compare->entries[compare->n_methods++].method = plan_method(i);
-        }
-        return 0;
-    }
-    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
-        const struct method_info *method = plan_find_method(name);
-        if (!method) {
-            char names[256];
-            command_method_names(names, sizeof names);
-            return status_fail(-EINVAL, "--methods: %s is not a method (%s)", name, names);
-        }
-        for (int32_t i = 0; i < compare->n_methods; i++) {
-            if (compare->entries[i].method == method) {
-                return status_fail(-EINVAL, "--methods: %s is named twice", name);
-            }
-        }
-        compare->entries[compare->n_methods++].method = method;
-    }
-    return compare->n_methods ? 0 : status_fail(-EINVAL, "--methods: none named");
-}
-
-// Opens one model per backbone that the methods need: a named size serves both, folders one each.
-static int open_models(struct compare *compare)
-{
-    char list[2048];
-    if (snprintf(list, sizeof list, "%s", compare->models) >= (int)sizeof list) {
-        return status_fail(-EINVAL, "--model: longer than %zu characters", sizeof list);
-    }
-    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
-        if (plan_find_model(name)) {
-            for (int32_t b = 0; b < BACKBONE_COUNT; b++) {
-                const char *any = b == BACKBONE_YOCO ? "yoco" : "dense";
-                int error = compare->files[b] ? 0 : command_model_open(&compare->files[b], name, any, &compare->flags,
-                                                                       (uint64_t)compare->seed);
-                if (error) {
-                    return error;
-                }
-            }
-            continue;
-        }
-        struct model_file *file;
-        int error = command_model_open(&file, name, NULL, &compare->flags, 0);
-        if (error) {
-            return error;
-        }
-        enum backbone backbone = model_file_config(file)->native.shape.backbone;
-        model_file_close(compare->files[backbone]);
-        compare->files[backbone] = file;
-    }
-    return 0;
-}
-
 static int build_plans(struct compare *compare)
 {
-    for (int32_t i = 0; i < compare->n_methods; i++) {
+    const struct method_info *methods[MAX_METHODS];
+    int error = methods_choose(methods, &compare->n_methods, MAX_METHODS, compare->methods);
+    error = error ? error : models_open(compare->files, compare->models, &compare->flags, (uint64_t)compare->seed);
+    for (int32_t i = 0; i < compare->n_methods && !error; i++) {
         struct entry *entry = &compare->entries[i];
-        struct model_file *file = compare->files[entry->method->backbone];
-        if (!file) {
-            return status_fail(-EINVAL, "--methods: %s needs a model with the %s backbone; --model %s has none",
-                               entry->method->name, entry->method->backbone == BACKBONE_YOCO ? "yoco" : "transformer",
-                               compare->models);
-        }
-        int error = command_plan_build(&entry->plan, file, entry->method->name, &compare->flags);
-        if (error) {
-            return error;
-        }
+        entry->method = methods[i];
         entry->agreement = NAN;
+        error = models_plan(&entry->plan, compare->files, methods[i], &compare->flags, compare->models);
     }
-    return 0;
+    return error;
 }
 
 static const struct entry *dense_entry(const struct compare *compare, const struct entry *of)
@@ -401,8 +336,6 @@ static int prepare(struct compare *compare)
     choose_defaults(compare);
     int error = plan_flags_resolve(&compare->flags);
     error = error ? error : collect_resolve(&compare->collect, compare->device);
-    error = error ? error : choose_methods(compare);
-    error = error ? error : open_models(compare);
     error = error ? error : build_plans(compare);
     error = error ? error : command_prompt(&compare->tokens, &compare->n_tokens, &compare->context, compare->prompt, compare->text);
     if (error) {

@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"run", command_run, "generate from a prompt; prints text, tokens/s and the stage table"},
     {"compare", command_compare, "the same work under several methods: measured, floor, predicted, agreement"},
+    {"eval", command_eval, "what methods do to answers: accuracy, bits per byte, what selections miss"},
     {"profile", command_profile, "run and collect, write FILE.pftrace for ui.perfetto.dev"},
     {"trace", command_trace, "info | summary | check FILE.pftrace"},
     {"calibrate", command_calibrate, "traces -> what share of its peaks a device reaches, with residuals"},

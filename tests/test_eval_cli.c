@@ -1,0 +1,163 @@
+// tests/test_eval_cli.c - `clsa eval` as its users meet it: tables, JSON, rows of results, wrong input, Ctrl-C.
+#include <jansson.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/check.h"
+
+#define TEXT "--text workloads/texts/constitution.txt "
+
+static char folder[] = "/tmp/clsa-eval-XXXXXX";
+static char output[1 << 20], errors[1 << 16];
+
+static void read_into(const char *name, char *buffer, size_t bytes)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *stream = fopen(path, "r");
+    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
+    buffer[n] = 0;
+    if (stream) {
+        fclose(stream);
+    }
+}
+
+// Runs `clsa eval` under `prefix` and returns its exit status; -1 if a signal ended it.
+static int eval_under(const char *prefix, const char *arguments)
+{
+    char line[4096];
+    snprintf(line, sizeof line, "%s %s eval %s >%s/stdout 2>%s/stderr </dev/null", prefix, getenv("CLSA_BINARY"), arguments,
+             folder, folder);
+    int status = system(line);
+    read_into("stdout", output, sizeof output);
+    read_into("stderr", errors, sizeof errors);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void expect_error(const char *arguments, const char *words)
+{
+    char copy[256];
+    int status = eval_under("", arguments);
+    CHECK_MESSAGE(status == 2, "eval %s: exit %d: %s", arguments, status, errors);
+    CHECK_MESSAGE(strchr(errors, '\n') == errors + strlen(errors) - 1, "eval %s: not one line: %s", arguments, errors);
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
+        CHECK_MESSAGE(strstr(errors, word), "eval %s: \"%s\" is not in: %s", arguments, word, errors);
+    }
+}
+
+static double number(const json_t *row, const char *key)
+{
+    const json_t *value = json_object_get(row, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+// The tables hold a row for every method, budget, context and task, and what they count adds up.
+static void check_json(void)
+{
+    int status = eval_under("", "--model tiny " TEXT "--context 300,512 --top-k 16,32 --methods dense,clsa,block --samples 6 "
+                                "--tasks passkey,variables --depths 0,50,100 --probes 1 --text-documents 1 --json");
+    CHECK_MESSAGE(status == 0, "exit %d: %s", status, errors);
+    json_t *root = json_loads(output, 0, NULL);
+    const json_t *accuracy = json_object_get(root, "accuracy"), *selections = json_object_get(root, "selections");
+    const json_t *depths = json_object_get(root, "depths");
+    CHECK(json_array_size(accuracy) == 2 * 5 * 2 && json_array_size(selections) == 2 * 5);
+    CHECK_MESSAGE(json_array_size(depths) == 2 * 5 * 3, "%zu rows of depths", json_array_size(depths));
+    for (size_t i = 0; i < json_array_size(accuracy); i++) {
+        const json_t *row = json_array_get(accuracy, i);
+        double share = number(row, "accuracy_percent"), low = number(row, "low_percent"), high = number(row, "high_percent");
+        CHECK(number(row, "samples") == 6 && fabs(share - 100 * number(row, "right") / 6) < 1e-9);
+        CHECK(low <= share && share <= high && high - low > 30);
+        bool dense = strcmp(json_string_value(json_object_get(row, "method")), "dense") == 0;
+        CHECK(isnan(number(row, "budget_tokens")) == dense);
+    }
+    for (size_t i = 0; i < json_array_size(selections); i++) {
+        const json_t *row = json_array_get(selections, i);
+        bool dense = strcmp(json_string_value(json_object_get(row, "method")), "dense") == 0;
+        double coverage = number(row, "coverage_percent"), exact = number(row, "exact_coverage_percent");
+        CHECK(number(row, "bits_per_byte") > 5 && number(row, "probes") == (dense ? 0 : 2));
+        CHECK(dense ? isnan(coverage) && isnan(exact) : coverage > 0 && coverage <= exact + 1e-3 && exact < 100);
+    }
+    for (size_t i = 0; i < json_array_size(depths); i++) {
+        const json_t *row = json_array_get(depths, i);
+        CHECK(number(row, "samples") == 2 && number(row, "depth_percent") == 50.0 * (double)(i % 3));
+    }
+    json_decref(root);
+}
+
+static void check_agreement(void)
+{
+    int status = eval_under("", "--model tiny " TEXT "--context 256 --top-k 16 --methods yoco,clsa --samples 5 --tasks multikey "
+                                "--agree cpu,reference --json");
+    CHECK_MESSAGE(status == 0, "exit %d: %s", status, errors);
+    json_t *root = json_loads(output, 0, NULL);
+    const json_t *rows = json_object_get(root, "agreement");
+    CHECK(json_array_size(rows) == 2);
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        // Random weights leave near ties that rounding may decide either way: four of five is all that can be asked for.
+        CHECK(number(json_array_get(rows, i), "samples") == 5 && number(json_array_get(rows, i), "same") >= 4);
+    }
+    json_decref(root);
+}
+
+static void check_text_and_results(void)
+{
+    char arguments[512], rows[1 << 14];
+    snprintf(arguments, sizeof arguments, "--model tiny " TEXT "--context 512 --top-k 24,64 --methods yoco,block --samples 4 --map "
+             "--tasks passkey --probes 1 --text-documents 1 --commit abc --results %s/rows.tsv", folder);
+    CHECK(eval_under("", arguments) == 0);
+    CHECK_MESSAGE(strstr(output, "passkey, block, k 64: % right by depth and context") && strstr(output, "bits/byte"), "%s", output);
+    read_into("rows.tsv", rows, sizeof rows);
+    CHECK(strncmp(rows, "date\tcommit\tdevice", 18) == 0 && strstr(rows, "\taccuracy.passkey.k64\t"));
+    CHECK_MESSAGE(strstr(rows, "\tabc\t") && strstr(rows, "\tyoco\t512\t4\taccuracy.passkey\t") && strstr(rows, "\tbits_per_byte"), "%s", rows);
+    CHECK(eval_under("", arguments) == 0);
+    size_t once = strlen(rows);
+    read_into("rows.tsv", rows, sizeof rows);
+    CHECK(strlen(rows) > once && !strstr(rows + 1, "date\tcommit"));    // appended, under one head
+}
+
+static void check_wrong_input(void)
+{
+    expect_error("--model tiny", "--text FILE");
+    expect_error("--model tiny " TEXT "--tasks passkey,pass", "--tasks|pass is not a task|multikey");
+    expect_error("--model tiny " TEXT "--tasks copy,copy", "--tasks|named twice");
+    expect_error("--model tiny " TEXT "--context 512,many", "--context|many|whole numbers");
+    expect_error("--model tiny " TEXT "--context 8", "--context|8|64");
+    expect_error("--model tiny " TEXT "--depths 0,101", "--depths|101|0 to 100");
+    expect_error("--model tiny " TEXT "--context 128K --samples 1", "constitution.txt|--text-documents 0");
+    expect_error("--model tiny " TEXT "--agree cpu", "--agree cpu|two devices");
+    expect_error("--model tiny " TEXT "--methods clsa,fast", "fast is not a method");
+    expect_error("--model nowhere " TEXT, "nowhere");
+    expect_error("--model tiny --text /nowhere/text", "/nowhere/text");
+    expect_error("--model tiny " TEXT "--context 300 --device gpu", "gpu");
+    expect_error("--model tiny " TEXT "--context 70 --samples 1 --methods dense --tasks frequent --text-documents 0", "frequent|70|too short");
+}
+
+// What was answered before a signal is shown, and the status says that it is not all.
+static void check_interrupt(void)
+{
+    int status = eval_under("timeout --foreground --preserve-status -s INT 2", "--model demo-8m " TEXT "--context 1024,8192 --methods yoco --tasks "
+                            "passkey,multikey --samples 1000 --text-documents 0");
+    CHECK_MESSAGE(status == 130, "exit %d: %s", status, errors);
+    CHECK_MESSAGE(strstr(output, "yoco") && strstr(errors, "interrupted"), "%s%s", output, errors);
+}
+
+int main(void)
+{
+    char line[300];
+    check_begin();
+    if (!getenv("CLSA_BINARY")) {
+        return check_skip("CLSA_BINARY is not set");
+    }
+    if (!mkdtemp(folder)) {
+        return 1;
+    }
+    check_json();
+    check_agreement();
+    check_text_and_results();
+    check_wrong_input();
+    check_interrupt();
+    snprintf(line, sizeof line, "rm -r %s", folder);
+    CHECK(system(line) == 0);
+    return check_end();
+}
