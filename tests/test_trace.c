@@ -15,7 +15,13 @@ static char folder[64], path[128], other[128];
 
 static struct trace_writer *open_writer(const char *where, bool in_place)
 {
-    struct trace_writer_options options = {.path = where, .in_place = in_place, .command = "clsa profile --seed 7"};
+    struct trace_rates rates = {.bytes_per_s = 3e12};
+    for (int32_t i = 0; i < DTYPE_COUNT; i++) {
+        rates.flops_per_s[i] = 1e12 * (i + 1);
+    }
+    struct trace_writer_options options = {
+        .path = where, .in_place = in_place, .command = "clsa profile --seed 7", .rates = &rates,
+    };
     struct trace_writer *writer;
     int error = trace_writer_open(&writer, &options);
     CHECK_MESSAGE(error == 0, "open %s: %s", where, status_text());

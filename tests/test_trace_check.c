@@ -133,6 +133,80 @@ static void test_samples(void)
     expect_finding("ends 5 ns before it began", negative_duration);
 }
 
+// A launch and its kernel, which `change` spoils, on a source of 4 layers.
+static void expect_device_finding(const char *word, void (*change)(struct launch_sample *launch, struct kernel_sample *kernel,
+                                                                   struct loss_sample *loss))
+{
+    struct sample_source source = {.id = 1, .n_layers = 4, .method = "clsa", .backend = "cuda"};
+    struct launch_sample launch = {1, 5, "cudaLaunchKernel", 9, 100, 1000, 20};
+    struct kernel_sample kernel = {
+        .source = 1, .step = 9, .phase = PHASE_DECODE, .stage = STAGE_FFN, .layer = 3, .name = "ffn", .context = 1,
+        .stream = 7, .launch = 5, .grid = {1, 1, 1}, .block = {32, 1, 1}, .begin_ns = 1010, .duration_ns = 5,
+    };
+    struct loss_sample loss = {.source = 1, .time_ns = 1100};
+    struct sample_sink sink;
+    struct findings findings;
+    if (change) {
+        change(&launch, &kernel, &loss);
+    }
+    struct trace_writer *writer = open_writer(&sink);
+    sink.source(sink.user, &source);
+    sink.kernel(sink.user, &kernel);
+    sink.launch(sink.user, &launch);
+    if (loss.dropped || loss.invalid) {
+        sink.loss(sink.user, &loss);
+    }
+    CHECK(trace_writer_close(writer) == 0);
+    int found = check_path(&findings);
+    CHECK_MESSAGE(word ? found >= 1 && strstr(findings.text, word) : found == 0, "expected '%s', found %d:\n%s",
+                  word ? word : "nothing", found, findings.text);
+}
+
+static void other_launch(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    launch->launch = 6;
+    (void)kernel, (void)loss;
+}
+static void other_launch_and_loss(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    launch->launch = 6;    // its other end is among what was lost
+    loss->dropped = 2;
+    (void)kernel;
+}
+static void kernel_too_deep(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    kernel->layer = 4;
+    (void)launch, (void)loss;
+}
+static void kernel_backwards(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    kernel->duration_ns = -1;
+    (void)launch, (void)loss;
+}
+static void copy_of_less_than_nothing(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    kernel->work = WORK_COPY;
+    kernel->bytes = -8;
+    (void)launch, (void)loss;
+}
+static void loss_below_zero(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+{
+    loss->invalid = -1;
+    (void)launch, (void)kernel;
+}
+
+static void test_device(void)
+{
+    expect_device_finding(NULL, NULL);
+    expect_device_finding("1 launches have no work", other_launch);
+    expect_device_finding("points at 1 launches that are not there", other_launch);
+    expect_device_finding(NULL, other_launch_and_loss);
+    expect_device_finding("in layer 4", kernel_too_deep);
+    expect_device_finding("ends before it begins", kernel_backwards);
+    expect_device_finding("less than 0 bytes", copy_of_less_than_nothing);
+    expect_device_finding("less than 0 records", loss_below_zero);
+}
+
 static void append(char *bytes, size_t *n, const char *more, size_t length)
 {
     memcpy(bytes + *n, more, length);
@@ -162,6 +236,14 @@ static void test_packets(void)
         {PACKET("\x0a\x0c\x50\x01\x68\x02\xe2\x03\x05\x08\x50\x28\x51\x10\x01"), "damaged"},
         {PACKET("\x0a\x0b\x50\x01\x68\x02\xe2\x03\x04\x08\x50\x28\x51"), "under track 81"},
         {PACKET("\x0a\x16\x40\x05\x50\x01\x68\x02\x5a\x0e\x48\x03\x58\x01\xf9\x02\x07\0\0\0\0\0\0\0"), "one end only"},
+        // Field 53, device work: 8 number, 5 context, 13 queue, 14 stage. Field 52, a hardware counter: 4 its descriptor.
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "queue that was not interned"},
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "stage that was not interned"},
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "context that was not interned"},
+        {PACKET("\x0a\x0c\x40\x05\x50\x01\x68\x02\xaa\x03\x03\x98\x01\x63"), "kernel that was not interned"},
+        {PACKET("\x0a\x0b\x50\x01\x68\x02\xaa\x03\x04\x28\x01\x68\x09"), "without a number"},
+        {PACKET("\x0a\x0d\x40\x05\x50\x01\x68\x02\xa2\x03\x04\x20\x63\x12\x00"), "counter that was not interned"},
+        {PACKET("\x0a\x0b\x50\x01\x68\x02\xa2\x03\x04\x20\x63\x12\x00"), "value without a time"},
         {PACKET("\x0a\x02\x40"), "middle of a packet"},
     };
 #undef PACKET
@@ -267,6 +349,7 @@ int main(void)
     snprintf(path, sizeof path, "%s/t.pftrace", folder);
     test_sane();
     test_samples();
+    test_device();
     test_packets();
     test_wild();
     test_summary();

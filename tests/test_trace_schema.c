@@ -132,6 +132,56 @@ static void test_stream(enum stream_kind kind)
     free(own.text);
 }
 
+static void send_request(const struct sample_sink *sink, enum request_state state, int64_t step, int64_t time_ns)
+{
+    struct request_sample sample = {1, 77, state, 16, 2, step, time_ns};
+    sink->request(sink->user, &sample);
+}
+
+static void send_step(const struct sample_sink *sink, int64_t step, enum phase phase)
+{
+    int64_t begin_ns = 10000000 * (step + 1);
+    struct stage_sample stage = {1, step, phase, STAGE_FFN, 0, 1, 1, 8, 3000000, step == 2 ? 8000000000 : 0, begin_ns, 4000000, 0};
+    struct step_sample whole = {1, step, phase, 1, 1, 8, begin_ns, 5000000};
+    sink->stage(sink->user, &stage);
+    sink->step(sink->user, &whole);
+}
+
+// What follows from rates and from a request's life, by hand: 3 MB at 1 GB/s are 3 ms of 4, 8 Gflop at 2 Tflop/s all 4.
+// The request's arrow leads from its queue through its prefill, the step of that, its decode and two steps, past a step
+// that only prefills.
+static void test_derived(void)
+{
+    struct trace_rates rates = {.bytes_per_s = 1e9, .flops_per_s[DTYPE_BF16] = 2e12};
+    struct trace_writer *writer;
+    struct trace_writer_options options = {.path = path, .rates = &rates};
+    CHECK(trace_writer_open(&writer, &options) == 0);
+    struct sample_sink sink = trace_writer_sink(writer);
+    struct sample_source source = {
+        .id = 1, .n_layers = 4, .method = "clsa", .weight_dtype = DTYPE_BF16, .kv_dtype = DTYPE_F32, .index_dtype = DTYPE_F32,
+    };
+    sink.source(sink.user, &source);
+    send_request(&sink, REQUEST_SUBMITTED, -1, 9000000);
+    send_request(&sink, REQUEST_RUNNING, 0, 10000000);
+    send_step(&sink, 0, PHASE_PREFILL);
+    send_request(&sink, REQUEST_FIRST_TOKEN, 0, 15000000);
+    send_step(&sink, 1, PHASE_DECODE);
+    send_step(&sink, 2, PHASE_MIXED);
+    send_step(&sink, 3, PHASE_PREFILL);
+    send_request(&sink, REQUEST_FINISHED, 3, 46000000);
+    CHECK(trace_writer_close(writer) == 0);
+    struct decoded decoded = decode("traces", "traces/trace.proto");
+    CHECK(count_lines(&decoded, "int_value: 3000000") == 4 + 3 && count_lines(&decoded, "int_value: 75") == 3);    // bytes too
+    CHECK(count_lines(&decoded, "int_value: 4000000") == 1 && count_lines(&decoded, "int_value: 100") == 1);
+    CHECK(count_lines(&decoded, "string_value_iid: 1") == 3 && count_lines(&decoded, "string_value_iid: 2") == 1);
+    int64_t flows = 0;
+    for (const char *at = decoded.text; (at = strstr(at, "flow_ids: ")); at++) {
+        flows++;
+    }
+    CHECK_MESSAGE(flows == 6, "%lld flows", (long long)flows);
+    free(decoded.text);
+}
+
 int main(void)
 {
     check_begin();
@@ -145,6 +195,7 @@ int main(void)
     snprintf(path, sizeof path, "%s/t.pftrace", folder);
     test_stream(STREAM_SANE);
     test_stream(STREAM_WILD);
+    test_derived();
     printf("%s\n", getenv("CLSA_PERFETTO_PROTOS") ? "decoded by Perfetto's schema and by ours, alike"
                                                    : "decoded by our schema; CLSA_PERFETTO_PROTOS is not set: not by Perfetto's");
     unlink(path);

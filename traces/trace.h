@@ -9,6 +9,12 @@
 
 #include "engine/sample.h"
 
+// What a device can do at most. 0: not known.
+struct trace_rates {
+    double bytes_per_s;
+    double flops_per_s[DTYPE_COUNT];    // by the type of the operands
+};
+
 // Writer: a sink that streams packets. What was flushed is a readable trace, whatever happens next.
 struct trace_writer;
 
@@ -17,6 +23,8 @@ struct trace_writer_options {
     bool in_place;               // write to path itself, so that a live trace can be read to its last flush
     const char *command;         // kept in the trace as metadata; may be NULL
     int32_t flush_interval_ms;   // 0: 500
+    // Stages then tell their floor, what share of their time it is, and which rate makes it. NULL: not known.
+    const struct trace_rates *rates;    // borrowed for the call
 };
 
 int trace_writer_open(struct trace_writer **out, const struct trace_writer_options *options);

@@ -2,7 +2,7 @@
 //
 // Two passes. The first sees packets: sequences, clocks, names, tracks, nesting, flows; whatever breaks these is dropped
 // or drawn wrongly by ui.perfetto.dev without a word. The second sees samples, through the reader: stages inside their
-// steps, phases that agree, layers that exist, requests that stay finished. What it does not know is Perfetto's own
+// steps, phases that agree, layers that exist, requests that stay finished, launches and their work. What it does not know is Perfetto's own
 // import; traces of other producers are held to the first pass only.
 #include <errno.h>
 #include <stdarg.h>
@@ -31,13 +31,19 @@ struct checker {
     struct id_map track_index;       // uuid -> index
     struct checked_track *tracks;    // [n_tracks], owned
     int64_t n_tracks, track_capacity;
-    struct id_map flows;             // id -> 1: leaves, 2: arrives, 3: both
+    struct id_map flows;             // id -> bits of enum flow
     // Second pass.
     struct stage_sample *pending;    // [n_pending] stages whose step has not come, owned
     int64_t n_pending, pending_capacity, orphans;
     struct id_map layers;            // source id -> its number of layers
     struct id_map finished;          // track of (source, request), mixed into one number -> 1
+    struct id_map launches;          // source and launch -> bits of enum launch
+    bool lost;                       // records, as the trace says
 };
+
+// A flow leads from its first event through others, or to one that ends it. A request may still wait for its second.
+enum flow { FLOW_LEAVES = 1, FLOW_GOES_ON = 2, FLOW_ENDS = 4, FLOW_OF_REQUEST = 8 };
+enum launch { LAUNCH_TOLD = 1, LAUNCH_WORKED = 2 };
 
 __attribute__((format(printf, 2, 3))) static void find(struct checker *checker, const char *format, ...)
 {
@@ -175,15 +181,57 @@ static void check_slice(struct checker *checker, struct checked_track *track, co
     }
 }
 
-static void check_flows(struct checker *checker, const Perfetto__Protos__TrackEvent *event)
+static void check_flows(struct checker *checker, const Perfetto__Protos__TrackEvent *event, const char *category)
 {
+    int64_t request = strcmp(category, trace_category_name(CATEGORY_REQUEST)) == 0 ? FLOW_OF_REQUEST : 0;
     for (size_t i = 0; i < event->n_flow_ids; i++) {
-        int64_t ends = id_map_get(&checker->flows, event->flow_ids[i]);
-        note(checker, &checker->flows, event->flow_ids[i], (ends < 0 ? 0 : ends) | 1);
+        int64_t seen = id_map_get(&checker->flows, event->flow_ids[i]);
+        note(checker, &checker->flows, event->flow_ids[i],
+             seen < 0 ? FLOW_LEAVES | request : seen & FLOW_LEAVES ? seen | FLOW_GOES_ON : seen | FLOW_LEAVES);
     }
     for (size_t i = 0; i < event->n_terminating_flow_ids; i++) {
-        int64_t ends = id_map_get(&checker->flows, event->terminating_flow_ids[i]);
-        note(checker, &checker->flows, event->terminating_flow_ids[i], (ends < 0 ? 0 : ends) | 2);
+        int64_t seen = id_map_get(&checker->flows, event->terminating_flow_ids[i]);
+        note(checker, &checker->flows, event->terminating_flow_ids[i], (seen < 0 ? 0 : seen) | FLOW_ENDS);
+    }
+}
+
+static bool has_both_ends(int64_t flow)
+{
+    return flow & FLOW_LEAVES && flow & (FLOW_GOES_ON | FLOW_ENDS | FLOW_OF_REQUEST);
+}
+
+static void check_name(struct checker *checker, const struct trace_packet *packet, enum trace_intern kind, uint64_t iid,
+                       const char *what)
+{
+    if (!trace_interned(packet->sequence, kind, iid)) {
+        find(checker, "byte %lld: device work on a %s that was not interned", here(checker), what);
+    }
+}
+
+// What Perfetto drops without a word: work on a queue that it does not know.
+static void check_work(struct checker *checker, const struct trace_packet *packet)
+{
+    const Perfetto__Protos__GpuRenderStageEvent *event = packet->packet->gpu_render_stage_event;
+    if (!packet->packet->has_timestamp || !event->has_event_id) {
+        find(checker, "byte %lld: device work without %s", here(checker), event->has_event_id ? "a time" : "a number");
+    }
+    check_name(checker, packet, INTERN_SPECIFICATION, event->hw_queue_iid, "queue");
+    check_name(checker, packet, INTERN_SPECIFICATION, event->stage_iid, "stage");
+    check_name(checker, packet, INTERN_CONTEXT, event->context, "context");
+    if (event->has_kernel_iid) {
+        check_name(checker, packet, INTERN_KERNEL, event->kernel_iid, "kernel");
+    }
+}
+
+static void check_gauges(struct checker *checker, const struct trace_packet *packet)
+{
+    const Perfetto__Protos__GpuCounterEvent *event = packet->packet->gpu_counter_event;
+    if (event->n_counters > 0 && !packet->packet->has_timestamp) {
+        find(checker, "byte %lld: a hardware counter's value without a time", here(checker));
+    }
+    if (event->desc_case == PERFETTO__PROTOS__GPU_COUNTER_EVENT__DESC_COUNTER_DESCRIPTOR_IID &&
+        !trace_interned(packet->sequence, INTERN_GAUGE, event->counter_descriptor_iid)) {
+        find(checker, "byte %lld: a hardware counter that was not interned", here(checker));
     }
 }
 
@@ -200,7 +248,7 @@ static void check_event(struct checker *checker, const struct trace_packet *pack
         find(checker, "byte %lld: a time beyond the clock's range", here(checker));
         return;
     }
-    check_flows(checker, content);
+    check_flows(checker, content, event.category);
     struct checked_track *track = find_track(checker, event.track);
     if (!track) {
         if (event.track) {    // without one, Perfetto takes the sequence's own track
@@ -234,6 +282,10 @@ static int on_packet(void *user, const struct trace_packet *packet)
         add_track(checker, packet->packet->track_descriptor);
     } else if (packet->packet->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_TRACK_EVENT) {
         check_event(checker, packet);
+    } else if (packet->packet->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_GPU_RENDER_STAGE_EVENT) {
+        check_work(checker, packet);
+    } else if (packet->packet->data_case == PERFETTO__PROTOS__TRACE_PACKET__DATA_GPU_COUNTER_EVENT) {
+        check_gauges(checker, packet);
     }
     return checker->error;
 }
@@ -245,7 +297,7 @@ static void check_ends(struct checker *checker)
         open += checker->tracks[i].n_open;
     }
     for (int64_t i = 0; i < checker->flows.capacity; i++) {
-        one_ended += checker->flows.values[i] == 1 || checker->flows.values[i] == 2;
+        one_ended += checker->flows.values[i] > 0 && !has_both_ends(checker->flows.values[i]);
     }
     if (open > 0) {
         find(checker, "%lld slices have no end", (long long)open);
@@ -324,6 +376,62 @@ static void on_request(void *user, const struct request_sample *sample)
     }
 }
 
+static uint64_t launch_key(int32_t source, uint32_t launch)
+{
+    return (uint64_t)(uint32_t)source << 32 | launch;
+}
+
+static void note_launch(struct checker *checker, int32_t source, uint32_t launch, enum launch bit)
+{
+    int64_t seen = id_map_get(&checker->launches, launch_key(source, launch));
+    note(checker, &checker->launches, launch_key(source, launch), (seen < 0 ? 0 : seen) | (int64_t)bit);
+}
+
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct checker *checker = user;
+    if (sample->launch) {
+        note_launch(checker, sample->source, sample->launch, LAUNCH_WORKED);
+    }
+    if (sample->layer < -1 || sample->layer >= id_map_get(&checker->layers, (uint32_t)sample->source)) {
+        find(checker, "step %lld: %s in layer %d, which its source does not have", (long long)sample->step,
+             sample->name[0] ? sample->name : trace_work_name(sample->work), sample->layer);
+    }
+    if (sample->bytes < 0) {
+        find(checker, "step %lld: a %s of less than 0 bytes", (long long)sample->step, trace_work_name(sample->work));
+    }
+}
+
+static void on_launch(void *user, const struct launch_sample *sample)
+{
+    note_launch(user, sample->source, sample->launch, LAUNCH_TOLD);
+}
+
+static void on_loss(void *user, const struct loss_sample *sample)
+{
+    struct checker *checker = user;
+    if (sample->dropped < 0 || sample->invalid < 0) {
+        find(checker, "less than 0 records lost");
+    }
+    checker->lost = true;
+}
+
+// Where records were lost, some of these ends are missing anyway.
+static void check_launches(struct checker *checker)
+{
+    int64_t idle = 0, orphans = 0;
+    for (int64_t i = 0; i < checker->launches.capacity && !checker->lost; i++) {
+        idle += checker->launches.values[i] == LAUNCH_TOLD;
+        orphans += checker->launches.values[i] == LAUNCH_WORKED;
+    }
+    if (idle > 0) {
+        find(checker, "%lld launches have no work on a device", (long long)idle);
+    }
+    if (orphans > 0) {
+        find(checker, "device work points at %lld launches that are not there", (long long)orphans);
+    }
+}
+
 static int read_packets(struct checker *checker, FILE *stream, int64_t size, const char *name)
 {
     struct trace_decoding decoding = {
@@ -344,6 +452,7 @@ static int read_samples(struct checker *checker, FILE *stream, int64_t size, con
 {
     struct sample_sink sink = {
         .user = checker, .source = on_source, .stage = on_stage, .step = on_step, .request = on_request,
+        .kernel = on_kernel, .launch = on_launch, .loss = on_loss,
     };
     struct trace_stats stats;
     int error = trace_read_stream(stream, size, name, &sink, &stats);
@@ -352,6 +461,9 @@ static int read_samples(struct checker *checker, FILE *stream, int64_t size, con
         error = error == -EINVAL ? 0 : error;
     } else {
         error = 0;
+    }
+    if (!stats.truncated) {
+        check_launches(checker);
     }
     checker->orphans += checker->n_pending;
     if (checker->orphans > 0 && !stats.truncated) {
@@ -380,6 +492,7 @@ int trace_check_stream(FILE *stream, int64_t size, const char *name, void (*repo
     id_map_free(&checker.flows);
     id_map_free(&checker.layers);
     id_map_free(&checker.finished);
+    id_map_free(&checker.launches);
     return error ? error : checker.findings;
 }
 

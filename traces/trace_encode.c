@@ -138,6 +138,13 @@ void event_text(struct event *event, enum trace_annotation annotation, const cha
     added->string_value = trace_borrow(value);
 }
 
+void event_known_text(struct event *event, enum trace_annotation annotation, enum trace_text value)
+{
+    Perfetto__Protos__DebugAnnotation *added = annotate(event, annotation);
+    added->value_case = PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_STRING_VALUE_IID;
+    added->string_value_iid = (uint64_t)value + 1;
+}
+
 int event_encode(struct event *event, struct byte_buffer *out)
 {
     return encode_packet(out, &event->packet);
@@ -184,6 +191,7 @@ struct dictionary {
     Perfetto__Protos__EventCategory categories[CATEGORY_COUNT], *category_pointers[CATEGORY_COUNT];
     Perfetto__Protos__EventName names[NAME_COUNT], *name_pointers[NAME_COUNT];
     Perfetto__Protos__DebugAnnotationName annotations[ANNOTATION_COUNT], *annotation_pointers[ANNOTATION_COUNT];
+    Perfetto__Protos__InternedString texts[TEXT_COUNT], *text_pointers[TEXT_COUNT];
     Perfetto__Protos__InternedComputeArgName arguments[ANNOTATION_COUNT], *argument_pointers[ANNOTATION_COUNT];
 };
 
@@ -228,6 +236,16 @@ static void fill_dictionary(struct dictionary *out)
         }
     }
     out->data.compute_arg_names = out->argument_pointers;
+    for (int32_t i = 0; i < TEXT_COUNT; i++) {
+        perfetto__protos__interned_string__init(&out->texts[i]);
+        out->texts[i].has_iid = out->texts[i].has_str = true;
+        out->texts[i].iid = (uint64_t)i + 1;
+        out->texts[i].str.data = (uint8_t *)trace_borrow(trace_text_value((enum trace_text)i));
+        out->texts[i].str.len = strlen(trace_text_value((enum trace_text)i));
+        out->text_pointers[i] = &out->texts[i];
+    }
+    out->data.n_debug_annotation_string_values = TEXT_COUNT;
+    out->data.debug_annotation_string_values = out->text_pointers;
     out->data.n_event_categories = CATEGORY_COUNT;
     out->data.event_categories = out->category_pointers;
     out->data.n_event_names = NAME_COUNT;

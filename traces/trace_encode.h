@@ -33,6 +33,7 @@ void event_begin(struct event *event, Perfetto__Protos__TrackEvent__Type type, u
 void event_name(struct event *event, int32_t name, int32_t category);                 // numbers of trace_internal.h
 void event_number(struct event *event, enum trace_annotation annotation, int64_t value);    // 0 too is written
 void event_nonzero(struct event *event, enum trace_annotation annotation, int64_t value);   // absent means 0
+void event_known_text(struct event *event, enum trace_annotation annotation, enum trace_text value);
 void event_text(struct event *event, enum trace_annotation annotation, const char *value);
 int event_encode(struct event *event, struct byte_buffer *out);
 

@@ -12,6 +12,9 @@ static const char *const annotation_names[ANNOTATION_COUNT] = {
     [ANNOTATION_BYTES] = "bytes",
     [ANNOTATION_FLOPS] = "flops",
     [ANNOTATION_MEASURED_BYTES] = "measured_bytes",
+    [ANNOTATION_FLOOR_NS] = "floor_ns",
+    [ANNOTATION_FLOOR_PERCENT] = "floor_percent",
+    [ANNOTATION_BOUND] = "bound",
     [ANNOTATION_REQUEST] = "request",
     [ANNOTATION_PROMPT_TOKENS] = "prompt_tokens",
     [ANNOTATION_OUTPUT_TOKENS] = "output_tokens",
@@ -43,6 +46,11 @@ const char *trace_annotation_name(enum trace_annotation annotation)
 {
     assert(annotation < ANNOTATION_COUNT);
     return annotation_names[annotation];
+}
+
+const char *trace_text_value(enum trace_text text)
+{
+    return text == TEXT_BANDWIDTH ? "bandwidth" : "compute";
 }
 
 const char *trace_category_name(int32_t category)

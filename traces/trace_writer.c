@@ -2,9 +2,10 @@
 //
 // A slice's begin must stand before what it contains, but a step is told after its stages. So the packets of one step
 // gather in a buffer of their own until the next step begins (or flush or close); then the step's begin goes out before
-// them. Until then a request whose first token that step drew can still have its arrow leave from there. Everything else
+// them. Until then a request whose first token that step drew can still have its arrow lead through it. Everything else
 // keeps the order in which the sink was called. Memory is bounded by one step, plus a few bytes per request.
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -94,7 +95,7 @@ static void settle(struct trace_writer *writer)
     }
     writer_remember(writer, byte_buffer_append(&writer->out, writer->step.data, writer->step.n));
     writer->step.n = 0;
-    writer->n_flows = 0;
+    writer->n_flows = writer->n_decode_flows = 0;
     writer->pending = writer->complete = false;
 }
 
@@ -128,6 +129,7 @@ static void gather(struct trace_writer *writer, int32_t source, int64_t step, in
         writer->pending_source = source;
         writer->pending_step = step;
         writer->pending_begin_ns = begin_ns;
+        writer_begin_flows(writer);
     }
 }
 
@@ -182,6 +184,30 @@ uint64_t writer_pick_lane(struct trace_writer *writer, struct byte_buffer *buffe
     return lanes->tracks[lane];
 }
 
+// The type of what a stage multiplies.
+static enum dtype operands_of(const struct sample_source *source, enum stage stage)
+{
+    bool attends = stage == STAGE_WINDOW_ATTENTION || stage == STAGE_ATTENTION;
+    return attends ? source->kv_dtype : stage == STAGE_INDEX_SCORE ? source->index_dtype : source->weight_dtype;
+}
+
+static void add_floor(struct event *event, const struct trace_rates *rates, const struct sample_source *source,
+                      const struct stage_sample *sample)
+{
+    double flops_per_s = rates->flops_per_s[operands_of(source, sample->stage)];
+    double memory_ns = rates->bytes_per_s > 0 ? 1e9 * (double)sample->bytes / rates->bytes_per_s : 0;
+    double compute_ns = flops_per_s > 0 ? 1e9 * (double)sample->flops / flops_per_s : 0;
+    double floor_ns = memory_ns > compute_ns ? memory_ns : compute_ns;
+    if (!(floor_ns >= 0.5 && floor_ns < 1e18)) {    // nothing to do, nothing known, or no sane number
+        return;
+    }
+    event_number(event, ANNOTATION_FLOOR_NS, llrint(floor_ns));
+    if (sample->duration_ns > 0) {
+        event_number(event, ANNOTATION_FLOOR_PERCENT, llrint(100.0 * floor_ns / (double)sample->duration_ns));
+    }
+    event_known_text(event, ANNOTATION_BOUND, memory_ns > compute_ns ? TEXT_BANDWIDTH : TEXT_COMPUTE);
+}
+
 static void on_stage(void *user, const struct stage_sample *sample)
 {
     struct trace_writer *writer = user;
@@ -207,6 +233,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
     event_nonzero(&event, ANNOTATION_BYTES, sample->bytes);
     event_nonzero(&event, ANNOTATION_FLOPS, sample->flops);
     event_nonzero(&event, ANNOTATION_MEASURED_BYTES, sample->measured_bytes);
+    add_floor(&event, &writer->rates, &source->source, sample);
     writer_put(writer, &writer->step, &event);
     event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END, track, end_ns);
     writer_put(writer, &writer->step, &event);
@@ -222,6 +249,7 @@ static void on_step(void *user, const struct step_sample *sample)
     gather(writer, index, sample->step, sample->begin_ns);
     writer->complete = true;
     writer->pending_sample = *sample;
+    writer_finish_flows(writer, sample->phase);
     writer->pending_begin_ns = sample->begin_ns;
     struct event event;
     event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END, writer->sources[index].track,
@@ -279,6 +307,7 @@ static void free_writer(struct trace_writer *writer)
 {
     for (int32_t i = 0; i < writer->n_sources; i++) {
         id_map_free(&writer->sources[i].request_index);
+        free(writer->sources[i].decoding);
     }
     id_map_free(&writer->source_index);
     writer_free_device(writer);
@@ -301,6 +330,7 @@ int trace_writer_open(struct trace_writer **out, const struct trace_writer_optio
     }
     int32_t interval_ms = options->flush_interval_ms ? options->flush_interval_ms : DEFAULT_FLUSH_MS;
     writer->in_place = options->in_place;
+    writer->rates = options->rates ? *options->rates : (struct trace_rates){0};
     writer->flush_interval_ns = (int64_t)interval_ms * 1000000;
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
     int error = open_stream(writer, options);

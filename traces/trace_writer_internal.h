@@ -18,8 +18,9 @@ struct lanes {
 };
 
 struct request_track {
-    uint64_t track;
+    uint64_t track;                 // its number is that of the request's arrow too
     bool open;                      // a slice has begun
+    int64_t decoding;               // place in its source's `decoding`, -1: not there
 };
 
 struct source_track {
@@ -29,6 +30,8 @@ struct source_track {
     uint64_t counters[COUNTER_COUNT];
     uint64_t requests;              // the track above those of requests
     struct id_map request_index;    // request -> index into the writer's requests
+    int64_t *decoding;              // [n_decoding] requests that decode, as indices, owned
+    int64_t n_decoding, decoding_capacity;
 };
 
 // Names and tracks of work on devices.
@@ -45,6 +48,7 @@ struct device_names {
 struct trace_writer {
     struct output_file file;        // the stream of either way of writing
     bool in_place;
+    struct trace_rates rates;
     char *path;                     // owned
     int64_t flush_interval_ns, flushed_ns;
     int error;                      // the first failure; nothing is written after it
@@ -59,8 +63,9 @@ struct trace_writer {
     int32_t pending_source;         // index
     int64_t pending_step, pending_begin_ns;
     struct step_sample pending_sample;
-    uint64_t *flows;                // [n_flows] arrows that leave from the pending step, owned
+    uint64_t *flows;                // [n_flows] arrows that lead through the pending step, owned
     size_t n_flows, flow_capacity;
+    size_t n_decode_flows;          // the first of them: of requests that decoded when it began
 
     uint64_t n_tracks;              // uuids count up from 1
     struct source_track *sources;   // [n_sources], owned
@@ -97,6 +102,8 @@ int32_t writer_find_source(struct trace_writer *writer, int32_t id);
 // trace_writer_requests.c
 void writer_on_request(void *user, const struct request_sample *sample);
 void writer_end_requests(struct trace_writer *writer);
+void writer_begin_flows(struct trace_writer *writer);                   // when a step begins to gather
+void writer_finish_flows(struct trace_writer *writer, enum phase phase);    // when its phase is known
 
 // trace_writer_device.c
 void writer_on_kernel(void *user, const struct kernel_sample *sample);

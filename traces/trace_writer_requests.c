@@ -1,6 +1,11 @@
-// traces/trace_writer_requests.c - requests: a track each, with an arrow from the step that drew the first token.
+// traces/trace_writer_requests.c - requests: a track each, and an arrow from its queue through its prefill, the step that
+// drew its first token and every step that decoded it.
+//
+// A request that has its first token and has not finished takes part in each step that decodes. One that was preempted
+// says nothing of it: its arrow leads through the steps for which it waits too.
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/status.h"
 #include "traces/trace_writer_internal.h"
@@ -34,31 +39,80 @@ static struct request_track *find_request(struct trace_writer *writer, struct so
     struct request_track *track = &writer->requests[writer->n_requests++];
     char name[48];
     snprintf(name, sizeof name, "request %lld", (long long)request);
-    *track = (struct request_track){0};
+    *track = (struct request_track){.decoding = -1};
     // Rows in the order of arrival; more than fit a rank share the last.
     writer_put_track(writer, buffer, &track->track, source->requests, name, (int32_t)(writer->n_requests & INT32_MAX));
     return track;
 }
 
-// True if the sample's first token was drawn in the step that is pending: its arrow leaves from there.
-static bool add_flow(struct trace_writer *writer, const struct request_sample *sample, int32_t source, uint64_t flow)
+static void add_flow(struct trace_writer *writer, uint64_t flow)
 {
-    if (sample->state != REQUEST_FIRST_TOKEN || !writer->pending || writer->pending_source != source ||
-        writer->pending_step != sample->step) {
-        return false;
-    }
     if (writer->n_flows == writer->flow_capacity) {
         size_t capacity = writer->flow_capacity ? 2 * writer->flow_capacity : 16;
         uint64_t *grown = realloc(writer->flows, capacity * sizeof *grown);
         if (!grown) {
             writer_remember(writer, status_fail(-ENOMEM, "%s: out of memory for %zu flows", writer->path, capacity));
-            return false;
+            return;
         }
         writer->flows = grown;
         writer->flow_capacity = capacity;
     }
     writer->flows[writer->n_flows++] = flow;
-    return true;
+}
+
+void writer_begin_flows(struct trace_writer *writer)
+{
+    const struct source_track *source = &writer->sources[writer->pending_source];
+    for (int64_t i = 0; i < source->n_decoding; i++) {
+        add_flow(writer, writer->requests[source->decoding[i]].track);
+    }
+    writer->n_decode_flows = writer->n_flows;
+}
+
+void writer_finish_flows(struct trace_writer *writer, enum phase phase)
+{
+    if (phase == PHASE_PREFILL && writer->n_decode_flows > 0) {    // it decoded nothing
+        writer->n_flows -= writer->n_decode_flows;
+        memmove(writer->flows, writer->flows + writer->n_decode_flows, writer->n_flows * sizeof *writer->flows);
+        writer->n_decode_flows = 0;
+    }
+}
+
+// Who decodes takes part in each step that decodes.
+static void begin_decoding(struct trace_writer *writer, struct source_track *source, struct request_track *track)
+{
+    if (track->decoding >= 0) {
+        return;
+    }
+    if (source->n_decoding == source->decoding_capacity) {
+        int64_t capacity = source->decoding_capacity ? 2 * source->decoding_capacity : 16;
+        int64_t *grown = realloc(source->decoding, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            writer_remember(writer, status_fail(-ENOMEM, "%s: out of memory for requests", writer->path));
+            return;
+        }
+        source->decoding = grown;
+        source->decoding_capacity = capacity;
+    }
+    track->decoding = source->n_decoding;
+    source->decoding[source->n_decoding++] = track - writer->requests;
+}
+
+static void end_decoding(struct trace_writer *writer, struct source_track *source, struct request_track *track)
+{
+    if (track->decoding >= 0) {
+        int64_t last = source->decoding[--source->n_decoding];
+        source->decoding[track->decoding] = last;
+        writer->requests[last].decoding = track->decoding;
+        track->decoding = -1;
+    }
+}
+
+// True if the request's first token was drawn in the step that is pending: its arrow leads through it.
+static bool drawn_now(const struct trace_writer *writer, const struct request_sample *sample, int32_t source)
+{
+    return sample->state == REQUEST_FIRST_TOKEN && writer->pending && writer->pending_source == source &&
+           writer->pending_step == sample->step;
 }
 
 static void annotate_request(struct event *event, const struct request_sample *sample)
@@ -88,6 +142,11 @@ void writer_on_request(void *user, const struct request_sample *sample)
     };
     struct event event;
     bool finished = sample->state == REQUEST_FINISHED;
+    if (sample->state == REQUEST_FIRST_TOKEN) {
+        begin_decoding(writer, &writer->sources[index], track);
+    } else {
+        end_decoding(writer, &writer->sources[index], track);
+    }
     if (track->open) {
         event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END, track->track, sample->time_ns);
         if (finished) {
@@ -103,9 +162,12 @@ void writer_on_request(void *user, const struct request_sample *sample)
                                  : PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN, track->track, sample->time_ns);
     event_name(&event, finished ? NAME_FINISHED : slice_names[sample->state], CATEGORY_REQUEST);
     annotate_request(&event, sample);
-    if (add_flow(writer, sample, index, track->track)) {
-        event.event.n_terminating_flow_ids = 1;
-        event.event.terminating_flow_ids = &track->track;
+    if (!finished) {
+        event.event.n_flow_ids = 1;
+        event.event.flow_ids = &track->track;
+    }
+    if (drawn_now(writer, sample, index)) {
+        add_flow(writer, track->track);
     }
     writer_put(writer, buffer, &event);
     track->open = !finished;

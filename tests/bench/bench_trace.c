@@ -24,7 +24,12 @@ static double now_s(void)
 static int write_trace(const char *path, int64_t *bytes)
 {
     struct trace_writer *writer;
-    int error = trace_writer_open(&writer, &(struct trace_writer_options){.path = path, .command = "bench_trace"});
+    struct trace_rates rates = {.bytes_per_s = 3e12};
+    for (int32_t i = 0; i < DTYPE_COUNT; i++) {
+        rates.flops_per_s[i] = 6e14;
+    }
+    struct trace_writer_options options = {.path = path, .command = "bench_trace", .rates = &rates};
+    int error = trace_writer_open(&writer, &options);
     if (error) {
         return error;
     }
