@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/status.h"
@@ -11,7 +12,7 @@
 #include "tests/trace_stream.h"
 #include "traces/trace.h"
 
-static char folder[64], path[128], other[128];
+static char folder[64], path[128], other[128], packed_path[128];
 
 static struct trace_writer *open_writer(const char *where, bool in_place)
 {
@@ -179,7 +180,11 @@ static void test_bad_input(void)
     spill(other, "[{\"ph\": \"X\"}]", 13);
     expect_bad(other, "not a Perfetto trace");
     spill(other, "\x1f\x8b\x08\x00", 4);
-    expect_bad(other, "gunzip");
+    expect_bad(other, "empty");
+    spill(other, "\x1f\x8b\x07\x00", 4);
+    expect_bad(other, "gzip's format is damaged");
+    spill(other, "\x28\xb5\x2f\xfd", 4);
+    expect_bad(other, "unzstd");
     spill(other, "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 10);
     expect_bad(other, "middle of a packet");
     spill(other, "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 12);
@@ -210,6 +215,50 @@ static void test_foreign(void)
     CHECK(mixed.unknown_packets == 4 && mixed.packets == plain.packets + 4 && mixed.stage_samples == plain.stage_samples);
     free(bytes);
     free(both);
+}
+
+// The same stream, packed and not, reads the same and is held to the same rules; cut anywhere, packed bytes yield what was
+// flushed before; damage is found.
+static void test_gzip(void)
+{
+    uint64_t seed = check_random();
+    struct trace_writer *plain = open_writer(path, false), *packed = open_writer(packed_path, false);
+    struct sample_sink sinks[] = {trace_writer_sink(plain), trace_writer_sink(packed)};
+    stream_random(&sinks[0], STREAM_SANE, 3000, seed);
+    stream_random(&sinks[1], STREAM_SANE, 3000, seed);
+    CHECK(trace_writer_close(plain) == 0 && trace_writer_close(packed) == 0);
+    struct trace_stats stats, packed_stats;
+    struct stream_log log = {0}, packed_log = {0};
+    struct sample_sink logged = stream_log_sink(&log), packed_logged = stream_log_sink(&packed_log);
+    CHECK(trace_read(path, &logged, &stats) == 0);
+    CHECK_MESSAGE(trace_read(packed_path, &packed_logged, &packed_stats) == 0, "%s", status_text());
+    CHECK(log.n == packed_log.n && memcmp(log.text, packed_log.text, log.n) == 0);
+    CHECK(stats.packets == packed_stats.packets && stats.bytes == packed_stats.bytes && !packed_stats.truncated);
+    CHECK(trace_check(packed_path, NULL, NULL) == 0);
+    size_t n_plain, n;
+    char *bytes = slurp(path, &n_plain);
+    free(bytes);
+    bytes = slurp(packed_path, &n);
+    CHECK_MESSAGE(n > 0 && n < n_plain / 2, "%zu bytes packed from %zu", n, n_plain);
+    for (int32_t i = 0; i < 100; i++) {
+        spill(other, bytes, (size_t)check_range(0, (int32_t)n - 1));
+        int error = trace_read(other, NULL, &packed_stats);
+        CHECK(error == 0 || error == -EINVAL);
+        CHECK(packed_stats.step_samples <= stats.step_samples);
+    }
+    int32_t found = 0;
+    for (int32_t i = 0; i < 100; i++) {
+        size_t at = check_random() % n;
+        char was = bytes[at];
+        bytes[at] = (char)(was ^ (1 << check_range(0, 7)));
+        spill(other, bytes, n);
+        found += trace_read(other, NULL, NULL) != 0;
+        bytes[at] = was;
+    }
+    CHECK_MESSAGE(found > 50, "damage found in %d of 100", found);
+    free(bytes);
+    free(log.text);
+    free(packed_log.text);
 }
 
 static void send_much(struct trace_writer *writer)
@@ -279,21 +328,54 @@ static void test_writer_failures(void)
 }
 
 // A live trace can be read while it is written, up to its last flush.
-static void test_live(void)
+static void test_live(const char *where)
 {
-    struct trace_writer *writer = open_writer(other, true);
+    struct trace_writer *writer = open_writer(where, true);
     struct sample_sink sink = trace_writer_sink(writer);
     int64_t seen = 0;
     for (int i = 0; i < 5; i++) {
         struct trace_stats stats;
         stream_random(&sink, STREAM_SANE, 60, check_random());
         CHECK(trace_writer_flush(writer) == 0);
-        int error = trace_read(other, NULL, &stats);
+        int error = trace_read(where, NULL, &stats);
         CHECK_MESSAGE(error == 0 && stats.step_samples > seen && stats.bytes == trace_writer_bytes(writer), "live: %s",
                       status_text());
         seen = stats.step_samples;
     }
     CHECK(trace_writer_close(writer) == 0);
+}
+
+// A process that is killed while it streams leaves a trace that reads and keeps the rules, but for what was still open.
+static void test_killed(const char *where)
+{
+    int told[2];
+    CHECK(pipe(told) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct trace_writer_options options = {.path = where, .in_place = true};
+        struct trace_writer *writer;
+        if (trace_writer_open(&writer, &options) != 0) {
+            _exit(1);
+        }
+        struct sample_sink sink = trace_writer_sink(writer);
+        for (;;) {
+            stream_random(&sink, STREAM_SANE, 300, check_random());
+            if (trace_writer_flush(writer) != 0 || write(told[1], "", 1) != 1) {
+                _exit(1);
+            }
+        }
+    }
+    char byte;
+    for (int32_t flushes = check_range(1, 5); flushes > 0; flushes--) {
+        CHECK(read(told[0], &byte, 1) == 1);
+    }
+    CHECK(child > 0 && kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
+    close(told[0]);
+    close(told[1]);
+    struct trace_stats stats;
+    int error = trace_read(where, NULL, &stats);
+    CHECK_MESSAGE((error == 0 || (error == -EINVAL && stats.truncated)) && stats.step_samples > 10 && stats.kernel_samples > 0,
+                  "killed: %d %s, %lld steps", error, status_text(), (long long)stats.step_samples);
 }
 
 int main(void)
@@ -305,6 +387,7 @@ int main(void)
     }
     snprintf(path, sizeof path, "%s/t.pftrace", folder);
     snprintf(other, sizeof other, "%s/u.pftrace", folder);
+    snprintf(packed_path, sizeof packed_path, "%s/t.pftrace.gz", folder);
     for (int32_t i = 0; i < 30; i++) {
         test_round_trip(STREAM_WILD, check_range(1, 400), i % 2);
         test_round_trip(STREAM_SANE, check_range(1, 400), i % 2);
@@ -314,11 +397,16 @@ int main(void)
     test_damaged(300);
     test_bad_input();
     test_foreign();
+    test_gzip();
     test_full_disk();
     test_writer_failures();
-    test_live();
+    test_live(other);
+    test_live(packed_path);
+    test_killed(other);
+    test_killed(packed_path);
     unlink(path);
     unlink(other);
+    unlink(packed_path);
     CHECK(rmdir(folder) == 0);
     return check_end();
 }

@@ -21,6 +21,7 @@ struct trace_writer;
 struct trace_writer_options {
     const char *path;            // written beside it (engine/output_file.h) and renamed by close
     bool in_place;               // write to path itself, so that a live trace can be read to its last flush
+    bool gzip;                   // in gzip's format; so is a file whose name ends in .gz. Readers need no telling
     const char *command;         // kept in the trace as metadata; may be NULL
     int32_t flush_interval_ms;   // 0: 500
     // Stages then tell their floor, what share of their time it is, and which rate makes it. NULL: not known.
@@ -36,7 +37,7 @@ int64_t trace_writer_bytes(const struct trace_writer *writer);
 // on failure a renamed path never exists half-written. NULL-safe.
 int trace_writer_close(struct trace_writer *writer);
 
-// Reader: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte offset and what is
+// Reader, of either format: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte offset and what is
 // wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with `truncated` set in stats.
 struct trace_stats {
     int64_t packets, bytes, stage_samples, step_samples, request_samples, counter_samples, unknown_packets;

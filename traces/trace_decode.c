@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "engine/status.h"
+#include "traces/trace_gzip.h"
 #include "traces/trace_internal.h"
 
 enum {
@@ -137,6 +138,10 @@ static int deliver(struct decoder *decoder, const Perfetto__Protos__TracePacket 
 
 static int cut_off(struct trace_decoding *decoding, int64_t offset)
 {
+    if (ferror(decoding->stream)) {
+        return status_fail(-EINVAL, "%s: cannot read behind byte %lld: %s", decoding->name, (long long)offset,
+                           errno == EBADMSG ? "what it holds in gzip's format is damaged" : strerror(errno));
+    }
     decoding->truncated = true;
     decoding->offset = offset;
     return status_fail(-EINVAL, "%s: byte %lld: the file ends in the middle of a packet; it was cut, or is still written",
@@ -230,6 +235,15 @@ static int read_field(struct decoder *decoder)
     return known ? read_packet(decoder, (size_t)size, offset) : pass_over(decoder, (int64_t)size, offset);
 }
 
+static bool more_follows(const struct trace_decoding *decoding)
+{
+    if (decoding->size != TRACE_SIZE_UNKNOWN) {
+        return decoding->offset < decoding->size;
+    }
+    int next = getc_unlocked(decoding->stream);
+    return next != EOF && ungetc(next, decoding->stream) != EOF;
+}
+
 int trace_decode(struct trace_decoding *decoding)
 {
     struct decoder decoder = {.decoding = decoding};
@@ -237,17 +251,22 @@ int trace_decode(struct trace_decoding *decoding)
     decoding->truncated = false;
     int first = decoding->size > 0 ? getc_unlocked(decoding->stream) : EOF;
     int error = 0;
-    if (first == EOF) {
+    if (first == EOF && decoding->size > 0 && ferror(decoding->stream)) {
+        error = cut_off(decoding, 0);
+    } else if (first == EOF) {
         error = status_fail(-EINVAL, "%s: is empty; expected a Perfetto trace (.pftrace)", decoding->name);
-    } else if (first == 0x1f || first == 0x28) {    // first bytes of gzip and zstd
-        error = status_fail(-EINVAL, "%s: is compressed; unpack it first (gunzip or unzstd)", decoding->name);
+    } else if (first == 0x28) {    // the first byte of zstd
+        error = status_fail(-EINVAL, "%s: is compressed; unpack it first (unzstd)", decoding->name);
     } else if (first != 0x0a) {
         error = status_fail(-EINVAL, "%s: byte 0: not a Perfetto trace (.pftrace)", decoding->name);
     } else {
         ungetc(first, decoding->stream);
     }
-    while (!error && decoding->offset < decoding->size) {
+    while (!error && more_follows(decoding)) {
         error = read_field(&decoder);
+    }
+    if (!error && ferror(decoding->stream)) {
+        error = cut_off(decoding, decoding->offset);
     }
     for (int64_t i = 0; i < decoder.n_sequences; i++) {
         trace_forget_names(decoder.sequences[i]);
@@ -274,6 +293,17 @@ int trace_open_file(FILE **stream, int64_t *size, const char *path)
                            S_ISDIR(info.st_mode) ? "a folder" : "no regular file");
     }
     *size = (int64_t)info.st_size;
-    *stream = fopen(path, "rbe");
-    return *stream ? 0 : status_fail(-EINVAL, "%s: cannot read: %s", path, strerror(errno));
+    FILE *file = fopen(path, "rbe");
+    if (!file) {
+        return status_fail(-EINVAL, "%s: cannot read: %s", path, strerror(errno));
+    }
+    unsigned char magic[2] = {0};
+    bool packed = fread(magic, 1, 2, file) == 2 && magic[0] == 0x1f && magic[1] == 0x8b;
+    rewind(file);
+    if (packed) {
+        *size = TRACE_SIZE_UNKNOWN;
+        return trace_unpack(stream, file);
+    }
+    *stream = file;
+    return 0;
 }

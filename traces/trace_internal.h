@@ -108,7 +108,7 @@ struct trace_packet {
 struct trace_decoding {
     const char *name;       // of the file, for messages
     FILE *stream;
-    int64_t size;           // bytes in it
+    int64_t size;           // bytes in it, or TRACE_SIZE_UNKNOWN: up to its end
     int (*packet)(void *user, const struct trace_packet *packet);    // an error ends the decoding
     void *user;
     int64_t packets, offset;    // out: packets seen, bytes consumed

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/status.h"
+#include "traces/trace_gzip.h"
 #include "traces/trace_writer_internal.h"
 
 enum {
@@ -34,14 +35,23 @@ static int64_t clock_ns(clockid_t id)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int write_out(struct trace_writer *writer)
+// `end`: nothing follows.
+static int write_out(struct trace_writer *writer, bool end)
 {
     FILE *stream = writer->file.stream;
-    if (writer->error || writer->out.n == 0) {
+    const uint8_t *bytes = writer->out.data;
+    size_t n = writer->out.n;
+    if (writer->error || (n == 0 && !(end && writer->packer))) {
         return writer->error;
     }
+    if (writer->packer) {
+        int error = trace_packer_pack(writer->packer, bytes, n, end, &bytes, &n);
+        if (error) {
+            return status_prefix(error, "%s: ", writer->path);
+        }
+    }
     errno = 0;
-    if (fwrite(writer->out.data, 1, writer->out.n, stream) != writer->out.n || fflush(stream) != 0) {
+    if (fwrite(bytes, 1, n, stream) != n || fflush(stream) != 0) {
         int error = errno ? errno : EIO;
         // What was flushed before is whole packets: leave exactly that.
         if (writer->in_place && ftruncate(fileno(stream), writer->file_bytes) != 0) {
@@ -49,7 +59,7 @@ static int write_out(struct trace_writer *writer)
         }
         return status_fail(-error, "%s: cannot write: %s", writer->path, strerror(error));
     }
-    writer->file_bytes += (int64_t)writer->out.n;
+    writer->file_bytes += (int64_t)n;
     writer->handed_bytes += (int64_t)writer->out.n;
     writer->out.n = 0;
     return 0;
@@ -103,7 +113,7 @@ void writer_write_sometimes(struct trace_writer *writer)
 {
     int64_t now_ns = clock_ns(CLOCK_MONOTONIC);
     if (writer->out.n >= WRITE_BYTES || now_ns - writer->flushed_ns >= writer->flush_interval_ns) {
-        writer_remember(writer, write_out(writer));
+        writer_remember(writer, write_out(writer, false));
         writer->flushed_ns = now_ns;
     }
 }
@@ -289,6 +299,12 @@ static void on_counter(void *user, const struct counter_sample *sample)
     writer_write_sometimes(writer);
 }
 
+static bool ends_in_gz(const char *path)
+{
+    size_t n = strlen(path);
+    return n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+}
+
 static int open_stream(struct trace_writer *writer, const struct trace_writer_options *options)
 {
     int error = 0;
@@ -311,6 +327,7 @@ static void free_writer(struct trace_writer *writer)
     }
     id_map_free(&writer->source_index);
     writer_free_device(writer);
+    trace_packer_close(writer->packer);
     byte_buffer_free(&writer->out);
     byte_buffer_free(&writer->step);
     free(writer->sources);
@@ -333,10 +350,11 @@ int trace_writer_open(struct trace_writer **out, const struct trace_writer_optio
     writer->rates = options->rates ? *options->rates : (struct trace_rates){0};
     writer->flush_interval_ns = (int64_t)interval_ms * 1000000;
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
-    int error = open_stream(writer, options);
+    int error = ends_in_gz(options->path) || options->gzip ? trace_packer_open(&writer->packer) : 0;
+    error = error ? error : open_stream(writer, options);
     if (!error) {
         error = encode_preamble(&writer->out, ++writer->n_tracks, options->command);
-        error = error ? error : write_out(writer);
+        error = error ? error : write_out(writer, false);
         if (error && writer->in_place) {
             fclose(writer->file.stream);
         } else if (error) {
@@ -370,7 +388,7 @@ struct sample_sink trace_writer_sink(struct trace_writer *writer)
 int trace_writer_flush(struct trace_writer *writer)
 {
     settle(writer);
-    writer_remember(writer, write_out(writer));
+    writer_remember(writer, write_out(writer, false));
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
     return writer->error ? status_fail(writer->error, "%s", writer->error_text) : 0;
 }
@@ -388,7 +406,7 @@ int trace_writer_close(struct trace_writer *writer)
     settle(writer);
     writer_end_requests(writer);
     put_sources(writer, clock_ns(CLOCK_BOOTTIME));
-    writer_remember(writer, write_out(writer));
+    writer_remember(writer, write_out(writer, true));
     int error = writer->error ? status_fail(writer->error, "%s", writer->error_text) : 0;
     if (writer->in_place) {
         if (fclose(writer->file.stream) != 0 && !error) {

@@ -48,6 +48,7 @@ struct device_names {
 struct trace_writer {
     struct output_file file;        // the stream of either way of writing
     bool in_place;
+    struct trace_packer *packer;    // NULL: not packed
     struct trace_rates rates;
     char *path;                     // owned
     int64_t flush_interval_ns, flushed_ns;
