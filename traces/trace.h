@@ -37,6 +37,9 @@ int64_t trace_writer_bytes(const struct trace_writer *writer);
 // on failure a renamed path never exists half-written. NULL-safe.
 int trace_writer_close(struct trace_writer *writer);
 
+// Ends without a file; one written in place keeps what was flushed. NULL-safe.
+void trace_writer_abandon(struct trace_writer *writer);
+
 // Reader, of either format: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte offset and what is
 // wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with `truncated` set in stats.
 struct trace_stats {

@@ -352,17 +352,14 @@ int trace_writer_open(struct trace_writer **out, const struct trace_writer_optio
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
     int error = ends_in_gz(options->path) || options->gzip ? trace_packer_open(&writer->packer) : 0;
     error = error ? error : open_stream(writer, options);
-    if (!error) {
-        error = encode_preamble(&writer->out, ++writer->n_tracks, options->command);
-        error = error ? error : write_out(writer, false);
-        if (error && writer->in_place) {
-            fclose(writer->file.stream);
-        } else if (error) {
-            output_file_abandon(&writer->file);
-        }
-    }
     if (error) {
         free_writer(writer);
+        return error;
+    }
+    error = encode_preamble(&writer->out, ++writer->n_tracks, options->command);
+    error = error ? error : write_out(writer, false);
+    if (error) {
+        trace_writer_abandon(writer);
         return error;
     }
     *out = writer;
@@ -396,6 +393,19 @@ int trace_writer_flush(struct trace_writer *writer)
 int64_t trace_writer_bytes(const struct trace_writer *writer)
 {
     return writer->handed_bytes + (int64_t)(writer->out.n + writer->step.n);
+}
+
+void trace_writer_abandon(struct trace_writer *writer)
+{
+    if (!writer) {
+        return;
+    }
+    if (writer->in_place) {
+        fclose(writer->file.stream);
+    } else {
+        output_file_abandon(&writer->file);
+    }
+    free_writer(writer);
 }
 
 int trace_writer_close(struct trace_writer *writer)
