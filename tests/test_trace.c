@@ -14,6 +14,14 @@
 
 static char folder[64], path[128], other[128], packed_path[128];
 
+static int failures;
+
+static void on_failure(void *user, const char *why)
+{
+    CHECK(strlen(why) > 0);
+    ++*(int *)user;
+}
+
 static struct trace_writer *open_writer(const char *where, bool in_place)
 {
     struct trace_rates rates = {.bytes_per_s = 3e12};
@@ -21,7 +29,8 @@ static struct trace_writer *open_writer(const char *where, bool in_place)
         rates.flops_per_s[i] = 1e12 * (i + 1);
     }
     struct trace_writer_options options = {
-        .path = where, .in_place = in_place, .command = "clsa profile --seed 7", .rates = &rates,
+        .path = where, .in_place = in_place, .command = "clsa profile --seed 7", .rates = &rates, .failed = on_failure,
+        .user = &failures,
     };
     struct trace_writer *writer;
     int error = trace_writer_open(&writer, &options);
@@ -282,7 +291,9 @@ static void test_full_disk(void)
     CHECK(trace_writer_flush(live) == 0);
     int64_t flushed = trace_writer_bytes(live);
     setrlimit(RLIMIT_FSIZE, &small);
+    CHECK(failures == 0);
     send_much(writer);
+    CHECK(failures == 1);    // told at once, and once
     int error = trace_writer_close(writer);
     CHECK_MESSAGE(error == -EFBIG && strstr(status_text(), path), "close on a full disk: %d %s", error, status_text());
     send_much(live);

@@ -26,6 +26,10 @@ struct trace_writer_options {
     int32_t flush_interval_ms;   // 0: 500
     // Stages then tell their floor, what share of their time it is, and which rate makes it. NULL: not known.
     const struct trace_rates *rates;    // borrowed for the call
+    // Called once when the trace fails (a full disk), in the midst of the sink: nothing is written any more, and what
+    // feeds the sink need not stop. NULL: it shows at close only.
+    void (*failed)(void *user, const char *why);
+    void *user;
 };
 
 int trace_writer_open(struct trace_writer **out, const struct trace_writer_options *options);

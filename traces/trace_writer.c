@@ -25,6 +25,9 @@ void writer_remember(struct trace_writer *writer, int error)
     if (error && !writer->error) {
         writer->error = error;
         snprintf(writer->error_text, sizeof writer->error_text, "%s", status_text());
+        if (writer->failed) {
+            writer->failed(writer->user, writer->error_text);
+        }
     }
 }
 
@@ -350,6 +353,8 @@ int trace_writer_open(struct trace_writer **out, const struct trace_writer_optio
     writer->rates = options->rates ? *options->rates : (struct trace_rates){0};
     writer->flush_interval_ns = (int64_t)interval_ms * 1000000;
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
+    writer->failed = options->failed;
+    writer->user = options->user;
     int error = ends_in_gz(options->path) || options->gzip ? trace_packer_open(&writer->packer) : 0;
     error = error ? error : open_stream(writer, options);
     if (error) {

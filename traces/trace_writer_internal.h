@@ -54,6 +54,8 @@ struct trace_writer {
     int64_t flush_interval_ns, flushed_ns;
     int error;                      // the first failure; nothing is written after it
     char error_text[512];
+    void (*failed)(void *user, const char *why);
+    void *user;
     int64_t handed_bytes;           // of packets, safely handed to the file
     int64_t file_bytes;             // what the file has for them
     int64_t last_ns;                // the latest time of an event

@@ -136,6 +136,14 @@ static bool do_record(struct ui *ui, const struct state *state, const char *argu
     return true;
 }
 
+static bool do_dump(struct ui *ui, const struct state *state, const char *argument, struct request_to_owner *request)
+{
+    (void)ui, (void)state;
+    request->command = COMMAND_DUMP;
+    snprintf(request->text, sizeof request->text, "%s", argument);
+    return true;
+}
+
 static bool do_theme(struct ui *ui, const struct state *state, const char *argument, struct request_to_owner *request)
 {
     (void)state, (void)request;
@@ -170,7 +178,7 @@ static const struct {
     {"baseline", do_baseline, method_candidate, true}, {"phase", do_phase, phase_candidate, true},
     {"filter", do_filter, NULL, false}, {"step", do_step, NULL, true}, {"rate", do_rate, NULL, true},
     {"theme", do_theme, theme_candidate, true}, {"export", do_export, NULL, false},
-    {"record", do_record, NULL, false}, {"save", do_save, NULL, false}, {"quit", do_quit, NULL, false},
+    {"record", do_record, NULL, false}, {"dump", do_dump, NULL, false}, {"save", do_save, NULL, false}, {"quit", do_quit, NULL, false},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -178,7 +186,7 @@ const struct command_help command_helps[] = {
     {":view NAME", "another view"}, {":method NAME", "that one; all: in turn"}, {":baseline NAME", "of speed-ups"},
     {":phase NAME", "decode, prefill, mixed"}, {":filter TEXT", "as /; none: all"}, {":step N", "on the timeline"},
     {":rate N", "redraws a second"}, {":theme NAME", "colours"}, {":export FILE", ".txt, .csv or .json"},
-    {":record FILE", "a trace, until r"}, {":save", "settings, for next time"},
+    {":record FILE", "a trace, until r"}, {":dump FILE", "the last 30 s"}, {":save", "settings, for next time"},
 };
 const int32_t command_n_helps = (int32_t)(sizeof command_helps / sizeof command_helps[0]);
 

@@ -82,6 +82,18 @@ static void export_shown(struct session *session, const char *path)
     free(screen);
 }
 
+// A name for a trace, where none was given.
+static const char *trace_path(char name[64], const char *given)
+{
+    struct tm local;
+    time_t now = time(NULL);
+    if (*given) {
+        return given;
+    }
+    strftime(name, 64, "clsa-%Y%m%d-%H%M%S.pftrace", localtime_r(&now, &local));
+    return name;
+}
+
 static void toggle_recording(struct session *session, const char *path)
 {
     char name[64];
@@ -89,13 +101,15 @@ static void toggle_recording(struct session *session, const char *path)
         tell(&session->ui, recorder_stop(session->recorder), "The recording ends with this step.", "");
         return;
     }
-    if (!*path) {
-        struct tm local;
-        time_t now = time(NULL);
-        strftime(name, sizeof name, "clsa-%Y%m%d-%H%M%S.pftrace", localtime_r(&now, &local));
-        path = name;
-    }
+    path = trace_path(name, path);
     tell(&session->ui, recorder_start(session->recorder, path), "Recording, until r:", path);
+}
+
+static void dump_ring(struct session *session, const char *path)
+{
+    char name[64];
+    path = trace_path(name, path);
+    tell(&session->ui, recorder_dump(session->recorder, path), "The last 30 s:", path);
 }
 
 static void save_settings(struct session *session)
@@ -119,6 +133,7 @@ static void act(struct session *session, const struct request_to_owner *request)
     case COMMAND_NONE: return;
     case COMMAND_EXPORT: export_shown(session, request->text); return;
     case COMMAND_RECORD: toggle_recording(session, request->text); return;
+    case COMMAND_DUMP: dump_ring(session, request->text); return;
     case COMMAND_SAVE_SETTINGS: save_settings(session); return;
     case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN:
         session->stream->command(session->stream->user, request, &session->sink);

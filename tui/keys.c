@@ -22,6 +22,7 @@ const struct ui_key_help ui_keys[] = {
     {"f", "decode or prefill", -1, false},
     {"< > R", "sort, reverse", -1, false},
     {"r", "record a trace; again: end it", -1, false},
+    {"D", "the last 30 s to a trace", -1, false},
     {"e", "the view to a file; :export names it", -1, false},
     {":", "a command, completed by Tab", -1, false},
     {"mouse", "tabs, scroll, select", -1, false},
@@ -266,6 +267,7 @@ static struct request_to_owner order(struct ui *ui, const struct state *state, i
         request.command = ui->paused ? COMMAND_PAUSE : COMMAND_RESUME;
         break;
     case 'r': request.command = COMMAND_RECORD; break;
+    case 'D': request.command = COMMAND_DUMP; break;
     case 'e': request.command = COMMAND_EXPORT; break;
     case 's': request.command = ui->paused ? COMMAND_STEP : COMMAND_NONE; break;
     case 'm': request = next_method(ui, state); break;

@@ -14,4 +14,6 @@ struct sample_sink recorder_sink(struct recorder *recorder);
 
 int recorder_start(struct recorder *recorder, const char *path);
 int recorder_stop(struct recorder *recorder);          // once the step that is under way has ended
+// The last half minute, recorded or not, as a trace of its own.
+int recorder_dump(struct recorder *recorder, const char *path);
 bool recorder_active(const struct recorder *recorder);
