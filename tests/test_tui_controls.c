@@ -262,6 +262,15 @@ static void test_recorder(void)
                       read.last_step == 4, "%lld steps, %lld stages in the file", (long long)read.steps,
                   (long long)read.stages);
     CHECK(recorder_start(recorder, "/nowhere/at/all.pftrace") < 0 && !recorder_active(recorder));
+    // A dump holds whole steps too, recorded or not, up to the one that is under way.
+    step_of(&sink, 55, 0, 2);
+    read = (struct counted){0};
+    CHECK(recorder_dump(recorder, path_of("dump.pftrace")) == 0);
+    CHECK(trace_read(path_of("dump.pftrace"), &from_file, NULL) == 0);
+    CHECK_MESSAGE(read.steps == 5 && read.stages == 25 && read.first_step == 1 && read.last_step == 5,
+                  "%lld steps, %lld stages in the dump", (long long)read.steps, (long long)read.stages);
+    step_of(&sink, 55, 2, 5);
+    CHECK(recorder_dump(recorder, "/nowhere/at/all.pftrace") < 0);
     CHECK(recorder_start(recorder, path_of("last.pftrace")) == 0);
     step_of(&sink, 6, 0, 5);
     CHECK(recorder_close(recorder) == 0);    // ends what is still being written
