@@ -7,7 +7,7 @@
 #include "tests/trace_stream.h"
 #include "traces/trace_ring.h"
 
-enum { FOREVER_NS = INT64_MAX / 4 };
+#define FOREVER_NS (INT64_MAX / 4)
 
 static char folder[64], path[128];
 
