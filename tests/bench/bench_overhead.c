@@ -18,7 +18,7 @@
 #include "engine/status.h"
 #include "traces/trace.h"
 
-enum { MODES = 4, KERNEL_MODE = 2, MAX_TURNS = 64, WARM_STEPS = 20, MAX_BATCHES = 8, NAMES = 32, MAX_SLICES = 1 << 16 };
+enum { MODES = 4, OFF_MODE = 0, KERNEL_MODE = 2, GRAPH_MODE = 3, MAX_TURNS = 64, WARM_STEPS = 20, MAX_BATCHES = 8, NAMES = 32, MAX_SLICES = 1 << 16 };
 
 static const struct {
     const char *name;
@@ -43,7 +43,8 @@ struct seen {
 };
 
 struct bench {
-    const char *model, *methods, *prompt, *results, *commit, *driver, *batch_list;
+    const char *model, *methods, *prompt, *results, *commit, *driver, *batch_list, *mode_list;
+    bool chosen[MODES];
     int32_t context, steps, turns, device;
     int32_t batches[MAX_BATCHES], n_batches, batch;    // batch: the one that runs
     int32_t *text, n_text;
@@ -201,7 +202,7 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
     const struct seen *seen = &bench->seen[mode];
     double percent[MAX_TURNS], ms[MAX_TURNS];
     for (int32_t t = 0; t < bench->turns; t++) {
-        percent[t] = 100 * (bench->step_ms[mode][t] / bench->step_ms[0][t] - 1);
+        percent[t] = 100 * (bench->step_ms[mode][t] / bench->step_ms[OFF_MODE][t] - 1);
         ms[t] = bench->step_ms[mode][t];
     }
     qsort(percent, (size_t)bench->turns, sizeof *percent, compare_doubles);
@@ -222,7 +223,7 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
         printf("       no stage: %s\n", seen->names[n]);
     }
     fflush(stdout);
-    if (mode > 0) {
+    if (mode != OFF_MODE) {
         fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\toverhead.%s\t%.3g\t%.3g\t-\tpercent\n", bench->date,
                 bench->commit, bench->device_name, bench->driver, bench->model, method, bench->context, bench->batch,
                 modes[mode].name, median, spread);
@@ -258,7 +259,7 @@ static int fill(struct bench *bench, const struct plan *plan, struct model_file 
 // kernels first, so that their nodes' stages are known.
 static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *out)
 {
-    const int first[MODES] = {KERNEL_MODE, 0, 1, 3};
+    const int first[MODES] = {KERNEL_MODE, OFF_MODE, 1, 3};
     double ignored;
     int error = 0;
     while (engine_stats(bench->engine).running < bench->batch && !error) {
@@ -266,16 +267,18 @@ static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *
         error = engine_fork(bench->engine, id, &other);
     }
     for (int m = 0; m < MODES && !error; m++) {
-        error = turn(bench, first[m], &ignored);
+        error = bench->chosen[first[m]] ? turn(bench, first[m], &ignored) : 0;
     }
     memset(bench->seen, 0, sizeof bench->seen);
     for (int32_t t = 0; t < bench->turns && !error; t++) {
         for (int mode = 0; mode < MODES && !error; mode++) {
-            error = turn(bench, mode, &bench->step_ms[mode][t]);
+            error = bench->chosen[mode] ? turn(bench, mode, &bench->step_ms[mode][t]) : 0;
         }
     }
     for (int mode = 0; mode < MODES && !error; mode++) {
-        report(bench, method, mode, out);
+        if (bench->chosen[mode]) {
+            report(bench, method, mode, out);
+        }
     }
     return error;
 }
@@ -290,7 +293,9 @@ static int run_method(struct bench *bench, const char *method, FILE *out)
     int64_t id = 0;
     int error = command_model_open(&file, bench->model, method, &flags, 1);
     error = error ? error : command_plan_build(&plan, file, method, &flags);
-    error = error ? error : collector_open(&collector, COLLECTOR_KERNELS, &nobody);    // CUPTI wants to be there first
+    if (!error && (bench->chosen[KERNEL_MODE] || bench->chosen[GRAPH_MODE])) {    // CUPTI wants to be there first
+        error = collector_open(&collector, modes[bench->chosen[KERNEL_MODE] ? KERNEL_MODE : GRAPH_MODE].source, &nobody);
+    }
     error = error ? error : fill(bench, &plan, file, &id);
     collector_close(collector);
     if (!error) {
@@ -305,6 +310,24 @@ static int run_method(struct bench *bench, const char *method, FILE *out)
     bench->engine = NULL;
     model_file_close(file);
     return error;
+}
+
+static int choose_modes(struct bench *bench)
+{
+    char list[128];
+    snprintf(list, sizeof list, "%s", bench->mode_list);
+    bench->chosen[OFF_MODE] = true;
+    for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
+        int mode = 0;
+        while (mode < MODES && strcmp(modes[mode].name, name) != 0) {
+            mode++;
+        }
+        if (mode == MODES) {
+            return status_fail(-EINVAL, "--modes: %s: expected stage, kernel, graph", name);
+        }
+        bench->chosen[mode] = true;
+    }
+    return 0;
 }
 
 // "1,32": ascending, because sequences are only added.
@@ -331,6 +354,7 @@ static int run(struct bench *bench)
     time_t now = time(NULL);
     strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     int error = read_batches(bench, bench->batch_list);
+    error = error ? error : choose_modes(bench);
     error = error ? error : measure_read_prompt(&bench->text, &bench->n_text, bench->prompt);
     FILE *out = error ? NULL : fopen(bench->results, "ae");
     if (!error && !out) {
@@ -357,12 +381,14 @@ int main(int argc, char **argv)
                                  .driver = "-",
                                  .context = 16384,
                                  .batch_list = "1,32",
+                                 .mode_list = "stage,kernel,graph",
                                  .steps = 160,
                                  .turns = 5};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
         {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M,M,...", "methods"},
         {"prompt", OPTION_TEXT, &bench.prompt, 0, 0, "FILE", "text, repeated"},
+        {"modes", OPTION_TEXT, &bench.mode_list, 0, 0, "M,M,...", "against off: stage, kernel, graph"},
         {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "of each sequence"},
         {"batch", OPTION_TEXT, &bench.batch_list, 0, 0, "N,N,...", "sequences decoded together"},
         {"steps", OPTION_INT, &bench.steps, 16, 1 << 20, "steps", "of one turn of one mode"},
