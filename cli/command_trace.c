@@ -256,6 +256,7 @@ static const struct {
     {"info", "what a trace holds: sources, spans, counts", trace_info},
     {"summary", "where its time went: per method, phase and stage, and by kernels", trace_summarise},
     {"diff", "which stage got slower from one trace to another, and whether that is more than chance", trace_diff},
+    {"import", "a recording of PyTorch's profiler (vLLM, SGLang) as a trace", trace_import},
     {"check", "whether it keeps Perfetto's rules and its steps add up", trace_verify},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

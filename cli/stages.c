@@ -39,7 +39,8 @@ struct figures {
 static void add_row(struct table *table, const struct sample_source *source, const struct summary_step *step,
                     const struct figures *row)
 {
-    bool rates = row->total_ns > 0;
+    // A stage without bytes and operations was not priced: that is unknown, not none.
+    bool rates = row->total_ns > 0 && (row->bytes > 0 || row->flops > 0);
     table_row(table);
     table_text(table, "method", source->method);
     table_number(table, "source", source->id);

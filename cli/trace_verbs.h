@@ -4,3 +4,4 @@
 
 int trace_summarise(int argc, char **argv);
 int trace_diff(int argc, char **argv);
+int trace_import(int argc, char **argv);

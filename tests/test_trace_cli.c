@@ -160,6 +160,15 @@ int main(void)
     expect("diff --fail-over 5 %1$s-slow %1$s-slow", 0, "same", "");
     expect("diff %1$s", 2, "", "usage");
     expect("diff %1$s %1$s-missing", 2, "", "No such file");
+    expect("import tests/data/kineto/vllm.json --json --out %s-imported", 0, "\"steps\": 2.0", "");
+    CHECK(strstr(out, "void some_project::prepare_inputs_kernel"));
+    expect("check %s-imported", 0, "no findings", "");
+    expect("summary --kernels %s-imported", 0, "reshape_and_cache_flash_kernel", "");
+    expect("import tests/data/kineto/vllm.json --out %s-imported --rules tests/data/kineto/vllm.json", 2, "", "vllm.json:1: ");
+    expect("import tests/data/kineto/vllm.json", 2, "", "--out FILE is missing");
+    expect("import tests/data/kineto/vllm.json --phase mixed --out %s-imported", 2, "", "expected prefill or decode");
+    expect("import %1$s --out %1$s-none", 2, "", "expected a Chrome trace");
+    expect("info %s-none", 2, "", "No such file");
     expect("check %s", 0, "no findings", "");
     expect("check --json %s", 0, "\"findings\": []", "");
     expect("info %s-cut", 2, "yes", "middle of a packet");
@@ -173,6 +182,7 @@ int main(void)
     expect("--help", 0, "usage", "");
     test_sums();
     remove_steps("quick");
+    remove_steps("imported");
     remove_steps("slow");
     unlink(trace);
     unlink(cut);

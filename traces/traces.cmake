@@ -12,3 +12,13 @@ add_library(trace_proto OBJECT ${TRACE_PROTO_DIR}/trace.pb-c.c ${TRACE_PROTO_DIR
 target_link_libraries(trace_proto PUBLIC PkgConfig::PROTOBUF_C)
 target_include_directories(trace_proto SYSTEM INTERFACE ${TRACE_PROTO_DIR})
 target_link_libraries(traces PRIVATE trace_proto)
+
+# The rules by which recordings of other engines are read, compiled in: the program needs no file beside itself.
+add_custom_command(
+    OUTPUT ${CMAKE_BINARY_DIR}/generated/serving_rules.c
+    COMMAND ${CMAKE_COMMAND} -D IN=${CMAKE_SOURCE_DIR}/traces/rules/serving.rules
+            -D OUT=${CMAKE_BINARY_DIR}/generated/serving_rules.c -D NAME=serving_rules
+            -P ${CMAKE_SOURCE_DIR}/sim/embed.cmake
+    DEPENDS ${CMAKE_SOURCE_DIR}/traces/rules/serving.rules ${CMAKE_SOURCE_DIR}/sim/embed.cmake
+    VERBATIM)
+target_sources(traces PRIVATE ${CMAKE_BINARY_DIR}/generated/serving_rules.c)
