@@ -23,7 +23,7 @@
 #include "engine/status.h"
 
 enum { MAX_BATCHES = 4, COUNTED_STEPS = 3, SAMPLED_STEPS = 20, ANSWER_TOKENS = 512 };
-enum { KNOWN_BYTES = 1 << 30, KNOWN_REPEATS = 32, BLOCKS = 132 * 16, THREADS = 256 };
+enum { KNOWN_BYTES = 1 << 30, KNOWN_REPEATS = 32, BUSY_BYTES = 10000000, BLOCKS = 132 * 16, THREADS = 256 };
 
 struct bench {
     const char *model, *methods, *batches, *prompt, *results, *commit, *driver;
@@ -160,6 +160,7 @@ struct sampled {
     int32_t n_metrics, n;
     double sum[16];    // of each metric
     int64_t first_ns, last_ns;
+    int64_t busy_begin_ns, busy_end_ns;    // from the first sample with many bytes to the last
 };
 
 static void on_sample(void *user, const struct pm_sample *sample)
@@ -167,6 +168,10 @@ static void on_sample(void *user, const struct pm_sample *sample)
     struct sampled *sampled = user;
     sampled->first_ns = sampled->n++ ? sampled->first_ns : sample->begin_ns;
     sampled->last_ns = sample->end_ns;
+    if (sample->values[0] > BUSY_BYTES) {
+        sampled->busy_begin_ns = sampled->busy_begin_ns ? sampled->busy_begin_ns : sample->begin_ns;
+        sampled->busy_end_ns = sample->end_ns;
+    }
     for (int32_t i = 0; i < sampled->n_metrics; i++) {
         sampled->sum[i] += sample->values[i];
     }
@@ -174,6 +179,7 @@ static void on_sample(void *user, const struct pm_sample *sample)
 
 static int check_sampling(struct bench *bench, struct known *known)
 {
+    const struct timespec idle = {.tv_nsec = 20000000};    // the chip does nothing before and after
     struct pm_options options = {.device = bench->device};
     struct pm_sampler *sampler;
     struct sampled sampled = {0};
@@ -183,20 +189,24 @@ static int check_sampling(struct bench *bench, struct known *known)
         return error;
     }
     const char *const *metrics = pm_sampler_metrics(sampler, &sampled.n_metrics);
-    int64_t begin_ns = collector_now_ns();
     error = pm_sampler_start(sampler);
+    nanosleep(&idle, NULL);
+    int64_t begin_ns = collector_now_ns();
     for (int i = 0; i < KNOWN_REPEATS && !error; i++) {
         error = known_read(known, KNOWN_BYTES);
     }
     known->synchronize();
     int64_t end_ns = collector_now_ns();
+    nanosleep(&idle, NULL);
     error = error ? error : pm_sampler_stop(sampler);
+    int64_t read_ns = collector_now_ns();
     int n = error ? error : pm_sampler_read(sampler, on_sample, &sampled, &lost);
-    int64_t read_ns = collector_now_ns() - end_ns;
-    printf("sampled %d in %.1f ms (lost %d, read in %.1f ms), first begins %+.3f ms after the start, last ends %+.3f "
-           "ms after the end\n",
-           n, (double)(end_ns - begin_ns) * 1e-6, lost, (double)read_ns * 1e-6,
-           (double)(sampled.first_ns - begin_ns) * 1e-6, (double)(sampled.last_ns - end_ns) * 1e-6);
+    read_ns = collector_now_ns() - read_ns;
+    printf("sampled %d over %.1f ms (lost %d, read in %.1f ms): the kernels ran for %.3f ms, samples are busy from %+.3f "
+           "ms after their launch to %+.3f ms after their end\n",
+           n, (double)(sampled.last_ns - sampled.first_ns) * 1e-6, lost, (double)read_ns * 1e-6,
+           (double)(end_ns - begin_ns) * 1e-6, (double)(sampled.busy_begin_ns - begin_ns) * 1e-6,
+           (double)(sampled.busy_end_ns - end_ns) * 1e-6);
     for (int32_t i = 0; i < sampled.n_metrics && n > 0; i++) {
         printf("  %-64s sum %.6g mean %.6g\n", metrics[i], sampled.sum[i], sampled.sum[i] / n);
     }
