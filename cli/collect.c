@@ -15,6 +15,7 @@ static const struct {
     [COLLECT_OFF] = {"off", COLLECTOR_STEPS},
     [COLLECT_KERNEL] = {"kernel", COLLECTOR_KERNELS},
     [COLLECT_GRAPH] = {"graph", COLLECTOR_GRAPHS},
+    [COLLECT_COUNTERS] = {"counters", COLLECTOR_CPU_CLOCK},
 };
 
 static bool needs_gpu(enum collect mode)
@@ -31,7 +32,7 @@ int collect_resolve(struct collect_flags *flags, const char *device)
         }
     }
     if (mode == COLLECT_COUNT) {
-        return status_fail(-EINVAL, "--collect %s: expected off, stage, kernel or graph", flags->mode_name);
+        return status_fail(-EINVAL, "--collect %s: expected off, stage, kernel, graph or counters", flags->mode_name);
     }
     if (needs_gpu((enum collect)mode) && strncmp(device, "cuda", 4) != 0) {
         return status_fail(-EINVAL, "--collect %s: only a GPU has kernels to collect; use --device cuda, or --collect stage",

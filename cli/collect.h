@@ -9,6 +9,7 @@ enum collect {
     COLLECT_OFF,       // steps only
     COLLECT_KERNEL,    // each kernel of a GPU
     COLLECT_GRAPH,     // as stage, and each recorded step whole
+    COLLECT_COUNTERS,  // as stage, and what hardware counts beside it (cli/counting.h)
     COLLECT_COUNT
 };
 
@@ -19,8 +20,8 @@ struct collect_flags {
     enum collect mode;         // set by collect_resolve
 };
 #define COLLECT_OPTIONS(flags)                                                                                          \
-    {"collect", OPTION_TEXT, &(flags).mode_name, 0, 0, "off|stage|kernel|graph",                                        \
-     "what is looked at (default: stage); kernel and graph on a GPU"},                                                  \
+    {"collect", OPTION_TEXT, &(flags).mode_name, 0, 0, "off|stage|kernel|graph|counters",                               \
+     "what is looked at (default: stage); kernel and graph on a GPU; counters runs twice there"},                       \
     {"every", OPTION_INT, &(flags).every, 0, 1 << 20, "steps",                                                          \
      "on a GPU, one decode step in so many tells its stages; 0: 16"}
 

@@ -7,7 +7,10 @@
 #include "cli/command.h"
 #include "cli/table.h"
 #include "cupti/cupti_activity.h"
+#include "cupti/nvml.h"
 #include "cupti/nvtx.h"
+#include "cupti/perf_events.h"
+#include "cupti/pm_sampling.h"
 #include "engine/status.h"
 #include "sim/device.h"
 
@@ -152,6 +155,17 @@ static void add_collectors(struct table *table)
     char cupti[640];
     add_collector(table, "kernels (CUPTI)", activity_describe(cupti, sizeof cupti) == 0 ? cupti : status_text());
     add_collector(table, "ranges for nsys, ncu (NVTX)", nvtx_state());
+    struct pm_sampler *sampler;
+    struct nvml *nvml;
+    struct perf_events *events;
+    const struct pm_options options = {0};
+    bool refused = pm_sampler_open(&sampler, &options) != 0;
+    add_collector(table, "hardware counters (CUPTI)", refused ? status_text() : "permitted");
+    pm_sampler_close(sampler);
+    add_collector(table, "clocks, power, energy (NVML)", nvml_open(&nvml, 0, NULL, NULL) ? status_text() : "here");
+    nvml_close(nvml);
+    add_collector(table, "CPU counters", perf_events_open(&events) ? status_text() : "permitted");
+    perf_events_close(events);
 }
 
 struct devices {

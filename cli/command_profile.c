@@ -20,6 +20,7 @@ struct profile {
     int32_t *tokens, n_tokens;
     struct trace_writer *writer;
     struct trace_summary *summary;
+    struct table *counting[COUNTING_TABLES];    // NULL: nothing is counted
 };
 
 // One method's model and plan; only looked at where `run` is false.
@@ -42,6 +43,9 @@ static int profile_method(struct profile *profile, const char *method, bool run)
             .collect = profile->collect.mode, .stage_every = profile->collect.every,
         };
         error = measure(&measured, &options);
+        if (!error && profile->counting[0]) {
+            counting_tables_add(profile->counting, plan.method, &measured.counting);
+        }
     }
     measurement_free(&measured);
     model_file_close(file);
@@ -64,6 +68,27 @@ static int profile_all(struct profile *profile, bool run)
     return n > 0 ? error : status_fail(-EINVAL, "--method: none named");
 }
 
+// The summary and, where something was counted, what.
+static void print_tables(const struct profile *profile, const struct table *summary)
+{
+    const struct table *tables[1 + COUNTING_TABLES] = {summary};
+    int32_t n = 1;
+    for (int32_t i = 0; i < COUNTING_TABLES; i++) {
+        if (profile->counting[i] && table_rows(profile->counting[i]) > 0) {
+            tables[n++] = profile->counting[i];
+        }
+    }
+    if (profile->json) {
+        tables_print_json(tables, n, stdout);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        fputs(i > 0 ? "\n" : "", stdout);
+        table_print(tables[i], stdout);
+    }
+    fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->out, profile->out);
+}
+
 static int run(struct profile *profile)
 {
     int error = plan_flags_resolve(&profile->flags);
@@ -71,6 +96,9 @@ static int run(struct profile *profile)
     error = error ? error : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt, profile->text);
     error = error ? error : profile_all(profile, false);    // wrong input must not replace an older trace
     error = error ? error : trace_summary_open(&profile->summary);
+    if (!error && profile->collect.mode == COLLECT_COUNTERS) {
+        error = counting_tables_open(profile->counting, strncmp(profile->device, "cuda", 4) == 0);
+    }
     struct trace_writer_options options = {.path = profile->out, .command = "clsa profile"};
     interrupt_catch();
     error = error ? error : trace_writer_open(&profile->writer, &options);
@@ -89,12 +117,7 @@ static int run(struct profile *profile)
     if (!table) {
         return status_fail(-ENOMEM, "out of memory for the table");
     }
-    if (profile->json) {
-        table_print_json(table, stdout);
-    } else {
-        table_print(table, stdout);
-        fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->out, profile->out);
-    }
+    print_tables(profile, table);
     table_close(table);
     return 0;
 }
@@ -131,6 +154,9 @@ int command_profile(int argc, char **argv)
     }
     error = error ? error : run(&profile);
     trace_summary_close(profile.summary);
+    for (int32_t i = 0; i < COUNTING_TABLES; i++) {
+        table_close(profile.counting[i]);
+    }
     free(profile.tokens);
     return error ? command_fail("profile", error) : EXIT_DONE;
 }

@@ -8,9 +8,9 @@
 #include "engine/status.h"
 
 static const struct table_column counted_columns[] = {
-    {"method", "method", -1},         {"phase", "phase", -1},          {"stage", "stage", -1},
-    {"count", "count", 0},            {"model_mb", "model MB", 2},     {"read_mb", "read MB", 2},
-    {"written_mb", "written MB", 2},  {"ratio", "moved / model", 3},
+    {"method", "method", -1},        {"phase", "phase", -1},        {"stage", "stage", -1},
+    {"count", "count", 0},           {"model_mb", "model MB", 2},   {"read_mb", "read MB", 2},
+    {"written_mb", "written MB", 2}, {"ratio", "moved / model", 3},
 };
 
 // The metrics that a table shows, by the names of those who count them.
@@ -49,7 +49,6 @@ enum {
 int counting_open(struct counting *out, bool gpu, int32_t device, const struct sample_sink *sink)
 {
     struct counters_options options = {.gpu = gpu, .device = device, .sink = *sink};
-    *out = (struct counting){0};
     int error = counters_open(&out->counters, &options);
     for (int32_t i = 0; !error && counters_note(out->counters, i); i++) {
         fprintf(stderr, "not counted: %s\n", counters_note(out->counters, i));
@@ -90,7 +89,8 @@ int counting_tables_open(struct table **tables, bool gpu)
     for (int32_t i = 0; i < n; i++) {
         columns[FIRST_METRIC + i] = metrics[i].column;
     }
-    tables[COUNTING_COUNTED] = table_open("counted", counted_columns, sizeof counted_columns / sizeof counted_columns[0]);
+    tables[COUNTING_COUNTED] =
+        table_open("counted", counted_columns, sizeof counted_columns / sizeof counted_columns[0]);
     tables[COUNTING_SAMPLED] = table_open("sampled", columns, FIRST_METRIC + n);
     return tables[COUNTING_COUNTED] && tables[COUNTING_SAMPLED] ? 0 : status_fail(-ENOMEM, "out of memory for tables");
 }
@@ -106,7 +106,9 @@ static void begin_row(struct table *table, const char *method, enum phase phase,
 
 static void add_counted(struct table *table, const char *method, const struct stage_counts *counts)
 {
-    struct { int64_t count, model, read, written; } sums[PHASE_COUNT][STAGE_COUNT] = {0};
+    struct {
+        int64_t count, model, read, written;
+    } sums[PHASE_COUNT][STAGE_COUNT] = {0};
     int64_t n;
     const struct stage_count *all = stage_counts_all(counts, &n);
     for (int64_t i = 0; i < n; i++) {

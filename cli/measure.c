@@ -190,6 +190,41 @@ static int run_to_end(struct engine *engine, const struct measure_options *optio
     return error;
 }
 
+// A pass before the run: the same steps, launched operator by operator, each stage counted by the GPU. Where it refuses,
+// one line on stderr says why.
+static int count_stages(struct counting *counting, const struct measure_options *options,
+                        const struct engine_options *run)
+{
+    const struct counters_libraries libraries = {0};
+    struct engine_options eager = *run;
+    struct measure_options silent = *options;
+    struct measurement ignored = {.tokens = calloc((size_t)options->output_tokens, sizeof *ignored.tokens)};
+    struct engine *engine = NULL;
+    int64_t first = 0;
+    int refused = 0, error = ignored.tokens ? 0 : status_fail(-ENOMEM, "out of memory");
+    error = error ? error : stage_counts_open(&counting->counts);
+    if (!error) {
+        silent.token = NULL;
+        eager.eager = true;
+        eager.observer = stage_counts_observer(counting->counts);
+        error = engine_open(&engine, &eager);
+    }
+    if (!error) {
+        refused = stage_counts_start(counting->counts, run->device, &libraries);
+    }
+    if (!error && !refused) {
+        error = submit_all(engine, &silent, &first);
+        error = error ? error : run_to_end(engine, &silent, first, &ignored);
+        refused = error ? 0 : stage_counts_stop(counting->counts);
+    }
+    if (refused) {
+        fprintf(stderr, "not counted: %s\n", status_text());
+    }
+    engine_close(engine);
+    free(ignored.tokens);
+    return error;
+}
+
 int measure(struct measurement *out, const struct measure_options *options)
 {
     *out = (struct measurement){0};
@@ -211,16 +246,35 @@ int measure(struct measurement *out, const struct measure_options *options)
         error = status_fail(-EINVAL, "--context %d and --output %d: a sequence has at most %d tokens",
                             options->context_tokens, options->output_tokens, MAX_CONTEXT);
     }
-    error = error ? error : collect_open(&collector, options->collect, &sink);
     if (error) {
         goto done;
     }
     struct engine_options engine_options = {
         .plan = options->plan, .model = options->model, .backend = backend, .threads = options->threads,
         .device = number, .max_seqs = options->batch, .max_context = options->context_tokens + options->output_tokens,
-        .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device), .observer = collector_observer(collector),
+        .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device),
         .stage_every = options->stage_every,
     };
+    struct sample_sink outer = sink;
+    if (options->collect == COLLECT_COUNTERS) {
+        bool gpu = strcmp(backend, "cuda") == 0;
+        error = gpu ? count_stages(&out->counting, options, &engine_options) : 0;
+        error = error ? error : counting_open(&out->counting, gpu, number, &sink);
+    }
+    if (!error && out->counting.counters) {
+        fanout.sinks[fanout.n++] = counters_sink(out->counting.counters);
+    }
+    if (!error && out->counting.counts) {
+        outer = stage_counts_sink(out->counting.counts, &sink);
+    }
+    error = error ? error : collect_open(&collector, options->collect, &outer);
+    if (error) {
+        goto done;
+    }
+    engine_options.observer = collector_observer(collector);
+    if (out->counting.counters) {
+        engine_options.observer = counters_observer(out->counting.counters, engine_options.observer);
+    }
     error = engine_open(&engine, &engine_options);
     if (error) {
         goto done;
@@ -238,6 +292,7 @@ int measure(struct measurement *out, const struct measure_options *options)
 done:
     engine_close(engine);
     collector_close(collector);
+    counting_stop(&out->counting);
     if (!error && steps.out_of_memory) {
         error = status_fail(-ENOMEM, "out of memory for step durations");
     }
@@ -252,5 +307,6 @@ done:
 void measurement_free(struct measurement *measurement)
 {
     free(measurement->tokens);
+    counting_close(&measurement->counting);
     *measurement = (struct measurement){0};
 }

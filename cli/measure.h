@@ -3,6 +3,7 @@
 
 #include "cli/collect.h"
 #include "cli/command.h"
+#include "cli/counting.h"
 #include "engine/sample.h"
 
 struct measure_options {
@@ -18,7 +19,7 @@ struct measure_options {
     double temperature, top_p;
     uint64_t seed;
     const int32_t *forced;           // [output_tokens] follow the first sequence's draws; NULL: its own
-    const struct sample_sink *sinks; // [n_sinks] see everything; at most 7
+    const struct sample_sink *sinks; // [n_sinks] see everything; at most 6
     int32_t n_sinks;
     enum collect collect;            // how they see it
     int32_t stage_every;             // of engine_options
@@ -35,6 +36,7 @@ struct measurement {
     int64_t kv_bytes, weight_bytes;  // in use at the end of the answers
     int32_t *tokens;                 // [n_tokens] the first sequence's draws; owned, measurement_free
     int32_t n_tokens;
+    struct counting counting;        // with COLLECT_COUNTERS; owned, likewise
 };
 
 // SIGINT and SIGTERM end it after the current step with -EINTR (cli/interrupt.h).

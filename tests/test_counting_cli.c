@@ -1,4 +1,4 @@
-// tests/test_counting_cli.c - clsa profile --collect counters where there is no GPU: it counts, or says why not, and runs on.
+// tests/test_counting_cli.c - clsa profile --collect counters without a GPU: it counts, or says why not, and runs on.
 #include <jansson.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,7 +36,8 @@ static void counts_or_says_why(const char *device)
     char arguments[256];
     json_error_t error;
     snprintf(arguments, sizeof arguments,
-             "profile --model tiny --text hello --context 40 --output 4 --collect counters --json --out counted.pftrace --device %s",
+             "profile --model tiny --text hello --context 40 --output 4 --collect counters --json --out "
+             "counted.pftrace --device %s",
              device);
     int status = clsa(arguments);
     CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", arguments, status, errors);
@@ -44,7 +45,8 @@ static void counts_or_says_why(const char *device)
     CHECK_MESSAGE(root, "%s", error.text);
     CHECK(json_array_size(json_object_get(root, "summary")) > 0);
     const json_t *sampled = json_object_get(root, "sampled");
-    CHECK_MESSAGE((sampled != NULL) != (strstr(errors, "not counted: CPU counters: ") != NULL), "neither or both: %s", errors);
+    CHECK_MESSAGE((sampled != NULL) != (strstr(errors, "not counted: CPU counters: ") != NULL), "neither or both: %s",
+                  errors);
     for (size_t i = 0; i < json_array_size(sampled); i++) {
         double cycles = json_number_value(json_object_get(json_array_get(sampled, i), "g_cycles_per_s"));
         CHECK_MESSAGE(cycles > 0 && cycles < 1e4, "row %zu: %g", i, cycles);

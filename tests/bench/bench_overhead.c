@@ -15,16 +15,20 @@
 
 #include "cli/measure.h"
 #include "cupti/collector.h"
+#include "cupti/counters.h"
 #include "engine/status.h"
 #include "traces/trace.h"
 
-enum { MODES = 4, OFF_MODE = 0, KERNEL_MODE = 2, GRAPH_MODE = 3, MAX_TURNS = 64, WARM_STEPS = 20, MAX_BATCHES = 8, NAMES = 32, MAX_SLICES = 1 << 16 };
+enum { MODES = 5, OFF_MODE = 0, KERNEL_MODE = 2, GRAPH_MODE = 3, COUNTERS_MODE = 4 };
+enum { MAX_TURNS = 64, WARM_STEPS = 20, MAX_BATCHES = 8, NAMES = 32, MAX_SLICES = 1 << 16 };
 
 static const struct {
     const char *name;
     enum collector_source source;
 } modes[MODES] = {
-    {"off", COLLECTOR_STEPS}, {"stage", COLLECTOR_CPU_CLOCK}, {"kernel", COLLECTOR_KERNELS}, {"graph", COLLECTOR_GRAPHS}};
+    {"off", COLLECTOR_STEPS},       {"stage", COLLECTOR_CPU_CLOCK},    {"kernel", COLLECTOR_KERNELS},
+    {"graph", COLLECTOR_GRAPHS},    {"counters", COLLECTOR_CPU_CLOCK},
+};
 
 struct slice {
     int64_t begin_ns, end_ns;
@@ -32,7 +36,7 @@ struct slice {
 
 // What the samples of one mode say.
 struct seen {
-    int64_t kernels, attributed, outside, copies, launches, dropped, invalid, steps, stages;
+    int64_t kernels, attributed, outside, copies, launches, dropped, invalid, steps, stages, gauges;
     double overhead_us;
     char names[NAMES][128];           // of kernels without a stage
     int32_t n_names;
@@ -131,7 +135,9 @@ static void see_launch(void *user, const struct launch_sample *launch)
 
 static void see_gauge(void *user, const struct gauge_sample *gauge)
 {
-    ((struct seen *)user)->overhead_us += strcmp(gauge->name, "CUPTI overhead") == 0 ? gauge->value : 0;
+    struct seen *seen = user;
+    seen->gauges++;
+    seen->overhead_us += strcmp(gauge->name, "CUPTI overhead") == 0 ? gauge->value : 0;
 }
 
 static void see_loss(void *user, const struct loss_sample *loss)
@@ -173,7 +179,15 @@ static int turn(struct bench *bench, int mode, double *step_ms)
                    .gauge = see_gauge, .loss = see_loss}},
         .n = 2};
     struct sample_sink sink = sample_fanout_sink(&fanout);
-    error = collector_open(&collector, modes[mode].source, &sink);
+    struct counters *counters = NULL;
+    if (mode == COUNTERS_MODE) {
+        struct counters_options options = {.gpu = true, .device = bench->device, .sink = sink};
+        error = counters_open(&counters, &options);
+    }
+    if (counters) {
+        fanout.sinks[fanout.n++] = counters_sink(counters);
+    }
+    error = error ? error : collector_open(&collector, modes[mode].source, &sink);
     if (!error) {
         struct timespec begin, end;
         collector_set_source(collector, &bench->source);
@@ -186,6 +200,10 @@ static int turn(struct bench *bench, int mode, double *step_ms)
         bench->observer = (struct observer){0};
         collector_close(collector);
     }
+    for (int32_t i = 0; counters && counters_note(counters, i); i++) {
+        printf("not counted: %s\n", counters_note(counters, i));
+    }
+    counters_close(counters);
     int closed = trace_writer_close(writer);
     unlink(path);
     return error ? error : closed;
@@ -209,11 +227,12 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
     qsort(ms, (size_t)bench->turns, sizeof *ms, compare_doubles);
     double median = percent[bench->turns / 2], spread = percent[bench->turns * 3 / 4] - percent[bench->turns / 4];
     printf("%-6s %7d %3d %-6s %8.4f ms %+6.2f %% (spread %.2f)  steps %lld stages %lld kernels %lld, of a stage %lld; copies "
-           "%lld outside %lld launches %lld dropped %lld invalid %lld CUPTI %.0f us\n",
+           "%lld outside %lld launches %lld dropped %lld invalid %lld CUPTI %.0f us gauges %lld\n",
            method, bench->context, bench->batch, modes[mode].name, ms[bench->turns / 2], median, spread,
            (long long)seen->steps, (long long)seen->stages, (long long)seen->kernels, (long long)seen->attributed,
            (long long)seen->copies, (long long)seen->outside, (long long)seen->launches, (long long)seen->dropped,
-           (long long)seen->invalid, seen->overhead_us);
+           (long long)seen->invalid, seen->overhead_us,
+           (long long)seen->gauges);
     if (seen->step_ns > 0) {
         printf("       stages %.2f %% of the step, gaps %.2f %%, overlap %.2f %%; worst sum off by %.2f %%, worst gaps %.2f "
                "%%\n", 100 * seen->sum / seen->step_ns, 100 * seen->gaps / seen->step_ns,
@@ -259,7 +278,7 @@ static int fill(struct bench *bench, const struct plan *plan, struct model_file 
 // kernels first, so that their nodes' stages are known.
 static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *out)
 {
-    const int first[MODES] = {KERNEL_MODE, OFF_MODE, 1, 3};
+    const int first[MODES] = {KERNEL_MODE, OFF_MODE, 1, GRAPH_MODE, COUNTERS_MODE};
     double ignored;
     int error = 0;
     while (engine_stats(bench->engine).running < bench->batch && !error) {
