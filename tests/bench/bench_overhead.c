@@ -342,7 +342,7 @@ static int choose_modes(struct bench *bench)
             mode++;
         }
         if (mode == MODES) {
-            return status_fail(-EINVAL, "--modes: %s: expected stage, kernel, graph", name);
+            return status_fail(-EINVAL, "--modes: %s: expected stage, kernel, graph, counters", name);
         }
         bench->chosen[mode] = true;
     }
@@ -407,7 +407,7 @@ int main(int argc, char **argv)
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
         {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M,M,...", "methods"},
         {"prompt", OPTION_TEXT, &bench.prompt, 0, 0, "FILE", "text, repeated"},
-        {"modes", OPTION_TEXT, &bench.mode_list, 0, 0, "M,M,...", "against off: stage, kernel, graph"},
+        {"modes", OPTION_TEXT, &bench.mode_list, 0, 0, "M,M,...", "against off: stage, kernel, graph, counters"},
         {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "of each sequence"},
         {"batch", OPTION_TEXT, &bench.batch_list, 0, 0, "N,N,...", "sequences decoded together"},
         {"steps", OPTION_INT, &bench.steps, 16, 1 << 20, "steps", "of one turn of one mode"},
