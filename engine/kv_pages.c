@@ -117,7 +117,7 @@ int32_t kv_pages_page_tokens(const struct kv_pages *pages)
 int32_t kv_pages_for(const struct kv_pages *pages, int32_t tokens)
 {
     assert(tokens >= 0);
-    return (int32_t)(((int64_t)tokens + pages->page_tokens - 1) / pages->page_tokens);
+    return tokens > 0 ? (tokens - 1) / pages->page_tokens + 1 : 0;
 }
 
 int32_t kv_pages_needed(const struct kv_pages *pages, int32_t slot, int32_t tokens)

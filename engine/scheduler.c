@@ -19,6 +19,7 @@ struct request {
     int32_t open_tokens;        // still to draw
     int32_t prompt_tokens;      // known_tokens at admission: until they are cached, this is prefill
     int32_t slot;
+    int32_t room_tokens;        // that its pages hold: while known_tokens are no more, they need not be asked
     // Of its prompt as submitted, which is what prefixes are found of.
     int32_t first_tokens;
     int32_t cuts[2];            // a chunk of prefill ends here, ascending, for a snapshot of the windows; 0: none
@@ -132,15 +133,24 @@ static bool could_start(const struct scheduler *scheduler, const struct request 
     return all <= pages || (scheduler->options.prefix.key && all - find_prefix(scheduler, request).n_held <= pages);
 }
 
+// Lets the running request have the pages of `tokens` tokens, which are free.
+static void grow(struct scheduler *scheduler, struct request *request, int32_t tokens)
+{
+    int32_t n_pages;
+    int error = kv_pages_grow(scheduler->pages, request->slot, tokens);
+    assert(!error);
+    (void)error;
+    kv_pages_table(scheduler->pages, request->slot, &n_pages);
+    request->room_tokens = n_pages * kv_pages_page_tokens(scheduler->pages);
+}
+
 // Gives the request at the head of the queue its pages. What of them rests is taken over first, before it is forgotten.
 static void take_pages(struct scheduler *scheduler, struct request *request, struct prefix *prefix)
 {
     const struct prefix_options *options = &scheduler->options.prefix;
     *prefix = find_prefix(scheduler, request);
     request->cached_tokens = prefix_adopt(scheduler->pages, options, request->id, request->slot, prefix);
-    int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens);
-    assert(!error);    // the pages were counted before
-    (void)error;
+    grow(scheduler, request, request->known_tokens);
     if (options->key && options->has_windows) {
         request->cuts[0] = prefix->branch_tokens;
         request->cuts[1] = prefix_end(scheduler->pages, options, request->first_tokens);
@@ -213,14 +223,16 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
         if (!decodes(request)) {
             continue;
         }
-        while (i < scheduler->n_running && kv_pages_needed(scheduler->pages, request->slot, request->known_tokens) >
-                                               kv_pages_free(scheduler->pages)) {
+        bool lacks = request->known_tokens > request->room_tokens;
+        while (lacks && i < scheduler->n_running &&
+               kv_pages_needed(scheduler->pages, request->slot, request->known_tokens) >
+                   kv_pages_free(scheduler->pages)) {
             preempted[(*n_preempted)++] = preempt_youngest(scheduler);
         }
         if (i < scheduler->n_running) {
-            int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens);
-            assert(!error);
-            (void)error;
+            if (lacks) {
+                grow(scheduler, request, request->known_tokens);
+            }
             plan_rows(&out[n++], request, 1);
             tokens_left--;
         }
@@ -282,9 +294,9 @@ int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int
     *twin = *original;
     twin->id = request;
     int error = kv_pages_open_seq(scheduler->pages, &twin->slot);
-    error = error ? error : kv_pages_grow(scheduler->pages, twin->slot, twin->cached_tokens);
-    assert(!error);    // slots and pages were counted above
+    assert(!error);    // slots were counted above, and pages too
     (void)error;
+    grow(scheduler, twin, twin->cached_tokens);
     scheduler->running[scheduler->n_running++] = twin;
     *from = original->slot;
     *to = twin->slot;
@@ -338,9 +350,19 @@ static int64_t pages_ahead(const struct scheduler *scheduler, int32_t steps)
     int64_t needed = 0;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         const struct request *request = scheduler->running[i];
-        needed += kv_pages_needed(scheduler->pages, request->slot, request->known_tokens + steps - 1);
+        if (request->known_tokens + steps - 1 > request->room_tokens) {
+            needed += kv_pages_needed(scheduler->pages, request->slot, request->known_tokens + steps - 1);
+        }
     }
     return needed;
+}
+
+// Whether the pages for so many steps are free. Most often there is plenty, which a bound tells.
+static bool lasts(const struct scheduler *scheduler, int32_t steps)
+{
+    int64_t free_pages = kv_pages_free(scheduler->pages);
+    int64_t most = (int64_t)scheduler->n_running * (kv_pages_for(scheduler->pages, steps) + 1);
+    return most <= free_pages || pages_ahead(scheduler, steps) <= free_pages;
 }
 
 int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *out, int32_t *n)
@@ -365,11 +387,11 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
     if (first && room && could_start(scheduler, first, kv_pages_free(scheduler->pages) - pages_ahead(scheduler, 1))) {
         return 0;
     }
-    if (pages_ahead(scheduler, steps) > kv_pages_free(scheduler->pages)) {
+    if (!lasts(scheduler, steps)) {
         int32_t enough = 0, short_of = steps;
         while (short_of - enough > 1) {
             int32_t middle = enough + (short_of - enough) / 2;
-            bool fits = pages_ahead(scheduler, middle) <= kv_pages_free(scheduler->pages);
+            bool fits = lasts(scheduler, middle);
             enough = fits ? middle : enough;
             short_of = fits ? short_of : middle;
         }
@@ -384,9 +406,9 @@ void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finishe
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct request *request = scheduler->running[i];
         assert(decodes(request) && steps >= 1 && steps <= request->open_tokens);
-        int error = kv_pages_grow(scheduler->pages, request->slot, request->known_tokens + steps - 1);
-        assert(!error);    // scheduler_steady counted them
-        (void)error;
+        if (request->known_tokens + steps - 1 > request->room_tokens) {
+            grow(scheduler, request, request->known_tokens + steps - 1);    // scheduler_steady counted them
+        }
         request->cached_tokens += steps;
         request->known_tokens += steps;
         request->open_tokens -= steps;

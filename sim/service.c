@@ -101,9 +101,7 @@ static void finish(struct service *service, int32_t n)
 static void note_use(struct service *service, int64_t pages, int32_t running)
 {
     struct serve_result *result = service->result;
-    const struct plan *plan = service->options.plan;
-    int64_t bytes =
-        pages * plan->page_tokens * plan_kv_bytes_per_token(plan) + running * plan_kv_bytes_per_sequence(plan);
+    int64_t bytes = pages * service->page_bytes + running * service->ring_bytes;
     result->peak_pages = pages > result->peak_pages ? pages : result->peak_pages;
     result->peak_running = running > result->peak_running ? running : result->peak_running;
     result->peak_kv_bytes = bytes > result->peak_kv_bytes ? bytes : result->peak_kv_bytes;
@@ -197,6 +195,20 @@ static void take_step(struct service *service)
     finish(service, n_finished);
 }
 
+// Pages in use after `taken` steps more, or an upper bound where that sets no peak.
+static int64_t pages_after(const struct service *service, int32_t taken, int32_t n)
+{
+    int64_t pages = kv_pages_used(service->pages), most = pages + (int64_t)n * (kv_pages_for(service->pages, taken) + 1);
+    if (most <= service->result->peak_pages && most * service->page_bytes + n * service->ring_bytes <=
+                                                   service->result->peak_kv_bytes) {
+        return most;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        pages += kv_pages_needed(service->pages, service->parts[i].slot, service->work[i].context_tokens + taken);
+    }
+    return pages;
+}
+
 // Up to `steps` steps in which the n sequences of service->parts draw one token each.
 static void jump(struct service *service, double horizon_s, int32_t steps, int32_t n)
 {
@@ -219,11 +231,7 @@ static void jump(struct service *service, double horizon_s, int32_t steps, int32
         service->now_s += step_price_next(service->price);
         taken++;
     }
-    int64_t pages = kv_pages_used(service->pages);
-    for (int32_t i = 0; i < n; i++) {
-        pages += kv_pages_needed(service->pages, service->parts[i].slot, service->work[i].context_tokens + taken);
-    }
-    note_use(service, pages, n);
+    note_use(service, pages_after(service, taken, n), n);
     note_time(service, service->now_s - begin_s, taken, n);
     result->steps += taken;
     result->jumped_steps += taken;
@@ -384,6 +392,8 @@ int service_open(struct service *service)
     size_t seqs = (size_t)o->max_seqs;
     *result = (struct serve_result){.decisions = 14695981039346656037u,
                                     .provenance = step_price_provenance(service->price)};
+    service->page_bytes = o->plan->page_tokens * plan_kv_bytes_per_token(o->plan);
+    service->ring_bytes = plan_kv_bytes_per_sequence(o->plan);
     service->reuses = !o->no_reuse && workload_shares(workload);
     int error = count_pages(&result->n_pages, service);
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
@@ -394,7 +404,7 @@ int service_open(struct service *service)
                                                            .unit_tokens = unit,
                                                            .has_windows = o->snapshots > 0,
                                                            .n_snapshots = o->snapshots};
-        service->copy_s = 2 * (double)plan_kv_bytes_per_sequence(o->plan) / o->device->bytes_per_s.value;
+        service->copy_s = 2 * (double)service->ring_bytes / o->device->bytes_per_s.value;
     }
     error = error ? error : kv_pages_open(&service->pages, (int32_t)result->n_pages, o->plan->page_tokens, o->max_seqs);
     error = error ? error : scheduler_open(&service->scheduler, &scheduler_options, service->pages);

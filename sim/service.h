@@ -29,6 +29,7 @@ struct service {
     struct kv_pages *pages;
     struct scheduler *scheduler;
     bool reuses;                              // prefixes
+    int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
     double now_s;
     int64_t n_finished, n_rejected;
