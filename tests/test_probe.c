@@ -11,8 +11,8 @@
 #include "tests/fixture.h"
 
 static const struct model_shape shape = {
-    .name = "small", .hidden = 32, .ffn = 48, .n_layers = 6, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .vocab = 300,
-    .window_tokens = 6, .top_k = 8, .index_dim = 8, .lightning_heads = 2, .rope_theta_window = 1e4f,
+    .name = "small", .hidden = 64, .ffn = 64, .n_layers = 6, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .vocab = 300,
+    .window_tokens = 6, .top_k = 8, .index_dim = 32, .lightning_heads = 2, .rope_theta_window = 1e4f,
     .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
 
 enum { PROMPT = 90, OUTPUT = 8, SEQS = 3, CONTEXT = PROMPT + OUTPUT, BUDGET = 8 };
@@ -136,15 +136,34 @@ static void check_metrics(void)
     CHECK(selection_tokens(tokens, units, 3, 4, 18) == 10 && tokens[0] == 4 && tokens[4] == 12 && tokens[9] == 17);
 }
 
+static bool has_gpu(void)
+{
+    struct plan plan = fixture_plan(&shape, "dense", NULL);
+    struct backend_options options = {.plan = &plan, .max_rows = 1, .max_seqs = 1, .max_context = 64};
+    struct backend_context *context;
+    const struct backend *cuda;
+    bool here = backend_find(&cuda, "cuda") == 0 && cuda->open(&context, &options) == 0;
+    if (here) {
+        cuda->close(context);
+    } else {
+        printf("not probed on a GPU: %s\n", status_text());
+    }
+    return here;
+}
+
 int main(void)
 {
     static const char *const methods[] = {"dense", "yoco", "block", "token", "dsa", "indexcache", "clsa", "clsa-block",
                                           "yoco-token", "quest"};
     check_begin();
     check_metrics();
+    bool gpu = has_gpu();
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         check_method(methods[i], "reference");
         check_method(methods[i], "cpu");
+        if (gpu) {
+            check_method(methods[i], "cuda");
+        }
     }
     return check_end();
 }
