@@ -18,6 +18,7 @@ enum { MAX_METHODS = 16, MAX_BATCH = 1024, MAX_TOP_K = 1 << 24 };
 // What the screen's thread asks for; the engine's looks at it between steps.
 struct orders {
     bool stop, paused;
+    bool coverage;                 // measure what selections hold of dense attention
     int32_t steps;                 // to take in spite of the pause
     int32_t only;                  // index of the method to run; -1: all in turn
     int32_t batch, top_k;          // top_k 0: each method's own
@@ -192,6 +193,30 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+// What the layers that follow one indexer cover in the mean; NaN where the step was not probed.
+static double coverage_of(const struct engine *engine, int32_t index_from)
+{
+    const struct plan *plan = engine_plan(engine);
+    double sum = 0;
+    int32_t n = 0;
+    for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
+        if (plan->layers[layer].index_from == index_from) {
+            sum += engine_coverage(engine, layer, 0);
+            n++;
+        }
+    }
+    return sum / n;
+}
+
+// Only steps whose selections will be shown are probed, and only while that is wanted: they take longer.
+static int choose_probe(struct live *live)
+{
+    pthread_mutex_lock(&live->mutex);
+    bool wanted = live->orders.coverage;
+    pthread_mutex_unlock(&live->mutex);
+    return engine_probe(live->engine, wanted && live->options.routing && routing_completes(live->options.routing));
+}
+
 // What the indexers selected for the first token that the last step drew, if that is wanted now.
 static void tell_selections(struct live *live, int n_outputs)
 {
@@ -206,7 +231,7 @@ static void tell_selections(struct live *live, int n_outputs)
         const int32_t *units;
         int32_t n = plan_runs_indexer(plan, layer) ? engine_selection(live->engine, layer, 0, 0, &units) : 0;
         if (n > 0) {
-            routing_put(routing, layer, units, n);
+            routing_put(routing, layer, units, n, coverage_of(live->engine, layer));
         }
     }
     routing_end(routing);
@@ -260,7 +285,8 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     error = error ? error : open_engine(live, method, orders);
     error = error ? error : submit(live, orders->batch);
     while (!error && may_step(live, orders->change)) {
-        int n = engine_step(live->engine, &outputs);
+        error = choose_probe(live);
+        int n = error ? error : engine_step(live->engine, &outputs);
         live->last_context = n > 0 ? live->options.context_tokens + outputs[0].index : 0;
         tell_selections(live, n);
         error = n < 0 ? n : 0;
@@ -340,6 +366,7 @@ void live_command(struct live *live, const struct request_to_owner *request)
     case COMMAND_PAUSE: orders->paused = true; break;
     case COMMAND_RESUME: orders->paused = false; orders->steps = 0; break;
     case COMMAND_STEP: orders->steps++; break;
+    case COMMAND_COVERAGE: orders->coverage = !orders->coverage; break;
     case COMMAND_METHOD:
         orders->only = -1;
         for (int32_t i = 0; i < live->n_methods; i++) {

@@ -18,7 +18,7 @@ static void put_random(struct routing *routing, int32_t which, int32_t layer, in
             units[n++] = unit;
         }
     }
-    routing_put(routing, 2 * layer, units, n);
+    routing_put(routing, 2 * layer, units, n, layer == 0 ? NAN : 0.1 * layer);
 }
 
 static bool near(float value, double expected)
@@ -43,6 +43,7 @@ static void check_layer(int32_t layer, int32_t context)
     CHECK(shown->layer == 2 * layer && shown->n_units == (int32_t)n);
     CHECK_MESSAGE(near(shown->same_as_before, n > 0 ? before / n : NAN), "%g as before, expected %g",
                   (double)shown->same_as_before, before / n);
+    CHECK(near(shown->coverage, layer == 0 ? NAN : 0.1 * layer));
     CHECK(near(shown->same_as_first, n > 0 ? first / n : NAN));
     for (int32_t bin = 0; bin < ROUTING_BINS; bin++) {
         CHECK_MESSAGE(near(shown->density[bin], of[bin] > 0 ? hits[bin] / of[bin] : 0), "bin %d of %d units: %g", bin,
@@ -62,6 +63,7 @@ int main(void)
         CHECK(routing_wanted(routing, now_ns));
         for (int which = 0; which < 2; which++) {
             CHECK(which == 0 || routing_wanted(routing, now_ns));    // the second of a pair follows at once
+            CHECK(routing_completes(routing) == (which == 1));
             routing_begin(routing, "token", step++, context, 1);
             for (int32_t layer = 0; layer < layers; layer++) {
                 put_random(routing, which, layer, context);
@@ -83,7 +85,7 @@ int main(void)
     CHECK(routing_wanted(routing, now_ns + 2000000000));
     for (int i = 0; i < 2; i++) {    // another method begins anew
         routing_begin(routing, "clsa", step++, 128, 16);
-        routing_put(routing, 3, &one, 1);
+        routing_put(routing, 3, &one, 1, 0.5);
         routing_end(routing);
     }
     CHECK(routing_get(routing, &got) && got.n_history == 1 && got.context_units == 8 && got.n_layers == 1);

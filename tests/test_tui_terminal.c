@@ -176,6 +176,11 @@ static void test_live(void)
     CHECK_SHOWS(terminal, " base ");
     terminal_keys(terminal, "m");
     CHECK_SHOWS(terminal, "\u25b8 clsa");
+    terminal_keys(terminal, "8");
+    terminal_keys(terminal, "c");
+    CHECK_SHOWS(terminal, "holds last step");
+    terminal_keys(terminal, "c");
+    terminal_keys(terminal, "2");
     terminal_keys(terminal, "]");
     CHECK_SHOWS(terminal, "clsa k=32");
     terminal_keys(terminal, "}");

@@ -51,7 +51,7 @@ static const struct routing_snapshot *made_selections(void)
                     units[n++] = unit;
                 }
             }
-            routing_put(routing, layer, units, n);
+            routing_put(routing, layer, units, n, NAN);
         }
         routing_end(routing);
     }

@@ -211,6 +211,7 @@ static void layer_row(struct table *table, const struct state *state, const stru
     put_number(table, "units", layer->n_units);
     put_number(table, "same_as_before", (double)layer->same_as_before);
     put_number(table, "same_as_first", (double)layer->same_as_first);
+    put_number(table, "coverage", (double)layer->coverage);
 }
 
 static void write_figures(struct table *table, const struct state *state, const struct ui *ui)

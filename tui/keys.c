@@ -51,6 +51,7 @@ const struct ui_key_help ui_keys[] = {
     {"c", "take over what is shown", VIEW_WHATIF, false},
     {"w, x", "simulate the workload; cancel", VIEW_WHATIF, false},
     {"P", "find the smallest fleet within the limits", VIEW_WHATIF, false},
+    {"c", "what selections hold of dense attention: slower steps", VIEW_ROUTING, true},
     {"j k, arrows", "select a request", VIEW_REQUESTS, false},
     {"Enter", "its timeline", VIEW_REQUESTS, false},
     {"/", "only a method, a state, a number", VIEW_REQUESTS, false},
@@ -274,6 +275,7 @@ static struct request_to_owner order(struct ui *ui, const struct state *state, i
     case ']': request.command = ui->live ? COMMAND_K_UP : COMMAND_NONE; break;
     case '[': request.command = ui->live ? COMMAND_K_DOWN : COMMAND_NONE; break;
     case '}': request.command = ui->live ? COMMAND_BATCH_UP : COMMAND_NONE; break;
+    case 'c': request.command = ui->live && ui->view == VIEW_ROUTING ? COMMAND_COVERAGE : COMMAND_NONE; break;
     case '{': request.command = ui->live ? COMMAND_BATCH_DOWN : COMMAND_NONE; break;
     default: break;
     }

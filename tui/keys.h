@@ -27,6 +27,7 @@ enum command {
     COMMAND_METHOD,        // run `method` only; "": all in turn
     COMMAND_K_UP, COMMAND_K_DOWN,            // double and halve the budget of selected tokens
     COMMAND_BATCH_UP, COMMAND_BATCH_DOWN,    // double and halve the sequences of a batch
+    COMMAND_COVERAGE,      // begin or end to measure what selections hold of dense attention
     // Of the dashboard itself; `text` is a path, "": one that it makes up.
     COMMAND_EXPORT,        // the view, to a file
     COMMAND_RECORD,        // begin or end a trace

@@ -67,6 +67,11 @@ bool routing_wanted(struct routing *routing, int64_t now_ns)
     return true;
 }
 
+bool routing_completes(const struct routing *routing)
+{
+    return routing->second;
+}
+
 void routing_begin(struct routing *routing, const char *method, int64_t step, int32_t context_tokens,
                    int32_t unit_tokens)
 {
@@ -114,7 +119,7 @@ static void set_density(float *density, const int32_t *units, int32_t n, int32_t
     }
 }
 
-void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n)
+void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n, double coverage)
 {
     struct routing_snapshot *making = &routing->making;
     if (routing->n_now == ROUTING_LAYERS) {
@@ -132,7 +137,7 @@ void routing_put(struct routing *routing, int32_t layer, const int32_t *units, i
     memcpy(now->units, units, (size_t)now->n * sizeof *units);
     struct routing_layer *out = &making->layers[making->n_layers++];
     *out = (struct routing_layer){.layer = layer, .n_units = n, .same_as_before = NAN,
-                                  .same_as_first = share_in(now, &routing->now[0])};
+                                  .same_as_first = share_in(now, &routing->now[0]), .coverage = (float)coverage};
     set_density(out->density, units, n, making->context_units);
     for (int32_t i = 0; i < routing->n_before; i++) {
         if (routing->before[i].layer == layer) {

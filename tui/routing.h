@@ -17,6 +17,7 @@ struct routing_layer {
     float density[ROUTING_BINS];       // share of the units of each part of the context that was selected, [0, 1]
     float same_as_before;              // share of the units selected in the step before; NaN: unknown
     float same_as_first;               // share of the units that the first indexer selected too
+    float coverage;                    // of dense attention's mass, what the selected keys hold; NaN: not measured
 };
 
 struct routing_snapshot {
@@ -38,9 +39,10 @@ void routing_close(struct routing *routing);   // NULL-safe
 // The engine's end, after a step: whether its selections are wanted. If so: begin, one put per indexer in the order of
 // layers, units [n] ascending, end. A new method forgets what was there.
 bool routing_wanted(struct routing *routing, int64_t now_ns);
+bool routing_completes(const struct routing *routing);    // the next step's selections are those that will be shown
 void routing_begin(struct routing *routing, const char *method, int64_t step, int32_t context_tokens,
                    int32_t unit_tokens);
-void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n);
+void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n, double coverage);
 void routing_end(struct routing *routing);
 
 // The screen's end. True: another snapshot than at the last call.

@@ -7,7 +7,7 @@
 
 static const struct pen dim_pen = {ROLE_DIM, 0};
 
-enum { LABEL_COLS = 9, FIGURE_COLS = 17, WIDE_COLS = 56 };    // "layer 31", "  100%   100%"
+enum { LABEL_COLS = 9, FIGURE_COLS = 17, COVERAGE_COLS = 7, WIDE_COLS = 56 };    // "layer 31", "  100%   100%"
 
 // Shades by the share of the densest part of the row; nothing is blank.
 static void put_shades(struct cells *cells, struct rect clip, int32_t row, int32_t col, int32_t width,
@@ -43,17 +43,27 @@ static void put_axis(struct cells *cells, struct rect clip, int32_t row, int32_t
     }
 }
 
+static bool measures_coverage(const struct routing_snapshot *routing)
+{
+    return routing->n_layers > 0 && !isnan(routing->layers[0].coverage);
+}
+
 static void draw_layers(struct cells *cells, const struct layout *layout, const struct routing_snapshot *routing,
                         struct ui *ui)
 {
     struct rect inside = layout_inside(layout, layout->table);
     bool figures = inside.cols >= WIDE_COLS;
-    int32_t width = inside.cols - LABEL_COLS - (figures ? FIGURE_COLS : 0), rows = inside.rows - 1;
+    bool coverage = figures && measures_coverage(routing);
+    int32_t taken = LABEL_COLS + (figures ? FIGURE_COLS : 0) + (coverage ? COVERAGE_COLS : 0);
+    int32_t width = inside.cols - taken, rows = inside.rows - 1;
     int32_t most = routing->n_layers > rows ? routing->n_layers - rows : 0;
     ui->scroll = ui->scroll < most ? ui->scroll : most;
     if (figures) {
         cells_text_right(cells, inside, 0, inside.cols - 7, dim_pen, "last step");
         cells_text_right(cells, inside, 0, inside.cols, dim_pen, "1st");
+    }
+    if (coverage) {
+        cells_text_right(cells, inside, 0, inside.cols - FIGURE_COLS, dim_pen, "holds");
     }
     put_axis(cells, inside, 0, LABEL_COLS, width, routing->context_units * routing->unit_tokens);
     for (int32_t i = 0; i < rows && ui->scroll + i < routing->n_layers; i++) {
@@ -67,6 +77,10 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
             cells_text_right(cells, inside, 1 + i, inside.cols - 7, (struct pen){ROLE_TEXT, 0}, text);
             format_percent(text, (double)layer->same_as_first);
             cells_text_right(cells, inside, 1 + i, inside.cols, (struct pen){ROLE_TEXT, 0}, text);
+        }
+        if (coverage) {
+            format_percent(text, (double)layer->coverage);
+            cells_text_right(cells, inside, 1 + i, inside.cols - FIGURE_COLS, (struct pen){ROLE_TEXT, 0}, text);
         }
     }
 }
@@ -145,12 +159,13 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
         snprintf(note, NOTE_BYTES, "No selections to show.");
         return;
     }
-    double before = 0, first = 0, half = 0;
+    double before = 0, first = 0, half = 0, coverage = 0;
     int32_t n = 0;
     for (int32_t i = 0; i < routing->n_layers; i++) {
         const struct routing_layer *layer = &routing->layers[i];
         half += half_of(layer) / routing->n_layers;
         first += (double)layer->same_as_first / routing->n_layers;
+        coverage += (double)layer->coverage / routing->n_layers;
         if (!isnan(layer->same_as_before)) {
             before += (double)layer->same_as_before;
             n++;
@@ -159,6 +174,12 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
     char same[FORMAT_BYTES], across[FORMAT_BYTES], places[FORMAT_BYTES];
     format_percent(same, n > 0 ? before / n : (double)NAN);
     format_percent(places, half);
+    if (measures_coverage(routing)) {
+        char holds[FORMAT_BYTES];
+        format_percent(holds, coverage);
+        snprintf(note, NOTE_BYTES, "Selections hold %s of dense attention; %s of them was there a step ago.", holds, same);
+        return;
+    }
     int length = snprintf(note, NOTE_BYTES, "%s of a selection was there a step ago; half of it lies in %s of the "
                           "context", same, places);
     format_percent(across, first);
