@@ -525,6 +525,39 @@ static void check_source(void)
     model_file_close(model);
 }
 
+// What is forced follows, what was drawn is told; behind it the engine goes on by itself. Bad requests change nothing.
+static void check_force(void)
+{
+    struct plan plan = small_plan("token", 4);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_seqs = 2, .max_context = 64};
+    int32_t *tokens = fixture_tokens(24, shape.vocab), drawn[2][10] = {{0}}, too_big = shape.vocab;
+    struct engine_request request = {.prompt = tokens, .n_prompt = 16, .max_output_tokens = 10};
+    const struct engine_output *outputs;
+    struct engine *engine;
+    int64_t id = -1;
+    CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
+    CHECK(engine_force(engine, 1, tokens, 1) == -EINVAL && engine_force(engine, -1, tokens, 1) == -EINVAL);
+    CHECK(engine_force(engine, id, tokens, 11) == -EINVAL && engine_force(engine, id, &too_big, 1) == -EINVAL);
+    CHECK(engine_force(engine, id, tokens, 3) == 0 && engine_force(engine, id, tokens + 16, 7) == 0);    // the last one counts
+    for (int n; (n = engine_step(engine, &outputs)) >= 0;) {
+        CHECK(n == 1 && outputs[0].index < 10);
+        drawn[0][outputs[0].index] = outputs[0].token;
+    }
+    request.n_prompt = 23;    // the same tokens as a prompt
+    request.max_output_tokens = 3;
+    CHECK(engine_submit(engine, &request, &id) == 0);
+    for (int n; (n = engine_step(engine, &outputs)) >= 0;) {
+        CHECK(n == 1 && outputs[0].index < 3);
+        drawn[1][outputs[0].index] = outputs[0].token;
+    }
+    CHECK_MESSAGE(memcmp(drawn[0] + 7, drawn[1], 3 * sizeof(int32_t)) == 0, "what follows forced tokens differs from a prompt's");
+    engine_close(engine);
+    model_file_close(model);
+    free(tokens);
+}
+
 int main(void)
 {
     check_begin();
@@ -541,6 +574,7 @@ int main(void)
     check_fork("clsa");
     check_fork("block");
     check_fork("quest");
+    check_force();
     check_every_position();
     check_observer_on_failure();
     check_bad_options();
