@@ -5,22 +5,24 @@
 
 #include "cli/interrupt.h"
 #include "cli/measure.h"
+#include "cli/recording.h"
 #include "cli/stages.h"
 #include "engine/status.h"
 #include "traces/summary.h"
-#include "traces/trace.h"
 
 struct profile {
-    const char *model, *methods, *prompt, *text, *device, *out;
+    const char *model, *methods, *prompt, *text, *device;
     int32_t context, output, batch, chunk, threads;
     int64_t seed;
     bool json;
     struct plan_flags flags;
     struct collect_flags collect;
     int32_t *tokens, n_tokens;
-    struct trace_writer *writer;
+    struct recording_flags record;
+    struct recording *recording;
     struct trace_summary *summary;
     struct table *counting[COUNTING_TABLES];    // NULL: nothing is counted
+    bool told;                                  // of a trace that failed
 };
 
 // One method's model and plan; only looked at where `run` is false.
@@ -35,7 +37,7 @@ static int profile_method(struct profile *profile, const char *method, bool run)
     }
     error = command_plan_build(&plan, file, method, &profile->flags);
     if (!error && run) {
-        struct sample_sink sinks[] = {trace_writer_sink(profile->writer), trace_summary_sink(profile->summary)};
+        struct sample_sink sinks[] = {recording_sink(profile->recording), trace_summary_sink(profile->summary)};
         struct measure_options options = {
             .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads, .batch = profile->batch,
             .chunk_tokens = profile->chunk, .text = profile->tokens, .n_text = profile->n_tokens,
@@ -69,7 +71,7 @@ static int profile_all(struct profile *profile, bool run)
 }
 
 // The summary and, where something was counted, what.
-static void print_tables(const struct profile *profile, const struct table *summary)
+static void print_tables(const struct profile *profile, const struct table *summary, bool written)
 {
     const struct table *tables[1 + COUNTING_TABLES] = {summary};
     int32_t n = 1;
@@ -86,7 +88,34 @@ static void print_tables(const struct profile *profile, const struct table *summ
         fputs(i > 0 ? "\n" : "", stdout);
         table_print(tables[i], stdout);
     }
-    fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->out, profile->out);
+    if (written) {
+        fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->record.out,
+                profile->record.out);
+    }
+}
+
+// Keeps the text of `error`, the run's own, if it has failed.
+static int close_recording(struct profile *profile, int error)
+{
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_text());
+    int close_error = recording_close(profile->recording, &profile->told);
+    profile->told = profile->told && !error;
+    if (error == -EINTR && !close_error) {
+        return status_fail(error, "interrupted; %s holds what was recorded until then", profile->record.out);
+    }
+    return error ? status_fail(error, "%s", why) : close_error;
+}
+
+static int print(const struct profile *profile, bool written)
+{
+    struct table *table = stages_of_all("summary", profile->summary, NULL, STAGES_BY_ORDER);
+    if (!table) {
+        return status_fail(-ENOMEM, "out of memory for the table");
+    }
+    print_tables(profile, table, written);
+    table_close(table);
+    return 0;
 }
 
 static int run(struct profile *profile)
@@ -99,33 +128,26 @@ static int run(struct profile *profile)
     if (!error && profile->collect.mode == COLLECT_COUNTERS) {
         error = counting_tables_open(profile->counting, strncmp(profile->device, "cuda", 4) == 0);
     }
-    struct trace_writer_options options = {.path = profile->out, .command = "clsa profile"};
     interrupt_catch();
-    error = error ? error : trace_writer_open(&profile->writer, &options);
-    error = error ? error : profile_all(profile, true);
-    // Also after a failure: what was recorded until then is a whole trace.
-    int close_error = trace_writer_close(profile->writer);
-    error = error ? error : close_error;
-    if (error == -EINTR && !close_error) {
-        status_fail(error, "interrupted; %s holds what was recorded until then", profile->out);
-    }
-    error = error ? error : trace_summary_update(profile->summary);
+    error = error ? error : recording_open(&profile->recording, &profile->record, "profile", profile->device, profile->threads);
     if (error) {
         return error;
     }
-    struct table *table = stages_of_all("summary", profile->summary, NULL, STAGES_BY_ORDER);
-    if (!table) {
-        return status_fail(-ENOMEM, "out of memory for the table");
+    error = profile_all(profile, true);
+    // Also after a failure: what was recorded until then is a whole trace.
+    int close_error = close_recording(profile, error);
+    error = error ? error : trace_summary_update(profile->summary);
+    if (error || (close_error && !profile->told)) {
+        return error ? error : close_error;
     }
-    print_tables(profile, table);
-    table_close(table);
-    return 0;
+    error = print(profile, !close_error);
+    return error ? error : close_error;
 }
 
 int command_profile(int argc, char **argv)
 {
     struct profile profile = {
-        .model = "demo-8m", .methods = "clsa", .device = "cpu", .out = "clsa.pftrace", .output = 64, .batch = 1,
+        .model = "demo-8m", .methods = "clsa", .device = "cpu", .record.out = "clsa.pftrace", .output = 64, .batch = 1,
         .seed = 1, .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
@@ -141,7 +163,7 @@ int command_profile(int argc, char **argv)
         {"threads", OPTION_INT, &profile.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         COLLECT_OPTIONS(profile.collect),
         {"seed", OPTION_LONG, &profile.seed, 0, 9e18, "N", "of random weights"},
-        {"out", OPTION_TEXT, &profile.out, 0, 0, "FILE", "the trace to write"},
+        RECORDING_OPTIONS(profile.record),
         {"json", OPTION_FLAG, &profile.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(profile.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
@@ -158,5 +180,8 @@ int command_profile(int argc, char **argv)
         table_close(profile.counting[i]);
     }
     free(profile.tokens);
+    if (error && profile.told) {
+        return EXIT_FAILED;    // in one line, when it happened
+    }
     return error ? command_fail("profile", error) : EXIT_DONE;
 }

@@ -132,6 +132,13 @@ static void test_stream(enum stream_kind kind)
     free(own.text);
 }
 
+static bool ceilings_of(void *user, const struct sample_source *source, struct trace_ceilings *out)
+{
+    (void)user, (void)source;
+    *out = (struct trace_ceilings){.bytes_per_s = 1e9, .flops_per_s[DTYPE_BF16] = 2e12};
+    return true;
+}
+
 static void send_request(const struct sample_sink *sink, enum request_state state, int64_t step, int64_t time_ns)
 {
     struct request_sample sample = {1, 77, state, 16, 2, step, time_ns};
@@ -152,9 +159,8 @@ static void send_step(const struct sample_sink *sink, int64_t step, enum phase p
 // that only prefills.
 static void test_derived(void)
 {
-    struct trace_rates rates = {.bytes_per_s = 1e9, .flops_per_s[DTYPE_BF16] = 2e12};
     struct trace_writer *writer;
-    struct trace_writer_options options = {.path = path, .rates = &rates};
+    struct trace_writer_options options = {.path = path, .ceilings = ceilings_of};
     CHECK(trace_writer_open(&writer, &options) == 0);
     struct sample_sink sink = trace_writer_sink(writer);
     struct sample_source source = {

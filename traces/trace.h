@@ -10,7 +10,7 @@
 #include "engine/sample.h"
 
 // What a device can do at most. 0: not known.
-struct trace_rates {
+struct trace_ceilings {
     double bytes_per_s;
     double flops_per_s[DTYPE_COUNT];    // by the type of the operands
 };
@@ -24,8 +24,9 @@ struct trace_writer_options {
     bool gzip;                   // in gzip's format; so is a file whose name ends in .gz. Readers need no telling
     const char *command;         // kept in the trace as metadata; may be NULL
     int32_t flush_interval_ms;   // 0: 500
-    // Stages then tell their floor, what share of their time it is, and which rate makes it. NULL: not known.
-    const struct trace_rates *rates;    // borrowed for the call
+    // Asked for each source as it is announced, if not NULL: the ceilings of its device, false where they are not known.
+    // Stages then tell their floor, what share of their time it is, and which rate makes it.
+    bool (*ceilings)(void *user, const struct sample_source *source, struct trace_ceilings *out);
     // Called once when the trace fails (a full disk), in the midst of the sink: nothing is written any more, and what
     // feeds the sink need not stop. NULL: it shows at close only.
     void (*failed)(void *user, const char *why);

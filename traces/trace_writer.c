@@ -168,6 +168,9 @@ static void on_source(void *user, const struct sample_source *source)
     writer->sources = sources;
     struct source_track *track = &sources[n - 1];
     *track = (struct source_track){.source = *source, .track = ++writer->n_tracks};
+    if (writer->ceilings && !writer->ceilings(writer->user, source, &track->ceilings)) {
+        track->ceilings = (struct trace_ceilings){0};
+    }
     track->stages.tracks[0] = is_device(source) ? 0 : track->track;
     writer->n_sources++;
     writer->n_unwritten++;
@@ -204,11 +207,11 @@ static enum dtype operands_of(const struct sample_source *source, enum stage sta
     return attends ? source->kv_dtype : stage == STAGE_INDEX_SCORE ? source->index_dtype : source->weight_dtype;
 }
 
-static void add_floor(struct event *event, const struct trace_rates *rates, const struct sample_source *source,
-                      const struct stage_sample *sample)
+static void add_floor(struct event *event, const struct source_track *source, const struct stage_sample *sample)
 {
-    double flops_per_s = rates->flops_per_s[operands_of(source, sample->stage)];
-    double memory_ns = rates->bytes_per_s > 0 ? 1e9 * (double)sample->bytes / rates->bytes_per_s : 0;
+    const struct trace_ceilings *ceilings = &source->ceilings;
+    double flops_per_s = ceilings->flops_per_s[operands_of(&source->source, sample->stage)];
+    double memory_ns = ceilings->bytes_per_s > 0 ? 1e9 * (double)sample->bytes / ceilings->bytes_per_s : 0;
     double compute_ns = flops_per_s > 0 ? 1e9 * (double)sample->flops / flops_per_s : 0;
     double floor_ns = memory_ns > compute_ns ? memory_ns : compute_ns;
     if (!(floor_ns >= 0.5 && floor_ns < 1e18)) {    // nothing to do, nothing known, or no sane number
@@ -246,7 +249,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
     event_nonzero(&event, ANNOTATION_BYTES, sample->bytes);
     event_nonzero(&event, ANNOTATION_FLOPS, sample->flops);
     event_nonzero(&event, ANNOTATION_MEASURED_BYTES, sample->measured_bytes);
-    add_floor(&event, &writer->rates, &source->source, sample);
+    add_floor(&event, source, sample);
     writer_put(writer, &writer->step, &event);
     event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END, track, end_ns);
     writer_put(writer, &writer->step, &event);
@@ -350,7 +353,7 @@ int trace_writer_open(struct trace_writer **out, const struct trace_writer_optio
     }
     int32_t interval_ms = options->flush_interval_ms ? options->flush_interval_ms : DEFAULT_FLUSH_MS;
     writer->in_place = options->in_place;
-    writer->rates = options->rates ? *options->rates : (struct trace_rates){0};
+    writer->ceilings = options->ceilings;
     writer->flush_interval_ns = (int64_t)interval_ms * 1000000;
     writer->flushed_ns = clock_ns(CLOCK_MONOTONIC);
     writer->failed = options->failed;

@@ -25,6 +25,7 @@ struct request_track {
 
 struct source_track {
     struct sample_source source;
+    struct trace_ceilings ceilings; // 0: not known
     uint64_t track;                 // its own, on which its steps stand
     struct lanes stages;            // of a host: [0] is its own track; of a device they begin beside it
     uint64_t counters[COUNTER_COUNT];
@@ -49,11 +50,11 @@ struct trace_writer {
     struct output_file file;        // the stream of either way of writing
     bool in_place;
     struct trace_packer *packer;    // NULL: not packed
-    struct trace_rates rates;
     char *path;                     // owned
     int64_t flush_interval_ns, flushed_ns;
     int error;                      // the first failure; nothing is written after it
     char error_text[512];
+    bool (*ceilings)(void *user, const struct sample_source *source, struct trace_ceilings *out);
     void (*failed)(void *user, const char *why);
     void *user;
     int64_t handed_bytes;           // of packets, safely handed to the file

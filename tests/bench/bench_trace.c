@@ -21,14 +21,20 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static bool ceilings_of(void *user, const struct sample_source *source, struct trace_ceilings *out)
+{
+    (void)user, (void)source;
+    *out = (struct trace_ceilings){.bytes_per_s = 3e12};
+    for (int32_t i = 0; i < DTYPE_COUNT; i++) {
+        out->flops_per_s[i] = 6e14;
+    }
+    return true;
+}
+
 static int write_trace(const char *path, int64_t *bytes)
 {
     struct trace_writer *writer;
-    struct trace_rates rates = {.bytes_per_s = 3e12};
-    for (int32_t i = 0; i < DTYPE_COUNT; i++) {
-        rates.flops_per_s[i] = 6e14;
-    }
-    struct trace_writer_options options = {.path = path, .command = "bench_trace", .rates = &rates};
+    struct trace_writer_options options = {.path = path, .command = "bench_trace", .ceilings = ceilings_of};
     int error = trace_writer_open(&writer, &options);
     if (error) {
         return error;
