@@ -15,7 +15,7 @@
 // What one source of a trace holds.
 struct source_count {
     struct sample_source source;
-    int64_t steps, stages, requests, counters;
+    int64_t steps, stages, requests, counters, kernels, gauges;
     int64_t begin_ns, end_ns;    // end_ns < begin_ns: nothing yet
 };
 
@@ -90,6 +90,24 @@ static void on_counter(void *user, const struct counter_sample *sample)
     }
 }
 
+static void on_kernel(void *user, const struct kernel_sample *sample)
+{
+    struct source_count *source = find_source(user, sample->source);
+    if (source) {
+        source->kernels++;
+        cover(source, sample->begin_ns, sample->begin_ns + sample->duration_ns);
+    }
+}
+
+static void on_gauge(void *user, const struct gauge_sample *sample)
+{
+    struct source_count *source = find_source(user, sample->source);
+    if (source) {
+        source->gauges++;
+        cover(source, sample->time_ns, sample->time_ns);
+    }
+}
+
 static const struct table_column file_columns[] = {
     {"file", "file", -1},
     {"command", "command", -1},
@@ -97,6 +115,8 @@ static const struct table_column file_columns[] = {
     {"packets", "packets", 0},
     {"unknown_packets", "unknown packets", 0},
     {"span_s", "span s", 3},
+    {"dropped", "dropped", 0},
+    {"invalid", "invalid", 0},
     {"truncated", "truncated", -1},
 };
 
@@ -115,6 +135,8 @@ static const struct table_column source_columns[] = {
     {"stages", "stages", 0},
     {"requests", "requests", 0},
     {"counters", "counters", 0},
+    {"kernels", "kernels", 0},
+    {"gauges", "gauges", 0},
     {"span_s", "span s", 3},
 };
 
@@ -131,6 +153,8 @@ static void add_file(struct table *table, const char *path, const struct trace_s
     table_number(table, "packets", (double)stats->packets);
     table_number(table, "unknown_packets", (double)stats->unknown_packets);
     table_number(table, "span_s", (double)(stats->end_ns - stats->begin_ns) * 1e-9);
+    table_number(table, "dropped", (double)stats->dropped);    // records that collecting lost
+    table_number(table, "invalid", (double)stats->invalid);
     table_text(table, "truncated", stats->truncated ? "yes" : "no");
 }
 
@@ -152,6 +176,8 @@ static void add_source(struct table *table, const struct source_count *count)
     table_number(table, "stages", (double)count->stages);
     table_number(table, "requests", (double)count->requests);
     table_number(table, "counters", (double)count->counters);
+    table_number(table, "kernels", (double)count->kernels);
+    table_number(table, "gauges", (double)count->gauges);
     table_number(table, "span_s", count->end_ns >= count->begin_ns ? (double)(count->end_ns - count->begin_ns) * 1e-9 : NAN);
 }
 
@@ -184,6 +210,7 @@ static int trace_info(int argc, char **argv)
     struct info info = {0};
     struct sample_sink sink = {
         .user = &info, .source = on_source, .stage = on_stage, .step = on_step, .request = on_request, .counter = on_counter,
+        .kernel = on_kernel, .gauge = on_gauge,
     };
     struct trace_stats stats;
     struct table *file = table_open("trace", file_columns, COUNT(file_columns));
