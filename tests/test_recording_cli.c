@@ -64,7 +64,7 @@ static char *read_words(const char *name)
 
 static void expect(const char *const *more, rlim_t max_file_bytes, int expected, const char *on_stderr)
 {
-    int status;
+    int status = 0;
     pid_t child = start(more, max_file_bytes, 30);
     CHECK(child > 0 && waitpid(child, &status, 0) == child);
     int got = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
