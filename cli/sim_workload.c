@@ -19,9 +19,9 @@ enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 struct sim {
     const char *model, *methods, *devices, *devices_file, *calibration_file;
     const char *router, *html, *trace;
-    int32_t max_seqs, chunk, threads, ranks, replicas;
+    int32_t max_seqs, chunk, threads, ranks, replicas, prefill_replicas;
     int64_t cache_tokens;
-    double memory_percent, overhead_us;
+    double memory_percent, overhead_us, handover_gb_per_s;
     bool json, timeline, per_request, every_step;
     struct workload_flags load;
     struct plan_flags flags;
@@ -55,6 +55,7 @@ static void show_progress(void *user, int64_t finished, int64_t total)
 static void add_use(struct sim *sim, const struct plan *plan, const struct device *device,
                     const struct serve_result *result)
 {
+    int32_t replicas = sim->replicas + sim->prefill_replicas;
     table_row(sim->use);
     table_text(sim->use, "method", plan->method);
     table_text(sim->use, "device", device->name);
@@ -66,7 +67,7 @@ static void add_use(struct sim *sim, const struct plan *plan, const struct devic
     table_number(sim->use, "peak_kv_gb", 1e-9 * (double)result->peak_kv_bytes);
     table_number(sim->use, "weight_gb", 1e-9 * (double)result->weight_bytes);
     if (device->price_per_hour.value > 0 && result->metrics.output_tokens > 0) {
-        table_number(sim->use, "cost_per_million_output_tokens", sim->replicas * device->price_per_hour.value / 3600 *
+        table_number(sim->use, "cost_per_million_output_tokens", replicas * device->price_per_hour.value / 3600 *
                                                                      result->metrics.span_s /
                                                                      result->metrics.output_tokens * 1e6);
     }
@@ -94,7 +95,16 @@ static int simulate_fleet(struct serve_result *out, const struct sim *sim, const
     };
     struct fleet_result fleet;
     int error = router_from_name(&fleet_options.router, sim->router);
-    error = error ? status_prefix(error, "--router ") : fleet_run(&fleet, &sim->workload, &fleet_options);
+    if (error) {
+        return status_prefix(error, "--router ");
+    }
+    if (sim->prefill_replicas > 0) {
+        double own = options->device->link_bytes_per_s.value;
+        double link = sim->handover_gb_per_s > 0 ? 1e9 * sim->handover_gb_per_s : own;
+        error = fleet_run_split(&fleet, &sim->workload, &fleet_options, sim->prefill_replicas, link);
+    } else {
+        error = fleet_run(&fleet, &sim->workload, &fleet_options);
+    }
     if (error) {
         return error;
     }
@@ -114,6 +124,11 @@ static int simulate_fleet(struct serve_result *out, const struct sim *sim, const
     fleet.records = NULL;    // they are out's now
     fleet_close(&fleet);
     return 0;
+}
+
+static bool fleet_of(const struct sim *sim)
+{
+    return sim->replicas > 1 || sim->prefill_replicas > 0;
 }
 
 static int simulate(struct sim *sim, const char *method, const struct device *one_device)
@@ -143,7 +158,7 @@ static int simulate(struct sim *sim, const char *method, const struct device *on
                                     .progress = show_progress,
                                     .progress_user = &progress};
     progress_begin(&progress, plan.method, sim->workload.n);
-    error = sim->replicas > 1 ? simulate_fleet(&result, sim, &options) : serve_run(&result, &sim->workload, &options);
+    error = fleet_of(sim) ? simulate_fleet(&result, sim, &options) : serve_run(&result, &sim->workload, &options);
     progress_end(&progress);
     if (error) {
         return status_prefix(error, "%s on %s: ", plan.method, device->name);
@@ -222,7 +237,7 @@ static int open_trace(struct sim *sim)
     if (!sim->trace) {
         return 0;
     }
-    if (sim->replicas > 1) {
+    if (fleet_of(sim)) {
         return status_fail(-EINVAL, "--trace: of one replica only; leave out --replicas");
     }
     int error = trace_writer_open(&sim->writer, &options);
@@ -248,11 +263,15 @@ static void print(const struct sim *sim)
         putchar('\n');
     }
     fputs(workload_definitions, stdout);
-    if (sim->ranks > 1 || sim->replicas > 1) {
+    if (sim->prefill_replicas > 0) {
+        printf("%d replicas compute prompts and hand keys and values on to those that answer.\n",
+               sim->prefill_replicas);
+    }
+    if (sim->ranks > 1 || fleet_of(sim)) {
         printf("%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of "
                "one device "
                "each.\n",
-               sim->replicas, sim->ranks);
+               sim->replicas + sim->prefill_replicas, sim->ranks);
     }
     puts(sim->calibration
              ? "Step times as calibrated; \"figures\": how the weakest of them came about."
@@ -274,7 +293,7 @@ static int run(struct sim *sim)
         return status_fail(-EINVAL, "--per-request: %lld requests: expected at most %d; lower --requests",
                            (long long)sim->workload.n, MAX_REQUEST_ROWS);
     }
-    if (sim->timeline && sim->replicas > 1) {
+    if (sim->timeline && fleet_of(sim)) {
         return status_fail(-EINVAL, "--timeline: of one replica only; leave out --replicas");
     }
     sim->lengths = workload_table(&sim->workload);
@@ -327,6 +346,10 @@ int command_sim_workload(int argc, char **argv)
          "of clsa calibrate: what kernels reach of the peaks"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
         {"replicas", OPTION_INT, &sim.replicas, 1, FLEET_MAX_REPLICAS, "replicas", "of the model, behind a router"},
+        {"prefill-replicas", OPTION_INT, &sim.prefill_replicas, 0, FLEET_MAX_REPLICAS, "replicas",
+         "that only compute prompts, before those that answer; 0: none"},
+        {"handover", OPTION_REAL, &sim.handover_gb_per_s, 0, 1e6, "GB/s",
+         "at which they hand on keys and values; 0: the link between devices"},
         {"router", OPTION_TEXT, &sim.router, 0, 0, "NAME", "round-robin, least-load (fewest requests in hand), prefix"},
         {"max-seqs", OPTION_INT, &sim.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &sim.chunk, 1, 1 << 24, "tokens", "rows of one step, decode and prefill together"},

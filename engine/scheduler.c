@@ -22,6 +22,7 @@ struct request {
     int32_t room_tokens;        // that its pages hold: while known_tokens are no more, they need not be asked
     // Of its prompt as submitted, which is what prefixes are found of.
     int32_t first_tokens;
+    bool received;              // but for its last token it is cached as soon as it has its pages
     int32_t cuts[2];            // a chunk of prefill ends here, ascending, for a snapshot of the windows; 0: none
 };
 
@@ -75,7 +76,8 @@ void scheduler_close(struct scheduler *scheduler)
     free(scheduler);
 }
 
-int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens)
+static int submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens,
+                  bool received)
 {
     if (prompt_tokens < 1 || max_output_tokens < 1) {
         return status_fail(-EINVAL, "a request of %d prompt tokens and %d output tokens: expected at least one of each",
@@ -95,6 +97,7 @@ int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t promp
                                 .known_tokens = prompt_tokens,
                                 .open_tokens = max_output_tokens,
                                 .first_tokens = prompt_tokens,
+                                .received = received,
                                 .slot = -1};
     if (scheduler->last) {
         scheduler->last->next = waiting;
@@ -106,6 +109,16 @@ int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t promp
     return 0;
 }
 
+int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens)
+{
+    return submit(scheduler, request, prompt_tokens, max_output_tokens, false);
+}
+
+int scheduler_receive(struct scheduler *scheduler, int64_t request, int32_t known_tokens, int32_t max_output_tokens)
+{
+    return submit(scheduler, request, known_tokens, max_output_tokens, true);
+}
+
 // Returns the youngest running request to the head of the queue. It will be recomputed from its tokens so far.
 static int64_t preempt_youngest(struct scheduler *scheduler)
 {
@@ -113,6 +126,7 @@ static int64_t preempt_youngest(struct scheduler *scheduler)
     kv_pages_close_seq(scheduler->pages, youngest->slot);
     youngest->slot = -1;
     youngest->cached_tokens = 0;
+    youngest->received = false;
     youngest->next = scheduler->first;
     scheduler->first = youngest;
     scheduler->last = scheduler->last ? scheduler->last : youngest;
@@ -130,7 +144,8 @@ static struct prefix find_prefix(const struct scheduler *scheduler, const struct
 static bool could_start(const struct scheduler *scheduler, const struct request *request, int64_t pages)
 {
     int32_t all = kv_pages_for(scheduler->pages, request->known_tokens);
-    return all <= pages || (scheduler->options.prefix.key && all - find_prefix(scheduler, request).n_held <= pages);
+    bool finds = scheduler->options.prefix.key && !request->received;
+    return all <= pages || (finds && all - find_prefix(scheduler, request).n_held <= pages);
 }
 
 // Lets the running request have the pages of `tokens` tokens, which are free.
@@ -148,10 +163,12 @@ static void grow(struct scheduler *scheduler, struct request *request, int32_t t
 static void take_pages(struct scheduler *scheduler, struct request *request, struct prefix *prefix)
 {
     const struct prefix_options *options = &scheduler->options.prefix;
-    *prefix = find_prefix(scheduler, request);
+    *prefix = request->received ? (struct prefix){.snapshot = -1} : find_prefix(scheduler, request);
     request->cached_tokens = prefix_adopt(scheduler->pages, options, request->id, request->slot, prefix);
     grow(scheduler, request, request->known_tokens);
-    if (options->key && options->has_windows) {
+    if (request->received) {
+        request->cached_tokens = request->known_tokens - 1;
+    } else if (options->key && options->has_windows) {
         request->cuts[0] = prefix->branch_tokens;
         request->cuts[1] = prefix_end(scheduler->pages, options, request->first_tokens);
     }
@@ -253,7 +270,7 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
             break;
         }
         plan_chunk(scheduler, &out[n], request, tokens_left);
-        out[n].reused_tokens = request->cached_tokens;
+        out[n].reused_tokens = prefix.n_pages * kv_pages_page_tokens(scheduler->pages);
         out[n].restore_from = prefix.snapshot;
         tokens_left -= out[n++].new_tokens;
     }

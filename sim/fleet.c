@@ -171,10 +171,22 @@ static void add_replica(struct fleet_result *out, const struct serve_result *rep
     }
 }
 
+int fleet_judge(struct fleet_result *out, const struct slo *slo, bool closed_loop)
+{
+    double ttft_percent = slo->ttft_percent > 0 ? slo->ttft_percent : 95;
+    double tpot_percent = slo->tpot_percent > 0 ? slo->tpot_percent : 95;
+    int error = serve_reduce(&out->metrics, out->records, out->n_records, slo->ttft_s, slo->tpot_s, closed_loop);
+    error = error ? error : serve_percentile(&out->ttft_s, out->records, out->n_records, MEASURE_TTFT, ttft_percent);
+    error = error ? error : serve_percentile(&out->tpot_s, out->records, out->n_records, MEASURE_TPOT, tpot_percent);
+    out->ttft_within = !(slo->ttft_s > 0 && out->ttft_s > slo->ttft_s);
+    out->tpot_within = !(slo->tpot_s > 0 && out->tpot_s > slo->tpot_s);
+    out->within = out->metrics.finished == out->n_records && out->ttft_within && out->tpot_within;
+    return error;
+}
+
 static int reduce(struct fleet *fleet)
 {
     struct fleet_result *out = fleet->result;
-    const struct slo *slo = &fleet->options.slo;
     const struct slo_watch *watch = &fleet->watch;
     for (int32_t r = 0; r < out->n_replicas; r++) {
         add_replica(out, &out->replicas[r]);
@@ -185,19 +197,10 @@ static int reduce(struct fleet *fleet)
         out->tpot_within = watch->tpot_late <= watch->tpot_allowed;
         return 0;
     }
-    int error = serve_reduce(&out->metrics, out->records, out->n_records, slo->ttft_s, slo->tpot_s,
-                             fleet->workload->users > 0);
-    error =
-        error ? error : serve_percentile(&out->ttft_s, out->records, out->n_records, MEASURE_TTFT, slo->ttft_percent);
-    error =
-        error ? error : serve_percentile(&out->tpot_s, out->records, out->n_records, MEASURE_TPOT, slo->tpot_percent);
     for (int32_t r = 0; r < out->n_replicas; r++) {
         out->stopped = out->stopped || out->replicas[r].stopped;
     }
-    out->ttft_within = !(slo->ttft_s > 0 && out->ttft_s > slo->ttft_s);
-    out->tpot_within = !(slo->tpot_s > 0 && out->tpot_s > slo->tpot_s);
-    out->within = out->metrics.finished == out->n_records && out->ttft_within && out->tpot_within;
-    return error;
+    return fleet_judge(out, &fleet->options.slo, fleet->workload->users > 0);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ struct serve_options {
     int32_t max_step_tokens;            // 0: 2048
     int64_t cache_tokens;               // 0: what the device's memory leaves, memory_share of it used in all
     bool no_reuse;                      // every prompt is computed whole
+    bool received;                      // prompts were computed elsewhere, but for their last token
     int32_t snapshots;                  // of windows, where prefixes are reused. 0: PREFIX_SNAPSHOTS
     double memory_share;                // 0: 0.9
     double slo_ttft_s, slo_tpot_s;      // 0: no limit

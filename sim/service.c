@@ -46,7 +46,8 @@ static int submit_arrived(struct service *service)
         if (record->arrival_s > service->now_s) {
             break;
         }
-        int error = scheduler_submit(service->scheduler, request, record->prompt_tokens, record->output_tokens);
+        int error = (service->options.received ? scheduler_receive : scheduler_submit)(
+            service->scheduler, request, record->prompt_tokens, record->output_tokens);
         if (error == -EINVAL) {
             record->rejected = true;
             service->n_rejected++;
@@ -198,7 +199,8 @@ static void take_step(struct service *service)
 // Pages in use after `taken` steps more, or an upper bound where that sets no peak.
 static int64_t pages_after(const struct service *service, int32_t taken, int32_t n)
 {
-    int64_t pages = kv_pages_used(service->pages), most = pages + (int64_t)n * (kv_pages_for(service->pages, taken) + 1);
+    int64_t pages = kv_pages_used(service->pages);
+    int64_t most = pages + (int64_t)n * (kv_pages_for(service->pages, taken) + 1);
     if (most <= service->result->peak_pages && most * service->page_bytes + n * service->ring_bytes <=
                                                    service->result->peak_kv_bytes) {
         return most;
@@ -394,7 +396,7 @@ int service_open(struct service *service)
                                     .provenance = step_price_provenance(service->price)};
     service->page_bytes = o->plan->page_tokens * plan_kv_bytes_per_token(o->plan);
     service->ring_bytes = plan_kv_bytes_per_sequence(o->plan);
-    service->reuses = !o->no_reuse && workload_shares(workload);
+    service->reuses = !o->no_reuse && !o->received && workload_shares(workload);
     int error = count_pages(&result->n_pages, service);
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
     if (service->reuses) {

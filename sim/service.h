@@ -51,6 +51,11 @@ int64_t serve_longest_request(const struct workload *workload);    // prompt + o
 // Of all records, none of which has begun; NULL: no memory.
 struct request_record *serve_open_records(const struct workload *workload);
 
+// Metrics, percentiles and what the limits say, from records.
+struct fleet_result;
+struct slo;
+int fleet_judge(struct fleet_result *out, const struct slo *slo, bool closed_loop);    // -ENOMEM
+
 // The fields above `mine` are the caller's to set before. service_close frees what is owned, also after a failure.
 int service_open(struct service *service);
 void service_close(struct service *service);

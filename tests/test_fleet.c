@@ -351,6 +351,63 @@ static void test_verdicts(void)
     workload_close(&workload);
 }
 
+// Prompts apart from answers: one request alone takes what it takes on one replica, and the way between; in traffic
+// nothing is lost, answers never wait for prompts, and first tokens are those of the replicas for prompts alone.
+static void test_split(void)
+{
+    struct fleet_result together, apart, prompts;
+    struct plan plan = tiny_plan(check_range(0, 1) ? "clsa" : "dense");
+    struct device device = slow_device();
+    struct workload workload = random_workload(1, 1);
+    struct fleet_options options = {.replica = random_options(&plan, &device), .n_replicas = 1};
+    double per_s = 1e6, bytes;
+    workload.requests[0].output_tokens = 20;
+    options.replica.cache_tokens = 2000;
+    CHECK_MESSAGE(fleet_run(&together, &workload, &options) == 0, "%s", status_text());
+    CHECK_MESSAGE(fleet_run_split(&apart, &workload, &options, 1, per_s) == 0, "%s", status_text());
+    bytes = (double)workload.requests[0].prompt_tokens * (double)plan_kv_bytes_per_token(&plan) +
+            (double)plan_kv_bytes_per_sequence(&plan);
+    CHECK(apart.records[0].first_token_s == together.records[0].first_token_s);
+    CHECK_MESSAGE(fabs(apart.records[0].finished_s - together.records[0].finished_s - bytes / per_s) < 2e-9,
+                  "finished at %.12g, on one replica at %.12g, %g s of handing over", apart.records[0].finished_s,
+                  together.records[0].finished_s, bytes / per_s);
+    fleet_close(&together);
+    fleet_close(&apart);
+    workload_close(&workload);
+    workload = random_workload(80, 0.02);
+    share_prefixes(&workload);
+    options = (struct fleet_options){.replica = random_options(&plan, &device),
+                                     .n_replicas = check_range(1, 3),
+                                     .router = (enum router)check_range(0, ROUTER_COUNT - 1)};
+    CHECK_MESSAGE(fleet_run_split(&apart, &workload, &options, 2, 1e9) == 0, "%s", status_text());
+    CHECK(apart.n_replicas == options.n_replicas + 2 && apart.metrics.finished == workload.n);
+    for (int64_t i = 0; i < workload.n; i++) {
+        const struct request_record *record = &apart.records[i];
+        CHECK(record->output_tokens == workload.requests[i].output_tokens);
+        CHECK((record->output_tokens > 1) == (record->finished_s > record->first_token_s));
+    }
+    for (int32_t r = 2; r < apart.n_replicas; r++) {    // only what was preempted is computed again
+        CHECK(apart.metrics.preemptions > 0 || apart.replicas[r].prefill_s == 0);
+    }
+    for (int64_t i = 0; i < workload.n; i++) {
+        workload.requests[i].output_tokens = 1;
+    }
+    options.n_replicas = 2;
+    CHECK_MESSAGE(fleet_run(&prompts, &workload, &options) == 0, "%s", status_text());
+    for (int64_t i = 0; i < workload.n; i++) {
+        CHECK(prompts.records[i].first_token_s == apart.records[i].first_token_s);
+        CHECK(prompts.records[i].reused_tokens == apart.records[i].reused_tokens);
+    }
+    fleet_close(&apart);
+    fleet_close(&prompts);
+    workload.users = 3;
+    CHECK(fleet_run_split(&apart, &workload, &options, 2, 1e9) == -EINVAL && strstr(status_text(), "closed loop"));
+    workload.users = 0;
+    CHECK(fleet_run_split(&apart, &workload, &options, 0, 1e9) == -EINVAL && !apart.records);
+    CHECK(fleet_run_split(&apart, &workload, &options, 2, 0) == -EINVAL && strstr(status_text(), "link"));
+    workload_close(&workload);
+}
+
 int main(void)
 {
     check_begin();
@@ -359,6 +416,7 @@ int main(void)
         test_against_serve();
         test_in_turn();
         test_jumps();
+        test_split();
         test_least_load();
     }
     test_prefixes();
