@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/status.h"
+#include "sim/affinity.h"
 #include "sim/service.h"
 
 static const char *const router_names[] = {"round-robin", "least-load", "prefix"};
@@ -44,58 +45,21 @@ struct fleet {
 // ---------------------------------------------------------------------------------------------------------------------
 // Routes that do not depend on the replicas
 
-struct affine {
-    int64_t id, request;
-};
-
-static int compare_prefixes(const void *left, const void *right)
-{
-    const struct affine *a = left, *b = right;
-    return a->id != b->id ? (a->id > b->id) - (a->id < b->id) : (a->request > b->request) - (a->request < b->request);
-}
-
-// turns [n]: the turn in which each request's prefix, or a request without one, first appeared.
-static int count_turns(int64_t *turns, const struct workload *workload)
-{
-    struct affine *sorted = malloc((size_t)workload->n * sizeof *sorted + 1);
-    if (!sorted) {
-        return status_fail(-ENOMEM, "no memory for the prefixes of %lld requests", (long long)workload->n);
-    }
-    int64_t n = 0, next = 0;
-    for (int64_t i = 0; i < workload->n; i++) {
-        turns[i] = i;    // the first request of its prefix, until shown otherwise
-        if (workload->requests[i].prefix_id >= 0) {
-            sorted[n++] = (struct affine){workload->requests[i].prefix_id, i};
-        }
-    }
-    qsort(sorted, (size_t)n, sizeof *sorted, compare_prefixes);
-    for (int64_t i = 1; i < n; i++) {
-        if (sorted[i].id == sorted[i - 1].id) {
-            turns[sorted[i].request] = turns[sorted[i - 1].request];
-        }
-    }
-    for (int64_t i = 0; i < workload->n; i++) {
-        turns[i] = turns[i] == i ? next++ : turns[turns[i]];    // first ones come before those that share
-    }
-    free(sorted);
-    return 0;
-}
-
 static int route_blindly(struct fleet *fleet)
 {
     const struct workload *workload = fleet->workload;
     int32_t replicas = fleet->options.n_replicas;
-    int64_t *turns = NULL;
+    int32_t *chosen = NULL;
     int error = 0;
     if (fleet->options.router == ROUTER_PREFIX && workload->users == 0) {
-        turns = malloc((size_t)workload->n * sizeof *turns + 1);
-        error = turns ? count_turns(turns, workload) : status_fail(-ENOMEM, "no memory for a router");
+        chosen = malloc((size_t)workload->n * sizeof *chosen + 1);
+        error = chosen ? affinity_route(chosen, workload, replicas) : status_fail(-ENOMEM, "no memory for a router");
     }
     for (int64_t i = 0; !error && i < workload->n; i++) {
-        int64_t turn = turns ? turns[i] : workload->users > 0 ? i % workload->users : i;
-        error = service_take(&fleet->services[turn % replicas], i);
+        int64_t turn = workload->users > 0 ? i % workload->users : i;
+        error = service_take(&fleet->services[chosen ? chosen[i] : turn % replicas], i);
     }
-    free(turns);
+    free(chosen);
     for (int32_t r = 0; !error && r < replicas && !fleet->watch.lost; r++) {
         error = service_advance(&fleet->services[r], INFINITY);
     }

@@ -1,8 +1,8 @@
 // sim/fleet.h - replicas of a service behind a router.
 //
 // Each replica is what sim/serve.h simulates. The router sends a request on at its arrival and for good: in turn, to
-// whoever has the fewest requests in hand (lowest number first), or so that requests of one prefix meet (prefixes in
-// turn as they first appear, requests without one in turn). In a closed loop users stay with a replica, in turn,
+// whoever has the fewest requests in hand (lowest number first), or so that requests of one prefix meet
+// (sim/affinity.h). In a closed loop users stay with a replica, in turn,
 // whatever the router. A pure function of its inputs; one replica gives what serve_run gives.
 #pragma once
 

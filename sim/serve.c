@@ -39,7 +39,8 @@ int serve_complete_options(struct serve_options *o)
 
 int32_t serve_rings(const struct serve_options *options, const struct workload *workload)
 {
-    return options->max_seqs + (!options->no_reuse && !options->received && workload_shares(workload) ? options->snapshots : 0);
+    bool reuses = !options->no_reuse && !options->received && workload_shares(workload);
+    return options->max_seqs + (reuses ? options->snapshots : 0);
 }
 
 int64_t serve_longest_request(const struct workload *workload)

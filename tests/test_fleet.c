@@ -351,6 +351,48 @@ static void test_verdicts(void)
     workload_close(&workload);
 }
 
+// Talks whose every turn begins with the one before: with affinity each talk finds on its replica what it would find on
+// one that has them all.
+static void test_talks(void)
+{
+    enum { TALKS = 7, TURNS = 5, BLOCK = 16 };
+    struct workload_request requests[TALKS * TURNS];
+    uint64_t blocks[TALKS * TURNS * 2 * TURNS];
+    struct workload workload = {.requests = requests, .block_tokens = BLOCK, .blocks = blocks};
+    struct plan plan = tiny_plan("dense");
+    struct device device = slow_device();
+    double reused[3];
+    for (int t = 0; t < TURNS; t++) {
+        for (int k = 0; k < TALKS; k++) {
+            int32_t n = 2 * (t + 1);
+            requests[workload.n] = (struct workload_request){.arrival_ns = (int64_t)workload.n * 10000000000,
+                                                             .prefix_id = t > 0 ? k : -1,
+                                                             .prefix_tokens = BLOCK * 2 * t,
+                                                             .prompt_tokens = BLOCK * n,
+                                                             .output_tokens = check_range(1, 9),
+                                                             .first_block = (int32_t)workload.n_blocks,
+                                                             .n_blocks = n};
+            for (int b = 0; b < n; b++) {
+                blocks[workload.n_blocks++] = 1000003u * (uint64_t)(k * 100 + b + 1);
+            }
+            workload.n++;
+        }
+    }
+    for (int r = 0; r < 3; r++) {
+        struct fleet_options options = {.replica = {.plan = &plan, .device = &device, .cache_tokens = 100000},
+                                        .n_replicas = r == 0 ? 1 : 4,
+                                        .router = r == 1 ? ROUTER_ROUND_ROBIN : ROUTER_PREFIX};
+        struct fleet_result fleet;
+        CHECK_MESSAGE(fleet_run(&fleet, &workload, &options) == 0, "%s", status_text());
+        reused[r] = fleet.metrics.reused_tokens;
+        fleet_close(&fleet);
+    }
+    // Turn t finds the 2 t blocks of the turn before, all but those of no turn.
+    CHECK_MESSAGE(reused[0] == TALKS * BLOCK * TURNS * (TURNS - 1), "%g tokens found by one replica", reused[0]);
+    CHECK_MESSAGE(reused[2] == reused[0], "%g tokens found with affinity, %g by one replica", reused[2], reused[0]);
+    CHECK_MESSAGE(reused[1] < reused[0], "%g tokens found in turn", reused[1]);
+}
+
 // Prompts apart from answers: one request alone takes what it takes on one replica, and the way between; in traffic
 // nothing is lost, answers never wait for prompts, and first tokens are those of the replicas for prompts alone.
 static void test_split(void)
@@ -420,6 +462,7 @@ int main(void)
         test_least_load();
     }
     test_prefixes();
+    test_talks();
     for (int i = 0; i < 4 && !check_failures; i++) {
         test_smallest(&most);
     }
