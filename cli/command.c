@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "cli/measure.h"
+#include "cli/shipped.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 
@@ -46,6 +47,18 @@ int plan_flags_resolve(struct plan_flags *flags)
     return error ? error : resolve(&flags->options.kv_dtype, "kv-dtype", flags->kv_dtype, false);
 }
 
+static int fail_unknown_model(const char *model, const char *tried)
+{
+    if (shipped_is_pair(model)) {
+        return status_fail(-EINVAL, "--model %s: the trained models are not where they belong: no %s", model, tried);
+    }
+    char names[256] = "";
+    for (int32_t i = 0; i < plan_model_count(); i++) {
+        strcat(strcat(names, plan_model(i)->name), ", ");
+    }
+    return status_fail(-EINVAL, "--model %s: neither a folder nor a known size (%sdemo: trained)", model, names);
+}
+
 int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
                        uint64_t seed)
 {
@@ -55,14 +68,12 @@ int command_model_open(struct model_file **file, const char *model, const char *
         return model_file_open(file, model);
     }
     const struct model_shape *known = plan_find_model(model);
+    const struct method_info *info_of = method ? plan_find_method(method) : NULL;
     if (!known) {
-        char names[256] = "";
-        for (int32_t i = 0; i < plan_model_count(); i++) {
-            strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
-        }
-        return status_fail(-EINVAL, "--model %s: neither a folder nor a known size (%s)", model, names);
+        char folder[PATH_MAX];
+        bool shipped = shipped_folder(folder, model, info_of ? info_of->backbone : BACKBONE_YOCO);
+        return shipped ? model_file_open(file, folder) : fail_unknown_model(model, folder);
     }
-    const struct method_info *info_of = plan_find_method(method);
     struct model_shape shape = *known;
     if (info_of) {
         shape.backbone = info_of->backbone;

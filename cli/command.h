@@ -47,8 +47,9 @@ int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVA
     {"keep-sink", OPTION_INT, &(flags).options.keep_sink, 0, 1 << 20, "units", "first units always selected"},           \
     {"page-tokens", OPTION_INT, &(flags).options.page_tokens, 1, 1 << 16, "tokens", "tokens per page of the KV cache"}
 
-// A model from --model: the name of a size ("demo-8m": random weights from `seed`, as that backbone) or a folder.
-// `method` decides the backbone of a named size. *file is owned by the caller.
+// A model from --model: a folder, the name of a size ("demo-8m": random weights from `seed`) or of a trained model that is
+// shipped ("demo-yoco", or "demo" for the one that fits). `method`, which may be NULL, decides the backbone of a size
+// and of "demo". *file is owned by the caller.
 int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
                        uint64_t seed);
 

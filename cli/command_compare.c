@@ -54,6 +54,10 @@ static int build_plans(struct compare *compare)
     const struct method_info *methods[MAX_METHODS];
     int error = methods_choose(methods, &compare->n_methods, MAX_METHODS, compare->methods);
     error = error ? error : models_open(compare->files, compare->models, &compare->flags, (uint64_t)compare->seed);
+    if (!error) {
+        methods_keep_served(methods, &compare->n_methods, compare->files, &compare->flags, compare->methods,
+                            compare->models);
+    }
     for (int32_t i = 0; i < compare->n_methods && !error; i++) {
         struct entry *entry = &compare->entries[i];
         entry->method = methods[i];
@@ -366,8 +370,8 @@ int command_compare(int argc, char **argv)
         .seed = 1, .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
-        {"model", OPTION_TEXT, &compare.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights) or one folder per backbone (default: demo-8m)"},
-        {"methods", OPTION_TEXT, &compare.methods, 0, 0, "M,M,...|all", "methods to compare (default: all)"},
+        {"model", OPTION_TEXT, &compare.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights), demo (trained) or one folder per backbone (default: demo-8m)"},
+        {"methods", OPTION_TEXT, &compare.methods, 0, 0, "M,M,...|all", "methods to compare (default: all that the model has weights for)"},
         {"prompt", OPTION_TEXT, &compare.prompt, 0, 0, "FILE", "text to process"},
         {"text", OPTION_TEXT, &compare.text, 0, 0, "TEXT", "text to process, given here; repeated up to --context"},
         {"context", OPTION_INT, &compare.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},

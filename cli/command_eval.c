@@ -161,6 +161,9 @@ static int build_plans(struct eval *eval)
     int32_t n_methods;
     int error = methods_choose(methods, &n_methods, MAX_METHODS, eval->methods);
     error = error ? error : models_open(eval->files, eval->models, &eval->flags, (uint64_t)eval->seed);
+    if (!error) {
+        methods_keep_served(methods, &n_methods, eval->files, &eval->flags, eval->methods, eval->models);
+    }
     eval->plans = calloc((size_t)MAX_METHODS * MAX_BUDGETS, sizeof *eval->plans);
     if (!error && !eval->plans) {
         error = status_fail(-ENOMEM, "out of memory for plans");
@@ -300,7 +303,7 @@ int command_eval(int argc, char **argv)
         .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
-        {"model", OPTION_TEXT, &eval.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights) or one folder per backbone"},
+        {"model", OPTION_TEXT, &eval.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights), demo (trained) or one folder per backbone"},
         {"methods", OPTION_TEXT, &eval.methods, 0, 0, "M,M,...|all", "methods to evaluate"},
         {"tasks", OPTION_TEXT, &eval.tasks, 0, 0, "T,T,...", "passkey, multikey, variables, copy, frequent"},
         {"text", OPTION_TEXT, &eval.text, 0, 0, "FILE", "text that hides the answers, and that is read for bits per byte"},

@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/progress.h"
+#include "cli/shipped.h"
 #include "cli/table.h"
 #include "engine/cost.h"
 #include "engine/status.h"
@@ -326,9 +327,18 @@ static int print_info(const struct info *info)
     return error;
 }
 
-// A folder with weights, a config.json or a folder with only that, or the name of a size.
-static int find_model(struct info *info, const char *name)
+// `name`, or the folder of the shipped model of that name.
+static const char *folder_of(char path[PATH_MAX], const char *name)
 {
+    struct stat about;
+    return stat(name, &about) != 0 && shipped_folder(path, name, BACKBONE_YOCO) ? path : name;
+}
+
+// A folder with weights, a config.json or a folder with only that, or the name of a size or of a shipped model.
+static int find_model(struct info *info, const char *given)
+{
+    char shipped[PATH_MAX];
+    const char *name = folder_of(shipped, given);
     const struct model_shape *preset = plan_find_model(name);
     struct stat about;
     if (stat(name, &about) != 0 && preset) {
@@ -462,7 +472,8 @@ static int command_check(int argc, char **argv)
     if (error == 1) {
         return EXIT_DONE;
     }
-    error = error ? error : model_file_open(&file, argv[1]);
+    char shipped[PATH_MAX];
+    error = error ? error : model_file_open(&file, folder_of(shipped, argv[1]));
     error = error ? error : check_it(file, argv[1], json);
     model_file_close(file);
     return error ? command_fail("model check", error) : EXIT_DONE;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/shipped.h"
 #include "engine/status.h"
 
 int methods_choose(const struct method_info **out, int32_t *n, int32_t max, const char *methods)
@@ -47,7 +48,7 @@ int models_open(struct model_file **files, const char *models, const struct plan
         return status_fail(-EINVAL, "--model: longer than %zu characters", sizeof list);
     }
     for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
-        if (plan_find_model(name)) {
+        if (plan_find_model(name) || shipped_is_pair(name)) {
             for (int32_t b = 0; b < BACKBONE_COUNT; b++) {
                 const char *any = b == BACKBONE_YOCO ? "yoco" : "dense";
                 int error = files[b] ? 0 : command_model_open(&files[b], name, any, flags, seed);
@@ -78,4 +79,23 @@ int models_plan(struct plan *out, struct model_file *const *files, const struct 
                            method->backbone == BACKBONE_YOCO ? "yoco" : "transformer", list);
     }
     return command_plan_build(out, file, method->name, flags);
+}
+
+void methods_keep_served(const struct method_info **methods, int32_t *n, struct model_file *const *files,
+                         const struct plan_flags *flags, const char *list, const char *models)
+{
+    if (strcmp(list, "all") != 0 || plan_find_model(models)) {
+        return;
+    }
+    int32_t kept = 0;
+    for (int32_t i = 0; i < *n; i++) {
+        struct model_file *file = files[methods[i]->backbone];
+        struct model_weights weights;
+        struct plan plan;
+        if (file && command_plan_build(&plan, file, methods[i]->name, flags) == 0 &&
+            model_file_weights(file, &plan, &weights) == 0) {
+            methods[kept++] = methods[i];
+        }
+    }
+    *n = kept;
 }

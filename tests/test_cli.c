@@ -131,6 +131,20 @@ static void wrong_files(void)
     unlink(path);
 }
 
+// The trained models are found by name from anywhere; what they have no weights for is left out of a comparison.
+static void shipped_models(void)
+{
+    CHECK(clsa("model check demo-yoco") == 0);
+    CHECK(clsa("model check demo-transformer") == 0);
+    CHECK(clsa("run --model demo --method clsa --text hello --output 2") == 0);
+    CHECK(clsa("run --model demo --method block --text hello --output 2") == 0);
+    CHECK(clsa("compare --model demo --text hello --context 40 --output 2") == 0);
+    CHECK(strstr(output, "clsa-block") && strstr(output, "quest") && !strstr(output, "dsa"));
+    expect_error(2, "run --model demo-yoco --method dense --text x", "demo-yoco|dense");
+    expect_error(2, "run --model demo --method dsa --text x", "demo-transformer|lightning_indexer");
+    expect_error(2, "run --model ../models/demo-yoco --text x", "neither a folder");
+}
+
 static void models(void)
 {
     char line[1024], path[512], copy[512];
@@ -258,6 +272,7 @@ int main(void)
     CHECK(mkdtemp(folder) != NULL);
     wrong_flags();
     wrong_files();
+    shipped_models();
     models();
     outputs();
     interrupts();

@@ -2,8 +2,9 @@
 
     python golden.py tests/data/logits
 
-For each backbone a model folder, the tokens, and for each method the logits after token FIRST_ROW and each later one, fp32. Weights are
-rounded to bf16 first, as the files hold them; every norm is random, so that none can be forgotten unnoticed.
+For each backbone a model folder, the tokens, and for each method the logits after token FIRST_ROW and each later one,
+fp32. Weights are rounded to bf16 first, as the files hold them; every norm is random, so that none can be forgotten
+unnoticed.
 """
 import os
 import sys

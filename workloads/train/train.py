@@ -63,6 +63,7 @@ def parse():
     parser.add_argument("--cases", type=int, default=9, help="sparse methods in that evaluation, at most")
     parser.add_argument("--sparse-samples", type=int, default=24, help="per task and sparse method")
     parser.add_argument("--lengths", default="", help="instead of the phase's: SHARE:TOKENS,...")
+    parser.add_argument("--decay-from", type=float, default=-1, help="share of the phase, instead of the phase's own")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     if args.phase != "evaluate" and not args.seconds and not args.steps:
@@ -92,6 +93,8 @@ class Run:
     def __init__(self, args):
         self.args, self.g = args, backbone.Geometry(args.backbone)
         self.rates, self.decay_from, self.lengths = PHASES[args.phase]
+        if args.decay_from >= 0:
+            self.decay_from = args.decay_from
         if args.lengths:
             self.lengths = [(float(a), int(b)) for a, b in (one.split(":") for one in args.lengths.split(","))]
         weights = self.load_weights()

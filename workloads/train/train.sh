@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# train.sh - from Debian's texts to one trained model: ./train.sh yoco|transformer DIR
+#
+# Needs Python with PyTorch, numpy and safetensors, an NVIDIA GPU, and apt-get with network for the texts. A phase goes on
+# where it was stopped, and one that is done is not done again; DIR/BACKBONE/log.jsonl tells what was run. The shipped
+# weights were trained by the clock (logs/): here stand the steps that it came to, and at which steps it changed lengths
+# and rates. DIR/BACKBONE/model-distill is then what workloads/models has.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+backbone=${1:?usage: train.sh yoco|transformer DIR}
+folder=${2:?usage: train.sh yoco|transformer DIR}
+
+case $backbone in
+yoco)
+    dense=(--steps 2124 --lengths 0.2015:512,0.5494:2048,1:8192 --decay-from 0.689)
+    distill=(--steps 947 --decay-from 0.404)
+    ;;
+transformer)
+    dense=(--steps 2074 --lengths 0.2502:512,0.6490:2048,1:8192 --decay-from 0.806)
+    distill=(--steps 469 --decay-from 0.616)
+    ;;
+*) echo "train.sh: $backbone: expected yoco or transformer" >&2; exit 2 ;;
+esac
+
+mkdir -p "$folder"
+[ -f "$folder/corpus.xz" ] || python3 "$here/corpus.py" build "$folder"
+phase() {
+    local name=$1
+    shift
+    [ -d "$folder/$backbone/model-$name" ] || python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
+        --corpus "$folder/corpus.xz" --heldout "$folder/heldout.txt" --out "$folder/$backbone"
+}
+phase dense "${dense[@]}"
+phase distill "${distill[@]}"
