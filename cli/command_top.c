@@ -174,6 +174,9 @@ static int open_live(struct top *top)
         .flags = top->flags,
     };
     int error = collect_resolve(&top->collect, top->device);
+    if (!error && top->collect.mode == COLLECT_COUNTERS) {
+        error = status_fail(-EINVAL, "--collect counters: the dashboard shows none; use clsa profile, and --replay its trace");
+    }
     options.collect = top->collect;
     error = error ? error : routing_open(&top->routing);
     options.routing = top->routing;

@@ -101,11 +101,12 @@ static void *run(void *user)
     bool stop = false;
     while (!stop) {
         stop = wait_poll(poller);
-        if (stop && poller->sampler) {
-            pm_sampler_stop(poller->sampler);    // what it has still recorded is read now
-        }
         if (poller->sampler && !poller->failed) {    // only this thread sets `failed`
             read_samples(poller);
+        }
+        if (stop && poller->sampler && !poller->failed) {
+            pm_sampler_stop(poller->sampler);
+            read_samples(poller);    // what was recorded since the reading before
         }
         if (poller->nvml && (stop || collector_now_ns() >= next_reading_ns)) {
             read_nvml(poller);

@@ -15,7 +15,8 @@
 // costs a third of a core. Making an image costs 13 us for each sample that it could hold: it is no larger than a
 // reading needs.
 enum { DEFAULT_INTERVAL_NS = 250000, IMAGE_SAMPLES = 200, MAX_METRICS = 16, REQUIRED_METRICS = 2 };
-// Raw records of all units of the chip, some 10 KB a sample: about a second and a half of them.
+// Raw records of all units of the chip. An H100 fills this with 1400 to 2100 samples: a third of a second, at the
+// least.
 enum { HARDWARE_BUFFER_BYTES = 64 << 20 };
 // A reading that cannot keep pace with the chip ends nevertheless.
 enum { IMAGES_AT_ONCE = 64 };
@@ -40,6 +41,7 @@ struct pm_sampler {
     uint8_t *config;        // owned
     uint8_t *image;         // [image_bytes] owned
     size_t config_bytes, image_bytes;
+    size_t device;
     uint64_t interval_ns;
     bool started, clock_known;
     int64_t to_boottime_ns;    // added to a sample's times
@@ -98,13 +100,13 @@ static int choose_metrics(struct pm_sampler *sampler, const struct pm_options *o
 }
 
 // Asks the device what it is and what of its counters is free, and configures the metrics for it.
-static int configure_host(struct pm_sampler *sampler, size_t device)
+static int configure_host(struct pm_sampler *sampler)
 {
     const struct counters_api *api = &sampler->api;
     int32_t required = sampler->n_metrics < REQUIRED_METRICS ? sampler->n_metrics : REQUIRED_METRICS;
-    struct cupti_chip_name chip = COUNTERS_PARAMS(cupti_chip_name, name, .device = device);
+    struct cupti_chip_name chip = COUNTERS_PARAMS(cupti_chip_name, name, .device = sampler->device);
     int error = counters_api_status(api, api->device_chip(&chip), "sampling counters");
-    struct cupti_pm_availability ask = COUNTERS_PARAMS(cupti_pm_availability, image, .device = device);
+    struct cupti_pm_availability ask = COUNTERS_PARAMS(cupti_pm_availability, image, .device = sampler->device);
     error = error ? error : counters_api_status(api, api->pm_availability(&ask), "sampling counters");
     if (error) {
         return error;
@@ -127,10 +129,25 @@ static int reset_image(struct pm_sampler *sampler)
     return counters_api_status(&sampler->api, sampler->api.pm_image_init(&init), "sampling counters");
 }
 
-static int configure_device(struct pm_sampler *sampler, size_t device)
+static void release_device(struct pm_sampler *sampler)
+{
+    if (sampler->object) {
+        struct cupti_pm_object object = COUNTERS_PARAMS(cupti_pm_object, object, .object = sampler->object);
+        if (sampler->started) {
+            sampler->api.pm_stop(&object);
+        }
+        sampler->api.pm_disable(&object);
+    }
+    free(sampler->image);
+    sampler->object = NULL;
+    sampler->image = NULL;
+    sampler->started = false;
+}
+
+static int configure_device(struct pm_sampler *sampler)
 {
     const struct counters_api *api = &sampler->api;
-    struct cupti_pm_enable enable = COUNTERS_PARAMS(cupti_pm_enable, object, .device = device);
+    struct cupti_pm_enable enable = COUNTERS_PARAMS(cupti_pm_enable, object, .device = sampler->device);
     int error = counters_api_status(api, api->pm_enable(&enable), "sampling counters");
     if (error) {
         return error;
@@ -161,6 +178,7 @@ int pm_sampler_open(struct pm_sampler **out, const struct pm_options *options)
     if (!sampler) {
         return status_fail(-ENOMEM, "no memory for a sampler");
     }
+    sampler->device = (size_t)options->device;
     sampler->interval_ns = (uint64_t)(options->interval_ns > 0 ? options->interval_ns : DEFAULT_INTERVAL_NS);
     struct cupti_nothing initialize = COUNTERS_PARAMS(cupti_nothing, priv, .priv = NULL);
     int error = counters_api_load(&sampler->api, &options->libraries);
@@ -171,8 +189,8 @@ int pm_sampler_open(struct pm_sampler **out, const struct pm_options *options)
     error =
         error ? error
               : counters_api_status(&sampler->api, sampler->api.profiler_initialize(&initialize), "sampling counters");
-    error = error ? error : configure_host(sampler, (size_t)options->device);
-    error = error ? error : configure_device(sampler, (size_t)options->device);
+    error = error ? error : configure_host(sampler);
+    error = error ? error : configure_device(sampler);
     if (error) {
         pm_sampler_close(sampler);
         return error;
@@ -186,20 +204,12 @@ void pm_sampler_close(struct pm_sampler *sampler)
     if (!sampler) {
         return;
     }
-    const struct counters_api *api = &sampler->api;
-    if (sampler->object) {
-        struct cupti_pm_object object = COUNTERS_PARAMS(cupti_pm_object, object, .object = sampler->object);
-        if (sampler->started) {
-            api->pm_stop(&object);
-        }
-        api->pm_disable(&object);
-    }
+    release_device(sampler);
     if (sampler->host) {
         struct cupti_host_close close = COUNTERS_PARAMS(cupti_host_close, host, .host = sampler->host);
-        api->host_close(&close);
+        sampler->api.host_close(&close);
     }
     free(sampler->config);
-    free(sampler->image);
     free(sampler);
 }
 
@@ -220,6 +230,9 @@ int pm_sampler_start(struct pm_sampler *sampler)
 int pm_sampler_stop(struct pm_sampler *sampler)
 {
     struct cupti_pm_object object = COUNTERS_PARAMS(cupti_pm_object, object, .object = sampler->object);
+    if (!sampler->started) {
+        return 0;
+    }
     sampler->started = false;
     return counters_api_status(&sampler->api, sampler->api.pm_stop(&object), "sampling counters");
 }
@@ -255,12 +268,12 @@ static int tell_sample(struct pm_sampler *sampler, size_t index, void (*tell)(vo
     return 0;
 }
 
-// A full buffer is useless until sampling begins anew.
-static int restart(struct pm_sampler *sampler)
+// A buffer that was full once stays useless, also to a new start: the device is taken anew, in a fifth of a second.
+static int retake(struct pm_sampler *sampler)
 {
     bool started = sampler->started;
-    int error = started ? pm_sampler_stop(sampler) : 0;
-    error = error ? error : reset_image(sampler);
+    release_device(sampler);
+    int error = configure_device(sampler);
     return error || !started ? error : pm_sampler_start(sampler);
 }
 
@@ -274,7 +287,7 @@ static int read_image(struct pm_sampler *sampler, void (*tell)(void *, const str
     int result = api->pm_decode(&decode);
     if (result == COUNTERS_BUFFER_FULL) {
         *lost = *done = true;
-        return restart(sampler);
+        return retake(sampler);
     }
     int error = counters_api_status(api, result, "reading counters");
     struct cupti_pm_info info =

@@ -26,13 +26,15 @@ struct pm_sample {
     const double *values;
 };
 
-// -ENOTSUP, -EACCES, -EBUSY or -EIO with the reason and the remedy.
+// The first of a process: before any graph is recorded (cupti/counters.h). -ENOTSUP, -EACCES, -EBUSY or -EIO with the
+// reason and the remedy.
 int pm_sampler_open(struct pm_sampler **out, const struct pm_options *options);
 void pm_sampler_close(struct pm_sampler *sampler);    // NULL-safe; stops
 
 const char *const *pm_sampler_metrics(const struct pm_sampler *sampler, int32_t *n);    // those kept, borrowed
 
 int pm_sampler_start(struct pm_sampler *sampler);
+// Read first: after the stop, the device hands over no more than one image (200 samples).
 int pm_sampler_stop(struct pm_sampler *sampler);
 
 // Calls `sample` for each sample that has been completed since the last reading, in order. *lost says whether the

@@ -73,7 +73,7 @@ static void samples_arrive_whole(void)
     mock->n_ready = first;
     CHECK(pm_sampler_read(sampler, on_sample, &heard, &lost) == first && !lost);
     mock->n_ready = second;
-    mock->overflow = 1;    // cured by starting anew
+    mock->overflow = 1;    // cured by taking the device anew
     CHECK(pm_sampler_read(sampler, on_sample, &heard, &lost) == 0 && lost && mock->started);
     CHECK(pm_sampler_read(sampler, on_sample, &heard, &lost) == second && !lost);
     CHECK(heard.n == first + second && heard.in_order);

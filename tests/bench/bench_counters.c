@@ -23,6 +23,7 @@
 #include "engine/status.h"
 
 enum { MAX_BATCHES = 4, COUNTED_STEPS = 3, SAMPLED_STEPS = 20, ANSWER_TOKENS = 512 };
+enum { STEPS_OF_A_READING = 4 };    // the device's buffer holds a third of a second
 enum { KNOWN_BYTES = 1 << 30, KNOWN_REPEATS = 32, BUSY_BYTES = 10000000, BLOCKS = 132 * 16, THREADS = 256 };
 
 struct bench {
@@ -198,15 +199,15 @@ static int check_sampling(struct bench *bench, struct known *known)
     known->synchronize();
     int64_t end_ns = collector_now_ns();
     nanosleep(&idle, NULL);
-    error = error ? error : pm_sampler_stop(sampler);
     int64_t read_ns = collector_now_ns();
     int n = error ? error : pm_sampler_read(sampler, on_sample, &sampled, &lost);
     read_ns = collector_now_ns() - read_ns;
-    printf("sampled %d over %.1f ms (lost %d, read in %.1f ms): the kernels ran for %.3f ms, samples are busy from %+.3f "
-           "ms after their launch to %+.3f ms after their end\n",
-           n, (double)(sampled.last_ns - sampled.first_ns) * 1e-6, lost, (double)read_ns * 1e-6,
-           (double)(end_ns - begin_ns) * 1e-6, (double)(sampled.busy_begin_ns - begin_ns) * 1e-6,
-           (double)(sampled.busy_end_ns - end_ns) * 1e-6);
+    printf(
+        "sampled %d over %.1f ms (lost %d, read in %.1f ms): the kernels ran for %.3f ms, samples are busy from %+.3f "
+        "ms after their launch to %+.3f ms after their end\n",
+        n, (double)(sampled.last_ns - sampled.first_ns) * 1e-6, lost, (double)read_ns * 1e-6,
+        (double)(end_ns - begin_ns) * 1e-6, (double)(sampled.busy_begin_ns - begin_ns) * 1e-6,
+        (double)(sampled.busy_end_ns - end_ns) * 1e-6);
     for (int32_t i = 0; i < sampled.n_metrics && n > 0; i++) {
         printf("  %-64s sum %.6g mean %.6g\n", metrics[i], sampled.sum[i], sampled.sum[i] / n);
     }
@@ -327,10 +328,18 @@ static int sample_steps(const struct bench *bench, struct engine *engine, const 
     pm_sampler_metrics(sampler, &sampled.n_metrics);
     int64_t begin_ns = collector_now_ns();
     error = pm_sampler_start(sampler);
-    error = error ? error : steps(engine, SAMPLED_STEPS);
+    for (int i = 0; i < SAMPLED_STEPS && !error; i += STEPS_OF_A_READING) {
+        bool lost_now = false;
+        error = steps(engine, STEPS_OF_A_READING);
+        int read = error ? 0 : pm_sampler_read(sampler, on_sample, &sampled, &lost_now);
+        error = read < 0 ? read : error;
+        lost = lost || lost_now;
+    }
     int64_t end_ns = collector_now_ns();
     int stopped = pm_sampler_stop(sampler);
-    int n = error || stopped ? -1 : pm_sampler_read(sampler, on_sample, &sampled, &lost);
+    bool lost_last = false;
+    int n = error || stopped ? -1 : pm_sampler_read(sampler, on_sample, &sampled, &lost_last);
+    n = n < 0 ? n : sampled.n;
     double megabytes = (sampled.sum[0] + sampled.sum[1]) * 1e-6 / SAMPLED_STEPS;
     printf("%-11s %3d  %-22s %d samples in %.2f ms a step, lost %d: %.2f MB; means", method, batch, "dram.sampled", n,
            (double)(end_ns - begin_ns) * 1e-6 / SAMPLED_STEPS, lost, megabytes);

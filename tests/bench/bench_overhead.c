@@ -315,6 +315,12 @@ static int run_method(struct bench *bench, const char *method, FILE *out)
     if (!error && (bench->chosen[KERNEL_MODE] || bench->chosen[GRAPH_MODE])) {    // CUPTI wants to be there first
         error = collector_open(&collector, modes[bench->chosen[KERNEL_MODE] ? KERNEL_MODE : GRAPH_MODE].source, &nobody);
     }
+    struct counters *counters = NULL;
+    const struct counters_options counters_options = {.gpu = true, .device = bench->device};
+    if (!error && bench->chosen[COUNTERS_MODE]) {    // likewise
+        error = counters_open(&counters, &counters_options);
+        counters_close(counters);
+    }
     error = error ? error : fill(bench, &plan, file, &id);
     collector_close(collector);
     if (!error) {

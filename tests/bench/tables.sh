@@ -18,7 +18,7 @@ function table(words,    i, key, f, part) {
         split(row[order[i]], f, "\t")
         if (f[10] ~ "^(" part[1] ")$" && f[3] ~ "^(" part[2] ")$" && f[8] ~ "^(" part[3] ")$")
             printf "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", f[3], f[6], f[7], f[8], f[9], f[10], f[11],
-                   f[12], f[13], f[14], (f[10] ~ /^(decode_step|prefill|stage|kernel|peer)/ ? percent(f[13], f[11]) : "-"), f[1]
+                   f[12], f[13], f[14], (f[10] ~ /^(decode_step|prefill|stage|kernel|peer|dram)/ ? percent(f[13], f[11]) : "-"), f[1]
     }
 }
 # One quantity by budget: "all" is what a method that selects nothing has.

@@ -17,7 +17,8 @@ struct mock_counters {
     // Samples: n_ready more have been recorded since the last decoding. Sample i has 100 * (i + 1) + metric as its
     // values and lasts from first_ns + i * interval, on the real-time clock.
     _Atomic int32_t n_ready;    // a thread of the code under test decodes
-    int32_t overflow;
+    int32_t overflow;           // 1: the buffer was full, until the device is enabled anew
+    int32_t decoded;            // samples so far
     int64_t first_ns, interval_ns;
     int32_t started, enabled, hosts;    // objects that are in use now
     // Ranges: how many sessions there were, and how many ranges CUPTI should say that it dropped.
