@@ -211,34 +211,47 @@ static int64_t pages_after(const struct service *service, int32_t taken, int32_t
     return pages;
 }
 
-// Up to `steps` steps in which the n sequences of service->parts draw one token each.
-static void jump(struct service *service, double horizon_s, int32_t steps, int32_t n)
+static void begin_jump(struct service *service, int32_t steps, int32_t n)
 {
-    struct serve_result *result = service->result;
     bool room = scheduler_waiting(service->scheduler) == 0 && n < service->options.max_seqs &&
                 n < service->options.max_step_tokens;
-    double until_s = service->next_point_s, begin_s = service->now_s;
-    if (room && service->next < service->n_known) {
-        until_s = fmin(until_s, service->records[service->mine[service->next]].arrival_s);
-    }
-    if (room) {
-        until_s = fmin(until_s, horizon_s);
-    }
     for (int32_t i = 0; i < n; i++) {
         service->work[i] = (struct work){service->parts[i].context_tokens, 1, 1};
     }
-    step_price_walk(service->price, service->work, n);
-    int32_t taken = 0, n_finished;
-    while (taken < steps && (taken == 0 || service->now_s < until_s)) {
-        service->now_s += step_price_next(service->price);
-        taken++;
+    step_walk_begin(service->walk, service->work, n);
+    service->jump.steps = steps;
+    service->jump.taken = 0;
+    service->jump.n = n;
+    service->jump.room = room;
+    service->jump.begin_s = service->now_s;
+}
+
+// Steps on until the jump is over, which is true, or the horizon is reached, behind which it goes on.
+static bool continue_jump(struct service *service, double horizon_s)
+{
+    double until_s = service->next_point_s;
+    if (service->jump.room && service->next < service->n_known) {
+        until_s = fmin(until_s, service->records[service->mine[service->next]].arrival_s);
     }
+    double stop_s = service->jump.room ? fmin(until_s, horizon_s) : until_s;
+    while (service->jump.taken < service->jump.steps && (service->jump.taken == 0 || service->now_s < stop_s)) {
+        service->now_s += step_walk_next(service->walk);
+        service->jump.taken++;
+    }
+    return service->jump.taken == service->jump.steps || service->now_s >= until_s;
+}
+
+static void end_jump(struct service *service)
+{
+    struct serve_result *result = service->result;
+    int32_t taken = service->jump.taken, n = service->jump.n, n_finished;
     note_use(service, pages_after(service, taken, n), n);
-    note_time(service, service->now_s - begin_s, taken, n);
+    note_time(service, service->now_s - service->jump.begin_s, taken, n);
     result->steps += taken;
     result->jumped_steps += taken;
     service->output_tokens += (double)taken * n;
     scheduler_skip(service->scheduler, taken, service->finished, &n_finished);
+    service->jump.steps = 0;
     finish(service, n_finished);
 }
 
@@ -282,6 +295,12 @@ static void take_point(struct service *service)
 int service_advance(struct service *service, double horizon_s)
 {
     for (;;) {
+        if (service->jump.steps > 0) {
+            if (!continue_jump(service, horizon_s)) {
+                return 0;
+            }
+            end_jump(service);
+        }
         int error = submit_arrived(service);
         if (error) {
             return error;
@@ -304,7 +323,7 @@ int service_advance(struct service *service, double horizon_s)
         int32_t n = 0;
         int32_t steps = service->options.every_step ? 0 : scheduler_steady(service->scheduler, service->parts, &n);
         if (steps > 1) {
-            jump(service, horizon_s, steps, n);
+            begin_jump(service, steps, n);
         } else {
             take_step(service);
         }
@@ -413,6 +432,10 @@ int service_open(struct service *service)
     if (error) {
         return error;
     }
+    error = step_walk_open(&service->walk, service->price);
+    if (error) {
+        return error;
+    }
     service->parts = calloc(seqs, sizeof *service->parts);
     service->work = calloc(seqs, sizeof *service->work);
     service->ended = calloc(seqs, sizeof *service->ended);
@@ -431,6 +454,7 @@ void service_close(struct service *service)
 {
     scheduler_close(service->scheduler);
     kv_pages_close(service->pages);
+    step_walk_close(service->walk);
     free(service->mine);
     free(service->parts);
     free(service->work);

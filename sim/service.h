@@ -29,6 +29,14 @@ struct service {
     struct kv_pages *pages;
     struct scheduler *scheduler;
     bool reuses;                              // prefixes
+    // The jump under way: so many steps at most in which n sequences draw one token each, and how many of them are done.
+    // Its end is told to the scheduler once, whatever horizons it meets.
+    struct step_walk *walk;                   // owned
+    struct {
+        int32_t steps, taken, n;              // steps 0: none is under way
+        bool room;                            // who comes would be let in
+        double begin_s;
+    } jump;
     int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
     double now_s;

@@ -50,7 +50,8 @@ struct rows_entry {
 };
 
 // Steps that only decode. Their features go straight ahead, save at stairs of units, until the segment ends.
-struct walk {
+struct step_walk {
+    struct step_price *price;          // borrowed
     int32_t *contexts;                 // [n_seqs] at the segment's begin
     int32_t n_seqs, at, length;        // steps since then, and of the segment; at < 0: before the first
     double features[FEATURE_COUNT];    // of the last step
@@ -71,7 +72,7 @@ struct step_price {
     struct rows_entry *cache;          // [CACHE_ENTRIES]
     struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
     struct stage_cost extra[MAX_TERMS];    // additive terms of the rows that do not decode, in the step being summed
-    struct walk walk;
+    int32_t max_seqs;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -422,9 +423,9 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
 // Walking
 
 // Sums the batch anew and finds for how many steps its features go straight.
-static void begin_segment(struct step_price *price)
+static void begin_segment(struct step_walk *walk)
 {
-    struct walk *walk = &price->walk;
+    const struct step_price *price = walk->price;
     double length = INT32_MAX;
     memset(walk->features, 0, sizeof walk->features);
     memset(walk->slope, 0, sizeof walk->slope);
@@ -460,9 +461,9 @@ static void begin_segment(struct step_price *price)
     walk->length = (int32_t)length;
 }
 
-static void advance(struct step_price *price)
+static void advance(struct step_walk *walk)
 {
-    struct walk *walk = &price->walk;
+    const struct step_price *price = walk->price;
     walk->at++;
     for (int f = 0; f < FEATURE_COUNT; f++) {
         walk->features[f] += walk->slope[f];
@@ -476,9 +477,8 @@ static void advance(struct step_price *price)
     }
 }
 
-void step_price_walk(struct step_price *price, const struct work *work, int32_t n_seqs)
+void step_walk_begin(struct step_walk *walk, const struct work *work, int32_t n_seqs)
 {
-    struct walk *walk = &price->walk;
     walk->n_seqs = n_seqs;
     walk->at = -1;
     for (int32_t i = 0; i < n_seqs; i++) {
@@ -486,38 +486,33 @@ void step_price_walk(struct step_price *price, const struct work *work, int32_t 
     }
 }
 
-double step_price_next(struct step_price *price)
+double step_walk_next(struct step_walk *walk)
 {
-    struct walk *walk = &price->walk;
     if (walk->at < 0) {
-        begin_segment(price);
+        begin_segment(walk);
     } else if (walk->at + 1 < walk->length) {
-        advance(price);
+        advance(walk);
     } else {
         for (int32_t i = 0; i < walk->n_seqs; i++) {
             walk->contexts[i] += walk->at + 1;
         }
-        begin_segment(price);
+        begin_segment(walk);
     }
     struct batch batch = {.new_rows = walk->n_seqs, .logit_rows = walk->n_seqs, .n_seqs = walk->n_seqs};
     memcpy(batch.features, walk->features, sizeof batch.features);
-    return seconds_of(price, &batch);
+    return seconds_of(walk->price, &batch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Life
 
-static int open_tables(struct step_price *price, int32_t max_seqs)
+static int open_tables(struct step_price *price)
 {
     size_t rows_terms = price->n_rows_terms > 0 ? (size_t)price->n_rows_terms : 1;
     price->cache = calloc(CACHE_ENTRIES, sizeof *price->cache);
     price->cache_costs = calloc(CACHE_ENTRIES * rows_terms, sizeof *price->cache_costs);
-    price->walk.contexts = calloc((size_t)max_seqs, sizeof *price->walk.contexts);
-    price->walk.units_at = calloc((size_t)price->unit, sizeof *price->walk.units_at);
-    price->walk.budget_at = calloc((size_t)price->unit, sizeof *price->walk.budget_at);
-    if (!price->cache || !price->cache_costs || !price->walk.contexts || !price->walk.units_at ||
-        !price->walk.budget_at) {
-        return status_fail(-ENOMEM, "no memory to price steps of %d sequences", max_seqs);
+    if (!price->cache || !price->cache_costs) {
+        return status_fail(-ENOMEM, "no memory to price steps");
     }
     for (size_t i = 0; i < CACHE_ENTRIES; i++) {
         price->cache[i].new_rows = -1;    // no step has so many
@@ -544,13 +539,14 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     price->plan = *plan;
     price->timer = options->timer ? *options->timer : (struct stage_timer){NULL, NULL};
     price->overhead_s = options->step_overhead_s;
+    price->max_seqs = options->max_seqs;
     price->provenance = probe.provenance;
     price->window = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : never;
     price->budget = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : never;
     price->budget_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : never;
     price->unit = plan->index.budget_tokens > 0 ? plan->index.unit_tokens : 1;
     error = find_terms(price);
-    error = error ? error : open_tables(price, options->max_seqs);
+    error = error ? error : open_tables(price);
     if (error) {
         step_price_close(price);
         return error;
@@ -569,9 +565,33 @@ void step_price_close(struct step_price *price)
     if (price) {
         free(price->cache);
         free(price->cache_costs);
-        free(price->walk.contexts);
-        free(price->walk.units_at);
-        free(price->walk.budget_at);
         free(price);
+    }
+}
+
+int step_walk_open(struct step_walk **out, struct step_price *price)
+{
+    struct step_walk *walk = *out = calloc(1, sizeof *walk);
+    if (walk) {
+        walk->price = price;
+        walk->contexts = calloc((size_t)price->max_seqs, sizeof *walk->contexts);
+        walk->units_at = calloc((size_t)price->unit, sizeof *walk->units_at);
+        walk->budget_at = calloc((size_t)price->unit, sizeof *walk->budget_at);
+    }
+    if (!walk || !walk->contexts || !walk->units_at || !walk->budget_at) {
+        step_walk_close(walk);
+        *out = NULL;
+        return status_fail(-ENOMEM, "no memory to price steps of %d sequences", price->max_seqs);
+    }
+    return 0;
+}
+
+void step_walk_close(struct step_walk *walk)
+{
+    if (walk) {
+        free(walk->contexts);
+        free(walk->units_at);
+        free(walk->budget_at);
+        free(walk);
     }
 }

@@ -5,7 +5,7 @@
 // read the cache add up over sequences, and for a row that decodes their cost is linear in a handful of functions of
 // its context (tokens, tokens within the window, within the budget, units ...). The coefficients are read off
 // engine/cost.h when the price is opened and checked against it there: the formulas stand in one place. Equal to
-// predict_step up to rounding. Not thread-safe: one price per thread.
+// predict_step up to rounding. Not thread-safe: one price, with all walks over it, per thread.
 #pragma once
 
 #include "engine/cost.h"
@@ -40,5 +40,8 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
 // Steps that only decode: begin with work [n_seqs], all of one row that leaves logits; each call of next gives the
 // seconds of the next step, in which every context is one token longer than in the one before. The same bits as
 // step_price_seconds, at a cost that does not depend on n_seqs, save where a context outgrows the window or the budget.
-void step_price_walk(struct step_price *price, const struct work *work, int32_t n_seqs);
-double step_price_next(struct step_price *price);
+struct step_walk;
+int step_walk_open(struct step_walk **out, struct step_price *price);    // borrowed until close. *out is NULL on failure
+void step_walk_close(struct step_walk *walk);                            // NULL-safe
+void step_walk_begin(struct step_walk *walk, const struct work *work, int32_t n_seqs);
+double step_walk_next(struct step_walk *walk);

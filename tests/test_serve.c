@@ -125,9 +125,15 @@ static void test_walk(void)
         work[s].new_tokens = work[s].logit_rows = 1;
     }
     double walked[600];
-    step_price_walk(price, work, n);
+    struct step_walk *walk, *other;    // two at a time do not disturb each other
+    CHECK(step_walk_open(&walk, price) == 0 && step_walk_open(&other, price) == 0);
+    step_walk_begin(walk, work, n);
     for (int i = 0; i < 600; i++) {
-        walked[i] = step_price_next(price);
+        walked[i] = step_walk_next(walk);
+        if (i % 100 == 0) {
+            step_walk_begin(other, work, 1);
+        }
+        step_walk_next(other);
     }
     for (int i = 0; i < 600 && !check_failures; i++) {
         double seconds = step_price_seconds(price, work, n);
@@ -137,6 +143,8 @@ static void test_walk(void)
             work[s].context_tokens++;
         }
     }
+    step_walk_close(walk);
+    step_walk_close(other);
     step_price_close(price);
 }
 
