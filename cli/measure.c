@@ -190,8 +190,8 @@ static int run_to_end(struct engine *engine, const struct measure_options *optio
     return error;
 }
 
-// A pass before the run: the same steps, launched operator by operator, each stage counted by the GPU. Where it refuses,
-// one line on stderr says why.
+// A pass before the run: the same steps, launched operator by operator, each stage counted by the GPU. Where it
+// refuses, one line on stderr says why.
 static int count_stages(struct counting *counting, const struct measure_options *options,
                         const struct engine_options *run)
 {
@@ -225,6 +225,24 @@ static int count_stages(struct counting *counting, const struct measure_options 
     return error;
 }
 
+// Opens what counts beside the run to come, after the pass before it. *sink, which feeds the fan-out, then also fills
+// in what was counted.
+static int count(struct counting *counting, const struct measure_options *options, const struct engine_options *run,
+                 struct sample_fanout *fanout, struct sample_sink *sink)
+{
+    bool gpu = strcmp(run->backend, "cuda") == 0;
+    int error = gpu ? count_stages(counting, options, run) : 0;
+    error = error ? error : counting_open(counting, gpu, run->device, sink);
+    if (error) {
+        return error;
+    }
+    fanout->sinks[fanout->n++] = counters_sink(counting->counters);
+    if (counting->counts) {
+        *sink = stage_counts_sink(counting->counts, sink);
+    }
+    return 0;
+}
+
 int measure(struct measurement *out, const struct measure_options *options)
 {
     *out = (struct measurement){0};
@@ -255,19 +273,10 @@ int measure(struct measurement *out, const struct measure_options *options)
         .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device),
         .stage_every = options->stage_every,
     };
-    struct sample_sink outer = sink;
     if (options->collect == COLLECT_COUNTERS) {
-        bool gpu = strcmp(backend, "cuda") == 0;
-        error = gpu ? count_stages(&out->counting, options, &engine_options) : 0;
-        error = error ? error : counting_open(&out->counting, gpu, number, &sink);
+        error = count(&out->counting, options, &engine_options, &fanout, &sink);
     }
-    if (!error && out->counting.counters) {
-        fanout.sinks[fanout.n++] = counters_sink(out->counting.counters);
-    }
-    if (!error && out->counting.counts) {
-        outer = stage_counts_sink(out->counting.counts, &sink);
-    }
-    error = error ? error : collect_open(&collector, options->collect, &outer);
+    error = error ? error : collect_open(&collector, options->collect, &sink);
     if (error) {
         goto done;
     }
