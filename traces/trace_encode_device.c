@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "traces/kernel_name.h"
+
 typedef Perfetto__Protos__GpuRenderStageEvent__ExtraComputeArg Argument;
 
 enum { MAX_ARGUMENTS = 6, MAX_GPUS = 64, MAX_UNITS = 2 };
@@ -106,7 +108,11 @@ int encode_kernel_name(struct byte_buffer *out, uint64_t iid, const struct kerne
     }
     entry.has_iid = true;
     entry.iid = iid;
-    entry.name = trace_borrow(sample->name ? sample->name : "");
+    const char *name = sample->name ? sample->name : "";
+    char short_name[128];
+    kernel_short_name(short_name, sizeof short_name, name);
+    entry.name = trace_borrow(name);
+    entry.demangled_name = strlen(short_name) < strlen(name) ? short_name : NULL;
     entry.n_args = n;
     entry.args = pointers;
     data.n_compute_kernels = 1;

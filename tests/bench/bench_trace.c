@@ -1,18 +1,32 @@
 // tests/bench/bench_trace.c - how fast traces are written and read, and how large they are.
 //
-// An event is one begin or end of a slice; stages carry all their annotations. 40 stages a step, as in a 4-layer model.
+// An event is one begin or end of a slice; stages carry all their annotations. A step of 39 stages is that of a 4-layer
+// model; with kernels, 300 of them were launched at once, as a decode step of 32 layers does.
 // Writing is timed from the first sample to the closed and renamed file, on a file system in memory where /dev/shm is one.
 // Appends to tests/bench/results.tsv; run from the top of the checkout.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/status.h"
 #include "traces/trace.h"
 
-enum { ROUNDS = 7, STEPS = 12500, STAGES = 39, EVENTS = STEPS * (STAGES + 1) * 2 };
+enum { ROUNDS = 7, STAGES = 39, KERNELS = 300, EVENTS = 1000000 };
+
+// Two kinds of traces: stages alone, and with kernels and launches beside them.
+struct variant {
+    const char *name;       // behind the quantity's
+    const char *suffix;     // of the file
+    bool kernels;
+};
+static const struct variant variants[] = {
+    {"", ".pftrace", false},
+    {"_gzip", ".pftrace.gz", false},
+    {"_kernels", ".pftrace", true},
+};
 
 static double now_s(void)
 {
@@ -31,7 +45,40 @@ static bool ceilings_of(void *user, const struct sample_source *source, struct t
     return true;
 }
 
-static int write_trace(const char *path, int64_t *bytes)
+static void send_kernels(const struct sample_sink *sink, int64_t step, int64_t begin_ns)
+{
+    static const char *const names[] = {"_ZN4clsa12index_scoresILi128EEvPKfS1_Pf", "_ZN4clsa9attentionILi128ELi64EEvPKvPv"};
+    struct launch_sample launch = {0, (uint32_t)step + 1, "cudaGraphLaunch", step, 4711, begin_ns, 5000};
+    sink->launch(sink->user, &launch);
+    for (int32_t i = 0; i < KERNELS; i++) {
+        struct kernel_sample kernel = {
+            .step = step, .phase = PHASE_DECODE, .stage = (enum stage)(i % STAGE_COUNT), .layer = i / 10, .name = names[i % 2],
+            .context = 1, .stream = 7, .launch = launch.launch, .grid = {132, 8, 1}, .block = {256, 1, 1}, .registers = 96,
+            .static_shared_bytes = 4096, .begin_ns = begin_ns + 3000 * i, .duration_ns = 2900,
+        };
+        sink->kernel(sink->user, &kernel);
+    }
+}
+
+static void send_step(const struct sample_sink *sink, int64_t step, int64_t begin_ns)
+{
+    int32_t context = (int32_t)(32768 + step);
+    for (int32_t i = 0; i < STAGES; i++) {
+        struct stage_sample stage = {
+            .step = step, .phase = PHASE_DECODE, .stage = (enum stage)(i % STAGE_COUNT), .layer = i / 10, .n_seqs = 8,
+            .n_tokens = 8, .context_tokens = context, .bytes = 123456789 + i, .flops = 9876543210 + i,
+            .begin_ns = begin_ns + 25100 * i, .duration_ns = 25000,
+        };
+        sink->stage(sink->user, &stage);
+    }
+    struct step_sample sample = {
+        .step = step, .phase = PHASE_DECODE, .n_seqs = 8, .n_tokens = 8, .context_tokens = context, .begin_ns = begin_ns,
+        .duration_ns = 25100 * STAGES,
+    };
+    sink->step(sink->user, &sample);
+}
+
+static int write_trace(const struct variant *variant, const char *path, double *bytes)
 {
     struct trace_writer *writer;
     struct trace_writer_options options = {.path = path, .command = "bench_trace", .ceilings = ceilings_of};
@@ -40,31 +87,23 @@ static int write_trace(const char *path, int64_t *bytes)
         return error;
     }
     struct sample_sink sink = trace_writer_sink(writer);
-    struct sample_source source = {.id = 0, .method = "clsa", .model = "bench", .device = "host", .n_layers = 4};
+    struct sample_source source = {.id = 0, .method = "clsa", .model = "bench", .device = "host", .n_layers = 32};
     sink.source(sink.user, &source);
     int64_t at_ns = 1700000000000000;    // of the size that a machine up for weeks has
-    for (int64_t s = 0; s < STEPS; s++) {
-        int64_t begin_ns = at_ns;
-        for (int32_t i = 0; i < STAGES; i++) {
-            struct stage_sample stage = {
-                .step = s, .phase = PHASE_DECODE, .stage = (enum stage)(i % STAGE_COUNT), .layer = i / 10, .n_seqs = 8,
-                .n_tokens = 8, .context_tokens = (int32_t)(32768 + s), .bytes = 123456789 + i, .flops = 9876543210 + i,
-                .begin_ns = at_ns, .duration_ns = 25000,
-            };
-            sink.stage(sink.user, &stage);
-            at_ns += 25100;
+    int64_t events_per_step = 2 * (STAGES + 1 + (variant->kernels ? KERNELS + 1 : 0));
+    for (int64_t s = 0; s < EVENTS / events_per_step; s++) {
+        send_step(&sink, s, at_ns);
+        if (variant->kernels) {
+            send_kernels(&sink, s, at_ns);
         }
-        struct step_sample step = {
-            .step = s, .phase = PHASE_DECODE, .n_seqs = 8, .n_tokens = 8, .context_tokens = (int32_t)(32768 + s),
-            .begin_ns = begin_ns, .duration_ns = at_ns - begin_ns,
-        };
-        sink.step(sink.user, &step);
-        at_ns += 500;
+        at_ns += 1000000;
     }
-    error = trace_writer_flush(writer);
-    *bytes = trace_writer_bytes(writer);
-    int closed = trace_writer_close(writer);
-    return error ? error : closed;
+    error = trace_writer_close(writer);
+    struct stat info;
+    if (!error && stat(path, &info) == 0) {
+        *bytes = (double)info.st_size / EVENTS;
+    }
+    return error;
 }
 
 static int compare(const void *left, const void *right)
@@ -95,7 +134,7 @@ static void report(const char *quantity, double *values, int n, const char *unit
     first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
     qsort(values, (size_t)n, sizeof *values, compare);
     double median = values[n / 2], spread = values[n - 1] - values[0];
-    printf("%-12s %12.0f %s, slowest to fastest %.0f, %d rounds of %d events\n", quantity, median, unit, spread, n, EVENTS);
+    printf("%-20s %12.4g %s, slowest to fastest %.0f, %d rounds of %d events\n", quantity, median, unit, spread, n, EVENTS);
     FILE *results = fopen("tests/bench/results.tsv", "ae");
     if (!results) {
         fprintf(stderr, "bench_trace: tests/bench/results.tsv cannot be written; run from the top of the checkout\n");
@@ -106,17 +145,16 @@ static void report(const char *quantity, double *values, int n, const char *unit
     fclose(results);
 }
 
-int main(void)
+static int measure(const struct variant *variant)
 {
-    char path[64];
-    snprintf(path, sizeof path, "%s/bench_trace-%ld.pftrace", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp",
-             (long)getpid());
-    double writes[ROUNDS], reads[ROUNDS], size;
-    int64_t bytes = 0;
-    int error = write_trace(path, &bytes);    // not counted: warms up
+    char path[96], quantity[64];
+    snprintf(path, sizeof path, "%s/bench_trace-%ld%s", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid(),
+             variant->suffix);
+    double writes[ROUNDS], reads[ROUNDS], size = 0;
+    int error = write_trace(variant, path, &size);    // not counted: warms up
     for (int i = 0; i < ROUNDS && !error; i++) {
         double begin_s = now_s();
-        error = write_trace(path, &bytes);
+        error = write_trace(variant, path, &size);
         writes[i] = EVENTS / (now_s() - begin_s);
         begin_s = now_s();
         error = error ? error : trace_read(path, NULL, NULL);
@@ -124,12 +162,24 @@ int main(void)
     }
     unlink(path);
     if (error) {
-        fprintf(stderr, "bench_trace: %s\n", status_text());
-        return 1;
+        return error;
     }
-    size = (double)bytes / EVENTS;
-    report("trace_write", writes, ROUNDS, "events/s");
-    report("trace_read", reads, ROUNDS, "events/s");
-    report("trace_bytes", &size, 1, "B/event");
+    snprintf(quantity, sizeof quantity, "trace_write%s", variant->name);
+    report(quantity, writes, ROUNDS, "events/s");
+    snprintf(quantity, sizeof quantity, "trace_read%s", variant->name);
+    report(quantity, reads, ROUNDS, "events/s");
+    snprintf(quantity, sizeof quantity, "trace_bytes%s", variant->name);
+    report(quantity, &size, 1, "B/event");
+    return 0;
+}
+
+int main(void)
+{
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        if (measure(&variants[i]) != 0) {
+            fprintf(stderr, "bench_trace: %s\n", status_text());
+            return 1;
+        }
+    }
     return 0;
 }
