@@ -9,6 +9,7 @@
 #include "cli/progress.h"
 #include "cli/sim_trace.h"
 #include "cli/workload.h"
+#include "engine/output_file.h"
 #include "engine/status.h"
 #include "sim/fleet.h"
 #include "sim/parallel.h"
@@ -18,7 +19,7 @@ enum { MAX_NAMES = 32, MAX_REQUEST_ROWS = 100000 };
 
 struct sim {
     const char *model, *methods, *devices, *devices_file, *calibration_file;
-    const char *router, *html, *trace;
+    const char *router, *html, *trace, *fit;
     int32_t max_seqs, chunk, threads, ranks, replicas, prefill_replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us, handover_gb_per_s;
@@ -244,6 +245,20 @@ static int open_trace(struct sim *sim)
     return error ? status_prefix(error, "--trace ") : 0;
 }
 
+static int write_fit(const struct sim *sim)
+{
+    struct output_file file;
+    char *text;
+    int error = workload_fit(&text, &sim->workload);
+    error = error ? error : output_file_open(&file, sim->fit);
+    if (!error) {
+        fprintf(file.stream, "%s\n", text);
+        error = output_file_commit(&file);
+    }
+    free(text);
+    return error ? status_prefix(error, "--fit ") : 0;
+}
+
 static void print(const struct sim *sim)
 {
     const struct table *tables[6] = {sim->lengths, sim->service, sim->latency, sim->use};
@@ -305,7 +320,8 @@ static int run(struct sim *sim)
     if (!sim->lengths || !sim->service || !sim->latency || !sim->requests || !sim->use || !sim->points) {
         return status_fail(-ENOMEM, "no memory for a table");
     }
-    error = open_trace(sim);
+    error = sim->fit ? write_fit(sim) : 0;
+    error = error ? error : open_trace(sim);
     error = error ? error : simulate_all(sim);
     if (sim->writer) {
         int close_error = trace_writer_close(sim->writer);
@@ -361,6 +377,7 @@ int command_sim_workload(int argc, char **argv)
         {"timeline", OPTION_FLAG, &sim.timeline, 0, 0, NULL, "batch, queue and KV over time"},
         {"html", OPTION_TEXT, &sim.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"trace", OPTION_TEXT, &sim.trace, 0, 0, "FILE", "also write requests and counters as a .pftrace"},
+        {"fit", OPTION_TEXT, &sim.fit, 0, 0, "FILE", "also write a *.workload that draws such requests"},
         {"per-request", OPTION_FLAG, &sim.per_request, 0, 0, NULL, "a row for every request"},
         {"every-step", OPTION_FLAG, &sim.every_step, 0, 0, NULL, "do not jump over steady decode (slow, same results)"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},

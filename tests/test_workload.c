@@ -242,6 +242,48 @@ static void test_options(void)
     workload_close(&changed);
 }
 
+// A fit draws what it was fitted to, within what so many draws can tell; and is a good description whatever the list.
+static void test_fit(void)
+{
+    struct workload drawn, again;
+    struct workload_statistics a, b;
+    char *text, *copy;
+    const char *description =
+        "{\"name\": \"n\", \"source\": \"s\", \"seed\": 3, \"requests\": 20000, \"arrivals\": {\"law\": \"gamma\", "
+        "\"rate_per_s\": 7, \"cv\": 1.7}, \"classes\": [{\"name\": \"c\", \"prompt\": {\"law\": \"lognormal\", "
+        "\"median_tokens\": 500, \"sigma\": 0.8}, \"output\": {\"law\": \"lognormal\", \"median_tokens\": 900, \"sigma\": "
+        "1.1}, \"correlation\": 0.6, \"think_share\": 0.4}]}";
+    CHECK_MESSAGE(parse(&drawn, description, NULL) == 0, "%s", status_text());
+    CHECK(workload_fit(&text, &drawn) == 0 && strstr(text, "\"correlation\""));
+    double correlation = strtod(strstr(text, "\"correlation\"") + 14, NULL);
+    CHECK_MESSAGE(fabs(correlation - 0.6) < 0.03, "a correlation of 0.6 was fitted as %g", correlation);
+    CHECK_MESSAGE(parse(&again, text, &(struct workload_options){.seed = check_random() | 1}) == 0, "%s", status_text());
+    CHECK(workload_measure(&a, &drawn) == 0 && workload_measure(&b, &again) == 0 && a.n == b.n);
+    CHECK_MESSAGE(fabs(b.prompt.mean / a.prompt.mean - 1) < 0.05 && fabs(b.output.mean / a.output.mean - 1) < 0.08,
+                  "means of %g and %g, fitted to %g and %g", b.prompt.mean, b.output.mean, a.prompt.mean, a.output.mean);
+    CHECK(abs(b.prompt.p50 - a.prompt.p50) < 0.05 * a.prompt.p50 && abs(b.output.p95 - a.output.p95) < 0.1 * a.output.p95);
+    CHECK(fabs(b.rate_per_s / a.rate_per_s - 1) < 0.06 && fabs(b.gap_cv / a.gap_cv - 1) < 0.06);
+    CHECK(fabs(b.think_share - a.think_share) < 0.01);
+    free(text);
+    workload_close(&again);
+    workload_close(&drawn);
+    for (int i = 0; i < 20; i++) {    // few requests, equal ones, all at once, users
+        struct workload_request requests[6];
+        struct workload few = {.name = "few", .n = check_range(1, 6), .requests = requests, .block_tokens = 1, .n_classes = 1,
+                               .classes = {"c"}, .users = check_range(0, 2) ? 0 : 2};
+        for (int64_t k = 0; k < few.n; k++) {
+            requests[k] = (struct workload_request){.arrival_ns = few.users ? 0 : k * (i % 3) * (int64_t)1000000000,
+                                                    .prefix_id = -1,
+                                                    .prompt_tokens = check_range(1, 3),
+                                                    .output_tokens = check_range(1, 3)};
+        }
+        CHECK(workload_fit(&copy, &few) == 0);
+        CHECK_MESSAGE(parse(&again, copy, NULL) == 0 && again.n == few.n, "%s", status_text());
+        free(copy);
+        workload_close(&again);
+    }
+}
+
 // Random damage to good texts: an error or a list, never anything else.
 static void test_damage(void)
 {
@@ -370,6 +412,7 @@ int main(void)
     test_laws();
     test_rates_by_window();
     test_options();
+    test_fit();
     test_damage();
     test_corpus();
     test_real_traces();
