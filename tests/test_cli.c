@@ -190,6 +190,12 @@ static void outputs(void)
     expect_error(2, format(line, sizeof line, "profile --model tiny --method clsa,nonsense --text x --out %s/a.pftrace", folder),
                  "nonsense");
     expect_error(2, format(line, sizeof line, "profile --model tiny --method , --text x --out %s/a.pftrace", folder), "--method");
+    expect_error(2, format(line, sizeof line, "profile --model tiny --text x --collect kernel --out %s/a.pftrace", folder),
+                 "--device cuda");
+    expect_error(2, format(line, sizeof line, "profile --model tiny --text x --collect all --out %s/a.pftrace", folder),
+                 "--collect all");
+    CHECK(clsa(format(line, sizeof line, "profile --model tiny --text x --output 4 --collect off --out %s/off.pftrace", folder)) ==
+          0);
     CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
     CHECK(strstr(output, "\"attention\""));
     // Cut in the middle: what is whole is told, the cut is an error.
