@@ -15,7 +15,7 @@
 #include "engine/tokenizer.h"
 
 // Rows of one prefill step that keep a GPU busy without filling its memory with activations and selections.
-enum { DEVICE_BATCH_TOKENS = 65536, MAX_BATCH = 64 };
+enum { DEVICE_BATCH_TOKENS = 32768, MAX_BATCH = 64 };
 
 struct asked {                          // one question: one sequence
     int64_t request;
