@@ -10,10 +10,19 @@
 
 enum { WIDEST_CLUSTER_SHIFT = 4, WIDEST_CLUSTER = 1 << WIDEST_CLUSTER_SHIFT };    // what an H100 grants on request
 
+// All threads of a cluster: what they wrote before arriving can be read after waiting.
 static __device__ __forceinline__ void cluster_arrive()
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+// Orders no memory: enough to say that this thread has read what it wanted.
+static __device__ __forceinline__ void cluster_arrive_relaxed()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 
@@ -34,6 +43,23 @@ static __device__ __forceinline__ uint32_t peer_address(uint32_t address, int ra
     return out;
 }
 
+static __device__ __forceinline__ void fetch(float (&v)[2], uint32_t peer)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v[0]), "=f"(v[1]) : "r"(peer) : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void fetch(float (&v)[4], uint32_t peer)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+                 : "r"(peer)
+                 : "memory");
+#endif
+}
+
 static __device__ __forceinline__ void push(uint32_t peer, uint32_t value)
 {
 #if __CUDA_ARCH__ >= 900
@@ -51,14 +77,38 @@ static __device__ __forceinline__ void push(uint32_t peer, float2 v)
 static __device__ __forceinline__ void push(uint32_t peer, float4 v)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(peer), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(peer), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+                 : "memory");
 #endif
 }
 
 static __device__ __forceinline__ void push(uint32_t peer, uint4 v)
 {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(peer), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(peer), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+#endif
+}
+
+// 4 bytes that the peer's barrier counts as they arrive: the peer waits for them and for nothing else.
+static __device__ __forceinline__ void push_counted(uint32_t peer, float value, uint32_t peer_barrier)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(peer),
+                 "r"(__float_as_uint(value)), "r"(peer_barrier)
+                 : "memory");
+#endif
+}
+
+// barrier_wait for what peers have pushed.
+static __device__ __forceinline__ void barrier_wait_for_peers(uint32_t barrier, uint32_t parity)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n .reg .pred done;\n again:\n mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        " @done bra.uni out;\n bra.uni again;\n out:\n }" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
 #endif
 }
 

@@ -2,8 +2,8 @@
 //
 // Bound by launch latency in decode, by memory in a prompt: 16 bytes at a time, all loads of a thread before the first
 // use. A row's result never depends on the rest of the batch.
+#include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
-#include "engine/cuda/tensor_map.cuh"
 
 enum {
     THREADS = 256,
@@ -175,8 +175,10 @@ static __device__ __forceinline__ void best_of_warp(float &value, int &place)
 // A cluster of ARGMAX_BLOCKS per row. -1 where a logit is not a number.
 __global__ void __launch_bounds__(ARGMAX_THREADS) argmax_kernel(int32_t *token, const float *logits, int vocab)
 {
-    __shared__ float values[32], block_value;
-    __shared__ int places[32], block_place;
+    __shared__ float values[32];
+    __shared__ int places[32];
+    __shared__ uint32_t block_value[ARGMAX_BLOCKS], block_place[ARGMAX_BLOCKS];    // of the first block: pushed by all
+    cluster_arrive();
     dependents_may_launch();
     wait_for_predecessor();
     const int rank = blockIdx.x % ARGMAX_BLOCKS, row = blockIdx.x / ARGMAX_BLOCKS,
@@ -208,30 +210,29 @@ __global__ void __launch_bounds__(ARGMAX_THREADS) argmax_kernel(int32_t *token, 
         places[threadIdx.x / 32] = at;
     }
     __syncthreads();
+    cluster_wait();    // the peers have begun
     if (threadIdx.x < 32) {
         const bool filled = threadIdx.x < ARGMAX_THREADS / 32;
         best = filled ? values[threadIdx.x] : -INFINITY;
         at = filled ? places[threadIdx.x] : vocab;
         best_of_warp(best, at);
-        block_value = best;
-        block_place = at;
+        if (threadIdx.x == 0) {
+            push(peer_address(smem_address(&block_value[rank]), 0), __float_as_uint(best));
+            push(peer_address(smem_address(&block_place[rank]), 0), (uint32_t)at);
+        }
+        __syncwarp();
     }
     cluster_arrive();
     cluster_wait();
     if (rank == 0 && threadIdx.x < 32) {
         const bool filled = threadIdx.x < ARGMAX_BLOCKS;
-        const int other = filled ? threadIdx.x : 0;
-        const float value = __uint_as_float(load_cluster(cluster_address(smem_address(&block_value), other)));
-        const int place = (int)load_cluster(cluster_address(smem_address(&block_place), other));
-        best = filled ? value : -INFINITY;
-        at = filled ? place : vocab;
+        best = filled ? __uint_as_float(block_value[threadIdx.x]) : -INFINITY;
+        at = filled ? (int)block_place[threadIdx.x] : vocab;
         best_of_warp(best, at);
         if (threadIdx.x == 0) {
             token[row] = best != best ? -1 : at;
         }
     }
-    cluster_arrive();    // a block's shared memory must last until it has been read
-    cluster_wait();
 }
 
 static launch_shape blocks_of(int64_t blocks, unsigned threads)

@@ -11,6 +11,7 @@
 // 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere. Sums sent to their owner's barrier instead of
 // fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 /
 // 93.5.
+#include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"
 
@@ -251,7 +252,7 @@ template <int N, bool SWIGLU> struct linear_block {
         for (int r = 0; r < MAX_CLUSTER; r++) {
             if (r < a.shape.cluster) {
                 float part[PER];
-                load_cluster(part, cluster_address(at, r));
+                fetch(part, peer_address(at, r));
 #pragma unroll
                 for (int j = 0; j < PER; j++) {
                     sum[j] = r == 0 ? part[j] : sum[j] + part[j];

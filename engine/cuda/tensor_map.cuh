@@ -1,4 +1,4 @@
-// engine/cuda/tensor_map.cuh - tiles of a bf16 matrix through the copy engine, products of such tiles, clusters.
+// engine/cuda/tensor_map.cuh - tiles of a bf16 matrix through the copy engine, and products of such tiles.
 //
 // A tile is 64 columns (128 bytes) of some rows, laid down in shared memory with the 128-byte swizzle that the tensor
 // cores read: row r at 128*r, its 16-byte pieces permuted by r mod 8. Tiles begin at multiples of 1024 bytes. Rows and
@@ -93,62 +93,3 @@ template <int TILES> static __device__ __forceinline__ void group_mma_bf16(float
     __trap();
 }
 #endif
-
-// All threads of a cluster: what they wrote before arriving can be read after waiting.
-static __device__ __forceinline__ void cluster_arrive()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-
-// Orders no memory: enough to say that this thread has read what it wanted.
-static __device__ __forceinline__ void cluster_arrive_relaxed()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-#endif
-}
-
-static __device__ __forceinline__ void cluster_wait()
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-// Where block `rank` of the cluster keeps what lies at `address` here.
-static __device__ __forceinline__ uint32_t cluster_address(uint32_t address, int rank)
-{
-    uint32_t out = address;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(out) : "r"(address), "r"(rank));
-#endif
-    return out;
-}
-
-static __device__ __forceinline__ void load_cluster(float (&v)[2], uint32_t address)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v[0]), "=f"(v[1]) : "r"(address) : "memory");
-#endif
-}
-
-static __device__ __forceinline__ void load_cluster(float (&v)[4], uint32_t address)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-                 : "r"(address)
-                 : "memory");
-#endif
-}
-
-static __device__ __forceinline__ uint32_t load_cluster(uint32_t address)
-{
-    uint32_t value = 0;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-#endif
-    return value;
-}
