@@ -54,7 +54,8 @@ template <int N> static __device__ __forceinline__ void load_words(uint32_t *r, 
 }
 
 // This lane's words of one key, or of one query head.
-template <int HD> static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::key], const uint8_t *key)
+template <int HD>
+static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::key], const uint8_t *key)
 {
     constexpr int run = lane_words<HD>::key_run;
     const uint8_t *from = key + threadIdx.x % 4 * run * 4;
@@ -116,7 +117,8 @@ template <int HD, int HALVES> struct query_place {
 template <int N> static __device__ __forceinline__ void save_words(uint32_t address, const uint32_t *r)
 {
     if constexpr (N == 4) {
-        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                     : "memory");
     } else {
         asm volatile("st.shared.v2.u32 [%0], {%1,%2};" ::"r"(address), "r"(r[0]), "r"(r[1]) : "memory");
     }
@@ -125,14 +127,71 @@ template <int N> static __device__ __forceinline__ void save_words(uint32_t addr
 template <int N> static __device__ __forceinline__ void fetch_words(uint32_t *r, uint32_t address)
 {
     if constexpr (N == 4) {
-        asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+        asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(address));
     } else {
         asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
     }
 }
 
+// The first of the two dimensions of key word w in this lane.
+template <int HD> static __device__ __forceinline__ int dim_of_key_word(int w)
+{
+    constexpr int run = lane_words<HD>::key_run;
+    return w / run * 8 * run + threadIdx.x % 4 * 2 * run + w % run * 2;
+}
+
+// Shared memory that finishes heads: weights of the norm, cosine and sine of every pair (i, i + HD/2).
+struct finish_tables {
+    const float *norm;      // [HD]; NULL: no norm
+    const float2 *turns;    // [HD/2]; NULL: heads are ready
+    float eps;
+};
+
+// Norms and turns the heads whose words lie in the four lanes of each g. Every lane of a warp calls it.
+template <int HD>
+static __device__ __forceinline__ void finish_words(uint32_t (&r)[lane_words<HD>::key], finish_tables f)
+{
+    constexpr int words = lane_words<HD>::key;
+    float v[2 * words], squares = 0;
+#pragma unroll
+    for (int w = 0; w < words; w++) {
+        v[2 * w] = bf16_low(r[w]);
+        v[2 * w + 1] = bf16_high(r[w]);
+        squares += v[2 * w] * v[2 * w] + v[2 * w + 1] * v[2 * w + 1];
+    }
+    if (f.norm) {
+        squares += __shfl_xor_sync(FULL_MASK, squares, 1);
+        squares += __shfl_xor_sync(FULL_MASK, squares, 2);
+        const float scale = rsqrtf(squares / (float)HD + f.eps);
+#pragma unroll
+        for (int w = 0; w < words; w++) {
+            const float2 weight = *(const float2 *)(f.norm + dim_of_key_word<HD>(w));
+            v[2 * w] *= scale * weight.x;
+            v[2 * w + 1] *= scale * weight.y;
+        }
+    }
+#pragma unroll
+    for (int w = 0; w < (HD >= 64 ? words / 2 : words); w++) {
+        const int dim = dim_of_key_word<HD>(w);
+        const float4 turn = *(const float4 *)(f.turns + dim % (HD / 2));
+        if constexpr (HD >= 64) {    // the other dimension of a pair lies in the same lane
+            const int o = w + words / 2;
+            r[w] = pack_bf16(v[2 * w] * turn.x - v[2 * o] * turn.y, v[2 * w + 1] * turn.z - v[2 * o + 1] * turn.w);
+            r[o] = pack_bf16(v[2 * o] * turn.x + v[2 * w] * turn.y, v[2 * o + 1] * turn.z + v[2 * w + 1] * turn.w);
+        } else {    // or two lanes on
+            const float sign = dim < HD / 2 ? -1.0f : 1.0f;
+            const float x = __shfl_xor_sync(FULL_MASK, v[2 * w], 2), y = __shfl_xor_sync(FULL_MASK, v[2 * w + 1], 2);
+            r[w] = pack_bf16(v[2 * w] * turn.x + sign * x * turn.y, v[2 * w + 1] * turn.z + sign * y * turn.w);
+        }
+    }
+}
+
 // heads: of the first of `group` query heads, [group][HD] bf16.
-template <int HD, int HALVES> static __device__ __forceinline__ void place_query(uint32_t place, const uint8_t *heads, int group)
+template <int HD, int HALVES>
+static __device__ __forceinline__ void place_query(uint32_t place, const uint8_t *heads, int group,
+                                                   finish_tables finish)
 {
     using at = query_place<HD, HALVES>;
     const int lane = threadIdx.x % 32, g = lane / 4;
@@ -141,6 +200,9 @@ template <int HD, int HALVES> static __device__ __forceinline__ void place_query
         uint32_t q[lane_words<HD>::key] = {};
         if (h * 8 + g < group) {
             load_key<HD>(q, heads + (h * 8 + g) * HD * 2);
+        }
+        if (finish.turns) {
+            finish_words<HD>(q, finish);
         }
 #pragma unroll
         for (int r = 0; r < at::runs; r++) {
@@ -180,8 +242,8 @@ static __device__ __forceinline__ void score_tokens(float (&c)[2][4], uint32_t q
 // Turns scores into probabilities p (the second operand of the next product) and brings the state to their maximum.
 // The first `valid` tokens count.
 template <int HD, int HALVES>
-static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &s, uint32_t (&p)[HALVES][2], const float (&c)[2][4],
-                                                      int valid, float scale)
+static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &s, uint32_t (&p)[HALVES][2],
+                                                      const float (&c)[2][4], int valid, float scale)
 {
     const int t = threadIdx.x % 4;
 #pragma unroll
@@ -219,7 +281,8 @@ static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &
 }
 
 template <int HD, int HALVES>
-static __device__ __forceinline__ void add_values(attend_state<HD, HALVES> &s, const uint32_t (&p)[HALVES][2], const token_tile<HD> &tile)
+static __device__ __forceinline__ void add_values(attend_state<HD, HALVES> &s, const uint32_t (&p)[HALVES][2],
+                                                  const token_tile<HD> &tile)
 {
 #pragma unroll
     for (int w = 0; w < HD / 16; w++) {
@@ -268,7 +331,8 @@ static __device__ __forceinline__ void save_state(attend_state<HD, HALVES> &s, i
                 if constexpr (HD == 16) {
                     *(float2 *)(to + dim % 4) = make_float2(s.out[h][w][i], s.out[h][w][i + 2]);
                 } else {
-                    *(float4 *)to = make_float4(s.out[h][w][i], s.out[h][w][i + 2], s.out[h][w + 1][i], s.out[h][w + 1][i + 2]);
+                    *(float4 *)to =
+                        make_float4(s.out[h][w][i], s.out[h][w][i + 2], s.out[h][w + 1][i], s.out[h][w + 1][i + 2]);
                 }
             }
         }

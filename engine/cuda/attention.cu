@@ -19,6 +19,7 @@
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/rotary.cuh"
 
 enum { MAX_GROUP = 16 };
 
@@ -50,15 +51,15 @@ static __device__ __forceinline__ int operator%(int n, const divider &d)
 
 // How rows are cut into items.
 struct attend_shape {
-    int32_t parts;          // items per row
-    int32_t group;          // query heads of an item: they share a KV head
-    divider by_page;        // page_tokens
-    divider by_unit;        // the selection's unit_tokens
+    int32_t parts;      // items per row
+    int32_t group;      // query heads of an item: they share a KV head
+    divider by_page;    // page_tokens
+    divider by_unit;    // the selection's unit_tokens
     divider by_parts;
-    int32_t cluster;        // blocks of an item
-    int32_t cluster_shift;  // log2 of it
-    int32_t units;          // of 4 dimensions, of an item's output
-    int32_t share;          // of them, of one block: unit u is number u / cluster of block u % cluster
+    int32_t cluster;          // blocks of an item
+    int32_t cluster_shift;    // log2 of it
+    int32_t units;            // of 4 dimensions, of an item's output
+    int32_t share;            // of them, of one block: unit u is number u / cluster of block u % cluster
     int32_t items;
 };
 
@@ -101,7 +102,7 @@ struct finder {
     int32_t tokens;           // of the item
     int32_t oldest;           // WINDOW: first token; else 0
     int32_t list_or_fresh;    // SELECTED: where the list begins | WINDOW: first token that is fresh
-    int32_t pages_or_row;     // SELECTED: where the sequence's pages begin | WINDOW: fresh row of token 0, were it fresh
+    int32_t pages_or_row;    // SELECTED: where the sequence's pages begin | WINDOW: fresh row of token 0, were it fresh
     int32_t head;
 };
 
@@ -155,18 +156,113 @@ static __device__ __forceinline__ void find_address(const attend_arguments &a, c
     value = key + p.view.value_offset;
 }
 
-// This warp's tiles of an item: `tile`, tile + step, ... below `end`. query: shared memory of this warp.
+// What norms and turns heads on the way, in shared memory; written before the kernel waits for its predecessor.
+struct finisher {
+    finish_tables query, key;
+    uint32_t own_key;    // shared memory: the words of an item's own key, as lanes hold them [4][words]
+};
+
+template <int HD> struct finish_memory {
+    __align__(16) float2 turns[HD / 2];
+    __align__(16) float q_norm[HD], k_norm[HD];
+    __align__(16) uint32_t own_key[HD / 2];
+};
+
+// All threads of a block, which then meet.
+template <int HD, int WARPS>
+static __device__ __forceinline__ finisher fill_finisher(const attend_arguments &a, finish_memory<HD> &memory, int item)
+{
+    const head_finish &f = a.p.finish;
+    const int position = a.p.rows.position[item / a.s.by_parts];
+    for (int i = threadIdx.x; i < HD; i += WARPS * 32) {
+        if (i < HD / 2) {
+            memory.turns[i] = f.theta > 0 ? turn_at(turns_per_position(i, HD, f.theta), position) : make_float2(1, 0);
+        }
+        memory.q_norm[i] = f.q_norm ? f.q_norm[i] : 1;
+        memory.k_norm[i] = f.k_norm ? f.k_norm[i] : 1;
+    }
+    __syncthreads();
+    return {{f.q_norm ? memory.q_norm : nullptr, memory.turns, f.eps},
+            {f.k_norm ? memory.k_norm : nullptr, memory.turns, f.eps},
+            smem_address(memory.own_key)};
+}
+
+// Where the item's own token belongs in the ring: in place of a token that no row attends any more.
+static __device__ __forceinline__ uint8_t *ring_place(const attend_arguments &a, const finder &f)
+{
+    return const_cast<uint8_t *>(f.cache) + (f.oldest + f.tokens - 1) % a.s.by_page * a.p.view.token_stride;
+}
+
+// The item's own key, that of its last token: finished, into shared memory and into the ring. By one warp.
+template <int HD>
+static __device__ __forceinline__ void finish_own_key(const attend_arguments &a, const finder &f, int item,
+                                                      const finisher &finish)
+{
+    constexpr int run = lane_words<HD>::key_run, words = lane_words<HD>::key;
+    const int row = item / a.s.by_parts, t = threadIdx.x % 4;
+    uint8_t *to = ring_place(a, f) + t * run * 4;
+    uint32_t key[words];
+    load_key<HD>(key, (const uint8_t *)a.p.fresh_k + ((int64_t)row * a.p.n_kv_heads + f.head) * HD * 2);
+    finish_words<HD>(key, finish.key);
+    if (threadIdx.x % 32 < 4) {
+#pragma unroll
+        for (int w = 0; w < words; w += run) {
+            save_words<run>(finish.own_key + (t * words + w) * 4, key + w);
+#pragma unroll
+            for (int i = 0; i < run; i++) {
+                ((uint32_t *)(to + w * 16))[i] = key[w + i];
+            }
+        }
+    }
+    __syncwarp();
+}
+
+// That key in the place of what was loaded for it.
+template <int HD>
+static __device__ __forceinline__ void take_own_key(const finder &f, token_tile<HD> &tile, uint32_t own_key)
+{
+    constexpr int run = lane_words<HD>::key_run, words = lane_words<HD>::key;
+    const int own = (f.tokens - 1) % TILE_TOKENS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (own == g + i * 8) {
+#pragma unroll
+            for (int w = 0; w < words; w += run) {
+                fetch_words<run>(tile.key[i] + w, own_key + (t * words + w) * 4);
+            }
+        }
+    }
+}
+
+// The item's own value into the ring, by one warp.
+template <int HD>
+static __device__ __forceinline__ void keep_own_value(const attend_arguments &a, const finder &f, int item)
+{
+    const int row = item / a.s.by_parts, lane = threadIdx.x % 32;
+    if (lane < HD / 8) {
+        const uint4 *from = (const uint4 *)a.p.fresh_v + ((int64_t)row * a.p.n_kv_heads + f.head) * (HD / 8);
+        ((uint4 *)(ring_place(a, f) + a.p.view.value_offset))[lane] = from[lane];
+    }
+}
+
+// This warp's tiles of an item: `tile`, tile + step, ... below `end`. query: shared memory of this warp. Waits for the
+// kernel before where it must: at once, or (params.early) before q, or before a first tile that holds fresh tokens.
 template <int HD, int HALVES>
-static __device__ __forceinline__ void attend(const attend_arguments &a, attend_state<HD, HALVES> &s, uint32_t query, int item,
-                                              int tokens, int tile, int end, int step)
+static __device__ __forceinline__ void attend(const attend_arguments &a, attend_state<HD, HALVES> &s, uint32_t query,
+                                              int item, int tokens, int tile, int end, int step, const finisher &finish)
 {
     clear_state(s);
     if (tile >= end || tokens == 0) {
+        wait_for_predecessor();
         return;
     }
     const int lane_token = threadIdx.x % TILE_TOKENS;
     const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
     const finder f = finder_of(a, item, tokens);
+    const bool old = a.p.early && (a.p.over != ATTEND_WINDOW || f.oldest + (tile + 1) * TILE_TOKENS <= f.list_or_fresh);
+    if (!old) {
+        wait_for_predecessor();
+    }
     const uint8_t *key, *value;
     token_tile<HD> now;
     int token = find_token(a, f, tile * TILE_TOKENS + lane_token);
@@ -175,14 +271,24 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
     find_address(a, f, token, page, key, value);
     load_keys<HD>(now, key);
     load_values<HD>(now, value);
+    if (old) {
+        wait_for_predecessor();
+    }
     int64_t q_head = (int64_t)(item / a.s.by_parts) * a.p.n_heads + item % a.s.by_parts * a.s.group;
-    place_query<HD, HALVES>(query, (const uint8_t *)a.p.q + q_head * HD * 2, a.s.group);
+    place_query<HD, HALVES>(query, (const uint8_t *)a.p.q + q_head * HD * 2, a.s.group, finish.query);
+    if (a.p.finishes && (end - 1 - tile) % step == 0) {    // the last tile will be this warp's
+        finish_own_key<HD>(a, f, item, finish);
+        keep_own_value<HD>(a, f, item);
+    }
     token = next;
     page = find_page(a, f, token);
     next = find_token(a, f, (tile + 2 * step) * TILE_TOKENS + lane_token);
     for (; tile < end; tile += step) {
         bool more = tile + step < end;
         float c[2][4];
+        if (a.p.finishes && tile == end - 1) {
+            take_own_key<HD>(f, now, finish.own_key);
+        }
         score_tokens<HD, HALVES>(c, query, now);
         if (more) {
             find_address(a, f, token, page, key, value);
@@ -201,7 +307,8 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
 }
 
 // The last step of 4 dimensions of one query head.
-template <int HD> static __device__ __forceinline__ void store_unit(const attend_arguments &a, int item, int unit, const merged &s)
+template <int HD>
+static __device__ __forceinline__ void store_unit(const attend_arguments &a, int item, int unit, const merged &s)
 {
     int row = item / a.s.by_parts, head = item % a.s.by_parts * a.s.group + unit / (HD / 4), quad = unit % (HD / 4);
     float scale = s.l > 0 ? 1 / s.l : 0;
@@ -214,10 +321,10 @@ template <int HD> static __device__ __forceinline__ void store_unit(const attend
 
 // Shared memory of a block.
 struct block_memory {
-    uint8_t *out;           // [warps][warp_bytes] of each warp its query, later its state [group][HD]
-    float2 *ml;             // [warps][group]
-    float4 *inbox_out;      // [cluster][share]
-    float2 *inbox_ml;       // [cluster][share]
+    uint8_t *out;         // [warps][warp_bytes] of each warp its query, later its state [group][HD]
+    float2 *ml;           // [warps][group]
+    float4 *inbox_out;    // [cluster][share]
+    float2 *inbox_ml;     // [cluster][share]
 };
 
 template <int HD, int HALVES> static __host__ __device__ __forceinline__ int warp_bytes(int group)
@@ -267,25 +374,14 @@ static __device__ __forceinline__ void join(const attend_arguments &a, const blo
     }
 }
 
-// The row's own key and value into the ring, in place of a token that no row attends any more.
-template <int HD, int WARPS> static __device__ void write_ring(const attend_arguments &a, int item)
-{
-    const attention_params &p = a.p;
-    const int row = item / a.s.by_parts, seq = p.rows.seq[row], pieces = HD / 8, head = kv_head_of(a, item);
-    uint8_t *to = p.view.data + p.slot[seq] * p.view.page_stride + p.rows.position[row] % a.s.by_page * p.view.token_stride +
-                  head * p.view.head_stride;
-    for (int i = threadIdx.x; i < 2 * pieces; i += WARPS * 32) {
-        bool value = i >= pieces;
-        const uint4 *from = (const uint4 *)(value ? p.fresh_v : p.fresh_k) + ((int64_t)row * p.n_kv_heads + head) * pieces;
-        *(uint4 *)(to + (value ? p.view.value_offset : 0) + i % pieces * 16) = from[i % pieces];
-    }
-}
-
 template <int HD, int HALVES, int WARPS>
-__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3) attention_kernel(const __grid_constant__ attend_arguments a)
+__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3)
+    attention_kernel(const __grid_constant__ attend_arguments a)
 {
     extern __shared__ __align__(16) uint8_t shared[];
-    const int cluster = a.s.cluster, rank = blockIdx.x & (cluster - 1), item = blockIdx.x >> a.s.cluster_shift, warp = threadIdx.x / 32;
+    __shared__ finish_memory<HD> tables;
+    const int cluster = a.s.cluster, rank = blockIdx.x & (cluster - 1), item = blockIdx.x >> a.s.cluster_shift,
+              warp = threadIdx.x / 32;
     block_memory memory;
     memory.inbox_out = (float4 *)shared;
     memory.out = (uint8_t *)(memory.inbox_out + cluster * a.s.share);
@@ -296,16 +392,20 @@ __global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3) attention_kern
         cluster_arrive();
     }
     dependents_may_launch();
-    wait_for_predecessor();
-    if (cluster > 1) {
-        cluster_wait();    // the peers have begun
+    if (!a.p.early) {
+        wait_for_predecessor();
+    }
+    finisher finish = {};
+    if (a.p.finishes) {
+        finish = fill_finisher<HD, WARPS>(a, tables, item);
     }
     attend_state<HD, HALVES> s;
     const int tokens = item_tokens(a, item), tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-    attend<HD, HALVES>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster);
+    attend<HD, HALVES>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster, finish);
     save_state<HD, HALVES>(s, a.s.group, (float *)mine, memory.ml + warp * a.s.group);
-    if (a.p.write_ring && rank == cluster - 1) {
-        write_ring<HD, WARPS>(a, item);
+    if (cluster > 1) {
+        __syncwarp();
+        cluster_wait();    // the peers have begun
     }
     join<HD, HALVES, WARPS>(a, memory, item, rank);
 }
@@ -348,7 +448,8 @@ template <int HD, int HALVES, int WARPS> static int room_for(const cluster_room 
     return error;
 }
 
-template <int HD, int HALVES, int WARPS> static int launch_blocks(attend_arguments &a, int32_t cluster_shift, cudaStream_t stream)
+template <int HD, int HALVES, int WARPS>
+static int launch_blocks(attend_arguments &a, int32_t cluster_shift, cudaStream_t stream)
 {
     set_cluster(&a.s, cluster_shift);
     launch_shape shape = {};
@@ -372,10 +473,12 @@ template <int HD> static int launch_dim(attend_arguments &a, int32_t most_tokens
         return error;
     }
     int32_t of_eight = item_cluster(*eight, a.s, 8, most_tokens), of_four = item_cluster(*four, a.s, 4, most_tokens);
-    return 4 << of_four > 8 << of_eight ? launch_blocks<HD, 1, 4>(a, of_four, stream) : launch_blocks<HD, 1, 8>(a, of_eight, stream);
+    return 4 << of_four > 8 << of_eight ? launch_blocks<HD, 1, 4>(a, of_four, stream)
+                                        : launch_blocks<HD, 1, 8>(a, of_eight, stream);
 }
 
-extern "C" int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t sets)
+extern "C" int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim,
+                                             int32_t sets)
 {
     (void)sets;    // selections need none
     return attention_all_workspace_bytes(n_rows, n_heads, n_kv_heads, head_dim);
@@ -394,8 +497,9 @@ extern "C" int attention_launch(const attention_params *p, cudaStream_t stream)
     }
     if (p->view.dtype != DTYPE_BF16 || a.s.group > MAX_GROUP || a.s.group * a.s.parts != p->n_heads ||
         (!window && (int64_t)p->rows.n * sets * p->selection.stride > INT32_MAX)) {
-        return status_fail(-ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 caches and groups to %d",
-                           p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
+        return status_fail(
+            -ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 caches and groups to %d",
+            p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
     }
     if (p->over == ATTEND_ALL) {
         return attention_all_launch(p, stream);

@@ -65,6 +65,7 @@ struct backend_context {
     struct prepared prepared;
     struct qkv_finish_params heads;     // norm and turn of q and k that wait, because a cache write may join them
     bool heads_wait;
+    bool qkv_last;                      // nothing was launched since the products of cuda_qkv
     const void *ring_written;           // data of the ring that has this step's keys already
     bool has_maxima;                    // of the tile of scores that was made last
     int32_t maxima_stride;

@@ -1,10 +1,11 @@
 // engine/cuda/heads.cu - what happens to heads between projection and attention: norm, rotation, cache writes.
 //
 // Bound by launch latency in decode, by memory in a prompt. One block per row: it finds the turns of its row once, for
-// all heads; a warp keeps a head in registers from its load to its stores, the cache's included. Rotary embeddings turn
-// pairs (i, i + dims/2) by position * theta^(-2i/dims). A row's result never depends on the rest of the batch.
+// all heads; a warp keeps a head in registers from its load to its stores, the cache's included. A row's result never
+// depends on the rest of the batch. Window attention of single rows does this by itself (attention.cu).
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/rotary.cuh"
 
 enum {
     THREADS = 256,
@@ -21,21 +22,6 @@ static __device__ __forceinline__ float warp_add(float value)
         value += __shfl_xor_sync(FULL_MASK, value, i);
     }
     return value;
-}
-
-// How far pair i turns per position, in whole turns. Needs nothing but the model's constants.
-static __device__ __forceinline__ double turns_per_position(int i, int dims, float theta)
-{
-    return exp2(-2.0 * i / dims * log2((double)theta)) * 0.15915494309189535;    // 1 / (2 pi)
-}
-
-// Cosine and sine of a pair. Whole turns are taken off in double precision: the angles reach 1e6 radians.
-static __device__ __forceinline__ float2 turn_at(double turns_per_position, int position)
-{
-    const double turns = position * turns_per_position;
-    float2 turn;
-    sincospif(2.0f * (float)(turns - rint(turns)), &turn.y, &turn.x);
-    return turn;
 }
 
 // Where row `row` of a step belongs in a cache; NULL for a row that a ring would lose within the step.

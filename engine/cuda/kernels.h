@@ -69,6 +69,12 @@ enum attend_over {
     ATTEND_WINDOW             // the last window_tokens positions, older ones from a ring, this step's own from fresh_*
 };
 
+// What happens to heads of q and k between projection and attention.
+struct head_finish {
+    const float *q_norm, *k_norm;     // [head_dim]; NULL: no norm
+    float eps, theta;                 // theta 0: no turn
+};
+
 struct attention_params {
     struct gpu_rows rows;
     const void *q;                    // [rows.n][n_heads*head_dim] bf16
@@ -80,7 +86,10 @@ struct attention_params {
     const int32_t *first_row;         // ATTEND_WINDOW: [n_seqs]
     const int32_t *context;           // ATTEND_WINDOW: [n_seqs] tokens before this step
     int32_t window_tokens;
-    bool write_ring;                  // ATTEND_WINDOW, one row per sequence: also store its fresh key and value in the ring
+    bool finishes;                    // ATTEND_WINDOW, one row per sequence: q and fresh_k are as projected. They are normed
+    struct head_finish finish;        // and turned on the way, and the row's key and value also go to its ring
+    bool early;                       // everything but q and fresh_* is older than the kernel before this one, which let
+                                      // this one begin only once it had waited itself: keys are read before q is there
     int32_t n_heads, n_kv_heads, head_dim;
     void *out;                        // [rows.n][n_heads*head_dim] bf16
     float *lse;                       // [rows.n][n_heads]; may be NULL

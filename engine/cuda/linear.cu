@@ -116,6 +116,7 @@ template <int N, bool SWIGLU> struct linear_block {
         for (int i = 0; i < at_once; i++) {
             load_x(i, i);
         }
+        dependents_may_launch();    // only now: they may then read whatever is older than this kernel
         for (int i = at_once, stage = 0, parity = 0; i < own.tiles; i++) {
             barrier_wait(empty + 8 * stage, parity);
             load_weights(i, stage, policy);
@@ -331,7 +332,6 @@ __global__ void __launch_bounds__(WARPS * 32 + 32) linear_kernel(const __grid_co
     float residual[block_type::ROWS][block_type::PER], squares[block_type::ROWS];
     if (loader) {
         block.begin_loading(policy);
-        dependents_may_launch();
     }
     __syncthreads();
     wait_for_predecessor();

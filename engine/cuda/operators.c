@@ -2,9 +2,10 @@
 //
 // Products of up to LINEAR_MAX_ROWS rows go to linear.cu, of more to cuBLASLt. Two things that operators could do by
 // themselves are put together with what comes next: a norm is begun by the product that completes the residual stream, and
-// heads are normed and turned together with the write into the cache, so that their time counts there. Limits that the kernels set (bf16 caches, head sizes of 16
-// to 128, inputs in multiples of 8) come back as -ENOTSUP with the shape. Of a batch that mixes them, prompts go to the
-// kernels for many rows, sequences that decode to those for single ones.
+// heads are normed and turned together with the write into the cache or by window attention, so that their time counts
+// there. Limits that the kernels set (bf16 caches, head sizes of 16 to 128, inputs in multiples of 8) come back as
+// -ENOTSUP with the shape. Of a batch that mixes them, prompts go to the kernels for many rows, sequences that decode to
+// those for single ones.
 #include <errno.h>
 #include <math.h>
 
@@ -140,13 +141,17 @@ static int finish_heads(struct backend_context *c, const struct kv_view *cache)
     struct qkv_finish_params p = c->heads;
     bool waited = c->heads_wait;
     c->heads_wait = false;
+    if (!waited || !(cache || p.q_norm || p.k_norm || p.theta > 0)) {
+        return 0;
+    }
+    c->qkv_last = false;
     if (cache) {
         p.view = *cache;
         p.slot = c->mirror.slot;
         p.context = c->mirror.context;
         p.n_rows = c->mirror.n_rows;
     }
-    return waited && (cache || p.q_norm || p.k_norm || p.theta > 0) ? qkv_finish_launch(&p, c->stream) : 0;
+    return qkv_finish_launch(&p, c->stream);
 }
 
 int cuda_settle(struct backend_context *c)
@@ -173,7 +178,7 @@ int cuda_qkv(struct backend_context *c, const struct batch *batch, const struct 
         error = multiply(c, x, op->n, matrices, out, n, LINEAR_STORE_BF16, NULL);
     }
     bool last = op->position == batch->last.position;
-    c->heads_wait = n > 0 && op->n > 0;
+    c->heads_wait = c->qkv_last = n > 0 && op->n > 0;
     c->heads = (struct qkv_finish_params){.rows = rows_of(c, last ? &batch->last : &batch->all),
                                           .q = present(op->q) ? op->q_out : NULL,
                                           .k = present(op->k) ? op->k_out : NULL,
@@ -301,17 +306,23 @@ static int attend(struct backend_context *c, const struct batch *batch, const st
     return error;
 }
 
-// Where no sequence has more than one row, its key goes into the ring first: the one it replaces has left the window.
+// Where no sequence has more than one row, the attention finishes the heads and keeps the row's key and value in the ring
+// itself: the token they replace has left the window.
 int cuda_window_attention(struct backend_context *c, const struct batch *batch, const struct op_window_attention *op)
 {
-    bool write = batch->all.n == batch->n_seqs && c->heads_wait && c->heads.k == op->k;
-    int error = finish_heads(c, write ? &op->ring : NULL);
-    c->ring_written = write ? op->ring.data : NULL;
     struct attention_params p = attention_params(c, rows_of(c, &batch->all), op->q, op->out);
     p.over = ATTEND_WINDOW;
     p.fresh_k = op->k;
     p.fresh_v = op->v;
     p.view = op->ring;
+    p.finishes = batch->all.n == batch->n_seqs && c->heads_wait && c->heads.q == op->q && c->heads.k == op->k;
+    c->ring_written = p.finishes ? op->ring.data : NULL;
+    if (p.finishes) {
+        p.finish = (struct head_finish){c->heads.q_norm, c->heads.k_norm, c->heads.eps, c->heads.theta};
+        p.early = c->qkv_last;
+        c->heads_wait = false;
+    }
+    int error = finish_heads(c, NULL);
     return error ? error : attend(c, batch, &p);
 }
 
@@ -324,6 +335,7 @@ int cuda_attention(struct backend_context *c, const struct batch *batch, const s
     p.lse = op->lse;
     if (op->selection) {
         p.selection = *op->selection;
+        p.early = c->qkv_last;    // an index of this layer would have come between
     }
     return error ? error : attend(c, batch, &p);
 }
@@ -334,6 +346,7 @@ int cuda_kv_write(struct backend_context *c, const struct batch *batch, const st
     bool joins = c->heads_wait && c->heads.k == op->k && c->heads.v == op->v && !op->bounds.data && !op->view.ring;
     int error = finish_heads(c, joins ? &op->view : NULL);
     c->ring_written = NULL;
+    c->qkv_last = false;
     if (error || written || joins) {
         return error;
     }
@@ -355,6 +368,7 @@ int cuda_kv_write(struct backend_context *c, const struct batch *batch, const st
 int cuda_index_write(struct backend_context *c, const struct batch *batch, const struct op_index_write *op)
 {
     struct index_write_params p = {.rows = rows_of(c, &batch->all), .k = op->k, .view = op->view};
+    c->qkv_last = false;
     return index_write_launch(&p, c->stream);
 }
 
@@ -371,6 +385,7 @@ int cuda_index_project(struct backend_context *c, const struct batch *batch, con
                                      .theta = c->plan->shape.rope_theta_global};
     struct input hidden = {op->hidden, NULL};
     int error = 0;
+    c->qkv_last = false;
     if (op->n == 0) {
         return 0;
     }
@@ -439,7 +454,7 @@ static int score_bounds(struct backend_context *c, const struct batch *batch, co
 int cuda_index_score(struct backend_context *c, const struct batch *batch, const struct op_index_score *op)
 {
     const struct index_spec *index = &c->plan->index;
-    c->has_maxima = false;
+    c->has_maxima = c->qkv_last = false;
     if (index->score == INDEX_PAGE_BOUND) {
         return score_bounds(c, batch, op);
     }

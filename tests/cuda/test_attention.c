@@ -8,10 +8,12 @@ struct attend_case {
     bool head_major;
     enum attend_over over;
     int32_t sets, unit_tokens, units, window;
-    bool write_ring;
-    bool large;               // left out of a small run
+    bool finishes;
+    bool large;    // left out of a small run
     const char *name;
 };
+
+static const double FINISH_EPS = 1e-5, FINISH_THETA = 10000;
 
 struct cache {
     struct buffer data;
@@ -22,7 +24,9 @@ static struct cache cache_new(const struct attend_case *c, int32_t n_pages, int3
 {
     struct cache k = {0};
     int64_t head = c->head_dim * 2;
-    k.view = (struct kv_view){.dtype = DTYPE_BF16, .page_tokens = page_tokens, .ring = ring,
+    k.view = (struct kv_view){.dtype = DTYPE_BF16,
+                              .page_tokens = page_tokens,
+                              .ring = ring,
                               .page_stride = 2 * c->n_kv_heads * head * page_tokens};
     k.view.token_stride = c->head_major ? head : 2 * c->n_kv_heads * head;
     k.view.head_stride = c->head_major ? 2 * head * page_tokens : head;
@@ -47,9 +51,9 @@ static int32_t pick(int32_t *unit, int32_t n_units, int32_t want)
 }
 
 // One query head over the listed tokens; key(token) = element index of the key in the cache.
-static void reference(double *out, double *lse, const struct buffer *q, int64_t q_at, const struct buffer *kv, const int64_t *at,
-                      const int64_t *value_at, const bool *fresh, const struct buffer *fresh_k, const struct buffer *fresh_v,
-                      int32_t n, int32_t hd)
+static void reference(double *out, double *lse, const struct buffer *q, int64_t q_at, const struct buffer *kv,
+                      const int64_t *at, const int64_t *value_at, const bool *fresh, const struct buffer *fresh_k,
+                      const struct buffer *fresh_v, int32_t n, int32_t hd)
 {
     double *score = malloc(sizeof *score * (size_t)(n + 1)), most = -INFINITY, sum = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -77,22 +81,59 @@ static void reference(double *out, double *lse, const struct buffer *q, int64_t 
     free(score);
 }
 
-// The fresh key and value of each row must lie in its slot of the ring, bit for bit, and nothing else may have changed.
-static void check_ring(const struct attend_case *c, struct cache *cache, const struct buffer *fresh_k, const struct buffer *fresh_v)
+// Norms and turns heads as the kernel is asked to, in double precision; on the host.
+static void finish_heads(const struct buffer *x, int32_t heads, const struct attend_case *c, const struct buffer *norm)
 {
-    const struct kv_view *v = &cache->view;
-    const int64_t head_bytes = c->head_dim * 2;
-    uint8_t *expected = malloc((size_t)cache->data.bytes);
-    memcpy(expected, cache->data.host, (size_t)cache->data.bytes);
-    for (int32_t s = 0; c->write_ring && s < c->n_seqs; s++) {
-        for (int32_t h = 0; h < c->n_kv_heads; h++) {
-            int64_t at = (c->n_seqs - 1 - s) * v->page_stride + (c->tokens[s] - 1) % v->page_tokens * v->token_stride + h * v->head_stride;
-            int64_t from = ((int64_t)s * c->n_kv_heads + h) * head_bytes;
-            memcpy(expected + at, (uint8_t *)fresh_k->host + from, (size_t)head_bytes);
-            memcpy(expected + at + v->value_offset, (uint8_t *)fresh_v->host + from, (size_t)head_bytes);
+    const int32_t half = c->head_dim / 2;
+    for (int64_t h = 0; h < (int64_t)c->n_seqs * heads; h++) {
+        uint16_t *head = (uint16_t *)x->host + h * c->head_dim;
+        const int32_t position = c->tokens[h / heads] - 1;
+        double v[128], squares = 0;
+        for (int32_t d = 0; d < c->head_dim; d++) {
+            v[d] = (double)bf16_to_f32(head[d]);
+            squares += v[d] * v[d];
+        }
+        for (int32_t d = 0; d < c->head_dim; d++) {
+            v[d] *= (double)((const float *)norm->host)[d] / sqrt(squares / c->head_dim + FINISH_EPS);
+        }
+        for (int32_t i = 0; i < half; i++) {
+            const double angle = position * pow(FINISH_THETA, -(double)i / half), low = v[i], high = v[i + half];
+            head[i] = f32_to_bf16((float)(low * cos(angle) - high * sin(angle)));
+            head[i + half] = f32_to_bf16((float)(high * cos(angle) + low * sin(angle)));
         }
     }
+}
+
+// The finished key and the value of each row must lie in its slot of the ring, the key to the rounding of bf16, and
+// nothing else may have changed. Leaves keys of the kernel's own rounding in `expected`.
+static void expect_own_token(const struct attend_case *c, const struct cache *cache, uint8_t *expected, int32_t s,
+                             const struct buffer *fresh_k, const struct buffer *fresh_v)
+{
+    const struct kv_view *v = &cache->view;
+    for (int32_t h = 0; h < c->n_kv_heads; h++) {
+        int64_t at = (c->n_seqs - 1 - s) * v->page_stride + (c->tokens[s] - 1) % v->page_tokens * v->token_stride +
+                     h * v->head_stride;
+        int64_t from = ((int64_t)s * c->n_kv_heads + h) * c->head_dim;
+        for (int32_t d = 0; d < c->head_dim; d++) {
+            float want = at_bf16(fresh_k, from + d), got = at_bf16(&cache->data, at / 2 + d);
+            CHECK_MESSAGE(fabsf(got - want) <= fabsf(want) / 128 + 1e-5f,
+                          "%s: key of row %d, head %d, dimension %d: %g, not %g", c->name, s, h, d, (double)got,
+                          (double)want);
+        }
+        memcpy(expected + at, (uint8_t *)cache->data.host + at, (size_t)c->head_dim * 2);
+        memcpy(expected + at + v->value_offset, (uint8_t *)fresh_v->host + from * 2, (size_t)c->head_dim * 2);
+    }
+}
+
+static void check_ring(const struct attend_case *c, struct cache *cache, const struct buffer *fresh_k,
+                       const struct buffer *fresh_v)
+{
+    uint8_t *expected = malloc((size_t)cache->data.bytes);
+    memcpy(expected, cache->data.host, (size_t)cache->data.bytes);
     buffer_down(&cache->data);
+    for (int32_t s = 0; c->finishes && s < c->n_seqs; s++) {
+        expect_own_token(c, cache, expected, s, fresh_k, fresh_v);
+    }
     CHECK_MESSAGE(memcmp(expected, cache->data.host, (size_t)cache->data.bytes) == 0, "%s: the ring", c->name);
     free(expected);
 }
@@ -100,40 +141,68 @@ static void check_ring(const struct attend_case *c, struct cache *cache, const s
 static void check_case(const struct attend_case *c)
 {
     const int32_t hd = c->head_dim, width = c->n_heads * hd, kv_width = c->n_kv_heads * hd, n = c->n_seqs;
-    const int32_t sets = c->sets ? c->sets : 1, ring_tokens = c->over == ATTEND_WINDOW ? c->window + (c->write_ring ? 0 : 3) : 0;
+    const int32_t sets = c->sets ? c->sets : 1,
+                  ring_tokens = c->over == ATTEND_WINDOW ? c->window + (c->finishes ? 0 : 3) : 0;
     struct paged paged = paged_new(c->tokens, n, c->page_tokens);
-    struct cache cache = ring_tokens ? cache_new(c, n, ring_tokens, true) : cache_new(c, paged.n_pages, c->page_tokens, false);
+    struct cache cache =
+        ring_tokens ? cache_new(c, n, ring_tokens, true) : cache_new(c, paged.n_pages, c->page_tokens, false);
     struct buffer q = buffer_new((int64_t)n * width * 2), out = buffer_new((int64_t)n * width * 2);
     struct buffer lse = buffer_new((int64_t)n * c->n_heads * 4), fresh_k = buffer_new((int64_t)n * kv_width * 2);
-    struct buffer fresh_v = buffer_new((int64_t)n * kv_width * 2), unit = buffer_new((int64_t)n * sets * (c->units + 1) * 4);
+    struct buffer fresh_v = buffer_new((int64_t)n * kv_width * 2),
+                  unit = buffer_new((int64_t)n * sets * (c->units + 1) * 4);
     struct buffer count = buffer_new((int64_t)n * sets * 4), slot = buffer_new(4 * n), context = buffer_new(4 * n);
     struct buffer work = buffer_new(attention_workspace_bytes(n, c->n_heads, c->n_kv_heads, hd, sets));
     fill_bf16(&q, 2);
     fill_bf16(&fresh_k, 1);
     fill_bf16(&fresh_v, 1);
+    struct buffer q_norm = buffer_new(hd * 4), k_norm = buffer_new(hd * 4);
+    fill_f32(&q_norm, 1);
+    fill_f32(&k_norm, 1);
     for (int32_t s = 0; s < n; s++) {
         ((int32_t *)slot.host)[s] = n - 1 - s;
         ((int32_t *)context.host)[s] = c->tokens[s] - 1;
         for (int32_t j = 0; c->over == ATTEND_SELECTED && j < sets; j++) {
             int32_t n_units = (c->tokens[s] + c->unit_tokens - 1) / c->unit_tokens;
-            ((int32_t *)count.host)[s * sets + j] = pick((int32_t *)unit.host + (s * sets + j) * (c->units + 1), n_units, c->units);
+            ((int32_t *)count.host)[s * sets + j] =
+                pick((int32_t *)unit.host + (s * sets + j) * (c->units + 1), n_units, c->units);
         }
     }
     buffer_up(&unit);
     buffer_up(&count);
     buffer_up(&slot);
     buffer_up(&context);
-    struct attention_params p = {
-        .rows = paged.rows, .q = q.device, .view = cache.view, .over = c->over, .fresh_k = fresh_k.device,
-        .fresh_v = fresh_v.device, .slot = slot.device, .first_row = paged.seq.device, .context = context.device,
-        .window_tokens = c->window, .write_ring = c->write_ring, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd, .out = out.device,
-        .lse = lse.device, .workspace = work.device,
-        .selection = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = c->unit_tokens,
-                      .stride = c->units + 1}};
+    struct attention_params p = {.rows = paged.rows,
+                                 .q = q.device,
+                                 .view = cache.view,
+                                 .over = c->over,
+                                 .fresh_k = fresh_k.device,
+                                 .fresh_v = fresh_v.device,
+                                 .slot = slot.device,
+                                 .first_row = paged.seq.device,
+                                 .context = context.device,
+                                 .window_tokens = c->window,
+                                 .n_heads = c->n_heads,
+                                 .n_kv_heads = c->n_kv_heads,
+                                 .head_dim = hd,
+                                 .out = out.device,
+                                 .lse = lse.device,
+                                 .workspace = work.device,
+                                 .finishes = c->finishes,
+                                 .early = c->finishes || c->over == ATTEND_SELECTED,
+                                 .finish = {q_norm.device, k_norm.device, (float)FINISH_EPS, (float)FINISH_THETA},
+                                 .selection = {.unit = unit.device,
+                                               .count = count.device,
+                                               .sets = sets,
+                                               .unit_tokens = c->unit_tokens,
+                                               .stride = c->units + 1}};
     CHECK_MESSAGE(attention_launch(&p, 0) == 0, "%s", status_text());
     buffer_down(&out);
     buffer_down(&lse);
     buffer_down(&work);
+    if (c->finishes) {
+        finish_heads(&q, c->n_heads, c, &q_norm);
+        finish_heads(&fresh_k, c->n_kv_heads, c, &k_norm);
+    }
 
     double *expected = malloc(sizeof *expected * (size_t)width * (size_t)n);
     double *expected_lse = malloc(sizeof *expected_lse * (size_t)c->n_heads * (size_t)n);
@@ -154,15 +223,17 @@ static void check_case(const struct attend_case *c)
                     continue;
                 }
                 fresh[tokens] = ring_tokens && t == c->tokens[s] - 1;
-                int64_t at = ring_tokens ? (n - 1 - s) * cache.view.page_stride + t % ring_tokens * cache.view.token_stride
-                                         : paged_at(&paged, s, t, cache.view.page_stride, cache.view.token_stride);
+                int64_t at = ring_tokens
+                                 ? (n - 1 - s) * cache.view.page_stride + t % ring_tokens * cache.view.token_stride
+                                 : paged_at(&paged, s, t, cache.view.page_stride, cache.view.token_stride);
                 at += kv_head * cache.view.head_stride;
                 key_at[tokens] = fresh[tokens] ? (int64_t)s * kv_width + kv_head * hd : at / 2;
                 value_at[tokens] = fresh[tokens] ? key_at[tokens] : (at + cache.view.value_offset) / 2;
                 tokens++;
             }
-            reference(expected + (int64_t)s * width + h * hd, &expected_lse[s * c->n_heads + h], &q, (int64_t)s * width + h * hd,
-                      &cache.data, key_at, value_at, fresh, &fresh_k, &fresh_v, tokens, hd);
+            reference(expected + (int64_t)s * width + h * hd, &expected_lse[s * c->n_heads + h], &q,
+                      (int64_t)s * width + h * hd, &cache.data, key_at, value_at, fresh, &fresh_k, &fresh_v, tokens,
+                      hd);
         }
     }
     for (int64_t i = 0; i < (int64_t)width * n; i++) {
@@ -185,7 +256,8 @@ static void check_case(const struct attend_case *c)
     buffer_down(&again);
     CHECK_MESSAGE(memcmp(again.host, out.host, (size_t)out.bytes) == 0, "%s: a second run gave other bits", c->name);
 
-    struct buffer *all[] = {&cache.data, &q, &out, &lse, &fresh_k, &fresh_v, &unit, &count, &slot, &context, &work, &again};
+    struct buffer *all[] = {&cache.data, &q,    &out,     &lse,  &fresh_k, &fresh_v, &unit,
+                            &count,      &slot, &context, &work, &again,   &q_norm,  &k_norm};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         buffer_free(all[i]);
     }
@@ -200,8 +272,14 @@ int test_attention(void)
         {20, 4, 128, 64, 1, {32768}, .large = true, .name = "all, 32768"},
         {2, 1, 16, 64, 1, {1000003}, .large = true, .name = "all, 1000003"},
         {20, 4, 128, 64, 3, {70000, 5, 20000}, .large = true, .name = "all, long and short"},
-        {20, 4, 128, 64, 40, {1, 2, 3, 900, 16, 17, 31, 32, 33, 1, 300, 1, 1, 64, 65, 1, 1, 1, 1, 1, 1, 5, 15, 48, 47, 49, 1, 1, 1, 1, 1, 2, 2,
-         2, 2, 2, 2, 2, 2, 777}, .name = "all, 40 rows"},
+        {20,
+         4,
+         128,
+         64,
+         40,
+         {1, 2, 3,  900, 16, 17, 31, 32, 33, 1, 300, 1, 1, 64, 65, 1, 1, 1, 1, 1,
+          1, 5, 15, 48,  47, 49, 1,  1,  1,  1, 1,   2, 2, 2,  2,  2, 2, 2, 2, 777},
+         .name = "all, 40 rows"},
         {20, 4, 128, 64, 7, {1, 17, 640, 3001, 64, 65, 129}, .name = "all, ragged"},
         {8, 8, 128, 16, 3, {100, 1, 777}, .name = "all, group 1, 8 KV heads"},
         {16, 1, 128, 64, 3, {1000, 31, 500}, .name = "all, group 16, 1 KV head"},
@@ -211,23 +289,129 @@ int test_attention(void)
         {4, 2, 16, 16, 3, {40, 3, 16}, .name = "all, heads of 16"},
         {6, 3, 64, 32, 2, {90, 200}, .name = "all, 3 KV heads"},
         {20, 4, 128, 64, 2, {500, 200}, .head_major = true, .name = "all, head-major"},
-        {20, 4, 128, 64, 3, {9000, 3000, 100}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 2048, .large = true, .name = "2048 tokens"},
+        {20,
+         4,
+         128,
+         64,
+         3,
+         {9000, 3000, 100},
+         .over = ATTEND_SELECTED,
+         .unit_tokens = 1,
+         .units = 2048,
+         .large = true,
+         .name = "2048 tokens"},
         {20, 4, 128, 64, 2, {5000, 300}, .over = ATTEND_SELECTED, .unit_tokens = 1, .units = 37, .name = "37 tokens"},
-        {20, 4, 128, 128, 3, {9001, 3000, 100}, .head_major = true, .over = ATTEND_SELECTED, .sets = 4, .unit_tokens = 128,
-         .units = 16, .name = "blocks, a set per KV head"},
-        {20, 4, 128, 64, 3, {9001, 3000, 100}, .head_major = true, .over = ATTEND_SELECTED, .unit_tokens = 128, .units = 16,
+        {20,
+         4,
+         128,
+         128,
+         3,
+         {9001, 3000, 100},
+         .head_major = true,
+         .over = ATTEND_SELECTED,
+         .sets = 4,
+         .unit_tokens = 128,
+         .units = 16,
+         .name = "blocks, a set per KV head"},
+        {20,
+         4,
+         128,
+         64,
+         3,
+         {9001, 3000, 100},
+         .head_major = true,
+         .over = ATTEND_SELECTED,
+         .unit_tokens = 128,
+         .units = 16,
          .name = "blocks, one set"},
-        {20, 4, 128, 64, 2, {5003, 100}, .head_major = true, .over = ATTEND_SELECTED, .sets = 20, .unit_tokens = 16,
-         .units = 128, .name = "pages, a set per query head"},
+        {20,
+         4,
+         128,
+         64,
+         2,
+         {5003, 100},
+         .head_major = true,
+         .over = ATTEND_SELECTED,
+         .sets = 20,
+         .unit_tokens = 16,
+         .units = 128,
+         .name = "pages, a set per query head"},
         {20, 4, 128, 64, 4, {2000, 512, 513, 1}, .over = ATTEND_WINDOW, .window = 512, .name = "window of 512"},
         {8, 2, 32, 64, 3, {2000, 5, 128}, .over = ATTEND_WINDOW, .window = 128, .name = "window of 128"},
         {4, 2, 16, 64, 2, {2000, 5}, .over = ATTEND_WINDOW, .window = 8, .name = "window of 8"},
-        {20, 4, 128, 64, 4, {2000, 512, 513, 1}, .over = ATTEND_WINDOW, .window = 512, .write_ring = true, .name = "window of 512, ring written"},
-        {12, 4, 64, 64, 9, {2000, 5, 7, 31, 32, 33, 1000, 1, 2}, .head_major = true, .over = ATTEND_WINDOW, .window = 32, .write_ring = true,
-         .name = "window of 32, ring written, head-major"},
-        {20, 4, 128, 64, 40, {100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300,
-         400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1}, .over = ATTEND_SELECTED, .unit_tokens = 1,
-         .units = 300, .name = "300 tokens, 40 rows"},
+        {20,
+         4,
+         128,
+         64,
+         4,
+         {2000, 512, 513, 1},
+         .over = ATTEND_WINDOW,
+         .window = 512,
+         .finishes = true,
+         .name = "window of 512, heads finished"},
+        {12,
+         4,
+         64,
+         64,
+         9,
+         {2000, 5, 7, 31, 32, 33, 1000, 1, 2},
+         .head_major = true,
+         .over = ATTEND_WINDOW,
+         .window = 32,
+         .finishes = true,
+         .name = "window of 32, heads finished, head-major"},
+        {8,
+         2,
+         32,
+         64,
+         3,
+         {2000, 5, 128},
+         .over = ATTEND_WINDOW,
+         .window = 128,
+         .finishes = true,
+         .name = "window of 128, heads of 32 finished"},
+        {4,
+         2,
+         16,
+         64,
+         3,
+         {2000, 5, 900001},
+         .over = ATTEND_WINDOW,
+         .window = 8,
+         .finishes = true,
+         .name = "window of 8, heads of 16 finished"},
+        {20,
+         4,
+         128,
+         64,
+         33,
+         {1, 2, 100001, 511, 512, 513, 700, 15,  16,  17, 31, 32, 33,  600, 1,   2,   3,
+          4, 5, 6,      7,   8,   9,   10,  528, 529, 64, 65, 66, 900, 900, 900, 1023},
+         .over = ATTEND_WINDOW,
+         .window = 512,
+         .finishes = true,
+         .name = "window of 512, 33 rows finished"},
+        {16,
+         1,
+         128,
+         64,
+         2,
+         {700, 3},
+         .over = ATTEND_WINDOW,
+         .window = 64,
+         .finishes = true,
+         .name = "window of 64, group 16 finished"},
+        {20,
+         4,
+         128,
+         64,
+         40,
+         {100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000,
+          100, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1},
+         .over = ATTEND_SELECTED,
+         .unit_tokens = 1,
+         .units = 300,
+         .name = "300 tokens, 40 rows"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         if (!cases[i].large || !gpu_small) {
