@@ -12,87 +12,13 @@
 #include <string.h>
 
 #include "engine/status.h"
-#include "sim/predict.h"
+#include "sim/step_price_internal.h"
 
-enum feature {
-    FEATURE_ROWS,
-    FEATURE_TOKENS,          // that the row sees
-    FEATURE_WINDOW,          // of those, at most the window
-    FEATURE_BUDGET,          // at most the budget of selected tokens
-    FEATURE_UNITS,           // units that hold them
-    FEATURE_BUDGET_UNITS,    // at most the budget
-    FEATURE_BROKEN,          // rows whose unit was begun before them
-    FEATURE_COUNT
-};
-
-enum { MAX_TERMS = 256, CACHE_ENTRIES = 1024, MAX_PROBES = 24 };
+enum { CACHE_ENTRIES = 1024, MAX_PROBES = 24 };
 static const double never = 1e18;    // a window or a budget that no context reaches
-
-struct term {
-    enum stage stage;
-    int32_t layer;              // the kind's first; -1 outside layers
-    double n_layers;
-    double rate;                // of the roofline
-    // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
-    // others.
-    double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
-    int32_t n_used;
-    enum feature used[FEATURE_COUNT];
-};
-
-// What the terms that are functions of the rows cost for one pair of counts, and take in one situation.
-struct rows_entry {
-    int64_t new_rows, logit_rows;
-    double bytes, bandwidth, seconds;
-    int32_t n_seqs;
-    bool logits_chunked;
-    struct stage_cost *cost;    // [n_rows_terms] borrowed from cache_costs
-};
-
-// Steps that only decode. Their features go straight ahead, save at stairs of units, until the segment ends.
-struct step_walk {
-    struct step_price *price;          // borrowed
-    int32_t *contexts;                 // [n_seqs] at the segment's begin
-    int32_t n_seqs, at, length;        // steps since then, and of the segment; at < 0: before the first
-    double features[FEATURE_COUNT];    // of the last step
-    double slope[FEATURE_COUNT];
-    int32_t *units_at, *budget_at;     // [unit] sequences by context modulo unit: all, and those below the budget
-};
-
-struct step_price {
-    struct device device;
-    struct plan plan;
-    struct stage_timer timer;
-    double overhead_s;
-    enum provenance provenance;
-    int32_t n_terms, n_rows_terms;
-    struct term terms[MAX_TERMS];      // functions of rows first
-    double window, budget, budget_units;
-    int32_t unit;
-    struct rows_entry *cache;          // [CACHE_ENTRIES]
-    struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
-    struct stage_cost extra[MAX_TERMS];    // additive terms of the rows that do not decode, in the step being summed
-    int32_t max_seqs;
-};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Features
-
-// Adds those of one row that decodes.
-static void add_features(double *sums, const struct step_price *price, int32_t context_tokens)
-{
-    double tokens = context_tokens + 1.0, units = tokens;
-    if (price->unit > 1) {
-        units = context_tokens / price->unit + 1;
-        sums[FEATURE_BROKEN] += context_tokens % price->unit != 0;
-    }
-    sums[FEATURE_ROWS] += 1;
-    sums[FEATURE_TOKENS] += tokens;
-    sums[FEATURE_WINDOW] += tokens < price->window ? tokens : price->window;
-    sums[FEATURE_BUDGET] += tokens < price->budget ? tokens : price->budget;
-    sums[FEATURE_UNITS] += units;
-    sums[FEATURE_BUDGET_UNITS] += units < price->budget_units ? units : price->budget_units;
-}
 
 static void features_of(double *out, const struct step_price *price, int32_t context_tokens)
 {
@@ -341,16 +267,7 @@ static double time_of(const struct step_price *price, const struct predict_pass 
     return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
 }
 
-// What a step holds, counted.
-struct batch {
-    double features[FEATURE_COUNT];    // of the rows that decode
-    int64_t new_rows, logit_rows;
-    int32_t n_seqs;
-    bool logits_chunked;               // some sequence has more than one row that leaves logits
-};
-
-// price->extra holds what the rows that do not decode cost in additive terms.
-static double seconds_of(struct step_price *price, const struct batch *batch)
+double step_price_of(struct step_price *price, const struct batch *batch)
 {
     struct rows_entry *rows = rows_entry(price, batch->new_rows, batch->logit_rows);
     struct stage_cost cost[MAX_TERMS];    // [n_terms], additive ones only
@@ -412,95 +329,11 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
             price->extra[t].flops += cost.flops;
         }
     }
-    double seconds = seconds_of(price, &batch);
+    double seconds = step_price_of(price, &batch);
     if (extra) {
         memset(price->extra, 0, sizeof price->extra);
     }
     return seconds;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Walking
-
-// Sums the batch anew and finds for how many steps its features go straight.
-static void begin_segment(struct step_walk *walk)
-{
-    const struct step_price *price = walk->price;
-    double length = INT32_MAX;
-    memset(walk->features, 0, sizeof walk->features);
-    memset(walk->slope, 0, sizeof walk->slope);
-    memset(walk->units_at, 0, (size_t)price->unit * sizeof *walk->units_at);
-    memset(walk->budget_at, 0, (size_t)price->unit * sizeof *walk->budget_at);
-    for (int32_t i = 0; i < walk->n_seqs; i++) {
-        int32_t context = walk->contexts[i];
-        double tokens = context + 1.0;
-        add_features(walk->features, price, context);
-        if (tokens < price->window) {
-            walk->slope[FEATURE_WINDOW]++;
-            length = price->window - tokens < length ? price->window - tokens : length;
-        }
-        if (tokens < price->budget) {
-            walk->slope[FEATURE_BUDGET]++;
-            length = price->budget - tokens < length ? price->budget - tokens : length;
-        }
-        if (price->unit > 1) {
-            walk->units_at[context % price->unit]++;
-            if (context / price->unit + 1 < price->budget_units) {
-                walk->budget_at[context % price->unit]++;
-                double left = price->budget_units * price->unit - context;
-                length = left < length ? left : length;
-            }
-        }
-    }
-    walk->slope[FEATURE_TOKENS] = walk->n_seqs;
-    if (price->unit == 1) {
-        walk->slope[FEATURE_UNITS] = walk->n_seqs;
-        walk->slope[FEATURE_BUDGET_UNITS] = walk->slope[FEATURE_BUDGET];
-    }
-    walk->at = 0;
-    walk->length = (int32_t)length;
-}
-
-static void advance(struct step_walk *walk)
-{
-    const struct step_price *price = walk->price;
-    walk->at++;
-    for (int f = 0; f < FEATURE_COUNT; f++) {
-        walk->features[f] += walk->slope[f];
-    }
-    if (price->unit > 1) {
-        // Those whose context reaches a multiple of the unit begin another one.
-        int32_t begun = walk->units_at[(price->unit - walk->at % price->unit) % price->unit];
-        walk->features[FEATURE_UNITS] += begun;
-        walk->features[FEATURE_BUDGET_UNITS] += walk->budget_at[(price->unit - walk->at % price->unit) % price->unit];
-        walk->features[FEATURE_BROKEN] = walk->n_seqs - begun;
-    }
-}
-
-void step_walk_begin(struct step_walk *walk, const struct work *work, int32_t n_seqs)
-{
-    walk->n_seqs = n_seqs;
-    walk->at = -1;
-    for (int32_t i = 0; i < n_seqs; i++) {
-        walk->contexts[i] = work[i].context_tokens;
-    }
-}
-
-double step_walk_next(struct step_walk *walk)
-{
-    if (walk->at < 0) {
-        begin_segment(walk);
-    } else if (walk->at + 1 < walk->length) {
-        advance(walk);
-    } else {
-        for (int32_t i = 0; i < walk->n_seqs; i++) {
-            walk->contexts[i] += walk->at + 1;
-        }
-        begin_segment(walk);
-    }
-    struct batch batch = {.new_rows = walk->n_seqs, .logit_rows = walk->n_seqs, .n_seqs = walk->n_seqs};
-    memcpy(batch.features, walk->features, sizeof batch.features);
-    return seconds_of(walk->price, &batch);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -566,32 +399,5 @@ void step_price_close(struct step_price *price)
         free(price->cache);
         free(price->cache_costs);
         free(price);
-    }
-}
-
-int step_walk_open(struct step_walk **out, struct step_price *price)
-{
-    struct step_walk *walk = *out = calloc(1, sizeof *walk);
-    if (walk) {
-        walk->price = price;
-        walk->contexts = calloc((size_t)price->max_seqs, sizeof *walk->contexts);
-        walk->units_at = calloc((size_t)price->unit, sizeof *walk->units_at);
-        walk->budget_at = calloc((size_t)price->unit, sizeof *walk->budget_at);
-    }
-    if (!walk || !walk->contexts || !walk->units_at || !walk->budget_at) {
-        step_walk_close(walk);
-        *out = NULL;
-        return status_fail(-ENOMEM, "no memory to price steps of %d sequences", price->max_seqs);
-    }
-    return 0;
-}
-
-void step_walk_close(struct step_walk *walk)
-{
-    if (walk) {
-        free(walk->contexts);
-        free(walk->units_at);
-        free(walk->budget_at);
-        free(walk);
     }
 }

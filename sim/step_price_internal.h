@@ -1,0 +1,82 @@
+// sim/step_price_internal.h - what step_price.c and step_walk.c share. Not a public header.
+#pragma once
+
+#include "sim/predict.h"
+#include "sim/step_price.h"
+
+enum feature {
+    FEATURE_ROWS,
+    FEATURE_TOKENS,          // that the row sees
+    FEATURE_WINDOW,          // of those, at most the window
+    FEATURE_BUDGET,          // at most the budget of selected tokens
+    FEATURE_UNITS,           // units that hold them
+    FEATURE_BUDGET_UNITS,    // at most the budget
+    FEATURE_BROKEN,          // rows whose unit was begun before them
+    FEATURE_COUNT
+};
+
+enum { MAX_TERMS = 256 };
+
+struct term {
+    enum stage stage;
+    int32_t layer;              // the kind's first; -1 outside layers
+    double n_layers;
+    double rate;                // of the roofline
+    // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
+    // others.
+    double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
+    int32_t n_used;
+    enum feature used[FEATURE_COUNT];
+};
+
+// What the terms that are functions of the rows cost for one pair of counts, and take in one situation.
+struct rows_entry {
+    int64_t new_rows, logit_rows;
+    double bytes, bandwidth, seconds;
+    int32_t n_seqs;
+    bool logits_chunked;
+    struct stage_cost *cost;    // [n_rows_terms] borrowed from cache_costs
+};
+
+struct step_price {
+    struct device device;
+    struct plan plan;
+    struct stage_timer timer;
+    double overhead_s;
+    enum provenance provenance;
+    int32_t n_terms, n_rows_terms;
+    struct term terms[MAX_TERMS];      // functions of rows first
+    double window, budget, budget_units;
+    int32_t unit;
+    struct rows_entry *cache;          // [CACHE_ENTRIES]
+    struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
+    struct stage_cost extra[MAX_TERMS];    // additive terms of the rows that do not decode, in the step being summed
+    int32_t max_seqs;
+};
+
+// What a step holds, counted.
+struct batch {
+    double features[FEATURE_COUNT];    // of the rows that decode
+    int64_t new_rows, logit_rows;
+    int32_t n_seqs;
+    bool logits_chunked;               // some sequence has more than one row that leaves logits
+};
+
+// Adds those of one row that decodes.
+static inline void add_features(double *sums, const struct step_price *price, int32_t context_tokens)
+{
+    double tokens = context_tokens + 1.0, units = tokens;
+    if (price->unit > 1) {
+        units = context_tokens / price->unit + 1;
+        sums[FEATURE_BROKEN] += context_tokens % price->unit != 0;
+    }
+    sums[FEATURE_ROWS] += 1;
+    sums[FEATURE_TOKENS] += tokens;
+    sums[FEATURE_WINDOW] += tokens < price->window ? tokens : price->window;
+    sums[FEATURE_BUDGET] += tokens < price->budget ? tokens : price->budget;
+    sums[FEATURE_UNITS] += units;
+    sums[FEATURE_BUDGET_UNITS] += units < price->budget_units ? units : price->budget_units;
+}
+
+// Seconds of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
+double step_price_of(struct step_price *price, const struct batch *batch);
