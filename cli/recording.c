@@ -71,7 +71,8 @@ static void on_slow(void *user, struct trace_ring *ring, const struct step_sampl
         fprintf(stderr, "clsa %s: step %lld took %.2f ms, but %s\n", recording->command, (long long)step->step, took_ms,
                 status_text());
     } else {
-        fprintf(stderr, "clsa %s: step %lld took %.2f ms: see %s\n", recording->command, (long long)step->step, took_ms, path);
+        fprintf(stderr, "clsa %s: step %lld took %.2f ms: see %s\n", recording->command, (long long)step->step, took_ms,
+                path);
     }
 }
 
@@ -80,7 +81,9 @@ static int open_sink(struct recording *recording)
     const struct recording_flags *flags = &recording->flags;
     if (flags->ring_s > 0) {
         struct trace_ring_options options = {
-            .keep_ns = (int64_t)(flags->ring_s * 1e9), .slow_step_ns = (int64_t)(flags->slow_step_ms * 1e6), .slow = on_slow,
+            .keep_ns = (int64_t)(flags->ring_s * 1e9),
+            .slow_step_ns = (int64_t)(flags->slow_step_ms * 1e6),
+            .slow = on_slow,
             .user = recording,
         };
         // A place that cannot be written to is told now, not at the end of the run.

@@ -28,8 +28,9 @@ static pid_t start(const char *const *more, rlim_t max_file_bytes, int32_t outpu
 {
     char output[16];
     snprintf(output, sizeof output, "%d", output_tokens);
-    const char *arguments[MAX_ARGUMENTS] = {binary, "profile", "--model", "tiny", "--device", "reference", "--threads", "1",
-                                            "--text", "abcdefgh", "--context", "64", "--output", output};
+    const char *arguments[MAX_ARGUMENTS] = {binary,      "profile",   "--model",  "tiny",   "--device",
+                                            "reference", "--threads", "1",        "--text", "abcdefgh",
+                                            "--context", "64",        "--output", output};
     int n = 14;
     while (*more) {
         arguments[n++] = *more++;
@@ -157,8 +158,8 @@ static void test_kill(const char *name)
     }
     CHECK(kill(child, SIGKILL) == 0 && waitpid(child, NULL, 0) == child);
     int error = trace_read(path_of(name), NULL, &stats);
-    CHECK_MESSAGE((error == 0 || stats.truncated) && stats.step_samples >= 100, "%s after a kill: %d %s, %lld steps", name, error,
-                  status_text(), (long long)stats.step_samples);
+    CHECK_MESSAGE((error == 0 || stats.truncated) && stats.step_samples >= 100, "%s after a kill: %d %s, %lld steps",
+                  name, error, status_text(), (long long)stats.step_samples);
 }
 
 int main(void)

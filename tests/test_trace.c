@@ -35,7 +35,11 @@ static bool ceilings_of(void *user, const struct sample_source *source, struct t
 static struct trace_writer *open_writer(const char *where, bool in_place)
 {
     struct trace_writer_options options = {
-        .path = where, .in_place = in_place, .command = "clsa profile --seed 7", .ceilings = ceilings_of, .failed = on_failure,
+        .path = where,
+        .in_place = in_place,
+        .command = "clsa profile --seed 7",
+        .ceilings = ceilings_of,
+        .failed = on_failure,
         .user = &failures,
     };
     struct trace_writer *writer;
@@ -103,8 +107,8 @@ static void test_round_trip(enum stream_kind kind, int64_t n, bool in_place)
     log = stream_log_sink(&got);
     int error = trace_read(path, &log, &stats);
     CHECK_MESSAGE(error == 0, "read: %s", status_text());
-    CHECK_MESSAGE(sent.n == got.n && memcmp(sent.text, got.text, sent.n) == 0, "the stream of %lld samples came back changed",
-                  (long long)sent.samples);
+    CHECK_MESSAGE(sent.n == got.n && memcmp(sent.text, got.text, sent.n) == 0,
+                  "the stream of %lld samples came back changed", (long long)sent.samples);
     CHECK(stats.unknown_packets == 0 && !stats.truncated && stats.bytes >= bytes);    // close ends what is open
     CHECK(strcmp(stats.command, "clsa profile --seed 7") == 0);
 
@@ -168,7 +172,8 @@ static void test_damaged(int32_t rounds)
         struct stream_log log = {0};
         struct sample_sink logged = stream_log_sink(&log);
         int error = trace_read(other, &logged, NULL);
-        CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), other)), "error %d: %s", error, status_text());
+        CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), other)), "error %d: %s", error,
+                      status_text());
         found += error != 0;
         free(log.text);
     }
@@ -212,8 +217,12 @@ static void test_bad_input(void)
 // Fields and packets of other producers are passed over and counted.
 static void test_foreign(void)
 {
-    // A packet with field 2000 only; a packet of field 37 (a profile); field 3 of the Trace message; an event on no track.
-    static const char foreign[] = "\x0a\x04\x82\x7d\x01\x00" "\x0a\x03\xaa\x02\x00" "\x1a\x02hi" "\x0a\x06\x50\x01\x5a\x02\x48\x01";
+    // A packet with field 2000 only; a packet of field 37 (a profile); field 3 of the Trace message; an event on no
+    // track.
+    static const char foreign[] = "\x0a\x04\x82\x7d\x01\x00"
+                                  "\x0a\x03\xaa\x02\x00"
+                                  "\x1a\x02hi"
+                                  "\x0a\x06\x50\x01\x5a\x02\x48\x01";
     struct trace_writer *writer = open_writer(path, false);
     struct sample_sink sink = trace_writer_sink(writer);
     stream_random(&sink, STREAM_SANE, 50, check_random());
@@ -227,13 +236,14 @@ static void test_foreign(void)
     CHECK(trace_read(path, NULL, &plain) == 0);
     int error = trace_read(other, NULL, &mixed);
     CHECK_MESSAGE(error == 0, "foreign packets: %s", status_text());
-    CHECK(mixed.unknown_packets == 4 && mixed.packets == plain.packets + 4 && mixed.stage_samples == plain.stage_samples);
+    CHECK(mixed.unknown_packets == 4 && mixed.packets == plain.packets + 4 &&
+          mixed.stage_samples == plain.stage_samples);
     free(bytes);
     free(both);
 }
 
-// The same stream, packed and not, reads the same and is held to the same rules; cut anywhere, packed bytes yield what was
-// flushed before; damage is found.
+// The same stream, packed and not, reads the same and is held to the same rules; cut anywhere, packed bytes yield what
+// was flushed before; damage is found.
 static void test_gzip(void)
 {
     uint64_t seed = check_random();
@@ -391,7 +401,8 @@ static void test_killed(const char *where)
     close(told[1]);
     struct trace_stats stats;
     int error = trace_read(where, NULL, &stats);
-    CHECK_MESSAGE((error == 0 || (error == -EINVAL && stats.truncated)) && stats.step_samples > 10 && stats.kernel_samples > 0,
+    CHECK_MESSAGE((error == 0 || (error == -EINVAL && stats.truncated)) && stats.step_samples > 10 &&
+                      stats.kernel_samples > 0,
                   "killed: %d %s, %lld steps", error, status_text(), (long long)stats.step_samples);
 }
 

@@ -1,5 +1,5 @@
-// tests/test_trace_check.c - the checker finds what is wrong, each rule by a trace that breaks it alone, and nothing else;
-// a summary adds up to its steps.
+// tests/test_trace_check.c - the checker finds what is wrong, each rule by a trace that breaks it alone, and nothing
+// else; a summary adds up to its steps.
 #include <errno.h>
 #include <unistd.h>
 
@@ -134,8 +134,9 @@ static void test_samples(void)
 }
 
 // A launch and its kernel, which `change` spoils, on a source of 4 layers.
-static void expect_device_finding(const char *word, void (*change)(struct launch_sample *launch, struct kernel_sample *kernel,
-                                                                   struct loss_sample *loss))
+static void expect_device_finding(const char *word,
+                                  void (*change)(struct launch_sample *launch, struct kernel_sample *kernel,
+                                                 struct loss_sample *loss))
 {
     struct sample_source source = {.id = 1, .n_layers = 4, .method = "clsa", .backend = "cuda"};
     struct launch_sample launch = {1, 5, "cudaLaunchKernel", 9, 100, 1000, 20};
@@ -183,7 +184,8 @@ static void kernel_backwards(struct launch_sample *launch, struct kernel_sample 
     kernel->duration_ns = -1;
     (void)launch, (void)loss;
 }
-static void copy_of_less_than_nothing(struct launch_sample *launch, struct kernel_sample *kernel, struct loss_sample *loss)
+static void copy_of_less_than_nothing(struct launch_sample *launch, struct kernel_sample *kernel,
+                                      struct loss_sample *loss)
 {
     kernel->work = WORK_COPY;
     kernel->bytes = -8;
@@ -236,10 +238,14 @@ static void test_packets(void)
         {PACKET("\x0a\x0c\x50\x01\x68\x02\xe2\x03\x05\x08\x50\x28\x51\x10\x01"), "damaged"},
         {PACKET("\x0a\x0b\x50\x01\x68\x02\xe2\x03\x04\x08\x50\x28\x51"), "under track 81"},
         {PACKET("\x0a\x16\x40\x05\x50\x01\x68\x02\x5a\x0e\x48\x03\x58\x01\xf9\x02\x07\0\0\0\0\0\0\0"), "one end only"},
-        // Field 53, device work: 8 number, 5 context, 13 queue, 14 stage. Field 52, a hardware counter: 4 its descriptor.
-        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "queue that was not interned"},
-        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "stage that was not interned"},
-        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"), "context that was not interned"},
+        // Field 53, device work: 8 number, 5 context, 13 queue, 14 stage. Field 52, a hardware counter: 4 its
+        // descriptor.
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"),
+         "queue that was not interned"},
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"),
+         "stage that was not interned"},
+        {PACKET("\x0a\x11\x40\x05\x50\x01\x68\x02\xaa\x03\x08\x08\x01\x28\x01\x68\x09\x70\x09"),
+         "context that was not interned"},
         {PACKET("\x0a\x0c\x40\x05\x50\x01\x68\x02\xaa\x03\x03\x98\x01\x63"), "kernel that was not interned"},
         {PACKET("\x0a\x0b\x50\x01\x68\x02\xaa\x03\x04\x28\x01\x68\x09"), "without a number"},
         {PACKET("\x0a\x0d\x40\x05\x50\x01\x68\x02\xa2\x03\x04\x20\x63\x12\x00"), "counter that was not interned"},
@@ -261,8 +267,8 @@ static void test_packets(void)
         struct findings findings;
         int found = check_path(&findings);
         const char *text = found < 0 ? status_text() : findings.text;
-        CHECK_MESSAGE(found != 0 && strstr(text, cases[i].word), "case %zu: expected '%s', found %d: %s", i, cases[i].word,
-                      found, text);
+        CHECK_MESSAGE(found != 0 && strstr(text, cases[i].word), "case %zu: expected '%s', found %d: %s", i,
+                      cases[i].word, found, text);
     }
     CHECK(trace_check(folder, NULL, NULL) == -EINVAL);
 }

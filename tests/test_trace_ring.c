@@ -54,7 +54,8 @@ static char *lines_of(const struct stream_log *log, const char *kind)
 // As long as nothing was forgotten, a dump is everything.
 static void test_all(void)
 {
-    static const char *const kinds[] = {"source ", "stage ", "step ", "request ", "counter ", "kernel ", "launch ", "gauge "};
+    static const char *const kinds[] = {"source ",  "stage ",  "step ",   "request ",
+                                        "counter ", "kernel ", "launch ", "gauge "};
     struct stream_log sent = {0};
     struct trace_stats stats;
     struct sample_sink sink, log = stream_log_sink(&sent);
@@ -80,7 +81,8 @@ static void test_last(int64_t keep_ns, int64_t max_bytes)
     struct stream_log sent = {0};
     struct trace_stats stats;
     struct sample_sink sink, log = stream_log_sink(&sent);
-    struct trace_ring *ring = open_ring(&(struct trace_ring_options){.keep_ns = keep_ns, .max_bytes = max_bytes}, &sink);
+    struct trace_ring *ring =
+        open_ring(&(struct trace_ring_options){.keep_ns = keep_ns, .max_bytes = max_bytes}, &sink);
     uint64_t seed = check_random();
     stream_random(&log, STREAM_SANE, 30000, seed);
     stream_random(&sink, STREAM_SANE, 30000, seed);
@@ -129,7 +131,8 @@ static void test_old_request(void)
     sink.request(sink.user, &request);
     struct stream_log got = dump(ring, &stats);
     char *requests = lines_of(&got, "request ");
-    CHECK_MESSAGE(strcmp(requests, "request 4 99 2 8 0 -1 1030\nrequest 4 99 3 8 3 4999 6000000\n") == 0, "%s", requests);
+    CHECK_MESSAGE(strcmp(requests, "request 4 99 2 8 0 -1 1030\nrequest 4 99 3 8 3 4999 6000000\n") == 0, "%s",
+                  requests);
     CHECK(stats.step_samples > 900 && stats.step_samples < 5000);
     CHECK(trace_ring_close(ring) == 0);
     free(requests);

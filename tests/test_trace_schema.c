@@ -21,7 +21,8 @@ struct decoded {
 static struct decoded decode(const char *include, const char *schema)
 {
     char command[1024];
-    snprintf(command, sizeof command, "protoc --decode=perfetto.protos.Trace -I '%s' '%s' < '%s'", include, schema, path);
+    snprintf(command, sizeof command, "protoc --decode=perfetto.protos.Trace -I '%s' '%s' < '%s'", include, schema,
+             path);
     struct decoded out = {.text = malloc(64 << 20)};
     FILE *pipe = popen(command, "r");
     out.n = pipe ? fread(out.text, 1, (64 << 20) - 1, pipe) : 0;
@@ -41,14 +42,15 @@ static int64_t count_lines(const struct decoded *decoded, const char *word)
             line++;
             length--;
         }
-        n += word ? strlen(word) == length && memcmp(line, word, length) == 0 : length > 0 && isdigit((unsigned char)*line);
+        n += word ? strlen(word) == length && memcmp(line, word, length) == 0
+                  : length > 0 && isdigit((unsigned char)*line);
         line += length + (end != NULL);
     }
     return n;
 }
 
-// Perfetto declares what it adds for GPUs as extensions, whose names are printed in full and in brackets. protobuf-c knows
-// no extensions: ours are plain fields of the same numbers. Takes brackets and paths away.
+// Perfetto declares what it adds for GPUs as extensions, whose names are printed in full and in brackets. protobuf-c
+// knows no extensions: ours are plain fields of the same numbers. Takes brackets and paths away.
 static void plain_extensions(struct decoded *decoded)
 {
     static const char *const prefixes[] = {"[perfetto.protos.GpuInternedData.", "[perfetto.protos.GpuTrackEvent."};
@@ -86,7 +88,8 @@ static void compare_upstream(const struct decoded *own, const char *upstream)
     struct decoded theirs = decode(include, schema);
     CHECK_MESSAGE(theirs.status == 0, "protoc --decode by %s: status %d", upstream, theirs.status);
     plain_extensions(&theirs);
-    CHECK_MESSAGE(theirs.n == own->n && memcmp(theirs.text, own->text, own->n) == 0, "Perfetto's schema reads it otherwise");
+    CHECK_MESSAGE(theirs.n == own->n && memcmp(theirs.text, own->text, own->n) == 0,
+                  "Perfetto's schema reads it otherwise");
     if (theirs.n != own->n || memcmp(theirs.text, own->text, own->n) != 0) {
         size_t at = 0;
         while (at < theirs.n && at < own->n && theirs.text[at] == own->text[at]) {
@@ -119,7 +122,8 @@ static void test_stream(enum stream_kind kind)
     CHECK(count_lines(&own, "gpu_correlation {") == stats.launch_samples);
     CHECK(count_lines(&own, "track_uuid: 0") == 0);
     int64_t losses = count_lines(&own, "trusted_packet_sequence_id: 2");
-    CHECK(losses == stats.loss_samples && count_lines(&own, "trusted_packet_sequence_id: 1") == stats.packets - 1 - losses);
+    CHECK(losses == stats.loss_samples &&
+          count_lines(&own, "trusted_packet_sequence_id: 1") == stats.packets - 1 - losses);
     if (kind == STREAM_WILD) {
         CHECK(stats.kernel_samples > 0 && stats.launch_samples > 0 && stats.gauge_samples > 0 && losses > 0);
     }
@@ -148,7 +152,8 @@ static void send_request(const struct sample_sink *sink, enum request_state stat
 static void send_step(const struct sample_sink *sink, int64_t step, enum phase phase)
 {
     int64_t begin_ns = 10000000 * (step + 1);
-    struct stage_sample stage = {1, step, phase, STAGE_FFN, 0, 1, 1, 8, 3000000, step == 2 ? 8000000000 : 0, begin_ns, 4000000, 0};
+    struct stage_sample stage = {1,        step,    phase, STAGE_FFN, 0, 1, 1, 8, 3000000, step == 2 ? 8000000000 : 0,
+                                 begin_ns, 4000000, 0};
     struct step_sample whole = {1, step, phase, 1, 1, 8, begin_ns, 5000000};
     sink->stage(sink->user, &stage);
     sink->step(sink->user, &whole);
@@ -164,7 +169,12 @@ static void test_derived(void)
     CHECK(trace_writer_open(&writer, &options) == 0);
     struct sample_sink sink = trace_writer_sink(writer);
     struct sample_source source = {
-        .id = 1, .n_layers = 4, .method = "clsa", .weight_dtype = DTYPE_BF16, .kv_dtype = DTYPE_F32, .index_dtype = DTYPE_F32,
+        .id = 1,
+        .n_layers = 4,
+        .method = "clsa",
+        .weight_dtype = DTYPE_BF16,
+        .kv_dtype = DTYPE_F32,
+        .index_dtype = DTYPE_F32,
     };
     sink.source(sink.user, &source);
     send_request(&sink, REQUEST_SUBMITTED, -1, 9000000);
@@ -177,7 +187,8 @@ static void test_derived(void)
     send_request(&sink, REQUEST_FINISHED, 3, 46000000);
     CHECK(trace_writer_close(writer) == 0);
     struct decoded decoded = decode("traces", "traces/trace.proto");
-    CHECK(count_lines(&decoded, "int_value: 3000000") == 4 + 3 && count_lines(&decoded, "int_value: 75") == 3);    // bytes too
+    CHECK(count_lines(&decoded, "int_value: 3000000") == 4 + 3 &&
+          count_lines(&decoded, "int_value: 75") == 3);    // bytes too
     CHECK(count_lines(&decoded, "int_value: 4000000") == 1 && count_lines(&decoded, "int_value: 100") == 1);
     CHECK(count_lines(&decoded, "string_value_iid: 1") == 3 && count_lines(&decoded, "string_value_iid: 2") == 1);
     int64_t flows = 0;
@@ -202,8 +213,9 @@ int main(void)
     test_stream(STREAM_SANE);
     test_stream(STREAM_WILD);
     test_derived();
-    printf("%s\n", getenv("CLSA_PERFETTO_PROTOS") ? "decoded by Perfetto's schema and by ours, alike"
-                                                   : "decoded by our schema; CLSA_PERFETTO_PROTOS is not set: not by Perfetto's");
+    printf("%s\n", getenv("CLSA_PERFETTO_PROTOS")
+                       ? "decoded by Perfetto's schema and by ours, alike"
+                       : "decoded by our schema; CLSA_PERFETTO_PROTOS is not set: not by Perfetto's");
     unlink(path);
     CHECK(rmdir(folder) == 0);
     return check_end();

@@ -23,16 +23,16 @@ __attribute__((format(printf, 2, 3))) static void add(struct stream_log *log, co
 
 static void log_source(void *user, const struct sample_source *s)
 {
-    add(user, "source %d '%s' '%s' '%s' '%s' %d %d %d %d %d %d %d %d %d %d %d\n", s->id, s->device, s->backend, s->model,
-        s->method, s->n_layers, s->top_k, s->unit_tokens, s->index_sets, s->window_tokens, s->page_tokens,
+    add(user, "source %d '%s' '%s' '%s' '%s' %d %d %d %d %d %d %d %d %d %d %d\n", s->id, s->device, s->backend,
+        s->model, s->method, s->n_layers, s->top_k, s->unit_tokens, s->index_sets, s->window_tokens, s->page_tokens,
         (int)s->weight_dtype, (int)s->kv_dtype, (int)s->index_dtype, s->threads, s->graph);
 }
 
 static void log_stage(void *user, const struct stage_sample *s)
 {
-    add(user, "stage %d %lld %d %d %d %d %d %d %lld %lld %lld %lld %lld\n", s->source, (long long)s->step, (int)s->phase,
-        (int)s->stage, s->layer, s->n_seqs, s->n_tokens, s->context_tokens, (long long)s->bytes, (long long)s->flops,
-        (long long)s->begin_ns, (long long)s->duration_ns, (long long)s->measured_bytes);
+    add(user, "stage %d %lld %d %d %d %d %d %d %lld %lld %lld %lld %lld\n", s->source, (long long)s->step,
+        (int)s->phase, (int)s->stage, s->layer, s->n_seqs, s->n_tokens, s->context_tokens, (long long)s->bytes,
+        (long long)s->flops, (long long)s->begin_ns, (long long)s->duration_ns, (long long)s->measured_bytes);
 }
 
 static void log_step(void *user, const struct step_sample *s)
@@ -55,8 +55,8 @@ static void log_counter(void *user, const struct counter_sample *s)
 static void log_kernel(void *user, const struct kernel_sample *s)
 {
     add(user, "kernel %d %d %lld %d %d %d '%s' %d %d %d %u %d,%d,%d %d,%d,%d %d %d %d %lld %lld %lld\n", s->source,
-        (int)s->work, (long long)s->step, (int)s->phase, (int)s->stage, s->layer, s->name, s->device, s->context, s->stream,
-        s->launch, s->grid[0], s->grid[1], s->grid[2], s->block[0], s->block[1], s->block[2], s->registers,
+        (int)s->work, (long long)s->step, (int)s->phase, (int)s->stage, s->layer, s->name, s->device, s->context,
+        s->stream, s->launch, s->grid[0], s->grid[1], s->grid[2], s->block[0], s->block[1], s->block[2], s->registers,
         s->static_shared_bytes, s->dynamic_shared_bytes, (long long)s->bytes, (long long)s->begin_ns,
         (long long)s->duration_ns);
 }
@@ -74,7 +74,8 @@ static void log_gauge(void *user, const struct gauge_sample *s)
 
 static void log_loss(void *user, const struct loss_sample *s)
 {
-    add(user, "loss %d %lld %lld %lld\n", s->source, (long long)s->dropped, (long long)s->invalid, (long long)s->time_ns);
+    add(user, "loss %d %lld %lld %lld\n", s->source, (long long)s->dropped, (long long)s->invalid,
+        (long long)s->time_ns);
 }
 
 struct sample_sink stream_log_sink(struct stream_log *log)
@@ -113,7 +114,8 @@ static int32_t wild32(void)
 
 static void random_name(char *out)
 {
-    static const char *const pieces[] = {"", "cpu", "\xc3\xa9\xe2\x82\xac", "a \"b\"\t", "'", "x,y;z", "AMD EPYC", "clsa"};
+    static const char *const pieces[] = {"",         "cpu", "\xc3\xa9\xe2\x82\xac", "a \"b\"\t", "'", "x,y;z",
+                                         "AMD EPYC", "clsa"};
     int32_t n = check_range(0, 4);
     out[0] = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -150,7 +152,8 @@ static const char *const gauge_names[] = {
 };
 static const char *const gauge_units[] = {"B/s", "B", "MHz", "%", "", "J per token", "source 3: W"};
 
-static void wild_kernel(const struct sample_sink *sink, int32_t source, int64_t step, int64_t begin_ns, int64_t duration_ns)
+static void wild_kernel(const struct sample_sink *sink, int32_t source, int64_t step, int64_t begin_ns,
+                        int64_t duration_ns)
 {
     struct kernel_sample s = {
         .source = source,
@@ -193,8 +196,13 @@ static void wild_sample(const struct sample_sink *sink, int32_t source)
         break;
     }
     case 1: {
-        struct request_sample s = {source, chance(0.8) ? check_range(-2, 9) : wild64(), (enum request_state)check_range(0, 3),
-                                   wild32(), wild32(), step, begin_ns};
+        struct request_sample s = {source,
+                                   chance(0.8) ? check_range(-2, 9) : wild64(),
+                                   (enum request_state)check_range(0, 3),
+                                   wild32(),
+                                   wild32(),
+                                   step,
+                                   begin_ns};
         sink->request(sink->user, &s);
         break;
     }
@@ -223,24 +231,46 @@ static void wild_sample(const struct sample_sink *sink, int32_t source)
         break;
     }
     default: {
-        struct stage_sample s = {source, step, phase, (enum stage)check_range(0, STAGE_COUNT - 1),
-                                 chance(0.2) ? -1 : wild32(), wild32(), wild32(), wild32(), wild64(), wild64(), begin_ns,
-                                 duration_ns, chance(0.5) ? wild64() : 0};
+        struct stage_sample s = {source,
+                                 step,
+                                 phase,
+                                 (enum stage)check_range(0, STAGE_COUNT - 1),
+                                 chance(0.2) ? -1 : wild32(),
+                                 wild32(),
+                                 wild32(),
+                                 wild32(),
+                                 wild64(),
+                                 wild64(),
+                                 begin_ns,
+                                 duration_ns,
+                                 chance(0.5) ? wild64() : 0};
         sink->stage(sink->user, &s);
         break;
     }
     }
 }
 
-// What a collector tells of a step afterwards: a launch, its kernels in any order, a copy that nothing is known of, gauges.
-static void sane_device(const struct sample_sink *sink, int32_t source, int64_t step, enum phase phase, int64_t begin_ns,
-                        int64_t end_ns)
+// What a collector tells of a step afterwards: a launch, its kernels in any order, a copy that nothing is known of,
+// gauges.
+static void sane_device(const struct sample_sink *sink, int32_t source, int64_t step, enum phase phase,
+                        int64_t begin_ns, int64_t end_ns)
 {
     struct launch_sample launch = {source, (uint32_t)step + 1, "cudaGraphLaunch", step, 4711, begin_ns, 1};
     struct kernel_sample kernel = {
-        .source = source, .step = step, .phase = phase, .stage = (enum stage)check_range(0, STAGE_COUNT), .layer = 3,
-        .name = kernel_names[check_range(0, 2)], .context = 1, .stream = 7, .launch = launch.launch, .grid = {132, 1, 1},
-        .block = {256, 1, 1}, .registers = 64, .begin_ns = begin_ns + 1, .duration_ns = check_range(0, 10),
+        .source = source,
+        .step = step,
+        .phase = phase,
+        .stage = (enum stage)check_range(0, STAGE_COUNT),
+        .layer = 3,
+        .name = kernel_names[check_range(0, 2)],
+        .context = 1,
+        .stream = 7,
+        .launch = launch.launch,
+        .grid = {132, 1, 1},
+        .block = {256, 1, 1},
+        .registers = 64,
+        .begin_ns = begin_ns + 1,
+        .duration_ns = check_range(0, 10),
     };
     struct kernel_sample copy = {
         .source = source, .work = WORK_COPY, .step = -1, .stage = STAGE_COUNT, .layer = -1, .name = "", .context = 1,
@@ -286,7 +316,8 @@ static int64_t sane_step(const struct sample_sink *sink, int32_t source, int64_t
     if (chance(0.5)) {
         sink->request(sink->user, &request);
     }
-    struct step_sample s = {source, step, phase, n_seqs, n_tokens, context, begin_ns, at_ns + check_range(1, 50) - begin_ns};
+    struct step_sample s = {source,   step,    phase,    n_seqs,
+                            n_tokens, context, begin_ns, at_ns + check_range(1, 50) - begin_ns};
     sink->step(sink->user, &s);
     struct counter_sample counter = {source, (enum counter)check_range(0, COUNTER_COUNT - 1), check_range(0, 1000),
                                      s.begin_ns + s.duration_ns};

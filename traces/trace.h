@@ -24,8 +24,8 @@ struct trace_writer_options {
     bool gzip;                   // in gzip's format; so is a file whose name ends in .gz. Readers need no telling
     const char *command;         // kept in the trace as metadata; may be NULL
     int32_t flush_interval_ms;   // 0: 500
-    // Asked for each source as it is announced, if not NULL: the ceilings of its device, false where they are not known.
-    // Stages then tell their floor, what share of their time it is, and which rate makes it.
+    // Asked for each source as it is announced, if not NULL: the ceilings of its device, false where they are not
+    // known. Stages then tell their floor, what share of their time it is, and which rate makes it.
     bool (*ceilings)(void *user, const struct sample_source *source, struct trace_ceilings *out);
     // Called once when the trace fails (a full disk), in the midst of the sink: nothing is written any more, and what
     // feeds the sink need not stop. NULL: it shows at close only.
@@ -45,8 +45,9 @@ int trace_writer_close(struct trace_writer *writer);
 // Ends without a file; one written in place keeps what was flushed. NULL-safe.
 void trace_writer_abandon(struct trace_writer *writer);
 
-// Reader, of either format: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte offset and what is
-// wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with `truncated` set in stats.
+// Reader, of either format: hands every sample of the file to the sink in file order. -EINVAL names the file, the byte
+// offset and what is wrong; a file cut in the middle of a packet yields all whole packets first, then -EINVAL with
+// `truncated` set in stats.
 struct trace_stats {
     int64_t packets, bytes, stage_samples, step_samples, request_samples, counter_samples, unknown_packets;
     int64_t kernel_samples, launch_samples, gauge_samples, loss_samples;

@@ -1,9 +1,9 @@
 // traces/trace_check.c - does a trace keep the rules that Perfetto holds it to, and do its steps add up.
 //
-// Two passes. The first sees packets: sequences, clocks, names, tracks, nesting, flows; whatever breaks these is dropped
-// or drawn wrongly by ui.perfetto.dev without a word. The second sees samples, through the reader: stages inside their
-// steps, phases that agree, layers that exist, requests that stay finished, launches and their work. What it does not know is Perfetto's own
-// import; traces of other producers are held to the first pass only.
+// Two passes. The first sees packets: sequences, clocks, names, tracks, nesting, flows; whatever breaks these is
+// dropped or drawn wrongly by ui.perfetto.dev without a word. The second sees samples, through the reader: stages
+// inside their steps, phases that agree, layers that exist, requests that stay finished, launches and their work. What
+// it does not know is Perfetto's own import; traces of other producers are held to the first pass only.
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -336,7 +336,8 @@ static void on_stage(void *user, const struct stage_sample *sample)
         find(checker, "step %lld: %s in layer %d, which its source does not have", (long long)sample->step,
              stage_name(sample->stage), sample->layer);
     }
-    if (sample->bytes < 0 || sample->flops < 0 || sample->n_seqs < 0 || sample->n_tokens < 0 || sample->context_tokens < 0) {
+    if (sample->bytes < 0 || sample->flops < 0 || sample->n_seqs < 0 || sample->n_tokens < 0 ||
+        sample->context_tokens < 0) {
         find(checker, "step %lld: %s with a size below 0", (long long)sample->step, stage_name(sample->stage));
     }
 }
@@ -354,8 +355,8 @@ static void on_step(void *user, const struct step_sample *step)
     for (int64_t i = 0; i < n; i++) {
         const struct stage_sample *stage = &checker->pending[i];
         if (stage->begin_ns < step->begin_ns || stage->begin_ns + stage->duration_ns > end_ns) {
-            find(checker, "step %lld: %s in layer %d runs outside its step: the step does not add up", (long long)step->step,
-                 stage_name(stage->stage), stage->layer);
+            find(checker, "step %lld: %s in layer %d runs outside its step: the step does not add up",
+                 (long long)step->step, stage_name(stage->stage), stage->layer);
         }
         if (stage->phase != step->phase) {
             find(checker, "step %lld is %s, but its stage %s is %s", (long long)step->step, phase_name(step->phase),

@@ -84,7 +84,8 @@ struct decoder {
 };
 
 // The sequence a packet belongs to, made when it is first seen. *out is NULL if the packet names none.
-static int find_sequence(struct decoder *decoder, const Perfetto__Protos__TracePacket *packet, struct trace_sequence **out)
+static int find_sequence(struct decoder *decoder, const Perfetto__Protos__TracePacket *packet,
+                         struct trace_sequence **out)
 {
     *out = NULL;
     uint32_t id = packet->optional_trusted_packet_sequence_id_case ? packet->trusted_packet_sequence_id : 0;
@@ -144,7 +145,8 @@ static int cut_off(struct trace_decoding *decoding, int64_t offset)
     }
     decoding->truncated = true;
     decoding->offset = offset;
-    return status_fail(-EINVAL, "%s: byte %lld: the file ends in the middle of a packet; it was cut, or is still written",
+    return status_fail(-EINVAL,
+                       "%s: byte %lld: the file ends in the middle of a packet; it was cut, or is still written",
                        decoding->name, (long long)offset);
 }
 
@@ -226,7 +228,8 @@ static int read_field(struct decoder *decoder)
     }
     if (got < 0) {
         return status_fail(-EINVAL, "%s: byte %lld: %s", decoding->name, (long long)offset,
-                           offset == 0 ? "not a Perfetto trace (.pftrace)" : "no packet begins here; the file is damaged");
+                           offset == 0 ? "not a Perfetto trace (.pftrace)"
+                                       : "no packet begins here; the file is damaged");
     }
     if (size > (uint64_t)(decoding->size - decoding->offset)) {
         return cut_off(decoding, offset);

@@ -357,11 +357,12 @@ static void describe_child(Perfetto__Protos__TrackDescriptor *track, uint64_t pa
     track->has_sibling_order_rank = true;
     track->sibling_order_rank = rank;
     track->has_sibling_merge_behavior = true;
-    track->sibling_merge_behavior = PERFETTO__PROTOS__TRACK_DESCRIPTOR__SIBLING_MERGE_BEHAVIOR__SIBLING_MERGE_BEHAVIOR_NONE;
+    track->sibling_merge_behavior =
+        PERFETTO__PROTOS__TRACK_DESCRIPTOR__SIBLING_MERGE_BEHAVIOR__SIBLING_MERGE_BEHAVIOR_NONE;
 }
 
-int encode_counter_track(struct byte_buffer *out, uint64_t track_uuid, uint64_t parent, const char *name, const char *unit,
-                         int32_t rank)
+int encode_counter_track(struct byte_buffer *out, uint64_t track_uuid, uint64_t parent, const char *name,
+                         const char *unit, int32_t rank)
 {
     Perfetto__Protos__TracePacket packet;
     Perfetto__Protos__TrackDescriptor track;

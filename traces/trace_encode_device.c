@@ -51,7 +51,8 @@ static uint64_t context_iid(int32_t context)
 int encode_context_name(struct byte_buffer *out, int32_t context)
 {
     Perfetto__Protos__InternedData data = PERFETTO__PROTOS__INTERNED_DATA__INIT;
-    Perfetto__Protos__InternedGraphicsContext entry = PERFETTO__PROTOS__INTERNED_GRAPHICS_CONTEXT__INIT, *pointer = &entry;
+    Perfetto__Protos__InternedGraphicsContext entry = PERFETTO__PROTOS__INTERNED_GRAPHICS_CONTEXT__INIT,
+                                              *pointer = &entry;
     entry.has_iid = entry.has_pid = entry.has_api = true;
     entry.iid = context_iid(context);
     entry.pid = (int32_t)getpid();
@@ -197,7 +198,8 @@ int encode_gpu_info(struct byte_buffer *out, int32_t device, const char *name)
     return encode_packet(out, &packet);
 }
 
-// Units that Perfetto has a number for; of others the description tells. Returns how many stand above the fraction's line.
+// Units that Perfetto has a number for; of others the description tells. Returns how many stand above the fraction's
+// line.
 static size_t units_of(const char *unit, Perfetto__Protos__GpuCounterDescriptor__MeasureUnit out[MAX_UNITS])
 {
 #define UNIT(name) PERFETTO__PROTOS__GPU_COUNTER_DESCRIPTOR__MEASURE_UNIT__##name

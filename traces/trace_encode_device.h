@@ -13,7 +13,8 @@ struct kernel_iids {
 
 int encode_gpu_info(struct byte_buffer *out, int32_t device, const char *name);
 int encode_context_name(struct byte_buffer *out, int32_t context);
-int encode_specification(struct byte_buffer *out, uint64_t iid, const char *name, const char *description, bool compute);
+int encode_specification(struct byte_buffer *out, uint64_t iid, const char *name, const char *description,
+                         bool compute);
 int encode_kernel_name(struct byte_buffer *out, uint64_t iid, const struct kernel_sample *sample);
 int encode_event_name(struct byte_buffer *out, uint64_t iid, const char *name);
 int encode_kernel(struct byte_buffer *out, const struct kernel_iids *iids, const struct kernel_sample *sample);

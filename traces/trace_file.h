@@ -7,8 +7,8 @@
 
 #define TRACE_SIZE_UNKNOWN INT64_MAX
 
-// Opens a file for reading, unpacking it where it is in gzip's format, and finds its size (unknown where packed). A folder,
-// a missing or an unreadable file is -EINVAL.
+// Opens a file for reading, unpacking it where it is in gzip's format, and finds its size (unknown where packed). A
+// folder, a missing or an unreadable file is -EINVAL.
 int trace_open_file(FILE **stream, int64_t *size, const char *path);
 
 // trace_read() and trace_check() on the next `size` bytes of a stream; `name` stands in messages.

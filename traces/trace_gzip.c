@@ -23,7 +23,8 @@ struct trace_packer {
 int trace_packer_open(struct trace_packer **out)
 {
     *out = calloc(1, sizeof **out);
-    if (!*out || deflateInit2(&(*out)->stream, PACK_LEVEL, Z_DEFLATED, GZIP_WINDOW, PACK_MEMORY, Z_DEFAULT_STRATEGY) != Z_OK) {
+    if (!*out ||
+        deflateInit2(&(*out)->stream, PACK_LEVEL, Z_DEFLATED, GZIP_WINDOW, PACK_MEMORY, Z_DEFAULT_STRATEGY) != Z_OK) {
         free(*out);
         *out = NULL;
         return status_fail(-ENOMEM, "out of memory for packing");

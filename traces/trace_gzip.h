@@ -14,6 +14,6 @@ int trace_packer_pack(struct trace_packer *packer, const uint8_t *bytes, size_t 
                       size_t *n_packed);
 void trace_packer_close(struct trace_packer *packer);    // NULL-safe
 
-// Reader: *out yields what `packed` holds, and owns it from then on, also where this fails. Only back to the begin can it
-// seek. It ends where the packed bytes end, whole or not; damage is an error of the stream (errno EBADMSG).
+// Reader: *out yields what `packed` holds, and owns it from then on, also where this fails. Only back to the begin can
+// it seek. It ends where the packed bytes end, whole or not; damage is an error of the stream (errno EBADMSG).
 int trace_unpack(FILE **out, FILE *packed);              // -ENOMEM

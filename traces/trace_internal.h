@@ -37,7 +37,13 @@ const char *trace_category_name(int32_t category);
 
 // Names of events; iid = number + 1. First the stages, then the phases, then these, then those of kernels and launches
 // as they come.
-enum trace_name { NAME_PHASE = STAGE_COUNT, NAME_SOURCE = STAGE_COUNT + PHASE_COUNT, NAME_QUEUE, NAME_FINISHED, NAME_COUNT };
+enum trace_name {
+    NAME_PHASE = STAGE_COUNT,
+    NAME_SOURCE = STAGE_COUNT + PHASE_COUNT,
+    NAME_QUEUE,
+    NAME_FINISHED,
+    NAME_COUNT
+};
 const char *trace_name_text(int32_t name);
 
 // Bits of sequence_flags, in short.
@@ -97,10 +103,11 @@ int trace_intern_all(struct trace_sequence *sequence, const Perfetto__Protos__In
 void trace_forget_names(struct trace_sequence *sequence);
 
 // NULL: not interned on that sequence.
-const struct trace_interned *trace_interned(const struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid);
+const struct trace_interned *trace_interned(const struct trace_sequence *sequence, enum trace_intern kind,
+                                            uint64_t iid);
 
 struct trace_packet {
-    const Perfetto__Protos__TracePacket *packet;    // valid during the call; NULL: a piece that is no packet, or too large
+    const Perfetto__Protos__TracePacket *packet;    // valid during the call; NULL: no packet, or too large a one
     const struct trace_sequence *sequence;          // NULL: the packet names none
     int64_t offset;                                 // of its first byte in the file
 };
@@ -136,6 +143,7 @@ static inline bool trace_event_has(const struct trace_event *event, enum trace_a
     return event->present & UINT64_C(1) << annotation;
 }
 
-// Which of our words an argument of device work is called by: enum trace_annotation, -1: none, or its value is no number.
+// Which of our words an argument of device work is called by: enum trace_annotation, -1: none, or its value is no
+// number.
 int32_t trace_argument(const struct trace_sequence *sequence,
                        const Perfetto__Protos__GpuRenderStageEvent__ExtraComputeArg *argument, int64_t *value);

@@ -49,7 +49,8 @@ static char *copy_text(const char *bytes, size_t n)
     return text;
 }
 
-static int intern(struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid, const char *name, size_t length)
+static int intern(struct trace_sequence *sequence, enum trace_intern kind, uint64_t iid, const char *name,
+                  size_t length)
 {
     if (sequence->n_interned == sequence->capacity) {
         int64_t capacity = sequence->capacity ? 2 * sequence->capacity : 64;
@@ -102,7 +103,8 @@ static int intern_words(struct trace_sequence *sequence, const Perfetto__Protos_
         error = intern(sequence, INTERN_TEXT, value->iid, (const char *)value->str.data, value->str.len);
     }
     for (size_t i = 0; i < data->n_compute_arg_names && !error; i++) {
-        error = intern_text(sequence, INTERN_ARGUMENT, data->compute_arg_names[i]->iid, data->compute_arg_names[i]->name);
+        error =
+            intern_text(sequence, INTERN_ARGUMENT, data->compute_arg_names[i]->iid, data->compute_arg_names[i]->name);
     }
     return error;
 }
@@ -200,7 +202,9 @@ static void resolve_annotation(struct trace_event *out, const struct trace_seque
     }
     switch (annotation->value_case) {
     case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_INT_VALUE: out->number[which] = annotation->int_value; break;
-    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_UINT_VALUE: out->number[which] = (int64_t)annotation->uint_value; break;
+    case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_UINT_VALUE:
+        out->number[which] = (int64_t)annotation->uint_value;
+        break;
     case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_BOOL_VALUE: out->number[which] = annotation->bool_value; break;
     case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_STRING_VALUE: out->text[which] = annotation->string_value; break;
     case PERFETTO__PROTOS__DEBUG_ANNOTATION__VALUE_STRING_VALUE_IID: {

@@ -144,7 +144,8 @@ void reader_cover(struct trace_stats *stats, int64_t *count, int64_t begin_ns, i
     ++*count;
 }
 
-static int read_request(struct reader *reader, int32_t source, enum request_state state, const struct trace_event *event)
+static int read_request(struct reader *reader, int32_t source, enum request_state state,
+                        const struct trace_event *event)
 {
     bool fits = true;
     struct request_sample sample = {
@@ -293,8 +294,11 @@ static int end_slice(struct reader *reader, struct track *track, int32_t source,
 static int read_counter(struct reader *reader, const struct track *track, int32_t source,
                         const Perfetto__Protos__TrackEvent *event, int64_t time_ns)
 {
-    bool real = event->counter_value_field_case == PERFETTO__PROTOS__TRACK_EVENT__COUNTER_VALUE_FIELD_DOUBLE_COUNTER_VALUE;
-    double value = real ? event->double_counter_value : event->counter_value_field_case ? (double)event->counter_value : 0.0;
+    bool real =
+        event->counter_value_field_case == PERFETTO__PROTOS__TRACK_EVENT__COUNTER_VALUE_FIELD_DOUBLE_COUNTER_VALUE;
+    double value = real                              ? event->double_counter_value
+                   : event->counter_value_field_case ? (double)event->counter_value
+                                                     : 0.0;
     if (track->counter < 0) {
         return reader_track_gauge(reader, track, source, value, time_ns);
     }
@@ -330,7 +334,8 @@ static int read_event(struct reader *reader, const struct trace_packet *packet)
         return read_source(reader, track, &event);
     }
     switch (event.type) {
-    case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN: return begin_slice(reader, track, source, packet, &event);
+    case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN:
+        return begin_slice(reader, track, source, packet, &event);
     case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_END: return end_slice(reader, track, source, &event);
     case PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_COUNTER:
         if (track->counter >= 0 || track->gauge) {

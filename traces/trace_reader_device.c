@@ -41,7 +41,8 @@ static void read_shape(int32_t out[3], const Perfetto__Protos__GpuRenderStageEve
 
 static int read_launch_arguments(struct reader *reader, struct kernel_sample *sample, const struct trace_packet *packet)
 {
-    const Perfetto__Protos__GpuRenderStageEvent__ComputeKernelLaunch *launch = packet->packet->gpu_render_stage_event->launch;
+    const Perfetto__Protos__GpuRenderStageEvent__ComputeKernelLaunch *launch =
+        packet->packet->gpu_render_stage_event->launch;
     sample->layer = -1;
     for (size_t i = 0; launch && i < launch->n_args; i++) {
         int64_t value;

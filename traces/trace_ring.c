@@ -45,7 +45,7 @@ struct trace_ring {
     bool forgot;                              // something: the oldest step may lack stages
     struct sample_source *sources;            // [n_sources], owned
     int32_t n_sources;
-    struct request_sample *open;              // [n_open] of requests whose changes were forgotten, the last change each; owned
+    struct request_sample *open;    // [n_open] of requests whose changes were forgotten, the last change each; owned
     int64_t n_open, open_capacity;
     struct loss_sample loss;                  // the last
     bool lost;
@@ -366,7 +366,8 @@ static void hand_on(struct dump *dump, const struct entry *entry)
     }
 }
 
-static void for_each(const struct trace_ring *ring, struct dump *dump, void (*visit)(struct dump *, const struct entry *))
+static void for_each(const struct trace_ring *ring, struct dump *dump,
+                     void (*visit)(struct dump *, const struct entry *))
 {
     for (const struct block *block = ring->oldest; block; block = block->next) {
         for (size_t at = 0; at < block->used; at += entry_at(block, at)->bytes) {

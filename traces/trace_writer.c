@@ -58,7 +58,8 @@ static int write_out(struct trace_writer *writer, bool end)
         int error = errno ? errno : EIO;
         // What was flushed before is whole packets: leave exactly that.
         if (writer->in_place && ftruncate(fileno(stream), writer->file_bytes) != 0) {
-            return status_fail(-error, "%s: cannot write: %s; its end is a broken packet", writer->path, strerror(error));
+            return status_fail(-error, "%s: cannot write: %s; its end is a broken packet", writer->path,
+                               strerror(error));
         }
         return status_fail(-error, "%s: cannot write: %s", writer->path, strerror(error));
     }
@@ -125,7 +126,8 @@ int32_t writer_find_source(struct trace_writer *writer, int32_t id)
 {
     int64_t index = id_map_get(&writer->source_index, (uint32_t)id);
     if (index < 0) {
-        writer_remember(writer, status_fail(-EINVAL, "%s: a sample of source %d came before its description", writer->path, id));
+        writer_remember(
+            writer, status_fail(-EINVAL, "%s: a sample of source %d came before its description", writer->path, id));
     }
     return writer->error ? -1 : (int32_t)index;
 }
@@ -294,8 +296,9 @@ static void on_counter(void *user, const struct counter_sample *sample)
     uint64_t *track = &source->counters[sample->counter];
     if (!*track) {
         *track = ++writer->n_tracks;
-        writer_remember(writer, encode_counter_track(buffer, *track, source->track, counter_name(sample->counter),
-                                                     counter_unit(sample->counter), COUNTERS_RANK + (int32_t)sample->counter));
+        writer_remember(writer,
+                        encode_counter_track(buffer, *track, source->track, counter_name(sample->counter),
+                                             counter_unit(sample->counter), COUNTERS_RANK + (int32_t)sample->counter));
     }
     struct event event;
     event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_COUNTER, *track, sample->time_ns);

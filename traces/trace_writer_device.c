@@ -186,7 +186,8 @@ static bool is_metric(const char *name)
     return ours || strstr(name, "__") != NULL;
 }
 
-static void put_gauge(struct trace_writer *writer, struct byte_buffer *buffer, uint64_t track, const struct gauge_sample *sample)
+static void put_gauge(struct trace_writer *writer, struct byte_buffer *buffer, uint64_t track,
+                      const struct gauge_sample *sample)
 {
     struct event event;
     event_begin(&event, PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_COUNTER, track, sample->time_ns);
@@ -247,8 +248,8 @@ void writer_on_loss(void *user, const struct loss_sample *sample)
 void writer_free_device(struct trace_writer *writer)
 {
     struct device_names *device = &writer->device;
-    struct intern_table *tables[] = {&device->names, &device->kernels, &device->queues, &device->contexts, &device->devices,
-                                     &device->gauges, &device->threads};
+    struct intern_table *tables[] = {&device->names,   &device->kernels, &device->queues, &device->contexts,
+                                     &device->devices, &device->gauges,  &device->threads};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         intern_table_free(tables[i]);
     }

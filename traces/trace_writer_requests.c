@@ -1,5 +1,5 @@
-// traces/trace_writer_requests.c - requests: a track each, and an arrow from its queue through its prefill, the step that
-// drew its first token and every step that decoded it.
+// traces/trace_writer_requests.c - requests: a track each, and an arrow from its queue through its prefill, the step
+// that drew its first token and every step that decoded it.
 //
 // A request that has its first token and has not finished takes part in each step that decodes. One that was preempted
 // says nothing of it: its arrow leads through the steps for which it waits too.
@@ -22,7 +22,8 @@ static struct request_track *find_request(struct trace_writer *writer, struct so
         int64_t capacity = writer->request_capacity ? 2 * writer->request_capacity : 64;
         struct request_track *grown = realloc(writer->requests, (size_t)capacity * sizeof *grown);
         if (!grown) {
-            writer_remember(writer, status_fail(-ENOMEM, "%s: out of memory for %lld requests", writer->path, (long long)capacity));
+            writer_remember(
+                writer, status_fail(-ENOMEM, "%s: out of memory for %lld requests", writer->path, (long long)capacity));
             return NULL;
         }
         writer->requests = grown;
@@ -158,8 +159,10 @@ void writer_on_request(void *user, const struct request_sample *sample)
             return;
         }
     }
-    event_begin(&event, finished ? PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_INSTANT
-                                 : PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN, track->track, sample->time_ns);
+    event_begin(&event,
+                finished ? PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_INSTANT
+                         : PERFETTO__PROTOS__TRACK_EVENT__TYPE__TYPE_SLICE_BEGIN,
+                track->track, sample->time_ns);
     event_name(&event, finished ? NAME_FINISHED : slice_names[sample->state], CATEGORY_REQUEST);
     annotate_request(&event, sample);
     if (!finished) {
@@ -174,7 +177,8 @@ void writer_on_request(void *user, const struct request_sample *sample)
     writer_write_sometimes(writer);
 }
 
-// Requests that were given up end where the recording ends. Unlike those that finished they say nothing of their tokens.
+// Requests that were given up end where the recording ends. Unlike those that finished they say nothing of their
+// tokens.
 void writer_end_requests(struct trace_writer *writer)
 {
     for (int64_t i = 0; i < writer->n_requests; i++) {

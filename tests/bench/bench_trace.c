@@ -2,8 +2,8 @@
 //
 // An event is one begin or end of a slice; stages carry all their annotations. A step of 39 stages is that of a 4-layer
 // model; with kernels, 300 of them were launched at once, as a decode step of 32 layers does.
-// Writing is timed from the first sample to the closed and renamed file, on a file system in memory where /dev/shm is one.
-// Appends to tests/bench/results.tsv; run from the top of the checkout.
+// Writing is timed from the first sample to the closed and renamed file, on a file system in memory where /dev/shm is
+// one. Appends to tests/bench/results.tsv; run from the top of the checkout.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,14 +47,26 @@ static bool ceilings_of(void *user, const struct sample_source *source, struct t
 
 static void send_kernels(const struct sample_sink *sink, int64_t step, int64_t begin_ns)
 {
-    static const char *const names[] = {"_ZN4clsa12index_scoresILi128EEvPKfS1_Pf", "_ZN4clsa9attentionILi128ELi64EEvPKvPv"};
+    static const char *const names[] = {"_ZN4clsa12index_scoresILi128EEvPKfS1_Pf",
+                                        "_ZN4clsa9attentionILi128ELi64EEvPKvPv"};
     struct launch_sample launch = {0, (uint32_t)step + 1, "cudaGraphLaunch", step, 4711, begin_ns, 5000};
     sink->launch(sink->user, &launch);
     for (int32_t i = 0; i < KERNELS; i++) {
         struct kernel_sample kernel = {
-            .step = step, .phase = PHASE_DECODE, .stage = (enum stage)(i % STAGE_COUNT), .layer = i / 10, .name = names[i % 2],
-            .context = 1, .stream = 7, .launch = launch.launch, .grid = {132, 8, 1}, .block = {256, 1, 1}, .registers = 96,
-            .static_shared_bytes = 4096, .begin_ns = begin_ns + 3000 * i, .duration_ns = 2900,
+            .step = step,
+            .phase = PHASE_DECODE,
+            .stage = (enum stage)(i % STAGE_COUNT),
+            .layer = i / 10,
+            .name = names[i % 2],
+            .context = 1,
+            .stream = 7,
+            .launch = launch.launch,
+            .grid = {132, 8, 1},
+            .block = {256, 1, 1},
+            .registers = 96,
+            .static_shared_bytes = 4096,
+            .begin_ns = begin_ns + 3000 * i,
+            .duration_ns = 2900,
         };
         sink->kernel(sink->user, &kernel);
     }
@@ -72,7 +84,12 @@ static void send_step(const struct sample_sink *sink, int64_t step, int64_t begi
         sink->stage(sink->user, &stage);
     }
     struct step_sample sample = {
-        .step = step, .phase = PHASE_DECODE, .n_seqs = 8, .n_tokens = 8, .context_tokens = context, .begin_ns = begin_ns,
+        .step = step,
+        .phase = PHASE_DECODE,
+        .n_seqs = 8,
+        .n_tokens = 8,
+        .context_tokens = context,
+        .begin_ns = begin_ns,
         .duration_ns = 25100 * STAGES,
     };
     sink->step(sink->user, &sample);
@@ -134,22 +151,23 @@ static void report(const char *quantity, double *values, int n, const char *unit
     first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
     qsort(values, (size_t)n, sizeof *values, compare);
     double median = values[n / 2], spread = values[n - 1] - values[0];
-    printf("%-20s %12.4g %s, slowest to fastest %.0f, %d rounds of %d events\n", quantity, median, unit, spread, n, EVENTS);
+    printf("%-20s %12.4g %s, slowest to fastest %.0f, %d rounds of %d events\n", quantity, median, unit, spread, n,
+           EVENTS);
     FILE *results = fopen("tests/bench/results.tsv", "ae");
     if (!results) {
         fprintf(stderr, "bench_trace: tests/bench/results.tsv cannot be written; run from the top of the checkout\n");
         return;
     }
-    fprintf(results, "%s\t%s\t%s\t-\tbench_trace\t-\t-\t-\t-\t%s\t%.6g\t%.3g\t-\t%s\n", date, commit, device, quantity, median,
-            spread, unit);
+    fprintf(results, "%s\t%s\t%s\t-\tbench_trace\t-\t-\t-\t-\t%s\t%.6g\t%.3g\t-\t%s\n", date, commit, device, quantity,
+            median, spread, unit);
     fclose(results);
 }
 
 static int measure(const struct variant *variant)
 {
     char path[96], quantity[64];
-    snprintf(path, sizeof path, "%s/bench_trace-%ld%s", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid(),
-             variant->suffix);
+    snprintf(path, sizeof path, "%s/bench_trace-%ld%s", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp",
+             (long)getpid(), variant->suffix);
     double writes[ROUNDS], reads[ROUNDS], size = 0;
     int error = write_trace(variant, path, &size);    // not counted: warms up
     for (int i = 0; i < ROUNDS && !error; i++) {
