@@ -297,7 +297,7 @@ static void eval_free(struct eval *eval)
 int command_eval(int argc, char **argv)
 {
     struct eval eval = {
-        .models = "demo-8m", .methods = "dense,token,indexcache,block,quest,yoco,clsa,clsa-block,yoco-token",
+        .models = "demo", .methods = "dense,token,indexcache,block,quest,yoco,clsa,clsa-block,yoco-token",
         .tasks = "passkey,multikey", .contexts = "1024,8192", .depths = "0,25,50,75,100", .budgets = "64,256",
         .device = "cpu", .commit = "-", .driver = "-", .samples = 40, .probes = 4, .text_documents = 2, .seed = 1,
         .flags = plan_flags_default(),
