@@ -1,4 +1,5 @@
-// cli/command_eval.c - what methods do to answers, at several budgets and contexts; and whether two backends answer alike.
+// cli/command_eval.c - what methods do to answers, at several budgets and contexts; and whether two backends answer
+// alike.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,7 +16,8 @@ enum { MAX_METHODS = 32, MAX_BUDGETS = 16, MAX_CONTEXTS = 16, LEAST_CONTEXT = 64
 
 struct eval {
     // From the command line.
-    const char *models, *methods, *tasks, *contexts, *depths, *budgets, *text, *device, *agree, *results, *commit, *driver;
+    const char *models, *methods, *tasks, *contexts, *depths, *budgets, *text, *device, *agree, *results, *commit,
+        *driver;
     int32_t samples, batch, probes, text_documents, threads;
     int64_t seed;
     bool json, map;
@@ -23,11 +25,11 @@ struct eval {
     // Of the run.
     struct eval_options options;
     struct model_file *files[BACKBONE_COUNT];
-    char *raw_text, *filler;                // owned
+    char *raw_text, *filler;    // owned
     int32_t context[MAX_CONTEXTS], budget[MAX_BUDGETS], n_contexts, n_budgets;
-    struct plan *plans;                     // [n_plans] owned: method by method, budget by budget
+    struct plan *plans;    // [n_plans] owned: method by method, budget by budget
     int32_t n_plans;
-    struct eval_run *runs, *others;         // [n_plans * n_contexts] owned; `others` only with --agree
+    struct eval_run *runs, *others;    // [n_plans * n_contexts] owned; `others` only with --agree
     int32_t n_runs;
     char devices[2][32];
 };
@@ -36,7 +38,8 @@ struct eval {
 // Lists
 
 // Whole numbers with commas between, each in [low, high].
-static int parse_numbers(int32_t *out, int32_t *n, int32_t max, const char *flag, const char *text, int64_t low, int64_t high)
+static int parse_numbers(int32_t *out, int32_t *n, int32_t max, const char *flag, const char *text, int64_t low,
+                         int64_t high)
 {
     char list[512];
     *n = 0;
@@ -46,8 +49,8 @@ static int parse_numbers(int32_t *out, int32_t *n, int32_t max, const char *flag
     for (char *item = strtok(list, ","); item; item = strtok(NULL, ",")) {
         int64_t value;
         if (!options_whole(item, &value) || value < low || value > high) {
-            return status_fail(-EINVAL, "--%s: %s: expected whole numbers from %lld to %lld, with commas between", flag, item,
-                               (long long)low, (long long)high);
+            return status_fail(-EINVAL, "--%s: %s: expected whole numbers from %lld to %lld, with commas between", flag,
+                               item, (long long)low, (long long)high);
         }
         if (*n == max) {
             return status_fail(-EINVAL, "--%s: more than %d", flag, max);
@@ -89,7 +92,9 @@ static int parse_devices(struct eval *eval)
         second = snprintf(eval->devices[1], sizeof eval->devices[1], "%s", comma + 1);
     }
     return eval->devices[0][0] && second > 0 && second < (int)sizeof eval->devices[1]
-               ? 0 : status_fail(-EINVAL, "--agree %s: expected two devices with a comma between, as cpu,reference", eval->agree);
+               ? 0
+               : status_fail(-EINVAL, "--agree %s: expected two devices with a comma between, as cpu,reference",
+                             eval->agree);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -128,9 +133,10 @@ static int check_text(const struct eval *eval)
 {
     for (int32_t c = 0; c < eval->n_contexts && eval->options.text_documents > 0; c++) {
         if (eval->options.n_text < (size_t)eval->context[c] - 1) {
-            return status_fail(-EINVAL, "%s: %zu bytes of text: a context of %d needs %d for bits per byte; give a longer text, "
-                               "a shorter context or --text-documents 0", eval->text, eval->options.n_text, eval->context[c],
-                               eval->context[c] - 1);
+            return status_fail(-EINVAL,
+                               "%s: %zu bytes of text: a context of %d needs %d for bits per byte; give a longer text, "
+                               "a shorter context or --text-documents 0",
+                               eval->text, eval->options.n_text, eval->context[c], eval->context[c] - 1);
         }
     }
     return 0;
@@ -143,8 +149,12 @@ static int check_tasks(const struct eval *eval)
     int error = 0;
     for (int32_t i = 0; i < eval->n_contexts * options->n_tasks && !error; i++) {
         struct task_options try = {
-            .task = options->tasks[i % options->n_tasks], .context_tokens = eval->context[i / options->n_tasks],
-            .filler = options->filler, .n_filler = options->n_filler, .depths = options->depths, .n_depths = options->n_depths,
+            .task = options->tasks[i % options->n_tasks],
+            .context_tokens = eval->context[i / options->n_tasks],
+            .filler = options->filler,
+            .n_filler = options->n_filler,
+            .depths = options->depths,
+            .n_depths = options->n_depths,
         };
         struct task_document document;
         error = task_document_make(&document, &try);
@@ -153,8 +163,8 @@ static int check_tasks(const struct eval *eval)
     return error;
 }
 
-// One plan per method and budget; one per method that selects nothing. A budget that is no multiple of a method's unit is
-// left out, and that is said.
+// One plan per method and budget; one per method that selects nothing. A budget that is no multiple of a method's unit
+// is left out, and that is said.
 static int build_plans(struct eval *eval)
 {
     const struct method_info *methods[MAX_METHODS];
@@ -178,8 +188,8 @@ static int build_plans(struct eval *eval)
         int32_t unit = flags.options.block_tokens ? flags.options.block_tokens : selects ? native.index.unit_tokens : 1;
         for (int32_t b = 0; b < (selects ? eval->n_budgets : 1) && !error; b++) {
             if (selects && eval->budget[b] % unit != 0) {
-                fprintf(stderr, "clsa eval: %s selects %d tokens at a time: a budget of %d is left out\n", methods[m]->name,
-                        unit, eval->budget[b]);
+                fprintf(stderr, "clsa eval: %s selects %d tokens at a time: a budget of %d is left out\n",
+                        methods[m]->name, unit, eval->budget[b]);
                 continue;
             }
             flags.options.top_k = selects ? eval->budget[b] : 0;
@@ -187,7 +197,9 @@ static int build_plans(struct eval *eval)
             eval->n_plans += !error;
         }
     }
-    return error ? error : eval->n_plans ? 0 : status_fail(-EINVAL, "--top-k: no method can run with any of these budgets");
+    return error           ? error
+           : eval->n_plans ? 0
+                           : status_fail(-EINVAL, "--top-k: no method can run with any of these budgets");
 }
 
 static int make_runs(struct eval *eval)
@@ -200,7 +212,8 @@ static int make_runs(struct eval *eval)
     }
     for (int32_t i = 0; i < eval->n_runs; i++) {
         const struct plan *plan = &eval->plans[i / eval->n_contexts];
-        eval->runs[i] = (struct eval_run){.plan = plan, .model = eval->files[plan->shape.backbone],
+        eval->runs[i] = (struct eval_run){.plan = plan,
+                                          .model = eval->files[plan->shape.backbone],
                                           .context_tokens = eval->context[i % eval->n_contexts]};
         if (eval->others) {
             eval->others[i] = eval->runs[i];
@@ -222,9 +235,11 @@ static int prepare(struct eval *eval)
     int error = plan_flags_resolve(&eval->flags);
     error = error ? error : parse_tasks(eval);
     error = error ? error : parse_devices(eval);
-    error = error ? error : parse_numbers(eval->context, &eval->n_contexts, MAX_CONTEXTS, "context", eval->contexts,
-                                          LEAST_CONTEXT, MOST_CONTEXT);
-    error = error ? error : parse_numbers(eval->budget, &eval->n_budgets, MAX_BUDGETS, "top-k", eval->budgets, 1, 1 << 24);
+    error = error ? error
+                  : parse_numbers(eval->context, &eval->n_contexts, MAX_CONTEXTS, "context", eval->contexts,
+                                  LEAST_CONTEXT, MOST_CONTEXT);
+    error =
+        error ? error : parse_numbers(eval->budget, &eval->n_budgets, MAX_BUDGETS, "top-k", eval->budgets, 1, 1 << 24);
     error = error ? error : parse_numbers(percent, &options->n_depths, EVAL_MAX_DEPTHS, "depths", eval->depths, 0, 100);
     for (int32_t i = 0; i < options->n_depths && !error; i++) {
         options->depths[i] = percent[i] / 100.0;
@@ -271,8 +286,12 @@ static int run_all(struct eval *eval, int64_t *advanced)
 // What was done until a failure or a signal is shown too.
 static int show(const struct eval *eval, int error)
 {
-    const struct eval_results results = {.options = &eval->options, .runs = eval->runs, .others = eval->others,
-                                         .n_runs = eval->n_runs, .devices = {eval->devices[0], eval->devices[1]}, .maps = eval->map};
+    const struct eval_results results = {.options = &eval->options,
+                                         .runs = eval->runs,
+                                         .others = eval->others,
+                                         .n_runs = eval->n_runs,
+                                         .devices = {eval->devices[0], eval->devices[1]},
+                                         .maps = eval->map};
     (eval->json ? eval_print_json : eval_print)(&results);
     int append_error = eval->results ? eval_append(&results, eval->results, eval->commit, eval->driver) : 0;
     return error ? error : append_error;
@@ -297,28 +316,46 @@ static void eval_free(struct eval *eval)
 int command_eval(int argc, char **argv)
 {
     struct eval eval = {
-        .models = "demo", .methods = "dense,token,indexcache,block,quest,yoco,clsa,clsa-block,yoco-token",
-        .tasks = "passkey,multikey", .contexts = "1024,8192", .depths = "0,25,50,75,100", .budgets = "64,256",
-        .device = "cpu", .commit = "-", .driver = "-", .samples = 40, .probes = 4, .text_documents = 2, .seed = 1,
+        .models = "demo",
+        .methods = "dense,token,indexcache,block,quest,yoco,clsa,clsa-block,yoco-token",
+        .tasks = "passkey,multikey",
+        .contexts = "1024,8192",
+        .depths = "0,25,50,75,100",
+        .budgets = "64,256",
+        .device = "cpu",
+        .commit = "-",
+        .driver = "-",
+        .samples = 40,
+        .probes = 4,
+        .text_documents = 2,
+        .seed = 1,
         .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
-        {"model", OPTION_TEXT, &eval.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights), demo (trained) or one folder per backbone"},
+        {"model", OPTION_TEXT, &eval.models, 0, 0, "NAME|FOLDER[,FOLDER]",
+         "a size (random weights), demo (trained) or one folder per backbone"},
         {"methods", OPTION_TEXT, &eval.methods, 0, 0, "M,M,...|all", "methods to evaluate"},
         {"tasks", OPTION_TEXT, &eval.tasks, 0, 0, "T,T,...", "passkey, multikey, variables, copy, frequent"},
-        {"text", OPTION_TEXT, &eval.text, 0, 0, "FILE", "text that hides the answers, and that is read for bits per byte"},
-        {"context", OPTION_TEXT, &eval.contexts, 0, 0, "tokens,...", "lengths of documents, question and answer included"},
+        {"text", OPTION_TEXT, &eval.text, 0, 0, "FILE",
+         "text that hides the answers, and that is read for bits per byte"},
+        {"context", OPTION_TEXT, &eval.contexts, 0, 0, "tokens,...",
+         "lengths of documents, question and answer included"},
         {"depths", OPTION_TEXT, &eval.depths, 0, 0, "percent,...", "where in a document the answer lies, in turn"},
-        {"top-k", OPTION_TEXT, &eval.budgets, 0, 0, "tokens,...", "budgets of the methods that select; blocks of as many tokens"},
+        {"top-k", OPTION_TEXT, &eval.budgets, 0, 0, "tokens,...",
+         "budgets of the methods that select; blocks of as many tokens"},
         {"samples", OPTION_INT, &eval.samples, 1, 1 << 20, "questions", "of each task, method, budget and context"},
-        {"probes", OPTION_INT, &eval.probes, 0, 1 << 20, "questions", "of those, at most so many whose selections are measured"},
-        {"text-documents", OPTION_INT, &eval.text_documents, 0, 1 << 20, "documents", "of text for bits per byte, while the text lasts"},
+        {"probes", OPTION_INT, &eval.probes, 0, 1 << 20, "questions",
+         "of those, at most so many whose selections are measured"},
+        {"text-documents", OPTION_INT, &eval.text_documents, 0, 1 << 20, "documents",
+         "of text for bits per byte, while the text lasts"},
         {"device", OPTION_TEXT, &eval.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"agree", OPTION_TEXT, &eval.agree, 0, 0, "DEVICE,DEVICE", "ask both, and show how many answers are the same"},
-        {"batch", OPTION_INT, &eval.batch, 1, 64, "documents", "prefilled together (default: 1, on a GPU as many as fill it)"},
+        {"batch", OPTION_INT, &eval.batch, 1, 64, "documents",
+         "prefilled together (default: 1, on a GPU as many as fill it)"},
         {"threads", OPTION_INT, &eval.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"seed", OPTION_LONG, &eval.seed, 0, 9e18, "N", "of the documents, and of random weights"},
-        {"map", OPTION_FLAG, &eval.map, 0, 0, NULL, "also print accuracy by depth and context, a map per task and method"},
+        {"map", OPTION_FLAG, &eval.map, 0, 0, NULL,
+         "also print accuracy by depth and context, a map per task and method"},
         {"json", OPTION_FLAG, &eval.json, 0, 0, NULL, "print JSON"},
         {"results", OPTION_TEXT, &eval.results, 0, 0, "FILE", "append rows of results to this file"},
         {"commit", OPTION_TEXT, &eval.commit, 0, 0, "ID", "for those rows"},

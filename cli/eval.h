@@ -1,9 +1,9 @@
 // cli/eval.h - what a method does to answers: questions with known answers, text with known continuations, selections.
 //
-// A run is one method with one budget at one context. Its documents and questions (workloads/tasks.h) depend on the seed
-// alone, so that all runs, and all devices, are asked the same. Every method prefills its own documents: a Transformer's
-// prompt already depends on method and budget, only YOCO's does not. A document is prefilled once and forked for each of its
-// questions. The question is forced; the answer is drawn greedily.
+// A run is one method with one budget at one context. Its documents and questions (workloads/tasks.h) depend on the
+// seed alone, so that all runs, and all devices, are asked the same. Every method prefills its own documents: a
+// Transformer's prompt already depends on method and budget, only YOCO's does not. A document is prefilled once and
+// forked for each of its questions. The question is forced; the answer is drawn greedily.
 #pragma once
 
 #include "cli/command.h"
@@ -13,23 +13,23 @@
 
 enum { EVAL_MAX_DEPTHS = TASK_MAX_QUESTIONS };
 
-struct eval_options {               // what all runs share
-    const char *filler, *text;      // [n_filler], [n_text]: the same text, as a filler and as it is
+struct eval_options {             // what all runs share
+    const char *filler, *text;    // [n_filler], [n_text]: the same text, as a filler and as it is
     size_t n_filler, n_text;
     enum task tasks[TASK_COUNT];
     double depths[EVAL_MAX_DEPTHS];
     int32_t n_tasks, n_depths;
-    int32_t samples;                // of each task
-    int32_t batch;                  // documents that are prefilled together; 0: one on a CPU, on a GPU what fills it
-    int32_t probes;                 // of each task: questions at whose answers the selections are measured
-    int32_t text_documents;         // for bits per byte
+    int32_t samples;           // of each task
+    int32_t batch;             // documents that are prefilled together; 0: one on a CPU, on a GPU what fills it
+    int32_t probes;            // of each task: questions at whose answers the selections are measured
+    int32_t text_documents;    // for bits per byte
     int32_t threads;
     uint64_t seed;
 };
 
 struct eval_answer {
     bool done, right;
-    double depth;                   // NaN: none
+    double depth;    // NaN: none
     int32_t n;
     int32_t tokens[TASK_TEXT_BYTES];
 };
@@ -49,15 +49,15 @@ struct eval_routing {
 };
 
 struct eval_run {
-    const struct plan *plan;            // borrowed, like the model
+    const struct plan *plan;    // borrowed, like the model
     struct model_file *model;
     int32_t context_tokens;
     struct eval_answer *answers[TASK_COUNT];    // [options.samples] owned; eval_run_free
     struct eval_routing routing;
     int32_t n_probes;
-    double text_bits;                   // of text_bytes
+    double text_bits;    // of text_bytes
     int64_t text_bytes;
-    struct sample_source source;        // where it ran
+    struct sample_source source;    // where it ran
 };
 
 // Asks all tasks. -EINTR after a signal: what is done stays. `progress` advances by one per question.
@@ -68,8 +68,9 @@ int eval_read(struct eval_run *run, const char *device, const struct eval_option
               int64_t *advanced);
 void eval_run_free(struct eval_run *run);    // NULL-safe
 
-// What is known of one row of the probed step that was just taken, added to `out`. context_tokens: the engine's. `before` is
-// the caller's memory from an answer's first byte to its second (NULL at first), to be freed with eval_probe_free.
+// What is known of one row of the probed step that was just taken, added to `out`. context_tokens: the engine's.
+// `before` is the caller's memory from an answer's first byte to its second (NULL at first), to be freed with
+// eval_probe_free.
 struct eval_probe;
 int eval_probe_row(struct eval_routing *out, struct eval_probe **before, struct engine *engine, int32_t row,
                    int32_t context_tokens, bool first_byte);

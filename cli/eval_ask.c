@@ -1,8 +1,8 @@
 // cli/eval_ask.c - documents and their questions through an engine.
 //
-// A batch of documents is prefilled whole, in one step where there are several, so that from then on all sequences decode
-// together. When a document's first token is there (a newline, with which every question begins), it is forked for its
-// other questions.
+// A batch of documents is prefilled whole, in one step where there are several, so that from then on all sequences
+// decode together. When a document's first token is there (a newline, with which every question begins), it is forked
+// for its other questions.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,11 +17,11 @@
 // Rows of one prefill step that keep a GPU busy without filling its memory with activations and selections.
 enum { DEVICE_BATCH_TOKENS = 32768, MAX_BATCH = 64 };
 
-struct asked {                          // one question: one sequence
+struct asked {    // one question: one sequence
     int64_t request;
     const struct task_question *question;
     struct eval_answer *answer;
-    int32_t next;                       // index of its next output
+    int32_t next;    // index of its next output
     bool probed;
 };
 
@@ -74,8 +74,13 @@ static int open_asking(struct asking *a, const char *device)
     }
     int error = measure_device(backend, sizeof backend, &number, device);
     struct engine_options engine_options = {
-        .plan = a->run->plan, .model = a->run->model, .backend = backend, .device = number, .threads = options->threads,
-        .max_seqs = a->batch * a->max_questions, .max_context = context,
+        .plan = a->run->plan,
+        .model = a->run->model,
+        .backend = backend,
+        .device = number,
+        .threads = options->threads,
+        .max_seqs = a->batch * a->max_questions,
+        .max_context = context,
         .max_step_tokens = a->batch > 1 ? a->batch * context : measure_chunk(device),
     };
     error = error ? error : engine_open(&a->engine, &engine_options);
@@ -123,7 +128,8 @@ static int submit(struct asking *a, const struct task_document *document, struct
         a->prompt[i + 1] = (unsigned char)document->body[i];
     }
     struct engine_request request = {
-        .prompt = a->prompt, .n_prompt = document->n_body + 1,
+        .prompt = a->prompt,
+        .n_prompt = document->n_body + 1,
         .max_output_tokens = (int32_t)(strlen(question->text) + strlen(question->answer)),
     };
     int64_t id;
@@ -223,8 +229,14 @@ static int ask_batch(struct asking *a, enum task task, int32_t first, int32_t n)
     a->n_asked = 0;
     for (int32_t d = 0; d < n && !error; d++) {
         struct task_options document = {
-            .task = task, .context_tokens = a->run->context_tokens, .filler = options->filler, .n_filler = options->n_filler,
-            .depths = options->depths, .n_depths = options->n_depths, .seed = options->seed, .index = first + d,
+            .task = task,
+            .context_tokens = a->run->context_tokens,
+            .filler = options->filler,
+            .n_filler = options->n_filler,
+            .depths = options->depths,
+            .n_depths = options->n_depths,
+            .seed = options->seed,
+            .index = first + d,
         };
         int32_t sample = (first + d) * each, left = options->samples - sample;
         questions[d] = left < each ? left : each;

@@ -59,14 +59,23 @@ static void name_run(struct table *table, const struct eval_run *run)
     table_number(table, "context", run->context_tokens);
 }
 
-#define RUN_COLUMNS {"method", "method", -1}, {"budget_tokens", "k", 0}, {"context", "context", 0}
+#define RUN_COLUMNS                                                                                                    \
+    {"method", "method", -1}, {"budget_tokens", "k", 0},                                                               \
+    {                                                                                                                  \
+        "context", "context", 0                                                                                        \
+    }
 #define OPEN_TABLE(name, columns) table_open(name, columns, sizeof(columns) / sizeof *(columns))
 
 static struct table *accuracy_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
-        RUN_COLUMNS, {"task", "task", -1}, {"samples", "samples", 0}, {"right", "right", 0},
-        {"accuracy_percent", "right %", 1}, {"low_percent", "from", 1}, {"high_percent", "to", 1},
+        RUN_COLUMNS,
+        {"task", "task", -1},
+        {"samples", "samples", 0},
+        {"right", "right", 0},
+        {"accuracy_percent", "right %", 1},
+        {"low_percent", "from", 1},
+        {"high_percent", "to", 1},
     };
     struct table *table = OPEN_TABLE("accuracy", columns);
     for (int32_t r = 0; table && r < results->n_runs; r++) {
@@ -90,9 +99,13 @@ static struct table *accuracy_table(const struct eval_results *results)
 static struct table *selection_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
-        RUN_COLUMNS, {"probes", "probes", 0}, {"coverage_percent", "coverage %", 1},
-        {"exact_coverage_percent", "of exact %", 1}, {"iou_percent", "IoU %", 1},
-        {"same_as_before_percent", "same as before %", 1}, {"same_as_first_percent", "same as first %", 1},
+        RUN_COLUMNS,
+        {"probes", "probes", 0},
+        {"coverage_percent", "coverage %", 1},
+        {"exact_coverage_percent", "of exact %", 1},
+        {"iou_percent", "IoU %", 1},
+        {"same_as_before_percent", "same as before %", 1},
+        {"same_as_first_percent", "same as first %", 1},
         {"bits_per_byte", "bits/byte", 4},
     };
     struct table *table = OPEN_TABLE("selections", columns);
@@ -114,7 +127,10 @@ static struct table *selection_table(const struct eval_results *results)
 static struct table *depth_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
-        RUN_COLUMNS, {"task", "task", -1}, {"depth_percent", "depth %", 1}, {"samples", "samples", 0},
+        RUN_COLUMNS,
+        {"task", "task", -1},
+        {"depth_percent", "depth %", 1},
+        {"samples", "samples", 0},
         {"accuracy_percent", "right %", 1},
     };
     struct table *table = OPEN_TABLE("depths", columns);
@@ -122,7 +138,8 @@ static struct table *depth_table(const struct eval_results *results)
     for (int32_t r = 0; table && r < results->n_runs; r++) {
         for (int32_t t = 0; t < options->n_tasks; t++) {
             for (int32_t d = 0; d < options->n_depths; d++) {
-                struct tally tally = count(&results->runs[r], NULL, options->tasks[t], options->samples, options->depths[d]);
+                struct tally tally =
+                    count(&results->runs[r], NULL, options->tasks[t], options->samples, options->depths[d]);
                 if (tally.n > 0) {
                     name_run(table, &results->runs[r]);
                     table_text(table, "task", task_name(options->tasks[t]));
@@ -139,7 +156,8 @@ static struct table *depth_table(const struct eval_results *results)
 static struct table *agreement_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
-        RUN_COLUMNS, {"task", "task", -1}, {"samples", "samples", 0}, {"same", "same", 0}, {"same_percent", "same %", 2},
+        RUN_COLUMNS,         {"task", "task", -1},          {"samples", "samples", 0},
+        {"same", "same", 0}, {"same_percent", "same %", 2},
     };
     struct table *table = OPEN_TABLE("agreement", columns);
     for (int32_t r = 0; table && results->others && r < results->n_runs; r++) {
@@ -188,10 +206,12 @@ static struct table *wide_table(const struct eval_results *results)
 // Whether two runs are of one method and budget: rows of one map.
 static bool same_method(const struct eval_run *a, const struct eval_run *b)
 {
-    return strcmp(a->plan->method, b->plan->method) == 0 && a->plan->index.budget_tokens == b->plan->index.budget_tokens;
+    return strcmp(a->plan->method, b->plan->method) == 0 &&
+           a->plan->index.budget_tokens == b->plan->index.budget_tokens;
 }
 
-// The map of one task: runs [first, end) are its columns, depths its rows. The darker the mark, the more answers are right.
+// The map of one task: runs [first, end) are its columns, depths its rows. The darker the mark, the more answers are
+// right.
 static void print_map(const struct eval_results *results, enum task task, int32_t first, int32_t end)
 {
     static const char shades[] = " .:-=+*#%@";
@@ -229,7 +249,8 @@ static void print_maps(const struct eval_results *results)
             bool any = false;
             for (end = first; end < results->n_runs && same_method(&results->runs[first], &results->runs[end]); end++) {
                 for (int32_t d = 0; d < options->n_depths; d++) {
-                    any |= count(&results->runs[end], NULL, options->tasks[t], options->samples, options->depths[d]).n > 0;
+                    any |=
+                        count(&results->runs[end], NULL, options->tasks[t], options->samples, options->depths[d]).n > 0;
                 }
             }
             if (any) {
@@ -250,16 +271,19 @@ static void print_table(struct table *table)
 void eval_print(const struct eval_results *results)
 {
     const struct sample_source *source = &results->runs[0].source;
-    printf("%s on %s (%s); answers right in %%, with the 95%% interval\n\n", source->model, source->device, source->backend);
+    printf("%s on %s (%s); answers right in %%, with the 95%% interval\n\n", source->model, source->device,
+           source->backend);
     print_table(wide_table(results));
     if (results->others) {
         printf("\nanswers that %s and %s gave alike, byte by byte\n\n", results->devices[0], results->devices[1]);
         print_table(agreement_table(results));
         return;
     }
-    printf("\nselections where an answer's first byte is drawn: what they hold of dense attention's mass, what the same number\n"
-           "of tokens of greatest mass would hold, how far both are the same tokens (IoU), what they share with the byte\n"
-           "before and with the lowest indexer; and bits per byte of the text\n\n");
+    printf(
+        "\nselections where an answer's first byte is drawn: what they hold of dense attention's mass, what the same "
+        "number\n"
+        "of tokens of greatest mass would hold, how far both are the same tokens (IoU), what they share with the byte\n"
+        "before and with the lowest indexer; and bits per byte of the text\n\n");
     print_table(selection_table(results));
     if (results->maps) {
         print_maps(results);
@@ -268,7 +292,8 @@ void eval_print(const struct eval_results *results)
 
 void eval_print_json(const struct eval_results *results)
 {
-    struct table *tables[] = {accuracy_table(results), selection_table(results), depth_table(results), agreement_table(results)};
+    struct table *tables[] = {accuracy_table(results), selection_table(results), depth_table(results),
+                              agreement_table(results)};
     int32_t n = results->others ? 4 : 3;
     if (tables[0] && tables[1] && tables[2] && tables[3]) {
         tables_print_json((const struct table *const *)tables, n, stdout);
@@ -301,9 +326,9 @@ static void append(const struct appending *a, const struct eval_run *run, const 
     if (!isnan(spread)) {
         snprintf(spread_text, sizeof spread_text, "%.3g", spread);
     }
-    fprintf(a->out, "%s\t%s\t%s\t%s\teval\t%s\t%s\t%d\t%lld\t%s%s\t%.5g\t%s\t-\t%s\n", a->date, a->commit, run->source.device,
-            a->driver, run->source.model, run->plan->method, run->context_tokens, (long long)n, quantity, budget, value,
-            spread_text, unit);
+    fprintf(a->out, "%s\t%s\t%s\t%s\teval\t%s\t%s\t%d\t%lld\t%s%s\t%.5g\t%s\t-\t%s\n", a->date, a->commit,
+            run->source.device, a->driver, run->source.model, run->plan->method, run->context_tokens, (long long)n,
+            quantity, budget, value, spread_text, unit);
 }
 
 static void append_run(const struct appending *a, const struct eval_results *results, const struct eval_run *run)
@@ -333,8 +358,9 @@ int eval_append(const struct eval_results *results, const char *path, const char
     }
     strftime(a.date, sizeof a.date, "%Y-%m-%d", gmtime(&now));
     if (ftell(a.out) == 0) {
-        fprintf(a.out, "date\tcommit\tdevice\tdriver\tcommand\tmodel\tmethod\tcontext\tsequences\tquantity\tmedian\tspread\t"
-                       "floor\tunit\n");
+        fprintf(a.out,
+                "date\tcommit\tdevice\tdriver\tcommand\tmodel\tmethod\tcontext\tsequences\tquantity\tmedian\tspread\t"
+                "floor\tunit\n");
     }
     for (int32_t r = 0; r < results->n_runs; r++) {
         append_run(&a, results, &results->runs[r]);

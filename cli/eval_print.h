@@ -5,11 +5,11 @@
 
 struct eval_results {
     const struct eval_options *options;
-    struct eval_run *runs;              // [n_runs], those of one method and budget side by side
-    const struct eval_run *others;      // [n_runs] the same on a second device; NULL: none
+    struct eval_run *runs;            // [n_runs], those of one method and budget side by side
+    const struct eval_run *others;    // [n_runs] the same on a second device; NULL: none
     int32_t n_runs;
-    const char *devices[2];             // as named
-    bool maps;                          // print them
+    const char *devices[2];    // as named
+    bool maps;                 // print them
 };
 
 void eval_print(const struct eval_results *results);         // for people

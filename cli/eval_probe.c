@@ -9,10 +9,10 @@
 #include "engine/status.h"
 
 struct eval_probe {
-    int32_t n_lists;            // indexers times sets, in the order of layers
+    int32_t n_lists;    // indexers times sets, in the order of layers
     int32_t budget_units;
-    int32_t *count;             // [n_lists]
-    int32_t *units;             // [n_lists][budget_units]
+    int32_t *count;    // [n_lists]
+    int32_t *units;    // [n_lists][budget_units]
 };
 
 void eval_probe_free(struct eval_probe *probe)
@@ -80,8 +80,9 @@ static const int32_t *units_of(const struct eval_probe *probe, int32_t list)
 }
 
 // One set's selection against the tokens that dense attention would have chosen.
-static int compare_exact(struct eval_routing *out, const struct engine *engine, const struct eval_probe *now, int32_t list,
-                         int32_t layer, int32_t row, int32_t set, float *mass, int32_t *tokens, int32_t *exact)
+static int compare_exact(struct eval_routing *out, const struct engine *engine, const struct eval_probe *now,
+                         int32_t list, int32_t layer, int32_t row, int32_t set, float *mass, int32_t *tokens,
+                         int32_t *exact)
 {
     int32_t n_tokens, unit_tokens = engine_plan(engine)->index.unit_tokens;
     int error = engine_dense_mass(engine, layer, row, set, mass, &n_tokens);
@@ -98,17 +99,19 @@ static int compare_exact(struct eval_routing *out, const struct engine *engine, 
     return 0;
 }
 
-static int compare_all_exact(struct eval_routing *out, const struct engine *engine, const struct eval_probe *now, int32_t row,
-                             int32_t context_tokens)
+static int compare_all_exact(struct eval_routing *out, const struct engine *engine, const struct eval_probe *now,
+                             int32_t row, int32_t context_tokens)
 {
     const struct plan *plan = engine_plan(engine);
     float *mass = malloc((size_t)context_tokens * sizeof *mass);
     int32_t *tokens = malloc(2 * (size_t)plan->index.budget_tokens * sizeof *tokens), list = 0;
-    int error = mass && tokens ? 0 : status_fail(-ENOMEM, "no memory to compare selections of %d tokens", context_tokens);
+    int error =
+        mass && tokens ? 0 : status_fail(-ENOMEM, "no memory to compare selections of %d tokens", context_tokens);
     for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
         for (int32_t set = 0; plan_runs_indexer(plan, layer) && set < plan->index.sets; set++, list++) {
-            error = error ? error : compare_exact(out, engine, now, list, layer, row, set, mass, tokens,
-                                                  tokens + plan->index.budget_tokens);
+            error = error ? error
+                          : compare_exact(out, engine, now, list, layer, row, set, mass, tokens,
+                                          tokens + plan->index.budget_tokens);
         }
     }
     free(mass);
@@ -125,12 +128,13 @@ int eval_probe_row(struct eval_routing *out, struct eval_probe **before, struct 
         return status_fail(-ENOMEM, "no memory for the selections of a row");
     }
     for (int32_t list = 0; list < now->n_lists && !first_byte && *before; list++) {
-        add(&out->same_as_before, selection_share(units_of(now, list), now->count[list], units_of(*before, list),
-                                                  (*before)->count[list]));
+        add(&out->same_as_before,
+            selection_share(units_of(now, list), now->count[list], units_of(*before, list), (*before)->count[list]));
     }
     for (int32_t list = plan->index.sets; list < now->n_lists && first_byte; list++) {
         int32_t lowest = list % plan->index.sets;
-        add(&out->same_as_first, selection_share(units_of(now, list), now->count[list], units_of(now, lowest), now->count[lowest]));
+        add(&out->same_as_first,
+            selection_share(units_of(now, list), now->count[list], units_of(now, lowest), now->count[lowest]));
     }
     for (int32_t layer = 0; layer < plan->shape.n_layers && first_byte; layer++) {
         add(&out->coverage, engine_coverage(engine, layer, row));

@@ -13,7 +13,7 @@ struct reading {
     struct eval_run *run;
     const struct eval_options *options;
     struct engine *engine;
-    int32_t *tokens;                    // [context_tokens] of one document
+    int32_t *tokens;    // [context_tokens] of one document
 };
 
 // The bits that logits [vocab] give to `token`.
@@ -70,8 +70,14 @@ int eval_read(struct eval_run *run, const char *device, const struct eval_option
     char backend[32];
     int error = measure_device(backend, sizeof backend, &number, device);
     struct engine_options engine_options = {
-        .plan = run->plan, .model = run->model, .backend = backend, .device = number, .threads = options->threads,
-        .max_seqs = 1, .max_context = context + 1, .max_step_tokens = chunk < context ? chunk : context,
+        .plan = run->plan,
+        .model = run->model,
+        .backend = backend,
+        .device = number,
+        .threads = options->threads,
+        .max_seqs = 1,
+        .max_context = context + 1,
+        .max_step_tokens = chunk < context ? chunk : context,
         .every_position = true,
     };
     error = error ? error : engine_open(&r.engine, &engine_options);

@@ -1,7 +1,8 @@
 // engine/engine_probe.c - what the selections of a probed step hold of dense attention.
 //
-// Coverage comes from two sums that the backend made, over the selected keys and over all. The mass of each single token
-// is worked out here, in plain C, from the row's queries and the cached keys: it is what an exact selection would go by.
+// Coverage comes from two sums that the backend made, over the selected keys and over all. The mass of each single
+// token is worked out here, in plain C, from the row's queries and the cached keys: it is what an exact selection would
+// go by.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -63,7 +64,8 @@ static int open_keys(struct host_keys *out, const struct engine *engine, int32_t
     out->raw_q = malloc(width * (size_t)engine->backend->activation_bytes);
     out->score = malloc((size_t)n_tokens * sizeof *out->score);
     return out->pages && out->q && out->raw_q && out->score
-               ? 0 : status_fail(-ENOMEM, "no memory for the keys of %d tokens", n_tokens);
+               ? 0
+               : status_fail(-ENOMEM, "no memory for the keys of %d tokens", n_tokens);
 }
 
 static void close_keys(struct host_keys *keys)
@@ -75,7 +77,8 @@ static void close_keys(struct host_keys *keys)
 }
 
 // Brings the keys of `layer` and the queries of one row. Pages that lie side by side come in one copy.
-static int fetch(struct host_keys *keys, const struct engine *engine, int32_t layer, const void *q, int32_t row, int32_t n_tokens)
+static int fetch(struct host_keys *keys, const struct engine *engine, int32_t layer, const void *q, int32_t row,
+                 int32_t n_tokens)
 {
     const struct plan *plan = &engine->plan;
     const struct batch *batch = &engine->batch.batch;
@@ -95,15 +98,17 @@ static int fetch(struct host_keys *keys, const struct engine *engine, int32_t la
     for (int32_t first = 0, end; first < n_pages && !error; first = end) {
         for (end = first + 1; end < n_pages && pages[end] == pages[end - 1] + 1; end++) {
         }
-        error = download(engine, keys->pages + first * keys->view.page_stride,
-                         keys->view.data + pages[first] * keys->view.page_stride, (end - first) * keys->view.page_stride);
+        error =
+            download(engine, keys->pages + first * keys->view.page_stride,
+                     keys->view.data + pages[first] * keys->view.page_stride, (end - first) * keys->view.page_stride);
     }
     keys->kv_from = error ? -1 : kv_from;
     return error;
 }
 
 // Adds `share` of one head's dense attention to mass [n_tokens].
-static void add_head(struct host_keys *keys, const struct model_shape *shape, int32_t head, int32_t n_tokens, double share, float *mass)
+static void add_head(struct host_keys *keys, const struct model_shape *shape, int32_t head, int32_t n_tokens,
+                     double share, float *mass)
 {
     const struct kv_view *view = &keys->view;
     int32_t dim = shape->head_dim;
@@ -111,8 +116,8 @@ static void add_head(struct host_keys *keys, const struct model_shape *shape, in
     float scale = 1 / sqrtf((float)dim), greatest = -INFINITY;
     const unsigned char *head_keys = keys->pages + head / (shape->n_heads / shape->n_kv_heads) * view->head_stride;
     for (int32_t t = 0; t < n_tokens; t++) {
-        const unsigned char *key = head_keys + t / view->page_tokens * view->page_stride +
-                                   t % view->page_tokens * view->token_stride;
+        const unsigned char *key =
+            head_keys + t / view->page_tokens * view->page_stride + t % view->page_tokens * view->token_stride;
         float dot = 0;
         for (int32_t i = 0; i < dim; i++) {
             dot += q[i] * dtype_load(key, i, view->dtype);
@@ -130,13 +135,15 @@ static void add_head(struct host_keys *keys, const struct model_shape *shape, in
     }
 }
 
-int engine_dense_mass(const struct engine *engine, int32_t index_from, int32_t row, int32_t set, float *mass, int32_t *n_tokens)
+int engine_dense_mass(const struct engine *engine, int32_t index_from, int32_t row, int32_t set, float *mass,
+                      int32_t *n_tokens)
 {
     const struct plan *plan = &engine->plan;
     const struct batch *batch = &engine->batch.batch;
     struct probed_layer probed;
     if (index_from < 0 || index_from >= plan->shape.n_layers || !plan_runs_indexer(plan, index_from) || row < 0 ||
-        row >= batch->last.n || set < 0 || set >= plan->index.sets || !forward_probed(engine->forward, index_from, &probed)) {
+        row >= batch->last.n || set < 0 || set >= plan->index.sets ||
+        !forward_probed(engine->forward, index_from, &probed)) {
         return status_fail(-EINVAL, "layer %d, row %d, set %d: not probed in the last step", index_from, row, set);
     }
     int32_t n = batch->last.position[row] + 1, n_layers = 0, heads = plan->shape.n_heads / plan->index.sets;

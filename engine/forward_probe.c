@@ -1,8 +1,8 @@
 // engine/forward_probe.c - dense attention beside the selected one: what a selection misses.
 //
-// Only steps that decode are probed: one row of each sequence, the same rows in `all` and in `last`. Dense attention goes
-// first, into the memory where the layer's own output will stand, so that the pass goes on as if it had not been there. A
-// probed pass is neither recorded nor replayed. Its dense work counts to the stage `attention`.
+// Only steps that decode are probed: one row of each sequence, the same rows in `all` and in `last`. Dense attention
+// goes first, into the memory where the layer's own output will stand, so that the pass goes on as if it had not been
+// there. A probed pass is neither recorded nor replayed. Its dense work counts to the stage `attention`.
 #include <errno.h>
 #include <stdlib.h>
 
@@ -10,9 +10,9 @@
 #include "engine/status.h"
 
 struct forward_probe {
-    void *q;                               // [n_layers][max_logit_rows][n_heads*head_dim]
-    float *lse_selected, *lse_dense;       // [n_layers][max_logit_rows][n_heads]
-    bool *seen;                            // [n_layers] of the last pass
+    void *q;                            // [n_layers][max_logit_rows][n_heads*head_dim]
+    float *lse_selected, *lse_dense;    // [n_layers][max_logit_rows][n_heads]
+    bool *seen;                         // [n_layers] of the last pass
 };
 
 static int64_t layer_heads(const struct forward *f)
@@ -84,8 +84,9 @@ int forward_probe_layer(struct forward *f, int32_t layer, struct op_attention *o
     op->lse = probe->lse_selected + first;
     int error = backend->attention(f->options.context, f->batch, &dense);
     // Only now: a backend may finish its queries (norm, rotation) as late as in the operator that reads them.
-    error = error ? error : backend->take_rows(f->options.context, f->batch, (char *)probe->q + first * query_bytes(f), op->q,
-                                               row_bytes);
+    error = error ? error
+                  : backend->take_rows(f->options.context, f->batch, (char *)probe->q + first * query_bytes(f), op->q,
+                                       row_bytes);
     probe->seen[layer] = !error;
     return error;
 }

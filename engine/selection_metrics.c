@@ -58,7 +58,8 @@ struct weighed {
 static int by_mass(const void *left, const void *right)
 {
     const struct weighed *a = left, *b = right;
-    return a->mass != b->mass ? (a->mass < b->mass) - (a->mass > b->mass) : (a->token > b->token) - (a->token < b->token);
+    return a->mass != b->mass ? (a->mass < b->mass) - (a->mass > b->mass)
+                              : (a->token > b->token) - (a->token < b->token);
 }
 
 static int ascending(const void *left, const void *right)

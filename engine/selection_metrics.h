@@ -1,7 +1,8 @@
 // engine/selection_metrics.h - how two selections agree, and how much of attention's mass one holds.
 //
-// The dashboard's Routing view and `clsa eval` show these figures under one definition. Units and tokens are ascending, as
-// indexers leave them; unit u covers tokens [u*unit_tokens, (u+1)*unit_tokens), cut at n_tokens. No state, no tensors.
+// The dashboard's Routing view and `clsa eval` show these figures under one definition. Units and tokens are ascending,
+// as indexers leave them; unit u covers tokens [u*unit_tokens, (u+1)*unit_tokens), cut at n_tokens. No state, no
+// tensors.
 #pragma once
 
 #include <stdint.h>

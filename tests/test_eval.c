@@ -1,5 +1,5 @@
-// tests/test_eval.c - the accounting of `clsa eval`: forks and forced questions against plain prompts, counts against models
-// whose answers are known, bits per byte against logits taken one by one.
+// tests/test_eval.c - the accounting of `clsa eval`: forks and forced questions against plain prompts, counts against
+// models whose answers are known, bits per byte against logits taken one by one.
 #include <errno.h>
 
 #include "cli/eval.h"
@@ -8,10 +8,21 @@
 #include "tests/check.h"
 #include "tests/fixture.h"
 
-static const struct model_shape shape = {
-    .name = "small", .hidden = 32, .ffn = 48, .n_layers = 4, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .vocab = 260,
-    .window_tokens = 6, .top_k = 16, .index_dim = 8, .lightning_heads = 2, .rope_theta_window = 1e4f,
-    .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+static const struct model_shape shape = {.name = "small",
+                                         .hidden = 32,
+                                         .ffn = 48,
+                                         .n_layers = 4,
+                                         .n_heads = 4,
+                                         .n_kv_heads = 2,
+                                         .head_dim = 8,
+                                         .vocab = 260,
+                                         .window_tokens = 6,
+                                         .top_k = 16,
+                                         .index_dim = 8,
+                                         .lightning_heads = 2,
+                                         .rope_theta_window = 1e4f,
+                                         .rope_theta_global = 5e5f,
+                                         .norm_eps = 1e-5f};
 
 enum { CONTEXT = 200, SAMPLES = 7, TEXT = 4000 };
 
@@ -20,10 +31,19 @@ static size_t n_filler;
 
 static struct eval_options base_options(void)
 {
-    return (struct eval_options){.filler = filler, .text = text, .n_filler = n_filler, .n_text = TEXT,
-                                 .tasks = {TASK_PASSKEY, TASK_MULTIKEY, TASK_VARIABLES, TASK_COPY, TASK_FREQUENT}, .n_tasks = 5,
-                                 .depths = {0, 0.5, 1}, .n_depths = 3, .samples = SAMPLES, .batch = 1, .probes = 2,
-                                 .text_documents = 2, .seed = check_random()};
+    return (struct eval_options){.filler = filler,
+                                 .text = text,
+                                 .n_filler = n_filler,
+                                 .n_text = TEXT,
+                                 .tasks = {TASK_PASSKEY, TASK_MULTIKEY, TASK_VARIABLES, TASK_COPY, TASK_FREQUENT},
+                                 .n_tasks = 5,
+                                 .depths = {0, 0.5, 1},
+                                 .n_depths = 3,
+                                 .samples = SAMPLES,
+                                 .batch = 1,
+                                 .probes = 2,
+                                 .text_documents = 2,
+                                 .seed = check_random()};
 }
 
 static void ask(struct eval_run *run, const struct eval_options *options, const char *device)
@@ -41,7 +61,8 @@ static void ask(struct eval_run *run, const struct eval_options *options, const 
 static void answer_plainly(const struct eval_run *run, const struct task_document *document,
                            const struct task_question *question, int32_t *tokens, int32_t n)
 {
-    struct engine_options options = {.plan = run->plan, .model = run->model, .backend = "reference", .max_context = CONTEXT};
+    struct engine_options options = {
+        .plan = run->plan, .model = run->model, .backend = "reference", .max_context = CONTEXT};
     const struct engine_output *outputs;
     struct engine *engine;
     int32_t prompt[CONTEXT], n_prompt = 0;
@@ -67,8 +88,14 @@ static void answer_plainly(const struct eval_run *run, const struct task_documen
 
 static struct task_options document_options(const struct eval_options *options, enum task task, int64_t index)
 {
-    return (struct task_options){.task = task, .context_tokens = CONTEXT, .filler = filler, .n_filler = n_filler,
-                                 .depths = options->depths, .n_depths = options->n_depths, .seed = options->seed, .index = index};
+    return (struct task_options){.task = task,
+                                 .context_tokens = CONTEXT,
+                                 .filler = filler,
+                                 .n_filler = n_filler,
+                                 .depths = options->depths,
+                                 .n_depths = options->n_depths,
+                                 .seed = options->seed,
+                                 .index = index};
 }
 
 static void check_answer(const struct eval_run *run, const struct eval_options *options, enum task task, int32_t sample)
@@ -87,7 +114,8 @@ static void check_answer(const struct eval_run *run, const struct eval_options *
     }
     CHECK_MESSAGE(answer->done && answer->n == n && memcmp(answer->tokens, tokens, (size_t)n * sizeof *tokens) == 0,
                   "%s, %s %d: not what a plain prompt gives", run->plan->method, task_name(task), sample);
-    CHECK(answer->right == right && (answer->depth == question->depth || (isnan(answer->depth) && isnan(question->depth))));
+    CHECK(answer->right == right &&
+          (answer->depth == question->depth || (isnan(answer->depth) && isnan(question->depth))));
     task_document_free(&document);
 }
 
@@ -132,7 +160,8 @@ static struct model_file *constant_model(const struct plan *plan, int32_t token)
 {
     struct model_file *model;
     struct model_weights weights;
-    CHECK(model_file_random(&model, &plan->shape, plan->weight_dtype, 1) == 0 && model_file_weights(model, plan, &weights) == 0);
+    CHECK(model_file_random(&model, &plan->shape, plan->weight_dtype, 1) == 0 &&
+          model_file_weights(model, plan, &weights) == 0);
     fill(&weights.embedding, 1, 0, plan->shape.vocab);
     fill(&weights.head, 0, 0, plan->shape.vocab);
     fill(&weights.head, 1, token, token + 1);

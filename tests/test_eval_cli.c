@@ -26,8 +26,8 @@ static void read_into(const char *name, char *buffer, size_t bytes)
 static int eval_under(const char *prefix, const char *arguments)
 {
     char line[4096];
-    snprintf(line, sizeof line, "%s %s eval %s >%s/stdout 2>%s/stderr </dev/null", prefix, getenv("CLSA_BINARY"), arguments,
-             folder, folder);
+    snprintf(line, sizeof line, "%s %s eval %s >%s/stdout 2>%s/stderr </dev/null", prefix, getenv("CLSA_BINARY"),
+             arguments, folder, folder);
     int status = system(line);
     read_into("stdout", output, sizeof output);
     read_into("stderr", errors, sizeof errors);
@@ -55,8 +55,9 @@ static double number(const json_t *row, const char *key)
 // The tables hold a row for every method, budget, context and task, and what they count adds up.
 static void check_json(void)
 {
-    int status = eval_under("", "--model tiny " TEXT "--context 300,512 --top-k 16,32 --methods dense,clsa,block --samples 6 "
-                                "--tasks passkey,variables --depths 0,50,100 --probes 1 --text-documents 1 --json");
+    int status =
+        eval_under("", "--model tiny " TEXT "--context 300,512 --top-k 16,32 --methods dense,clsa,block --samples 6 "
+                       "--tasks passkey,variables --depths 0,50,100 --probes 1 --text-documents 1 --json");
     CHECK_MESSAGE(status == 0, "exit %d: %s", status, errors);
     json_t *root = json_loads(output, 0, NULL);
     const json_t *accuracy = json_object_get(root, "accuracy"), *selections = json_object_get(root, "selections");
@@ -65,7 +66,8 @@ static void check_json(void)
     CHECK_MESSAGE(json_array_size(depths) == 2 * 5 * 3, "%zu rows of depths", json_array_size(depths));
     for (size_t i = 0; i < json_array_size(accuracy); i++) {
         const json_t *row = json_array_get(accuracy, i);
-        double share = number(row, "accuracy_percent"), low = number(row, "low_percent"), high = number(row, "high_percent");
+        double share = number(row, "accuracy_percent"), low = number(row, "low_percent"),
+               high = number(row, "high_percent");
         CHECK(number(row, "samples") == 6 && fabs(share - 100 * number(row, "right") / 6) < 1e-9);
         CHECK(low <= share && share <= high && high - low > 30);
         bool dense = strcmp(json_string_value(json_object_get(row, "method")), "dense") == 0;
@@ -87,14 +89,16 @@ static void check_json(void)
 
 static void check_agreement(void)
 {
-    int status = eval_under("", "--model tiny " TEXT "--context 256 --top-k 16 --methods yoco,clsa --samples 5 --tasks multikey "
-                                "--agree cpu,reference --json");
+    int status =
+        eval_under("", "--model tiny " TEXT "--context 256 --top-k 16 --methods yoco,clsa --samples 5 --tasks multikey "
+                       "--agree cpu,reference --json");
     CHECK_MESSAGE(status == 0, "exit %d: %s", status, errors);
     json_t *root = json_loads(output, 0, NULL);
     const json_t *rows = json_object_get(root, "agreement");
     CHECK(json_array_size(rows) == 2);
     for (size_t i = 0; i < json_array_size(rows); i++) {
-        // Random weights leave near ties that rounding may decide either way: four of five is all that can be asked for.
+        // Random weights leave near ties that rounding may decide either way: four of five is all that can be asked
+        // for.
         CHECK(number(json_array_get(rows, i), "samples") == 5 && number(json_array_get(rows, i), "same") >= 4);
     }
     json_decref(root);
@@ -103,13 +107,18 @@ static void check_agreement(void)
 static void check_text_and_results(void)
 {
     char arguments[512], rows[1 << 14];
-    snprintf(arguments, sizeof arguments, "--model tiny " TEXT "--context 512 --top-k 24,64 --methods yoco,block --samples 4 --map "
-             "--tasks passkey --probes 1 --text-documents 1 --commit abc --results %s/rows.tsv", folder);
+    snprintf(arguments, sizeof arguments,
+             "--model tiny " TEXT "--context 512 --top-k 24,64 --methods yoco,block --samples 4 --map "
+             "--tasks passkey --probes 1 --text-documents 1 --commit abc --results %s/rows.tsv",
+             folder);
     CHECK(eval_under("", arguments) == 0);
-    CHECK_MESSAGE(strstr(output, "passkey, block, k 64: % right by depth and context") && strstr(output, "bits/byte"), "%s", output);
+    CHECK_MESSAGE(strstr(output, "passkey, block, k 64: % right by depth and context") && strstr(output, "bits/byte"),
+                  "%s", output);
     read_into("rows.tsv", rows, sizeof rows);
     CHECK(strncmp(rows, "date\tcommit\tdevice", 18) == 0 && strstr(rows, "\taccuracy.passkey.k64\t"));
-    CHECK_MESSAGE(strstr(rows, "\tabc\t") && strstr(rows, "\tyoco\t512\t4\taccuracy.passkey\t") && strstr(rows, "\tbits_per_byte"), "%s", rows);
+    CHECK_MESSAGE(strstr(rows, "\tabc\t") && strstr(rows, "\tyoco\t512\t4\taccuracy.passkey\t") &&
+                      strstr(rows, "\tbits_per_byte"),
+                  "%s", rows);
     CHECK(eval_under("", arguments) == 0);
     size_t once = strlen(rows);
     read_into("rows.tsv", rows, sizeof rows);
@@ -130,13 +139,15 @@ static void check_wrong_input(void)
     expect_error("--model nowhere " TEXT, "nowhere");
     expect_error("--model tiny --text /nowhere/text", "/nowhere/text");
     expect_error("--model tiny " TEXT "--context 300 --device gpu", "gpu");
-    expect_error("--model tiny " TEXT "--context 70 --samples 1 --methods dense --tasks frequent --text-documents 0", "frequent|70|too short");
+    expect_error("--model tiny " TEXT "--context 70 --samples 1 --methods dense --tasks frequent --text-documents 0",
+                 "frequent|70|too short");
 }
 
 // What was answered before a signal is shown, and the status says that it is not all.
 static void check_interrupt(void)
 {
-    int status = eval_under("timeout --foreground --preserve-status -s INT 2", "--model demo-8m " TEXT "--context 1024,8192 --methods yoco --tasks "
+    int status = eval_under("timeout --foreground --preserve-status -s INT 2",
+                            "--model demo-8m " TEXT "--context 1024,8192 --methods yoco --tasks "
                             "passkey,multikey --samples 1000 --text-documents 0");
     CHECK_MESSAGE(status == 130, "exit %d: %s", status, errors);
     CHECK_MESSAGE(strstr(output, "yoco") && strstr(errors, "interrupted"), "%s%s", output, errors);

@@ -1,7 +1,7 @@
 // tests/test_probe.c - what a probed step says of its selections, by two ways that share no code.
 //
-// Coverage comes from two log-sum-exps of the backend's attention; the mass of single tokens from queries and cached keys on
-// the host. Summed over what was selected, the second must give the first.
+// Coverage comes from two log-sum-exps of the backend's attention; the mass of single tokens from queries and cached
+// keys on the host. Summed over what was selected, the second must give the first.
 #include <errno.h>
 
 #include "engine/engine.h"
@@ -10,10 +10,21 @@
 #include "tests/check.h"
 #include "tests/fixture.h"
 
-static const struct model_shape shape = {
-    .name = "small", .hidden = 64, .ffn = 64, .n_layers = 6, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .vocab = 300,
-    .window_tokens = 6, .top_k = 8, .index_dim = 32, .lightning_heads = 2, .rope_theta_window = 1e4f,
-    .rope_theta_global = 5e5f, .norm_eps = 1e-5f};
+static const struct model_shape shape = {.name = "small",
+                                         .hidden = 64,
+                                         .ffn = 64,
+                                         .n_layers = 6,
+                                         .n_heads = 4,
+                                         .n_kv_heads = 2,
+                                         .head_dim = 32,
+                                         .vocab = 300,
+                                         .window_tokens = 6,
+                                         .top_k = 8,
+                                         .index_dim = 32,
+                                         .lightning_heads = 2,
+                                         .rope_theta_window = 1e4f,
+                                         .rope_theta_global = 5e5f,
+                                         .norm_eps = 1e-5f};
 
 enum { PROMPT = 90, OUTPUT = 8, SEQS = 3, CONTEXT = PROMPT + OUTPUT, BUDGET = 8 };
 
@@ -23,7 +34,8 @@ static bool selects(const struct plan *plan, int32_t layer)
 }
 
 // Over all sets of one indexer: the mass of what was selected must be the coverage of the layers that follow it.
-static void check_indexer(struct engine *engine, const struct plan *plan, int32_t index_from, int32_t row, int32_t position)
+static void check_indexer(struct engine *engine, const struct plan *plan, int32_t index_from, int32_t row,
+                          int32_t position)
 {
     float mass[CONTEXT];
     int32_t tokens[CONTEXT], exact[CONTEXT], n_tokens, layers = 0;
@@ -52,15 +64,19 @@ static void check_indexer(struct engine *engine, const struct plan *plan, int32_
             layers++;
         }
     }
-    CHECK_MESSAGE(fabs(by_mass - by_lse / layers) <= 2e-4, "%s, indexer %d: %g by mass, %g by lse", plan->method, index_from,
-                  by_mass, by_lse / layers);
+    CHECK_MESSAGE(fabs(by_mass - by_lse / layers) <= 2e-4, "%s, indexer %d: %g by mass, %g by lse", plan->method,
+                  index_from, by_mass, by_lse / layers);
 }
 
 // Every step is probed; what is drawn must be what an engine draws that never was.
-static void run(const struct plan *plan, struct model_file *model, const char *backend, const int32_t *prompt, bool probed,
-                int32_t drawn[SEQS][OUTPUT])
+static void run(const struct plan *plan, struct model_file *model, const char *backend, const int32_t *prompt,
+                bool probed, int32_t drawn[SEQS][OUTPUT])
 {
-    struct engine_options options = {.plan = plan, .model = model, .backend = backend, .max_seqs = SEQS, .max_context = CONTEXT,
+    struct engine_options options = {.plan = plan,
+                                     .model = model,
+                                     .backend = backend,
+                                     .max_seqs = SEQS,
+                                     .max_context = CONTEXT,
                                      .max_step_tokens = SEQS * PROMPT};
     const struct engine_output *outputs;
     struct engine *engine;
@@ -77,7 +93,8 @@ static void run(const struct plan *plan, struct model_file *model, const char *b
             int64_t s = outputs[i].request;
             drawn[s][outputs[i].index] = outputs[i].token;
             for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
-                bool known = probed && outputs[i].index > 0 && selects(plan, layer);    // the first comes from a prompt's step
+                bool known =
+                    probed && outputs[i].index > 0 && selects(plan, layer);    // the first comes from a prompt's step
                 CHECK(isnan(engine_coverage(engine, layer, i)) == !known);
                 if (known && plan_runs_indexer(plan, layer)) {
                     check_indexer(engine, plan, layer, i, PROMPT - 7 * (int32_t)s + outputs[i].index - 1);
@@ -101,10 +118,12 @@ static void check_method(const char *method, const char *backend)
     struct plan plan = fixture_plan(&shape, method, &options);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
-    int32_t *prompt = fixture_tokens(PROMPT + SEQS, shape.vocab), plain[SEQS][OUTPUT] = {{0}}, probed[SEQS][OUTPUT] = {{0}};
+    int32_t *prompt = fixture_tokens(PROMPT + SEQS, shape.vocab), plain[SEQS][OUTPUT] = {{0}},
+            probed[SEQS][OUTPUT] = {{0}};
     run(&plan, model, backend, prompt, false, plain);
     run(&plan, model, backend, prompt, true, probed);
-    CHECK_MESSAGE(memcmp(plain, probed, sizeof plain) == 0, "%s on %s: a probe changed what was drawn", method, backend);
+    CHECK_MESSAGE(memcmp(plain, probed, sizeof plain) == 0, "%s on %s: a probe changed what was drawn", method,
+                  backend);
     model_file_close(model);
     free(prompt);
 }
@@ -112,7 +131,8 @@ static void check_method(const char *method, const char *backend)
 static void check_metrics(void)
 {
     float mass[64];
-    int32_t n = check_range(1, 64), k = check_range(1, 70), exact[64], units[] = {1, 3, 4}, others[] = {0, 3, 4, 9}, tokens[12];
+    int32_t n = check_range(1, 64), k = check_range(1, 70), exact[64], units[] = {1, 3, 4}, others[] = {0, 3, 4, 9},
+            tokens[12];
     for (int32_t t = 0; t < n; t++) {
         mass[t] = (float)check_range(0, 9);    // with many ties
     }
@@ -130,7 +150,8 @@ static void check_metrics(void)
         }
         CHECK_MESSAGE(chosen == (better < k), "token %d of %d, %d better ones, k %d", t, n, better, k);
     }
-    CHECK(fabs(selection_share(units, 3, others, 4) - 2.0 / 3) < 1e-12 && fabs(selection_share(others, 4, units, 3) - 0.5) < 1e-12);
+    CHECK(fabs(selection_share(units, 3, others, 4) - 2.0 / 3) < 1e-12 &&
+          fabs(selection_share(others, 4, units, 3) - 0.5) < 1e-12);
     CHECK(fabs(selection_iou(units, 3, others, 4) - 0.4) < 1e-12 && isnan(selection_share(units, 0, others, 4)));
     CHECK(isnan(selection_iou(units, 0, others, 0)) && selection_iou(units, 3, units, 3) >= 1);
     CHECK(selection_tokens(tokens, units, 3, 4, 18) == 10 && tokens[0] == 4 && tokens[4] == 12 && tokens[9] == 17);
@@ -153,8 +174,8 @@ static bool has_gpu(void)
 
 int main(void)
 {
-    static const char *const methods[] = {"dense", "yoco", "block", "token", "dsa", "indexcache", "clsa", "clsa-block",
-                                          "yoco-token", "quest"};
+    static const char *const methods[] = {"dense",      "yoco", "block",      "token",      "dsa",
+                                          "indexcache", "clsa", "clsa-block", "yoco-token", "quest"};
     check_begin();
     check_metrics();
     bool gpu = has_gpu();

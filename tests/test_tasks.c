@@ -1,7 +1,7 @@
 // tests/test_tasks.c - documents of the long-range tasks, solved by reading them.
 //
-// An independent reader finds the marks in a body and answers the question from them alone; what is left without marks must
-// be a stretch of the filler. Sizes, depths and seeds are drawn anew each time.
+// An independent reader finds the marks in a body and answers the question from them alone; what is left without marks
+// must be a stretch of the filler. Sizes, depths and seeds are drawn anew each time.
 #include <errno.h>
 
 #include "engine/status.h"
@@ -110,7 +110,8 @@ static void check_place(const struct found *item, double depth, const char *rest
         at++;
     }
     at = at < n_rest ? at + 1 : n_rest;
-    CHECK_MESSAGE(item && item->place == at, "depth %g: at %d of %d, expected %d", depth, item ? item->place : -1, n_rest, at);
+    CHECK_MESSAGE(item && item->place == at, "depth %g: at %d of %d, expected %d", depth, item ? item->place : -1,
+                  n_rest, at);
 }
 
 static void check_rest(const char *rest, int32_t n_rest)
@@ -130,7 +131,10 @@ static void check_rest(const char *rest, int32_t n_rest)
 static int32_t expected_items(enum task task, int32_t context)
 {
     int32_t keys = context / 256 > 4 ? context / 256 : 4, most = context / 512 > 4 ? context / 512 : 4;
-    return task == TASK_MULTIKEY ? keys : task == TASK_VARIABLES ? 6 : task == TASK_FREQUENT ? most + 4 * (most / 2) : 1;
+    return task == TASK_MULTIKEY    ? keys
+           : task == TASK_VARIABLES ? 6
+           : task == TASK_FREQUENT  ? most + 4 * (most / 2)
+                                    : 1;
 }
 
 static void check_question(const struct task_document *document, const struct task_options *options, int32_t q,
@@ -140,7 +144,8 @@ static void check_question(const struct task_document *document, const struct ta
     static const size_t answer_bytes[TASK_COUNT] = {5, 4, 14, 24, 4};
     char answer[256] = "";
     CHECK(question->text[0] == '\n' && strlen(question->answer) == answer_bytes[options->task]);
-    CHECK(document->n_body + 1 + (int32_t)(strlen(question->text) + strlen(question->answer)) == options->context_tokens);
+    CHECK(document->n_body + 1 + (int32_t)(strlen(question->text) + strlen(question->answer)) ==
+          options->context_tokens);
     if (options->task == TASK_VARIABLES) {
         solve_variables(answer, items, n_items, question->text);
         CHECK(isnan(question->depth));
@@ -162,8 +167,13 @@ static void check_document(enum task task, int32_t context)
 {
     static struct found items[MAX_ITEMS];
     static const double depths[] = {0, 0.3, 0.5, 1, 0.99};
-    struct task_options options = {.task = task, .context_tokens = context, .filler = filler, .n_filler = strlen(filler),
-                                   .depths = depths, .n_depths = check_range(1, 5), .seed = check_random(),
+    struct task_options options = {.task = task,
+                                   .context_tokens = context,
+                                   .filler = filler,
+                                   .n_filler = strlen(filler),
+                                   .depths = depths,
+                                   .n_depths = check_range(1, 5),
+                                   .seed = check_random(),
                                    .index = check_range(0, 1000)};
     struct task_document document, again, other;
     char *rest = malloc((size_t)context);
@@ -199,8 +209,13 @@ static void check_plain(void)
 static void check_errors(void)
 {
     static const double depth = 0.5;
-    struct task_options options = {.task = TASK_COPY, .context_tokens = 64, .filler = filler, .n_filler = strlen(filler),
-                                   .depths = &depth, .n_depths = 1, .seed = 1};
+    struct task_options options = {.task = TASK_COPY,
+                                   .context_tokens = 64,
+                                   .filler = filler,
+                                   .n_filler = strlen(filler),
+                                   .depths = &depth,
+                                   .n_depths = 1,
+                                   .seed = 1};
     struct task_document document;
     enum task task;
     CHECK(task_document_make(&document, &options) == -EINVAL && strstr(status_text(), "64") && !document.body);

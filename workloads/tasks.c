@@ -12,19 +12,23 @@
 #include "engine/status.h"
 
 static const char *const names[TASK_COUNT] = {
-    [TASK_PASSKEY] = "passkey",
-    [TASK_MULTIKEY] = "multikey",
-    [TASK_VARIABLES] = "variables",
-    [TASK_COPY] = "copy",
-    [TASK_FREQUENT] = "frequent",
+    [TASK_PASSKEY] = "passkey", [TASK_MULTIKEY] = "multikey", [TASK_VARIABLES] = "variables",
+    [TASK_COPY] = "copy",       [TASK_FREQUENT] = "frequent",
 };
 
 enum {
-    NAME_LETTERS = 4, PASSKEY_DIGITS = 5, DIGITS = 4, COPY_LETTERS = 24,
-    CHAINS = 2, CHAIN_NAMES = 3, CHAIN_ITEMS = 3,
+    NAME_LETTERS = 4,
+    PASSKEY_DIGITS = 5,
+    DIGITS = 4,
+    COPY_LETTERS = 24,
+    CHAINS = 2,
+    CHAIN_NAMES = 3,
+    CHAIN_ITEMS = 3,
     FREQUENT_WORDS = 5,
-    LEAST_KEYS = 4, TOKENS_PER_KEY = 256,           // distractors grow with the context
-    LEAST_REPEATS = 4, TOKENS_PER_REPEAT = 512,
+    LEAST_KEYS = 4,
+    TOKENS_PER_KEY = 256,    // distractors grow with the context
+    LEAST_REPEATS = 4,
+    TOKENS_PER_REPEAT = 512,
 };
 
 const char *task_name(enum task task)
@@ -125,11 +129,11 @@ static void draw_name(struct random *random, struct name *out, int32_t n)
 struct item {
     char text[TASK_TEXT_BYTES + TASK_TEXT_BYTES];
     double depth;
-    int32_t place, order;       // byte of the filler; which one was made first
+    int32_t place, order;    // byte of the filler; which one was made first
 };
 
 struct items {
-    struct item *list;          // [n] owned, room for `capacity`
+    struct item *list;    // [n] owned, room for `capacity`
     int32_t n, capacity;
 };
 
@@ -289,7 +293,8 @@ static int make_items(struct task_document *out, struct items *items, const stru
 static int by_place(const void *left, const void *right)
 {
     const struct item *a = left, *b = right;
-    return a->place != b->place ? (a->place > b->place) - (a->place < b->place) : (a->order > b->order) - (a->order < b->order);
+    return a->place != b->place ? (a->place > b->place) - (a->place < b->place)
+                                : (a->order > b->order) - (a->order < b->order);
 }
 
 // The byte after the next space from depth * n on, or n.
@@ -329,7 +334,8 @@ static int make_body(struct task_document *out, struct items *items, const struc
     }
     int32_t n_filler = options->context_tokens - 1 - asked - marks;
     if (n_filler < 1) {
-        return status_fail(-EINVAL, "a context of %d tokens is too short for the task %s: its items and question take %d",
+        return status_fail(-EINVAL,
+                           "a context of %d tokens is too short for the task %s: its items and question take %d",
                            options->context_tokens, task_name(options->task), 1 + asked + marks);
     }
     out->n_body = marks + n_filler;
