@@ -1,7 +1,7 @@
 // cli/command_calibrate.c - clsa calibrate: traces in, a calibration with its residuals out.
 //
 // The rates that the roofline needs are this machine's, measured now, for traces of its processor, and otherwise those of
-// a device in the table, which --device-name names. Both errors are printed, of the bare roofline and of the calibrated
+// a device in the table: the one that its driver calls as the traces do, or that --device-name names. Both errors are printed, of the bare roofline and of the calibrated
 // one, each with the point in question left out.
 #include <errno.h>
 #include <math.h>
@@ -30,6 +30,7 @@ static const struct table_column profile_columns[] = {
     {"models", "models", -1},
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
+    {"mark_us", "a mark us", 2},
     {"steps", "steps", 0},
 };
 
@@ -80,18 +81,21 @@ static int find_rates(struct device *out, const struct calibrate *calibrate, con
         snprintf(out->name, sizeof out->name, "%s", calibrate->device_name ? calibrate->device_name : host);
         return error;
     }
-    if (!calibrate->device_name) {
-        return status_fail(-EINVAL, "%.90s was recorded elsewhere: its rates are unknown here; name a device of the table "
-                                    "(clsa devices) with --device-name", source->device);
-    }
     struct device *table;
     int32_t n;
     int error = device_table_load(&table, &n, calibrate->devices_file);
-    if (!error) {
-        error = device_table_find(out, table, n, calibrate->device_name);
-        free(table);
+    if (error) {
+        return error;
     }
-    return error ? status_prefix(error, "--device-name ") : 0;
+    if (calibrate->device_name) {
+        error = device_table_find(out, table, n, calibrate->device_name);
+        error = error ? status_prefix(error, "--device-name ") : 0;
+    } else if (!device_table_find_driver(out, table, n, source->device)) {
+        error = status_fail(-EINVAL, "%.90s was recorded elsewhere: its rates are unknown here; name a device of the table "
+                                     "(clsa devices) with --device-name", source->device);
+    }
+    free(table);
+    return error;
 }
 
 static int fit_all(struct calibration **out, const struct calibrate *calibrate, struct calibration_fit *fit)
@@ -160,6 +164,7 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->n_steps[PHASE_PREFILL] ? 1e6 * profile->overhead_s[PHASE_PREFILL] : NAN);
         table_number(profiles, "decode_overhead_us",
                      profile->n_steps[PHASE_DECODE] ? 1e6 * profile->overhead_s[PHASE_DECODE] : NAN);
+        table_number(profiles, "mark_us", profile->mark_s > 0 ? 1e6 * profile->mark_s : NAN);
         table_number(profiles, "steps", (double)(profile->n_steps[PHASE_PREFILL] + profile->n_steps[PHASE_DECODE]));
         for (int32_t c = 0; c < profile->n_curves; c++) {
             add_curve(stages, profile, &profile->curves[c]);
@@ -173,7 +178,8 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
         printf("\n");
         table_print(stages, stdout);
         printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated: each point\n"
-               "predicted from the others. rows as in decode: one per sequence. overhead: of a step outside its stages.\n");
+               "predicted from the others. rows as in decode: one per sequence. overhead: of a step outside its stages. a mark: what\n"
+               "telling a stage's time adds to it where a GPU replays steps; taken off again.\n");
     }
     if (!error && dropped > 0) {
         fprintf(stderr, "clsa calibrate: %lld samples were of no use: without cost, duration or a whole step\n",

@@ -48,6 +48,7 @@ struct calibration_profile {
     struct device rates;                 // rates.name is the device's name in predictions
     int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
     double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
+    double mark_s;                       // that marks added to each stage of a replayed step, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned
 };

@@ -196,22 +196,6 @@ static int make_curves(struct calibration *out, struct calibration_fit *fit, dou
     return 0;
 }
 
-static void make_overheads(struct calibration *out, const struct calibration_fit *fit, double *scratch)
-{
-    for (int32_t p = 0; p < out->n_profiles; p++) {
-        for (int phase = 0; phase < PHASE_MIXED; phase++) {
-            int64_t n = 0;
-            for (int64_t i = 0; i < fit->n_steps; i++) {
-                if (fit->steps[i].profile == p && fit->steps[i].phase == (enum phase)phase) {
-                    scratch[n++] = 1e-9 * (double)fit->steps[i].overhead_ns;
-                }
-            }
-            out->profiles[p].n_steps[phase] = n;
-            out->profiles[p].overhead_s[phase] = n > 0 ? median_of(scratch, n) : 0;
-        }
-    }
-}
-
 static int fill(struct calibration *out, struct calibration_fit *fit, const struct device *rates, double *scratch)
 {
     out->profiles = calloc((size_t)fit->n_profiles, sizeof *out->profiles);
@@ -235,12 +219,9 @@ static int fill(struct calibration *out, struct calibration_fit *fit, const stru
         profile->rates.threads = source->threads;
         profile->rates.calibration = NULL;
     }
+    calibration_take_steps(out->profiles, fit, scratch);
     int error = price_samples(fit, rates);
-    error = error ? error : make_curves(out, fit, scratch);
-    if (!error) {
-        make_overheads(out, fit, scratch);
-    }
-    return error;
+    return error ? error : make_curves(out, fit, scratch);
 }
 
 int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
@@ -255,7 +236,7 @@ int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit
     if (fit->n_samples == 0) {
         return status_fail(-EINVAL, "no stage with bytes and a duration in a whole step: nothing to calibrate from");
     }
-    int64_t most = fit->n_samples > fit->n_steps ? fit->n_samples : fit->n_steps;
+    int64_t most = fit->n_samples > 2 * fit->n_steps ? fit->n_samples : 2 * fit->n_steps;
     double *scratch = calloc((size_t)most, sizeof *scratch);
     struct calibration *made = calloc(1, sizeof *made);
     int error = scratch && made ? 0 : status_fail(-ENOMEM, "no memory for a calibration");

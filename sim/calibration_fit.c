@@ -5,6 +5,7 @@
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,7 @@ static void drop_pending(struct calibration_fit *fit)
     fit->dropped += fit->n_pending;
     fit->n_pending = 0;
     fit->pending_stage_ns = 0;
+    fit->pending_stages = 0;
     memset(fit->slots, 0, sizeof fit->slots);
 }
 
@@ -138,7 +140,7 @@ static void on_source(void *user, const struct sample_source *source)
         fit->sources = grown;
         place = &grown[fit->n_sources++];
     }
-    *place = (struct fit_source){*source, profile};
+    *place = (struct fit_source){*source, profile, fit->sources_seen++};
 }
 
 // No sum over a step comes near an overflow: a trace may hold anything.
@@ -181,6 +183,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
     fit->pending_source = sample->source;
     fit->pending_step = sample->step;
     fit->pending_stage_ns += sample->duration_ns;
+    fit->pending_stages++;
     int64_t *slot = &fit->slots[sample->stage][sample->layer + 1];
     if (*slot == 0) {
         const struct sample_source *source = &from->source;
@@ -200,18 +203,44 @@ static void on_stage(void *user, const struct stage_sample *sample)
     bool tiles = sample->stage == STAGE_INDEX_SCORE || sample->stage == STAGE_INDEX_SELECT;
     sum->rows = tiles ? sum->rows + sample->n_tokens : sum->rows > sample->n_tokens ? sum->rows : sample->n_tokens;
     sum->phase = sample->n_tokens > sample->n_seqs ? PHASE_PREFILL : sum->phase;
+    sum->parts++;
     sum->bytes += sample->bytes;
     sum->flops += sample->flops;
     sum->duration_ns += sample->duration_ns;
 }
 
+// The samples of a step that has ended are complete: its bytes are the working set.
+static void complete(struct calibration_fit *fit, bool replayed)
+{
+    struct fit_sample *pending = fit->samples + fit->n_samples;
+    int64_t step_bytes = 0, kept = 0;
+    for (int64_t i = 0; i < fit->n_pending; i++) {
+        step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
+    }
+    for (int64_t i = 0; i < fit->n_pending; i++) {
+        pending[i].step_bytes = step_bytes;
+        pending[i].replayed = replayed;
+        if (pending[i].duration_ns > 0 && pending[i].bytes > 0) {
+            pending[kept++] = pending[i];
+        }
+    }
+    fit->dropped += fit->n_pending - kept;
+    fit->n_samples += kept;
+    fit->n_pending = 0;
+    drop_pending(fit);
+}
+
 static void on_step(void *user, const struct step_sample *step)
 {
     struct calibration_fit *fit = user;
+    const struct fit_source *from = find_source(fit, step->source);
+    bool mine = fit->n_pending > 0 && step->source == fit->pending_source && step->step == fit->pending_step;
+    // Of what a GPU replays whole, most steps tell no stages. On other devices such a step has lost them.
+    bool whole = fit->n_pending == 0 && from && from->source.graph && step->phase == PHASE_DECODE;
     if (fit->error) {
         return;
     }
-    if (fit->n_pending == 0 || step->source != fit->pending_source || step->step != fit->pending_step) {
+    if (!from || (!mine && !whole) || step->duration_ns < 0 || step->duration_ns >= MAX_SUM) {
         fit->dropped++;
         drop_pending(fit);
         return;
@@ -222,25 +251,14 @@ static void on_step(void *user, const struct step_sample *step)
         return;
     }
     fit->steps = steps;
-    struct fit_sample *pending = fit->samples + fit->n_samples;
-    int64_t overhead_ns = step->duration_ns < 0 ? 0 : step->duration_ns - fit->pending_stage_ns, step_bytes = 0, kept = 0;
+    int32_t context = step->context_tokens > 0 ? step->context_tokens : 1;
     fit->steps[fit->n_steps++] = (struct fit_step){
-        .profile = pending[0].profile, .phase = step->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL,
-        .overhead_ns = overhead_ns > 0 ? overhead_ns : 0,    // on a GPU stages may overlap more than they leave gaps
+        .profile = from->profile, .source = from->number, .graph = from->source.graph,
+        .phase = step->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL,
+        .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
+        .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
     };
-    for (int64_t i = 0; i < fit->n_pending; i++) {
-        step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
-    }
-    for (int64_t i = 0; i < fit->n_pending; i++) {
-        pending[i].step_bytes = step_bytes;
-        if (pending[i].duration_ns > 0 && pending[i].bytes > 0) {
-            pending[kept++] = pending[i];
-        }
-    }
-    fit->dropped += fit->n_pending - kept;
-    fit->n_samples += kept;
-    fit->n_pending = 0;
-    drop_pending(fit);
+    complete(fit, from->source.graph && step->phase == PHASE_DECODE);
 }
 
 struct sample_sink calibration_fit_sink(struct calibration_fit *fit)

@@ -13,15 +13,21 @@ struct fit_sample {
     enum phase phase;
     enum dtype dtype;
     int64_t bytes, flops, step_bytes, duration_ns;
+    int32_t parts;                   // samples that were put together
+    bool replayed;                   // of a step that a GPU replays, with marks that others of its kind do not have
     // Known once the rates are:
     int32_t bin;
     double roof_s, launch_s;
 };
 
+// A step: with the sums of its stages, or replayed whole, without any.
 struct fit_step {
-    int32_t profile;
+    int32_t profile, source;         // source: counted over all traces
     enum phase phase;
-    int64_t overhead_ns;
+    int32_t n_seqs, n_tokens, bin;   // bin: of its context, eighths of an octave
+    int64_t duration_ns, stages_ns;
+    int32_t n_stages;                // 0: it told none
+    bool graph;
 };
 
 struct fit_profile {
@@ -31,7 +37,7 @@ struct fit_profile {
 
 struct fit_source {
     struct sample_source source;
-    int32_t profile;
+    int32_t profile, number;         // number: counted over all traces
 };
 
 struct calibration_fit {
@@ -40,11 +46,11 @@ struct calibration_fit {
     struct fit_profile *profiles;
     int32_t n_profiles;
     struct fit_source *sources;      // of the current trace
-    int32_t n_sources;
+    int32_t n_sources, sources_seen;
     struct fit_sample *samples;      // [n_samples] complete, then [n_pending] of the step that is running
     int64_t n_samples, n_pending, capacity, dropped;
     int64_t pending_step, pending_stage_ns;
-    int32_t pending_source;
+    int32_t pending_source, pending_stages;
     int64_t slots[STAGE_COUNT][PLAN_MAX_LAYERS + 1];    // 1 + number among the pending; 0: none
     struct fit_step *steps;
     int64_t n_steps, step_capacity;
@@ -54,6 +60,10 @@ struct calibration_fit {
 // The efficiency of a curve, as if point `skip` (-1: none) were not there. False: no point is left.
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
                           double *efficiency, enum provenance *provenance);
+
+// Fills in what profiles [of the fit] know of whole steps: overhead_s, n_steps, and mark_s, which is taken off the samples.
+// `scratch` [twice the steps].
+void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch);
 
 // Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, named by the smallest.
 int32_t calibration_level_rows(int32_t rows);

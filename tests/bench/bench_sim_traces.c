@@ -1,0 +1,303 @@
+// tests/bench/bench_sim_traces.c - how far predictions are from recorded steps of shapes that were not calibrated with.
+//
+// bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by (both
+// as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one context, or
+// one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step is the median
+// of the steps that told none, where a GPU replays them whole (marks slow a step down), else of all. Errors are
+// |predicted / measured - 1|, of the bare roofline and calibrated. Appends to --results.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/command.h"
+#include "engine/status.h"
+#include "sim/calibration.h"
+#include "sim/predict.h"
+#include "traces/trace.h"
+
+enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024 };
+
+struct datum {
+    int32_t plan;
+    enum phase phase;
+    int32_t n_seqs, n_tokens, context_tokens;
+    bool ends;                               // a prompt's last chunk: its row leaves logits
+    int32_t n_whole, n_staged;
+    double whole_s[MAX_STEPS], staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];
+};
+
+struct bench {
+    struct option_list fit_paths, held_paths;
+    const char *device_name, *save, *results, *commit, *driver;
+    bool each;
+    struct plan plans[MAX_PLANS];
+    int32_t n_plans, of_source;              // the plan of the source that is told; -1: none
+    struct sample_source source;
+    struct datum *data;                      // [n_data], owned
+    int32_t n_data;
+    double pending_s[STAGE_COUNT];
+    bool pending, pending_head;
+};
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static double median_of(const double *values, int32_t n)
+{
+    double sorted[MAX_STEPS];
+    memcpy(sorted, values, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, compare_doubles);
+    return n > 0 ? 0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]) : NAN;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading what is held out
+
+static void on_source(void *user, const struct sample_source *source)
+{
+    struct bench *bench = user;
+    const struct model_shape *named = plan_find_model(source->model);
+    const struct method_info *method = plan_find_method(source->method);
+    bench->source = *source;
+    bench->of_source = -1;
+    if (named && method && bench->n_plans < MAX_PLANS) {
+        struct model_shape shape = *named;
+        shape.backbone = method->backbone;
+        struct plan_options knobs = plan_flags_default().options;
+        if (plan_build(&bench->plans[bench->n_plans], &shape, source->method, &knobs) == 0) {
+            bench->of_source = bench->n_plans++;
+        }
+    }
+}
+
+static void on_stage(void *user, const struct stage_sample *sample)
+{
+    struct bench *bench = user;
+    bench->pending = true;
+    bench->pending_head = bench->pending_head || sample->stage == STAGE_HEAD;
+    bench->pending_s[sample->stage] += 1e-9 * (double)sample->duration_ns;
+}
+
+// A context that grows by some tokens is the same one.
+static bool near(int32_t a, int32_t b, enum phase phase)
+{
+    return phase == PHASE_DECODE ? fabs(log((double)a / b)) < 0.1 : a == b;
+}
+
+static struct datum *find_datum(struct bench *bench, const struct step_sample *sample)
+{
+    for (int32_t i = bench->n_data - 1; i >= 0; i--) {
+        struct datum *datum = &bench->data[i];
+        if (datum->plan == bench->of_source && datum->phase == sample->phase && datum->n_seqs == sample->n_seqs &&
+            datum->n_tokens == sample->n_tokens && near(datum->context_tokens, sample->context_tokens, sample->phase)) {
+            return datum;
+        }
+    }
+    if (bench->n_data == MAX_DATA) {
+        return NULL;
+    }
+    struct datum *datum = &bench->data[bench->n_data++];
+    *datum = (struct datum){.plan = bench->of_source, .phase = sample->phase, .n_seqs = sample->n_seqs,
+                            .n_tokens = sample->n_tokens, .context_tokens = sample->context_tokens};
+    return datum;
+}
+
+static void on_step(void *user, const struct step_sample *sample)
+{
+    struct bench *bench = user;
+    bool usable = bench->of_source >= 0 && sample->phase != PHASE_MIXED && sample->n_seqs > 0 && sample->n_seqs <= MAX_SEQS;
+    struct datum *datum = usable ? find_datum(bench, sample) : NULL;
+    double seconds = 1e-9 * (double)sample->duration_ns;
+    if (datum && !bench->pending && datum->n_whole < MAX_STEPS) {
+        datum->whole_s[datum->n_whole++] = seconds;
+    } else if (datum && bench->pending && datum->n_staged < MAX_STEPS) {
+        datum->ends = datum->ends || bench->pending_head;
+        for (int s = 0; s < STAGE_COUNT; s++) {
+            datum->stages_s[s][datum->n_staged] = bench->pending_s[s];
+        }
+        datum->staged_s[datum->n_staged++] = seconds;
+    }
+    memset(bench->pending_s, 0, sizeof bench->pending_s);
+    bench->pending = bench->pending_head = false;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Judging
+
+struct errors {
+    double values[MAX_DATA * STAGE_COUNT];
+    int32_t n;
+};
+
+enum { STEP_DECODE, STEP_PREFILL, STEP_ALL, STAGE_ALL, STAGE_LARGE, LEVELS };
+static const char *const level_names[LEVELS] = {"step.decode", "step.prefill", "step", "stage", "stage_over_1_percent"};
+static struct errors errors[LEVELS][2];    // [roofline, calibrated]
+
+static void note(int level, int mode, double predicted, double measured)
+{
+    struct errors *to = &errors[level][mode];
+    if (measured > 0) {
+        to->values[to->n++] = fabs(predicted / measured - 1);
+    }
+}
+
+static int judge(const struct bench *bench, const struct datum *datum, const struct device *device, int mode)
+{
+    static struct work work[MAX_SEQS];
+    const struct plan *plan = &bench->plans[datum->plan];
+    int32_t rows = datum->n_tokens / datum->n_seqs;
+    for (int32_t i = 0; i < datum->n_seqs; i++) {
+        work[i] = (struct work){datum->context_tokens - rows, rows, datum->phase == PHASE_DECODE || datum->ends};
+    }
+    struct step_prediction step;
+    int error = predict_step(&step, device, plan, work, datum->n_seqs);
+    if (error) {
+        return error;
+    }
+    double whole_s = datum->n_whole > 0 ? median_of(datum->whole_s, datum->n_whole)
+                                        : median_of(datum->staged_s, datum->n_staged);
+    double staged_s = 0;
+    note(STEP_ALL, mode, step.seconds, whole_s);
+    note(datum->phase == PHASE_DECODE ? STEP_DECODE : STEP_PREFILL, mode, step.seconds, whole_s);
+    for (int s = 0; s < STAGE_HOST && datum->n_staged > 0; s++) {
+        double measured_s = median_of(datum->stages_s[s], datum->n_staged), predicted_s = step.stages[s].seconds;
+        staged_s += measured_s;
+        if (predicted_s > 0 && measured_s > 0) {
+            note(STAGE_ALL, mode, predicted_s, measured_s);
+            if (measured_s >= 0.01 * whole_s) {
+                note(STAGE_LARGE, mode, predicted_s, measured_s);
+            }
+            if (bench->each && mode == 1) {
+                printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
+                       1e6 * measured_s, 1e6 * predicted_s, 100 * (predicted_s / measured_s - 1));
+            }
+        }
+    }
+    if (bench->each) {
+        printf("%-10s %-8s %3d x %4d rows, context %6d: step %9.3f ms (its stages %9.3f), %-10s %9.3f ms, %+6.1f%%\n",
+               plan->method, phase_name(datum->phase), datum->n_seqs, rows, datum->context_tokens, 1e3 * whole_s,
+               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds, 100 * (step.seconds / whole_s - 1));
+    }
+    return 0;
+}
+
+static void report(const struct bench *bench, int level, int mode, FILE *results)
+{
+    struct errors *of = &errors[level][mode];
+    if (of->n == 0) {
+        return;
+    }
+    qsort(of->values, (size_t)of->n, sizeof *of->values, compare_doubles);
+    double median = 50 * (of->values[(of->n - 1) / 2] + of->values[of->n / 2]);
+    double p95 = 100 * of->values[(int32_t)ceil(0.95 * of->n) - 1];
+    const char *mode_name = mode ? "calibrated" : "roofline";
+    printf("%-22s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
+    char methods[128] = "", date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    for (int32_t i = 0; i < bench->n_plans; i++) {
+        if (!strstr(methods, bench->plans[i].method)) {
+            size_t length = strlen(methods);
+            snprintf(methods + length, sizeof methods - length, "%s%s", i ? "," : "", bench->plans[i].method);
+        }
+    }
+    for (int row = 0; results && row < 2; row++) {
+        fprintf(results, "%s\t%s\t%s\t%s\tbench_sim_traces\t%s\t%s\t-\t-\tsim_error.%s.%s%s\t%.4g\t-\t-\t%%\n", date,
+                bench->commit, bench->source.device, bench->driver, bench->source.model, methods, level_names[level],
+                mode_name, row ? ".p95" : "", row ? p95 : median);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+static int fit(struct calibration **out, struct bench *bench, const struct device *device)
+{
+    static struct device rates[64];
+    struct calibration_fit *fit;
+    char date[CALIBRATION_DATE_BYTES];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    int error = calibration_fit_open(&fit);
+    for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
+        struct sample_sink sink = calibration_fit_sink(fit);
+        const char *slash = strrchr(bench->fit_paths.items[i], '/');
+        error = calibration_fit_trace(fit, slash ? slash + 1 : bench->fit_paths.items[i]);
+        error = error ? error : trace_read(bench->fit_paths.items[i], &sink, NULL);
+    }
+    for (int32_t p = 0; p < 64; p++) {
+        rates[p] = *device;
+    }
+    error = error ? error : calibration_fit_finish(out, fit, rates, date, "bench_sim_traces");
+    calibration_fit_close(fit);
+    return error;
+}
+
+static int run(struct bench *bench)
+{
+    struct device device, calibrated;
+    struct calibration *calibration = NULL;
+    struct sample_sink sink = {.user = bench, .source = on_source, .stage = on_stage, .step = on_step};
+    bench->data = calloc(MAX_DATA, sizeof *bench->data);
+    int error = bench->data ? 0 : status_fail(-ENOMEM, "no memory for the data");
+    if (!error && (bench->fit_paths.n == 0 || bench->held_paths.n == 0 || !bench->device_name)) {
+        error = status_fail(-EINVAL, "expected --fit TRACE, --held TRACE (each may come several times) and --device-name");
+    }
+    error = error ? error : device_find(&device, bench->device_name, 0);
+    error = error ? error : fit(&calibration, bench, &device);
+    for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
+        error = trace_read(bench->held_paths.items[i], &sink, NULL);
+    }
+    if (!error) {
+        calibrated = device;
+        calibrated.calibration = &calibration->profiles[0];
+    }
+    for (int32_t i = 0; i < bench->n_data && !error; i++) {
+        error = judge(bench, &bench->data[i], &device, 0);
+        error = error ? error : judge(bench, &bench->data[i], &calibrated, 1);
+    }
+    FILE *results = !error && bench->results ? fopen(bench->results, "ae") : NULL;
+    for (int level = 0; level < LEVELS && !error; level++) {
+        report(bench, level, 0, results);
+        report(bench, level, 1, results);
+    }
+    if (results && fclose(results) != 0) {
+        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
+    }
+    error = error || !bench->save ? error : calibration_save(calibration, bench->save);
+    calibration_free(calibration);
+    free(bench->data);
+    return error;
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench bench = {.commit = "-", .driver = "-"};
+    const struct option_spec options[] = {
+        {"fit", OPTION_LIST, &bench.fit_paths, 0, 0, "TRACE", "to calibrate from"},
+        {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
+        {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
+        {"save", OPTION_TEXT, &bench.save, 0, 0, "FILE", "the calibration"},
+        {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every datum"},
+        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
+        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
+        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"bench_sim_traces", "Prediction errors on recorded shapes not calibrated with.",
+                                         NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return 0;
+    }
+    error = error ? error : run(&bench);
+    return error ? command_fail("bench_sim_traces", error) : 0;
+}

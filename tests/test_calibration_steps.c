@@ -1,0 +1,125 @@
+// tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off.
+#include "tests/check.h"
+#include "sim/calibration.h"
+
+enum { N_LAYERS = 6, REPEATS = 9, EVERY = 4 };
+static const double BYTES_PER_S = 2e12, LAUNCH_S = 3e-6;
+
+static double true_s(int64_t bytes)
+{
+    return LAUNCH_S + (double)bytes / BYTES_PER_S;
+}
+
+// Steps of a batch, one in EVERY with marks that add mark_s to each stage; `beside_s` passes outside of stages.
+static void tell_batch(const struct sample_sink *sink, int64_t *step, int32_t n_seqs, int32_t context, double mark_s,
+                       double beside_s, bool all_marked)
+{
+    for (int32_t r = 0; r < REPEATS * EVERY; r++, (*step)++) {
+        bool marked = all_marked || r % EVERY == 0;
+        double whole_s = beside_s;
+        for (int32_t layer = 0; layer < N_LAYERS; layer++) {
+            int64_t bytes[2] = {100000 * (int64_t)n_seqs * context, 200000000};
+            for (int part = 0; part < 2; part++) {
+                double seconds = true_s(bytes[part]);
+                whole_s += seconds + (marked ? mark_s : 0);
+                struct stage_sample stage = {
+                    .step = *step, .phase = PHASE_DECODE, .stage = part ? STAGE_FFN : STAGE_ATTENTION, .layer = layer,
+                    .n_seqs = n_seqs, .n_tokens = n_seqs, .context_tokens = context, .bytes = bytes[part], .flops = 1000,
+                    .duration_ns = (int64_t)(1e9 * (seconds + mark_s) * (1 + 0.002 * (check_uniform() - 0.5))),
+                };
+                if (marked) {
+                    sink->stage(sink->user, &stage);
+                }
+            }
+        }
+        sink->step(sink->user, &(struct step_sample){
+                                   .step = *step, .phase = PHASE_DECODE, .n_seqs = n_seqs, .n_tokens = n_seqs,
+                                   .context_tokens = context, .duration_ns = (int64_t)(1e9 * whole_s)});
+    }
+}
+
+static const struct calibration_curve *find_curve(const struct calibration_profile *profile, enum stage stage)
+{
+    for (int32_t c = 0; c < profile->n_curves; c++) {
+        if (profile->curves[c].stage == stage) {
+            return &profile->curves[c];
+        }
+    }
+    return NULL;
+}
+
+static struct calibration *calibrate(double mark_s, double beside_s, bool all_marked, bool graph)
+{
+    struct calibration_fit *fit = NULL;
+    struct calibration *calibration = NULL;
+    struct device rates = {.name = "gpu", .bytes_per_s = {.value = BYTES_PER_S}};
+    rates.flops_per_s[DTYPE_F32].value = 1e15;
+    struct sample_source source = {.graph = graph, .threads = 1, .n_layers = N_LAYERS};
+    strcpy(source.backend, "cuda");
+    CHECK(calibration_fit_open(&fit) == 0);
+    struct sample_sink sink = calibration_fit_sink(fit);
+    sink.source(sink.user, &source);
+    int64_t step = 0;
+    for (int32_t n_seqs = 1; n_seqs <= 8; n_seqs *= 2) {
+        for (int32_t context = 512; context <= 8192; context *= 4) {
+            tell_batch(&sink, &step, n_seqs, context, mark_s, beside_s, all_marked);
+        }
+    }
+    CHECK(calibration_fit_dropped(fit) == 0 || !graph);
+    CHECK(calibration_fit_finish(&calibration, fit, &rates, "2026-01-01", "test") == 0);
+    calibration_fit_close(fit);
+    return calibration;
+}
+
+// What a calibration says that a stage of so many bytes takes.
+static double predicted_s(const struct calibration *calibration, enum stage stage, int32_t rows, int64_t bytes)
+{
+    struct calibration_answer answer = {0};
+    struct calibration_query query = {.stage = stage, .phase = PHASE_DECODE, .rows = rows, .work = (double)bytes + 1000};
+    CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
+    return answer.floor_s + (double)bytes / BYTES_PER_S / answer.efficiency;
+}
+
+static void test_marks(void)
+{
+    double mark_s = 1e-6 * (1 + 4 * check_uniform());
+    struct calibration *calibration = calibrate(mark_s, 0, false, true);
+    const struct calibration_profile *profile = &calibration->profiles[0];
+    CHECK_MESSAGE(fabs(profile->mark_s / mark_s - 1) <= 0.05, "a mark: %g us, truly %g", 1e6 * profile->mark_s,
+                  1e6 * mark_s);
+    CHECK(fabs(profile->overhead_s[PHASE_DECODE]) <= 1e-6 && profile->n_steps[PHASE_DECODE] > 0);
+    CHECK(find_curve(profile, STAGE_ATTENTION)->calibrated.median <= 0.05);
+    for (int32_t n_seqs = 1; n_seqs <= 8; n_seqs *= 2) {
+        int64_t bytes = 100000 * (int64_t)n_seqs * 2048;
+        double seconds = predicted_s(calibration, STAGE_ATTENTION, n_seqs, bytes);
+        CHECK_MESSAGE(fabs(seconds / true_s(bytes) - 1) <= 0.03, "%d sequences: %g us, truly %g", n_seqs, 1e6 * seconds,
+                      1e6 * true_s(bytes));
+    }
+    calibration_free(calibration);
+}
+
+// Without marks nothing is taken off; what is outside of stages is overhead, on a CPU and where kernels are recorded.
+static void test_overhead(void)
+{
+    for (int graph = 0; graph < 2; graph++) {
+        struct calibration *calibration = calibrate(0, 50e-6, true, graph);
+        const struct calibration_profile *profile = &calibration->profiles[0];
+        CHECK(profile->mark_s <= 0);
+        CHECK_MESSAGE(fabs(profile->overhead_s[PHASE_DECODE] - 50e-6) <= 3e-6, "overhead %g us",
+                      1e6 * profile->overhead_s[PHASE_DECODE]);
+        calibration_free(calibration);
+    }
+    // A device that waits between steps longer than marks cost: stages stay, the rest is overhead.
+    struct calibration *calibration = calibrate(0, 40e-6, false, true);
+    CHECK(calibration->profiles[0].mark_s <= 0);
+    CHECK(fabs(calibration->profiles[0].overhead_s[PHASE_DECODE] - 40e-6) <= 3e-6);
+    calibration_free(calibration);
+}
+
+int main(void)
+{
+    check_begin();
+    test_marks();
+    test_overhead();
+    return check_end();
+}
