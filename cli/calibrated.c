@@ -1,8 +1,12 @@
 // cli/calibrated.c - which profile of a calibration serves which device.
 #include "cli/calibrated.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+#include "engine/status.h"
 
 void calibrated_host_name(char *out, size_t bytes)
 {
@@ -33,4 +37,30 @@ bool calibrated_known(struct device *device, const struct calibration *calibrati
 void calibrated_nearest(struct device *device, const struct calibration *calibration)
 {
     device->calibration = calibration_nearest(calibration, device);
+}
+
+int calibrated_open(struct calibration **out, const char **file, const char *devices, const char *devices_file)
+{
+    struct device *table, device;
+    int32_t n;
+    *out = NULL;
+    if (*file) {
+        return strcmp(*file, "none") == 0 ? 0 : calibration_load(out, *file);
+    }
+    if (devices_file) {
+        return 0;
+    }
+    char *list = strdup(devices), *rest = list, *name;
+    int error = list ? device_table_load(&table, &n, NULL) : status_fail(-ENOMEM, "no memory");
+    if (error) {
+        free(list);
+        return error;
+    }
+    // A name that is none is told by those who look for devices.
+    while (!error && !*out && (name = strsep(&rest, ",")) != NULL) {
+        error = device_table_find(&device, table, n, name) == 0 ? calibration_load_shipped(out, file, device.name) : 0;
+    }
+    free(table);
+    free(list);
+    return error;
 }

@@ -30,6 +30,7 @@ static const struct table_column profile_columns[] = {
     {"models", "models", -1},
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
+    {"per_sequence_us", "per sequence us", 2},
     {"mark_us", "a mark us", 2},
     {"steps", "steps", 0},
 };
@@ -164,6 +165,8 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->n_steps[PHASE_PREFILL] ? 1e6 * profile->overhead_s[PHASE_PREFILL] : NAN);
         table_number(profiles, "decode_overhead_us",
                      profile->n_steps[PHASE_DECODE] ? 1e6 * profile->overhead_s[PHASE_DECODE] : NAN);
+        table_number(profiles, "per_sequence_us",
+                     profile->overhead_per_seq_s > 0 ? 1e6 * profile->overhead_per_seq_s : NAN);
         table_number(profiles, "mark_us", profile->mark_s > 0 ? 1e6 * profile->mark_s : NAN);
         table_number(profiles, "steps", (double)(profile->n_steps[PHASE_PREFILL] + profile->n_steps[PHASE_DECODE]));
         for (int32_t c = 0; c < profile->n_curves; c++) {

@@ -9,6 +9,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "cli/calibrated.h"
 #include "cli/choice.h"
 #include "cli/interrupt.h"
 #include "cli/plan_work.h"
@@ -264,7 +265,8 @@ static void print_head(const struct plan_command *command, double rate_per_s)
     if (base->slo_tpot_ms > 0) {
         printf("; TPOT P%g <= %g ms", command->tpot_percent, base->slo_tpot_ms);
     }
-    printf("; %s router, %s\n\n", base->router, command->calibration ? "calibrated" : "roofline: no kernel is faster");
+    printf("; %s router, %s%s\n\n", base->router, command->calibration ? "calibrated by " : "roofline: no kernel is faster",
+           command->calibration ? command->calibration_file : "");
 }
 
 static void print_notes(const struct plan_command *command)
@@ -281,6 +283,17 @@ static void print_notes(const struct plan_command *command)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+static int open_calibration(struct plan_command *command)
+{
+    const struct plan_axis *axis = axis_of(command, "device");
+    char names[1024] = "";
+    for (int32_t i = 0; i < axis->n; i++) {
+        size_t length = strlen(names);
+        snprintf(names + length, sizeof names - length, "%s%s", i ? "," : "", axis->values[i]);
+    }
+    return calibrated_open(&command->calibration, &command->calibration_file, names, command->devices_file);
+}
+
 static int open_input(struct plan_command *command)
 {
     struct plan_case *base = &command->base;
@@ -288,9 +301,7 @@ static int open_input(struct plan_command *command)
     error = error ? error : choice_model(&command->config, command->model);
     error = error ? error : open_grid(command);
     error = error ? error : workload_flags_load(&command->workload, &command->load);
-    if (!error && command->calibration_file) {
-        error = calibration_load(&command->calibration, command->calibration_file);
-    }
+    error = error ? error : open_calibration(command);
     error = error ? error : open_devices(command);
     base->knobs = command->flags.options;
     base->slo_ttft_s = command->load.slo_ttft_s;
@@ -424,7 +435,7 @@ int command_plan(int argc, char **argv)
         {"price", OPTION_TEXT, &plan.prices, 0, 0, "NAME=$[,NAME=$...]",
          "per hour of one device, instead of the table's"},
         {"calibration", OPTION_TEXT, &plan.calibration_file, 0, 0, "FILE",
-         "of clsa calibrate: what kernels reach of the peaks"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Limits: with --slo-ttft and --slo-tpot below, at least one"},
         {"slo-ttft-percentile", OPTION_REAL, &plan.ttft_percent, 1, 100, "%", "of the requests are within --slo-ttft"},
         {"slo-tpot-percentile", OPTION_REAL, &plan.tpot_percent, 1, 100, "%", "of the requests are within --slo-tpot"},

@@ -247,8 +247,9 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
         return;
     }
     const struct model_shape *shape = &sim->config.native.shape;
-    printf("%s: %d x (%d prompt + %d output tokens), %s\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
-           sim->context, sim->output, sim->calibration ? "calibrated" : "roofline");
+    printf("%s: %d x (%d prompt + %d output tokens), %s%s\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
+           sim->context, sim->output, sim->calibration ? "calibrated by " : "roofline",
+           sim->calibration ? sim->calibration_file : "");
     table_print(requests, stdout);
     if (sim->stages) {
         printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
@@ -263,7 +264,7 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
             "A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
             "stages. \"figures\": the row's weakest: measured, interpolated, extrapolated (also: another device's "
             "curves),\n"
-            "roofline (not in %s). Without --calibration: the bare roofline.\n",
+            "roofline (not in %s). With --calibration none: the bare roofline.\n",
             sim->calibration_file);
         return;
     }
@@ -421,9 +422,7 @@ static int run(struct sim *sim)
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : open_config(sim);
     error = error || sim->paper ? error : choose_plans(sim);
-    if (!error && sim->calibration_file) {
-        error = calibration_load(&sim->calibration, sim->calibration_file);
-    }
+    error = error ? error : calibrated_open(&sim->calibration, &sim->calibration_file, sim->device_names, sim->devices_file);
     error = error ? error : choose_devices(sim);
     if (error || sim->paper) {
         return error ? error : print_paper(sim);
@@ -466,7 +465,7 @@ int command_sim(int argc, char **argv)
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
-         "what was measured, from clsa calibrate (default: bare roofline)"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
         {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together (default 1; --paper: 32)"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
         {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens",

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/calibrated.h"
 #include "cli/choice.h"
 #include "cli/html.h"
 #include "cli/progress.h"
@@ -288,9 +289,13 @@ static void print(const struct sim *sim)
                "each.\n",
                sim->replicas + sim->prefill_replicas, sim->ranks);
     }
-    puts(sim->calibration
-             ? "Step times as calibrated; \"figures\": how the weakest of them came about."
-             : "Step times by roofline over the cost model: no kernel is faster, most are slower.");
+    if (sim->calibration) {
+        printf("Step times as calibrated by %s, of %s, %s; \"figures\": how the weakest of them came about.\n"
+               "--calibration none: the bare roofline.\n",
+               sim->calibration_file, sim->calibration->profiles[0].device, sim->calibration->date);
+    } else {
+        puts("Step times by roofline over the cost model: no kernel is faster, most are slower.");
+    }
 }
 
 static int run(struct sim *sim)
@@ -298,9 +303,7 @@ static int run(struct sim *sim)
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : choice_model(&sim->config, sim->model);
     error = error ? error : workload_flags_load(&sim->workload, &sim->load);
-    if (!error && sim->calibration_file) {
-        error = calibration_load(&sim->calibration, sim->calibration_file);
-    }
+    error = error ? error : calibrated_open(&sim->calibration, &sim->calibration_file, sim->devices, sim->devices_file);
     if (error) {
         return error;
     }
@@ -359,7 +362,7 @@ int command_sim_workload(int argc, char **argv)
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
-         "of clsa calibrate: what kernels reach of the peaks"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
         {"replicas", OPTION_INT, &sim.replicas, 1, FLEET_MAX_REPLICAS, "replicas", "of the model, behind a router"},
         {"prefill-replicas", OPTION_INT, &sim.prefill_replicas, 0, FLEET_MAX_REPLICAS, "replicas",

@@ -48,6 +48,7 @@ struct calibration_profile {
     struct device rates;                 // rates.name is the device's name in predictions
     int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
     double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
+    double overhead_per_seq_s;           // more of it for each sequence of a step that decodes (a GPU's page tables)
     double mark_s;                       // that marks added to each stage of a replayed step, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned
@@ -108,3 +109,7 @@ int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit
 int calibration_save(const struct calibration *calibration, const char *path);
 int calibration_load(struct calibration **out, const char *path);
 int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);
+
+// The calibration that comes with the program (sim/calibrations) for a device by its name in the table. *out is NULL, and
+// no error, where there is none; *path (may be NULL) says which it is.
+int calibration_load_shipped(struct calibration **out, const char **path, const char *device);

@@ -1,7 +1,8 @@
 // sim/calibration_curves.c - from collected samples to efficiency curves.
 //
 // Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a curve
-// is, of eight shares of its shortest time, the one under which points left out are predicted best; 0 below five points.
+// is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as under
+// the best; 0 below five points.
 // A curve's residuals are those of its points left out. The floor has seen all points: with few of them residuals are
 // flattered a little.
 #include "sim/calibration_internal.h"
@@ -15,6 +16,8 @@
 #include "engine/status.h"
 
 enum { FLOOR_SHARES = 8, FLOOR_POINTS = 5, BINS_PER_OCTAVE = 8 };
+// A floor must predict better than a lower one by more than chance does.
+static const double ABOUT_AS_GOOD = 1.1, LEAST_ERROR = 0.002;
 
 static int compare_doubles(const void *left, const void *right)
 {
@@ -137,13 +140,16 @@ static void fit_curve(struct calibration_curve *curve, const struct fit_point *p
     }
     curve->roofline = error_of(errors, curve->n_points);
     // A few points say nothing of a floor: predicting one from the others, some share always happens to fit.
-    for (int share = 0; share < (curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1); share++) {
-        double floor_s = shortest_s * share / FLOOR_SHARES;
-        double median = try_floor(curve, points, floor_s, errors).median;
-        if (median < best) {
-            best = median;
-            best_floor_s = floor_s;
-        }
+    int shares = curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1;
+    double medians[FLOOR_SHARES];
+    for (int share = 0; share < shares; share++) {
+        medians[share] = try_floor(curve, points, shortest_s * share / FLOOR_SHARES, errors).median;
+        best = medians[share] < best ? medians[share] : best;
+    }
+    // The lowest of those that are about as good: where all times are alike, any floor fits, and a high one would say
+    // that a larger model takes no longer.
+    for (int share = shares - 1; share >= 0; share--) {
+        best_floor_s = medians[share] <= ABOUT_AS_GOOD * best + LEAST_ERROR ? shortest_s * share / FLOOR_SHARES : best_floor_s;
     }
     curve->calibrated = try_floor(curve, points, best_floor_s, errors);
 }

@@ -2,7 +2,7 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}}, "curves": [{"stage", "phase", "unit_tokens", "dtype", "floor_s", "points": [[rows, work, efficiency,
+// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "dtype", "floor_s", "points": [[rows, work, efficiency,
 // samples], ...], "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their bits. An
 // unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error that names
 // file and place. The rates are validated by sim/device.c. No model of the file is kept: it is parsed whole or not at all.
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "engine/output_file.h"
@@ -87,6 +88,9 @@ static json_t *write_overhead(const struct calibration_profile *profile)
         json_object_set_new(object, phase_name((enum phase)phase),
                             json_pack("{s:I, s:f}", "steps", (json_int_t)profile->n_steps[phase], "seconds",
                                       profile->overhead_s[phase]));
+    }
+    if (profile->overhead_per_seq_s > 0) {
+        json_object_set_new(object, "decode_per_sequence", json_real(profile->overhead_per_seq_s));
     }
     return object;
 }
@@ -322,8 +326,13 @@ static int read_rates(struct device *out, const struct place *place, json_t *obj
 static int read_overhead(struct calibration_profile *out, const struct place *place, json_t *object)
 {
     static const char *const phases[] = {"prefill", "decode", NULL};
+    static const char *const with_sequences[] = {"prefill", "decode", "decode_per_sequence", NULL};
     static const char *const keys[] = {"steps", "seconds", NULL};
-    int error = check_keys(place, object, "\"overhead\"", phases);
+    json_t *per_sequence = json_object_get(object, "decode_per_sequence");
+    int error = check_keys(place, object, "\"overhead\"", per_sequence ? with_sequences : phases);
+    error = error || !per_sequence
+                ? error
+                : read_number(&out->overhead_per_seq_s, place, "\"decode_per_sequence\"", per_sequence, 0, 1);
     for (int phase = 0; !error && phase < PHASE_MIXED; phase++) {
         json_t *one = json_object_get(object, phase_name((enum phase)phase));
         error = check_keys(place, one, "\"overhead\"", keys);
@@ -429,4 +438,27 @@ int calibration_load(struct calibration **out, const char *path)
     error = error ? error : calibration_parse(out, text, length, path);
     free(text);
     return error;
+}
+
+int calibration_load_shipped(struct calibration **out, const char **path, const char *device)
+{
+    *out = NULL;
+    for (const struct shipped_calibration *shipped = shipped_calibrations; shipped->path; shipped++) {
+        struct calibration *calibration;
+        int error = calibration_parse(&calibration, (const char *)shipped->text, *shipped->bytes, shipped->path);
+        if (error) {
+            return error;
+        }
+        for (int32_t p = 0; p < calibration->n_profiles && !*out; p++) {
+            *out = strcasecmp(calibration->profiles[p].rates.name, device) == 0 ? calibration : NULL;
+        }
+        if (*out) {
+            if (path) {
+                *path = shipped->path;
+            }
+            return 0;
+        }
+        calibration_free(calibration);
+    }
+    return 0;
 }

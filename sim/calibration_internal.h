@@ -67,3 +67,11 @@ void calibration_take_steps(struct calibration_profile *profiles, struct calibra
 
 // Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, named by the smallest.
 int32_t calibration_level_rows(int32_t rows);
+
+// Calibrations that are compiled in (see sim.cmake); ends with a NULL path.
+struct shipped_calibration {
+    const char *path;
+    const unsigned char *text;    // [*bytes]
+    const size_t *bytes;
+};
+extern const struct shipped_calibration shipped_calibrations[];

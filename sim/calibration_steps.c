@@ -1,9 +1,14 @@
 // sim/calibration_steps.c - what whole steps say: the time outside of stages, and what marking stages cost.
 //
 // On a CPU every step tells its stages, and what is left of it is overhead. A GPU replays most steps whole and one in some
-// with marks between its stages; kernels then follow each other less closely, so that stages add up to more than a step
-// without marks takes. That more, over the number of stages, is what a mark adds: it is taken off each stage, so that
-// stages mean what they take in steps as they are run. Steps are compared with those of one source, size and context.
+// with marks between its stages; kernels then follow each other less closely, so that n stages S of B sequences add up to
+// more than a step W without marks takes:
+//
+//     W = S - n mark + rest + B per_seq
+//
+// Shapes (one source, size and context) give one such equation each. per_seq is the median slope between shapes of one
+// source and context (Theil and Sen), mark the median of what then remains per stage with rest 0, and rest the median of
+// what is left. Marks are taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -39,54 +44,57 @@ static int compare_steps(const void *left, const void *right)
 
 // Steps of one shape: medians of those without stages, and of the sums of those with; seconds.
 struct shape {
-    int64_t n_whole, n_staged;
+    int32_t source, bin, n_seqs;
     double whole_s, stages_s, n_stages;
 };
 
-static struct shape reduce(const struct fit_step *steps, int64_t n, double *scratch)
+// False: the shape was not run both ways.
+static bool reduce(struct shape *out, const struct fit_step *steps, int64_t n, double *scratch)
 {
-    struct shape shape = {0};
+    int64_t n_whole = 0, n_staged = 0;
+    *out = (struct shape){.source = steps->source, .bin = steps->bin, .n_seqs = steps->n_seqs};
     for (int64_t i = 0; i < n; i++) {
         if (steps[i].n_stages == 0) {
-            scratch[shape.n_whole++] = 1e-9 * (double)steps[i].duration_ns;
+            scratch[n_whole++] = 1e-9 * (double)steps[i].duration_ns;
         }
     }
-    shape.whole_s = shape.n_whole > 0 ? median_of(scratch, shape.n_whole) : 0;
+    out->whole_s = n_whole > 0 ? median_of(scratch, n_whole) : 0;
     for (int64_t i = 0; i < n; i++) {
         if (steps[i].n_stages > 0) {
-            shape.n_stages = steps[i].n_stages;    // one plan: the same in all
-            scratch[shape.n_staged++] = 1e-9 * (double)steps[i].stages_ns;
+            out->n_stages = steps[i].n_stages;    // one plan: the same in all
+            scratch[n_staged++] = 1e-9 * (double)steps[i].stages_ns;
         }
     }
-    shape.stages_s = shape.n_staged > 0 ? median_of(scratch, shape.n_staged) : 0;
-    return shape;
+    out->stages_s = n_staged > 0 ? median_of(scratch, n_staged) : 0;
+    return n_whole > 0 && n_staged > 0;
 }
 
-// Calls `see` for each shape among the sorted steps [n] that was run both ways. Returns how many there were.
-static int64_t each_shape(const struct fit_step *steps, int64_t n, double *scratch, double *values,
-                          double (*see)(const struct shape *shape, double mark_s), double mark_s)
+static int64_t find_shapes(struct shape *shapes, const struct fit_step *steps, int64_t n, double *scratch)
 {
     int64_t found = 0;
     for (int64_t begin = 0, end; begin < n; begin = end) {
         for (end = begin + 1; end < n && compare_steps(&steps[begin], &steps[end]) == 0; end++) {
         }
-        struct shape shape = reduce(&steps[begin], end - begin, scratch);
-        if (shape.n_whole > 0 && shape.n_staged > 0) {
-            values[found++] = see(&shape, mark_s);
-        }
+        found += reduce(&shapes[found], &steps[begin], end - begin, scratch);
     }
     return found;
 }
 
-static double mark_of(const struct shape *shape, double unused)
+// The median slope of W - S over the sequences. Bins are the last key of the order: contexts that grow while batches do
+// may change theirs, so that neighbours count too. At most `most` slopes are looked at.
+static double per_sequence(const struct shape *shapes, int64_t n, double *slopes, int64_t most)
 {
-    (void)unused;
-    return (shape->stages_s - shape->whole_s) / shape->n_stages;
-}
-
-static double rest_of(const struct shape *shape, double mark_s)
-{
-    return shape->whole_s - (shape->stages_s - shape->n_stages * mark_s);
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = i + 1; j < n && shapes[j].source == shapes[i].source && found < most; j++) {
+            const struct shape *a = &shapes[i], *b = &shapes[j];
+            if (b->n_seqs > a->n_seqs && b->bin - a->bin <= 2 && a->bin - b->bin <= 2) {
+                slopes[found++] = ((b->whole_s - b->stages_s) - (a->whole_s - a->stages_s)) / (b->n_seqs - a->n_seqs);
+            }
+        }
+    }
+    double slope = found > 0 ? median_of(slopes, found) : 0;
+    return slope > 0 ? slope : 0;
 }
 
 static void unmark(struct calibration_fit *fit, int32_t profile, double mark_s)
@@ -120,18 +128,28 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
 {
     enum phase phase = steps->phase;
     double *values = scratch + fit->n_steps;
-    int64_t shapes = each_shape(steps, n, scratch, values, mark_of, 0);
-    if (shapes == 0) {
+    struct shape *shapes = calloc((size_t)n, sizeof *shapes);
+    int64_t n_shapes = shapes ? find_shapes(shapes, steps, n, scratch) : 0;
+    if (n_shapes == 0) {
         profile->overhead_s[phase] = overhead_of(steps, n, scratch, &profile->n_steps[phase]);
+        free(shapes);
         return;
     }
-    double mark_s = median_of(values, shapes);
+    double per_seq_s = per_sequence(shapes, n_shapes, values, fit->n_steps);
+    for (int64_t i = 0; i < n_shapes; i++) {
+        values[i] = (shapes[i].stages_s - shapes[i].whole_s + shapes[i].n_seqs * per_seq_s) / shapes[i].n_stages;
+    }
+    double mark_s = median_of(values, n_shapes);
     mark_s = mark_s > 0 ? mark_s : 0;
-    shapes = each_shape(steps, n, scratch, values, rest_of, mark_s);
-    double rest_s = median_of(values, shapes);
+    for (int64_t i = 0; i < n_shapes; i++) {
+        values[i] = shapes[i].whole_s - (shapes[i].stages_s - shapes[i].n_stages * mark_s) - shapes[i].n_seqs * per_seq_s;
+    }
+    double rest_s = median_of(values, n_shapes);
+    free(shapes);
     unmark(fit, steps->profile, mark_s);
     profile->mark_s = mark_s;
     profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
+    profile->overhead_per_seq_s = per_seq_s;
     profile->n_steps[phase] = n;
 }
 

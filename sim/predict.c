@@ -167,7 +167,11 @@ static void add(struct stage_prediction *sum, double *under, const struct stage_
 double predict_overhead_s(const struct predict_pass *pass)
 {
     const struct calibration_profile *profile = pass->device->calibration;
-    return profile ? profile->overhead_s[pass->chunked ? PHASE_PREFILL : PHASE_DECODE] : 0;
+    if (!profile) {
+        return 0;
+    }
+    return pass->chunked ? profile->overhead_s[PHASE_PREFILL]
+                         : profile->overhead_s[PHASE_DECODE] + profile->overhead_per_seq_s * (double)pass->new_rows;
 }
 
 // Bytes that each device of a group sends, and how many collectives that takes.
@@ -214,7 +218,7 @@ static void add_overhead(struct stage_prediction *host, const struct predict_pas
 {
     const struct calibration_profile *profile = pass->device->calibration;
     enum phase phase = pass->chunked ? PHASE_PREFILL : PHASE_DECODE;
-    host->seconds += profile->overhead_s[phase];
+    host->seconds += predict_overhead_s(pass);
     host->bound = BOUND_LATENCY;
     host->provenance = profile->n_steps[phase] == 0 ? PROVENANCE_ROOFLINE
                        : foreign(pass->device)      ? PROVENANCE_EXTRAPOLATED

@@ -1,4 +1,6 @@
 // tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off.
+#include <unistd.h>
+
 #include "tests/check.h"
 #include "sim/calibration.h"
 
@@ -10,13 +12,15 @@ static double true_s(int64_t bytes)
     return LAUNCH_S + (double)bytes / BYTES_PER_S;
 }
 
+static double per_seq_s;    // outside of stages, for each sequence
+
 // Steps of a batch, one in EVERY with marks that add mark_s to each stage; `beside_s` passes outside of stages.
 static void tell_batch(const struct sample_sink *sink, int64_t *step, int32_t n_seqs, int32_t context, double mark_s,
                        double beside_s, bool all_marked)
 {
     for (int32_t r = 0; r < REPEATS * EVERY; r++, (*step)++) {
         bool marked = all_marked || r % EVERY == 0;
-        double whole_s = beside_s;
+        double whole_s = beside_s + n_seqs * per_seq_s;
         for (int32_t layer = 0; layer < N_LAYERS; layer++) {
             int64_t bytes[2] = {100000 * (int64_t)n_seqs * context, 200000000};
             for (int part = 0; part < 2; part++) {
@@ -52,9 +56,10 @@ static struct calibration *calibrate(double mark_s, double beside_s, bool all_ma
 {
     struct calibration_fit *fit = NULL;
     struct calibration *calibration = NULL;
-    struct device rates = {.name = "gpu", .bytes_per_s = {.value = BYTES_PER_S}};
-    rates.flops_per_s[DTYPE_F32].value = 1e15;
-    struct sample_source source = {.graph = graph, .threads = 1, .n_layers = N_LAYERS};
+    struct device rates = {.name = "gpu", .bytes_per_s = {BYTES_PER_S, PROVENANCE_MEASURED, "made up"}};
+    rates.flops_per_s[DTYPE_F32] = (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
+    struct sample_source source = {.graph = graph, .threads = 1, .n_layers = N_LAYERS, .device = "gpu", .model = "m",
+                                   .method = "dense"};
     strcpy(source.backend, "cuda");
     CHECK(calibration_fit_open(&fit) == 0);
     struct sample_sink sink = calibration_fit_sink(fit);
@@ -83,11 +88,24 @@ static double predicted_s(const struct calibration *calibration, enum stage stag
 static void test_marks(void)
 {
     double mark_s = 1e-6 * (1 + 4 * check_uniform());
+    per_seq_s = 1e-6 * (1 + check_uniform());
     struct calibration *calibration = calibrate(mark_s, 0, false, true);
     const struct calibration_profile *profile = &calibration->profiles[0];
     CHECK_MESSAGE(fabs(profile->mark_s / mark_s - 1) <= 0.05, "a mark: %g us, truly %g", 1e6 * profile->mark_s,
                   1e6 * mark_s);
     CHECK(fabs(profile->overhead_s[PHASE_DECODE]) <= 1e-6 && profile->n_steps[PHASE_DECODE] > 0);
+    CHECK_MESSAGE(fabs(profile->overhead_per_seq_s / per_seq_s - 1) <= 0.25, "per sequence: %g us, truly %g",
+                  1e6 * profile->overhead_per_seq_s, 1e6 * per_seq_s);
+    per_seq_s = 0;
+    // A file keeps it to the last bit.
+    struct calibration *again = NULL;
+    char path[] = "/tmp/test_calibration_steps_XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && close(fd) == 0 && calibration_save(calibration, path) == 0 && calibration_load(&again, path) == 0);
+    CHECK(again && again->profiles[0].overhead_per_seq_s >= profile->overhead_per_seq_s &&
+          again->profiles[0].overhead_per_seq_s <= profile->overhead_per_seq_s);
+    calibration_free(again);
+    unlink(path);
     CHECK(find_curve(profile, STAGE_ATTENTION)->calibrated.median <= 0.05);
     for (int32_t n_seqs = 1; n_seqs <= 8; n_seqs *= 2) {
         int64_t bytes = 100000 * (int64_t)n_seqs * 2048;
@@ -116,9 +134,23 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
+// What comes with the program can be read, knows the device that it is for, and no other.
+static void test_shipped(void)
+{
+    struct calibration *calibration;
+    const char *path = NULL;
+    CHECK(calibration_load_shipped(&calibration, &path, "H100-SXM") == 0 && calibration && path);
+    if (calibration) {
+        CHECK(calibration->profiles[0].n_curves > 10 && calibration->profiles[0].n_steps[PHASE_DECODE] > 1000);
+        calibration_free(calibration);
+    }
+    CHECK(calibration_load_shipped(&calibration, NULL, "no such device") == 0 && !calibration);
+}
+
 int main(void)
 {
     check_begin();
+    test_shipped();
     test_marks();
     test_overhead();
     return check_end();

@@ -3,8 +3,11 @@
 // bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by (both
 // as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one context, or
 // one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step is the median
-// of the steps that told none, where a GPU replays them whole (marks slow a step down), else of all. Errors are
-// |predicted / measured - 1|, of the bare roofline and calibrated. Appends to --results.
+// of the steps that told none, where a GPU replays them whole, else of all. What marks add to the stages of a replayed
+// step (sim/calibration_steps.c) is taken off the measured ones too. Prompts are run once, and a shape's first run also
+// chooses kernels: a prompt's stages are "undisturbed", as many times their median as they have layers and parts of that
+// size; its step as it was run is a level of its own. Errors are |predicted / measured - 1|, of the bare roofline and
+// calibrated. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +21,7 @@
 #include "sim/predict.h"
 #include "traces/trace.h"
 
-enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024 };
+enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024, MAX_SAMPLES = 4096 };
 
 struct datum {
     int32_t plan;
@@ -27,6 +30,7 @@ struct datum {
     bool ends;                               // a prompt's last chunk: its row leaves logits
     int32_t n_whole, n_staged;
     double whole_s[MAX_STEPS], staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];
+    int32_t parts[STAGE_COUNT];              // samples of a stage in one step
 };
 
 struct bench {
@@ -38,8 +42,9 @@ struct bench {
     struct sample_source source;
     struct datum *data;                      // [n_data], owned
     int32_t n_data;
-    double pending_s[STAGE_COUNT];
-    bool pending, pending_head;
+    struct stage_sample *pending;            // [n_pending] of the step that is told, owned
+    int32_t n_pending;
+    double mark_s;
 };
 
 static int compare_doubles(const void *left, const void *right)
@@ -79,9 +84,44 @@ static void on_source(void *user, const struct sample_source *source)
 static void on_stage(void *user, const struct stage_sample *sample)
 {
     struct bench *bench = user;
-    bench->pending = true;
-    bench->pending_head = bench->pending_head || sample->stage == STAGE_HEAD;
-    bench->pending_s[sample->stage] += 1e-9 * (double)sample->duration_ns;
+    if (bench->n_pending < MAX_SAMPLES) {
+        bench->pending[bench->n_pending++] = *sample;
+    }
+}
+
+static int by_size(const void *left, const void *right)
+{
+    const struct stage_sample *a = left, *b = right;
+    const int64_t x[] = {a->stage, a->n_tokens, a->bytes, a->flops, a->duration_ns};
+    const int64_t y[] = {b->stage, b->n_tokens, b->bytes, b->flops, b->duration_ns};
+    for (int i = 0; i < 5; i++) {
+        if (x[i] != y[i]) {
+            return x[i] < y[i] ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+// Sums of the step's stages; of a prompt undisturbed.
+static void sum_stages(struct bench *bench, struct datum *datum)
+{
+    int32_t at = datum->n_staged, n = bench->n_pending;
+    struct stage_sample *samples = bench->pending;
+    memset(datum->parts, 0, sizeof datum->parts);
+    qsort(samples, (size_t)n, sizeof *samples, by_size);
+    for (int32_t begin = 0, end; begin < n; begin = end) {
+        const struct stage_sample *first = &samples[begin];
+        double sum_s = 0;
+        for (end = begin; end < n && samples[end].stage == first->stage && samples[end].n_tokens == first->n_tokens &&
+                          samples[end].bytes == first->bytes && samples[end].flops == first->flops;
+             end++) {
+            sum_s += 1e-9 * (double)samples[end].duration_ns;
+        }
+        double middle_s = 0.5e-9 * (double)(samples[(begin + end - 1) / 2].duration_ns + samples[(begin + end) / 2].duration_ns);
+        datum->stages_s[first->stage][at] += datum->phase == PHASE_DECODE ? sum_s : (end - begin) * middle_s;
+        datum->parts[first->stage] += end - begin;
+        datum->ends = datum->ends || first->stage == STAGE_HEAD;
+    }
 }
 
 // A context that grows by some tokens is the same one.
@@ -114,17 +154,13 @@ static void on_step(void *user, const struct step_sample *sample)
     bool usable = bench->of_source >= 0 && sample->phase != PHASE_MIXED && sample->n_seqs > 0 && sample->n_seqs <= MAX_SEQS;
     struct datum *datum = usable ? find_datum(bench, sample) : NULL;
     double seconds = 1e-9 * (double)sample->duration_ns;
-    if (datum && !bench->pending && datum->n_whole < MAX_STEPS) {
+    if (datum && bench->n_pending == 0 && datum->n_whole < MAX_STEPS) {
         datum->whole_s[datum->n_whole++] = seconds;
-    } else if (datum && bench->pending && datum->n_staged < MAX_STEPS) {
-        datum->ends = datum->ends || bench->pending_head;
-        for (int s = 0; s < STAGE_COUNT; s++) {
-            datum->stages_s[s][datum->n_staged] = bench->pending_s[s];
-        }
+    } else if (datum && bench->n_pending > 0 && datum->n_staged < MAX_STEPS) {
+        sum_stages(bench, datum);
         datum->staged_s[datum->n_staged++] = seconds;
     }
-    memset(bench->pending_s, 0, sizeof bench->pending_s);
-    bench->pending = bench->pending_head = false;
+    bench->n_pending = 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -135,8 +171,9 @@ struct errors {
     int32_t n;
 };
 
-enum { STEP_DECODE, STEP_PREFILL, STEP_ALL, STAGE_ALL, STAGE_LARGE, LEVELS };
-static const char *const level_names[LEVELS] = {"step.decode", "step.prefill", "step", "stage", "stage_over_1_percent"};
+enum { STEP_DECODE, STEP_PREFILL, STEP_UNDISTURBED, STEP_ALL, STAGE_ALL, STAGE_LARGE, LEVELS };
+static const char *const level_names[LEVELS] = {"step.decode", "step.prefill", "step.prefill_undisturbed",
+                                                "step_undisturbed", "stage", "stage_over_1_percent"};
 static struct errors errors[LEVELS][2];    // [roofline, calibrated]
 
 static void note(int level, int mode, double predicted, double measured)
@@ -163,10 +200,10 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
     double whole_s = datum->n_whole > 0 ? median_of(datum->whole_s, datum->n_whole)
                                         : median_of(datum->staged_s, datum->n_staged);
     double staged_s = 0;
-    note(STEP_ALL, mode, step.seconds, whole_s);
-    note(datum->phase == PHASE_DECODE ? STEP_DECODE : STEP_PREFILL, mode, step.seconds, whole_s);
+    bool decode = datum->phase == PHASE_DECODE, marked = decode && datum->n_whole > 0;
     for (int s = 0; s < STAGE_HOST && datum->n_staged > 0; s++) {
         double measured_s = median_of(datum->stages_s[s], datum->n_staged), predicted_s = step.stages[s].seconds;
+        measured_s -= marked ? bench->mark_s * datum->parts[s] : 0;
         staged_s += measured_s;
         if (predicted_s > 0 && measured_s > 0) {
             note(STAGE_ALL, mode, predicted_s, measured_s);
@@ -179,10 +216,16 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
             }
         }
     }
+    double undisturbed_s = decode ? whole_s : staged_s + (whole_s - median_of(datum->staged_s, datum->n_staged));
+    note(decode ? STEP_DECODE : STEP_PREFILL, mode, step.seconds, whole_s);
+    note(STEP_ALL, mode, step.seconds, undisturbed_s);
+    if (!decode) {
+        note(STEP_UNDISTURBED, mode, step.seconds, undisturbed_s);
+    }
     if (bench->each) {
         printf("%-10s %-8s %3d x %4d rows, context %6d: step %9.3f ms (its stages %9.3f), %-10s %9.3f ms, %+6.1f%%\n",
                plan->method, phase_name(datum->phase), datum->n_seqs, rows, datum->context_tokens, 1e3 * whole_s,
-               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds, 100 * (step.seconds / whole_s - 1));
+               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds, 100 * (step.seconds / undisturbed_s - 1));
     }
     return 0;
 }
@@ -197,7 +240,7 @@ static void report(const struct bench *bench, int level, int mode, FILE *results
     double median = 50 * (of->values[(of->n - 1) / 2] + of->values[of->n / 2]);
     double p95 = 100 * of->values[(int32_t)ceil(0.95 * of->n) - 1];
     const char *mode_name = mode ? "calibrated" : "roofline";
-    printf("%-22s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
+    printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
     char methods[128] = "", date[32];
     time_t now = time(NULL);
     struct tm utc;
@@ -246,7 +289,8 @@ static int run(struct bench *bench)
     struct calibration *calibration = NULL;
     struct sample_sink sink = {.user = bench, .source = on_source, .stage = on_stage, .step = on_step};
     bench->data = calloc(MAX_DATA, sizeof *bench->data);
-    int error = bench->data ? 0 : status_fail(-ENOMEM, "no memory for the data");
+    bench->pending = calloc(MAX_SAMPLES, sizeof *bench->pending);
+    int error = bench->data && bench->pending ? 0 : status_fail(-ENOMEM, "no memory for the data");
     if (!error && (bench->fit_paths.n == 0 || bench->held_paths.n == 0 || !bench->device_name)) {
         error = status_fail(-EINVAL, "expected --fit TRACE, --held TRACE (each may come several times) and --device-name");
     }
@@ -258,6 +302,7 @@ static int run(struct bench *bench)
     if (!error) {
         calibrated = device;
         calibrated.calibration = &calibration->profiles[0];
+        bench->mark_s = calibration->profiles[0].mark_s;
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
         error = judge(bench, &bench->data[i], &device, 0);
@@ -274,6 +319,7 @@ static int run(struct bench *bench)
     error = error || !bench->save ? error : calibration_save(calibration, bench->save);
     calibration_free(calibration);
     free(bench->data);
+    free(bench->pending);
     return error;
 }
 
