@@ -274,7 +274,8 @@ void bench_fill_bounds(struct bench *b, const struct bound_view bounds[2])
     int64_t page_floats = bounds[0].page_stride / 4;
     for (int64_t i = 0; i < bytes / 4; i++) {
         bool high = i % page_floats / width % 2;
-        host[i] = high ? host[i - width] + fabsf(check_normal()) : check_normal();
+        float value = high ? host[i - width] + fabsf(check_normal()) : check_normal();
+        host[i] = bf16_to_f32(f32_to_bf16(value));    // an element of a key
     }
     for (int side = 0; side < 2; side++) {
         bench_must(b->backend[side]->upload(b->context[side], bounds[side].data, host, bytes));

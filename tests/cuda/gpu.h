@@ -56,6 +56,7 @@ int test_attention(void);
 int test_prefill_attention(void);
 int test_prefill_selected(void);
 int test_index(void);
+int test_page_bound(void);
 int test_top_k(void);
 int test_top_k_rows(void);
 void gpu_begin(void);    // seeds the helpers

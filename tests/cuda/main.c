@@ -12,7 +12,8 @@ int main(int argc, char **argv)
         int (*run)(void);
     } tests[] = {{"linear", test_linear}, {"elementwise", test_elementwise}, {"attention", test_attention},
                  {"prefill_attention", test_prefill_attention}, {"prefill_selected", test_prefill_selected},
-                 {"index", test_index}, {"top_k", test_top_k}, {"top_k_rows", test_top_k_rows}};
+                 {"index", test_index}, {"page_bound", test_page_bound}, {"top_k", test_top_k},
+                 {"top_k_rows", test_top_k_rows}};
     int devices = 0, failed = 0;
     gpu_begin();
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
