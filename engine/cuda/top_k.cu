@@ -14,10 +14,10 @@
 // blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. 32 rows are two waves: clusters of 8 run 30 at once.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/top_k_keys.cuh"
 #include "engine/cuda/top_k_rows.cuh"
 
 enum {
-    BINS = 256,
     FEW = 1024,                    // scores of a bin that are ranked directly
     RUN = 4,                       // neighbouring scores of a lane: one load
     CACHE_BYTES = 64 << 10         // of keys in shared memory: two blocks fit a multiprocessor
@@ -33,16 +33,9 @@ struct top_k_shared {
     uint4 bound[WIDEST_CLUSTER];   // least group maximum, maximum, groups: of each block
     uint32_t warp_low[32], warp_high[32], warp_groups[32];
     uint2 scan[32];
-    uint32_t answer[4];
+    uint32_t answer[3];
     uint32_t above[WIDEST_CLUSTER], equal[WIDEST_CLUSTER];    // scores of each block above the last bin, and in it
 };
-
-// Order-preserving: a < b as floats <=> key(a) < key(b) as integers. -0 is first made +0: they are equal scores.
-static __device__ __forceinline__ uint32_t key_of(float score)
-{
-    uint32_t bits = __float_as_uint(score + 0.0f);
-    return bits ^ (uint32_t)((int32_t)bits >> 31 | 0x80000000);
-}
 
 // One warp's part of the row: units [first, end), in pieces of KEYS per lane. Lane l holds in place i of a piece the
 // unit number i / RUN * 32 * RUN + l * RUN + i % RUN of it.
@@ -164,7 +157,7 @@ static __device__ __forceinline__ void send_bins(const top_k_shared &sh, uint4 *
 
 // Sums the blocks' counts, finds the bin where the k-th best lies, and adds what each block has above it to sh.above.
 // answer: bin, scores above it, scores in it.
-static __device__ __forceinline__ void find_bin(top_k_shared &sh, const uint32_t *inbox, int blocks, uint32_t k)
+static __device__ __forceinline__ void join_bins(top_k_shared &sh, const uint32_t *inbox, int blocks, uint32_t k)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     if (threadIdx.x < BINS) {
@@ -177,31 +170,7 @@ static __device__ __forceinline__ void find_bin(top_k_shared &sh, const uint32_t
     }
     __syncthreads();
     if (warp == 0) {
-        // Lane i owns the bins [255 - 8i - 7, 255 - 8i]: from the highest down.
-        const int top = BINS - 1 - lane * 8;
-        uint32_t count[8], sum = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            count[i] = sh.total[top - i];
-            sum += count[i];
-        }
-        uint32_t through = sum;
-        for (int i = 1; i < 32; i *= 2) {
-            uint32_t other = __shfl_up_sync(FULL_MASK, through, i);
-            through += lane >= i ? other : 0;
-        }
-        uint32_t above = through - sum;
-        if (above < k && k <= through) {
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                if (above < k && k <= above + count[i]) {
-                    sh.answer[0] = (uint32_t)(top - i);
-                    sh.answer[1] = above;
-                    sh.answer[2] = count[i];
-                }
-                above += count[i];
-            }
-        }
+        find_bin(sh.total, k, sh.answer);
     }
     __syncthreads();
     for (int block = warp; block < blocks; block += blockDim.x / 32) {
@@ -405,7 +374,7 @@ static __device__ __forceinline__ void find_value(const warp_part &w, uint32_t (
         __syncthreads();
         send_bins(sh, (uint4 *)received, rank, blocks);
         exchange(blocks);
-        find_bin(sh, received, blocks, k);
+        join_bins(sh, received, blocks, k);
         uint32_t bin = sh.answer[0], inside = sh.answer[2];
         k -= sh.answer[1];
         low += bin << shift;

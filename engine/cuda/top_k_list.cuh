@@ -1,14 +1,8 @@
-// engine/cuda/top_k_list.cuh - one list of scores to select from, and its keys.
+// engine/cuda/top_k_list.cuh - one list of scores to select from.
 #pragma once
 
+#include "engine/cuda/top_k_keys.cuh"
 #include "engine/cuda/top_k_rows.cuh"
-
-// Order-preserving: a < b as floats <=> key(a) < key(b) as integers. -0 is first made +0: they are equal scores.
-static __device__ __forceinline__ uint32_t key_of(float score)
-{
-    uint32_t bits = __float_as_uint(score + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 struct list {
     const float *scores;

@@ -14,7 +14,6 @@
 enum {
     THREADS = 256,
     WARPS = THREADS / 32,
-    BINS = 256,
     MAX_RUNS = 8192,
     LONGEST_RUN = 7,    // log2: a warp's float4 loads
     KEPT = 512,         // scores that a warp keeps: more than twice what evenly spread ones need for k = 2048
@@ -183,35 +182,6 @@ static __device__ __forceinline__ void count_bins(const Source &source, uint32_t
             }
         }
     });
-}
-
-// One warp: the bin where the k-th largest lies. answer: bin, keys above it, keys in it.
-static __device__ void find_bin(const uint32_t *bins, uint32_t k, uint32_t (&answer)[3])
-{
-    const int lane = threadIdx.x, top = BINS - 1 - lane * 8;    // lane i owns eight bins, from the highest down
-    uint32_t count[8], sum = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        count[i] = bins[top - i];
-        sum += count[i];
-    }
-    uint32_t through = sum;
-    for (int i = 1; i < 32; i *= 2) {
-        uint32_t other = __shfl_up_sync(FULL_MASK, through, i);
-        through += lane >= i ? other : 0;
-    }
-    uint32_t above = through - sum;
-    if (above < k && k <= through) {
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            if (above < k && k <= above + count[i]) {
-                answer[0] = (uint32_t)(top - i);
-                answer[1] = above;
-                answer[2] = count[i];
-            }
-            above += count[i];
-        }
-    }
 }
 
 struct interval {
@@ -439,7 +409,8 @@ bool top_k_rows_fit(const top_k_params &p)
 {
     const int64_t lists = (int64_t)p.n * p.sets;
     const bool aligned = p.stride % 4 == 0 && (uintptr_t)p.scores % 16 == 0;
-    return lists >= TOP_K_ROWS && (p.max_units <= SHORTEST_LONG || (aligned && p.max_units <= MAX_RUNS << LONGEST_RUN));
+    return p.max_units <= SHORTEST_LONG ? lists >= TOP_K_SHORT
+                                        : lists >= TOP_K_ROWS && aligned && p.max_units <= MAX_RUNS << LONGEST_RUN;
 }
 
 int top_k_rows_launch(const top_k_params &p, cudaStream_t stream)

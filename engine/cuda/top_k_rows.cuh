@@ -5,7 +5,8 @@
 #include "engine/cuda/kernels.h"
 
 enum {
-    TOP_K_ROWS = 64,        // fewer lists leave multiprocessors to clusters of blocks
+    TOP_K_ROWS = 64,        // fewer long lists leave multiprocessors to clusters of blocks
+    TOP_K_SHORT = 1024,     // fewer short lists take two turns of a block each at most: sooner done than by a warp each
     SHORTEST_LONG = 1024    // units: lists up to this fit the registers of a warp
 };
 
