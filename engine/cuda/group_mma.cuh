@@ -63,6 +63,20 @@ static __device__ __forceinline__ void group_mma_bf16(float (&c)[16][4], uint64_
 #endif
 }
 
+// The same with A in registers (laid out as for m16n8k16) and B [64][16].
+static __device__ __forceinline__ void group_mma_bf16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool add)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("{\n .reg .pred add;\n setp.ne.b32 add, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGISTERS_32
+                 "}, {%32,%33,%34,%35}, %36, add, 1, 1, 0;\n}"
+                 : ACCUMULATORS_8(c, 0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+#else
+    __trap();
+#endif
+}
+
 // c += A * B over 16 rows of B: A [64][16] in registers (laid out as for m16n8k16), B [16][16, 32, 64 or 128] by rows.
 #define GROUP_MMA_BY_ROWS(TILES, COLUMNS, REGISTERS, ACCUMULATORS, A0, A1, A2, A3, B)                                  \
     static __device__ __forceinline__ void group_mma_bf16_by_rows(float(&c)[TILES][4], const uint32_t(&a)[4],          \

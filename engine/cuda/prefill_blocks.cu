@@ -295,7 +295,7 @@ static __device__ __forceinline__ void attend_product(const block_arguments &a, 
         pair[i] = row < a.s.tile_rows && at < w.n ? w.pairs[at] : -1;
         last[i] = pair[i] >= 0 ? a.p.rows.position[row_of(a, pair[i])] - w.first : BLOCK_TOKENS;
     }
-    float m[2], l[2], out[HD / 8][4];
+    float m[2], l[2];
     uint32_t p[BLOCK_TOKENS / 16][4];
     {
         float c[BLOCK_TOKENS / 8][4];
@@ -303,7 +303,7 @@ static __device__ __forceinline__ void attend_product(const block_arguments &a, 
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
             group_mma_bf16(c, tile_descriptor(queries + k / 4 * 64 * 128 + k % 4 * 32, 64),
-                           tile_descriptor(keys + k / 4 * BLOCK_TOKENS * 128 + k % 4 * 32, BLOCK_TOKENS), k == 0);
+                           tile_descriptor(keys + k / 4 * BLOCK_TOKENS * 128 + k % 4 * 32, BLOCK_TOKENS), k > 0);
         }
         group_mma_end();
         asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");    // all four warps have read the queries
@@ -312,10 +312,11 @@ static __device__ __forceinline__ void attend_product(const block_arguments &a, 
         }
         softmax_block(c, last, scale, m, l, p);
     }
+    float out[HD / 8][4] = {};
     group_mma_begin();
 #pragma unroll
     for (int k = 0; k < BLOCK_TOKENS / 16; k++) {
-        group_mma_bf16<1>(out, p[k], tile_descriptor(values + k * 16 * 128, BLOCK_TOKENS), k == 0);
+        group_mma_bf16_by_rows(out, p[k], tile_descriptor(values + k * 16 * 128, BLOCK_TOKENS));
     }
     group_mma_end();
     for (int i = 0; i < 2; i++) {

@@ -356,14 +356,14 @@ static __device__ void attend_union(const tile_arguments &a, int first, int rows
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
             uint32_t at = keys + k / 4 * TILE_TOKENS * 128 + k % 4 * 32;
-            group_mma_bf16<0>(c, q[k], tile_descriptor(at, TILE_TOKENS), k == 0);
+            group_mma_bf16(c, q[k], tile_descriptor(at, TILE_TOKENS), k > 0);
         }
         group_mma_end();
         softmax_tile<HD>(s, c, (const uint32_t *)(masks + stage * TILE_TOKENS), bit, scale, p);
         group_mma_begin();
 #pragma unroll
         for (int k = 0; k < TILE_TOKENS / 16; k++) {
-            group_mma_bf16<1>(s.out, p[k], tile_descriptor(values + k * 16 * 128, TILE_TOKENS), false);
+            group_mma_bf16_by_rows(s.out, p[k], tile_descriptor(values + k * 16 * 128, TILE_TOKENS));
         }
         group_mma_end();
         if (threadIdx.x % 32 == 0) {

@@ -1,12 +1,12 @@
 // engine/cuda/prefill_selected.cuh - what the two kernels of selected prefill attention share: the cut of a row's
-// heads, bf16 products of a warpgroup, and the layout of keys and values in shared memory that these products read.
+// heads, and the layout of keys and values in shared memory that a warp group's products read.
 //
 // A product has 64 rows: the query heads of one KV head of several prompt rows (12 rows of 5 heads). Keys and values
 // lie as [head_dim / 64][tokens][128 bytes], the 16-byte chunks of each 128 bytes exchanged as the hardware's
 // 128-byte swizzle wants them: chunk c of token t is found at c ^ (t % 8).
 #pragma once
 
-#include "engine/cuda/device.cuh"
+#include "engine/cuda/group_mma.cuh"
 #include "engine/cuda/kernels.h"
 
 // How the heads of a row are cut. A part is what one block attends for: one KV head, or fewer query heads of it where
@@ -64,64 +64,3 @@ static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, int
     const uint64_t swizzle_128 = 1ull << 62, eight_rows = (uint64_t)(1024 / 16) << 32;
     return swizzle_128 | eight_rows | (uint64_t)(tokens * 128 / 16) << 16 | (address >> 4 & 0x3fff);
 }
-
-#define SUMS(i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-
-// Four warps multiply their 64 rows of A (registers, laid out as for m16n8k16) with B in shared memory, 16 terms of
-// each sum. TRANSPOSED: the terms are the rows of B, not its columns. Starts from zero if `first`; waiting is up to
-// the caller.
-template <int TRANSPOSED>
-static __device__ __forceinline__ void group_mma_bf16(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool first)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("{\n .reg .pred add;\n setp.eq.b32 add, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-                 "{%32,%33,%34,%35}, %36, add, 1, 1, %38;\n}"
-                 : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)first), "n"(TRANSPOSED));
-#else
-    __trap();
-#endif
-}
-
-template <int TRANSPOSED>
-static __device__ __forceinline__ void group_mma_bf16(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool first)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("{\n .reg .pred add;\n setp.eq.b32 add, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-                 "{%64,%65,%66,%67}, %68, add, 1, 1, %70;\n}"
-                 : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7),
-                   SUMS(8), SUMS(9), SUMS(10), SUMS(11), SUMS(12), SUMS(13), SUMS(14), SUMS(15)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)first), "n"(TRANSPOSED));
-#else
-    __trap();
-#endif
-}
-
-// The same with A in shared memory.
-static __device__ __forceinline__ void group_mma_bf16(float (&c)[16][4], uint64_t a, uint64_t b, bool first)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("{\n .reg .pred add;\n setp.eq.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
-                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, "
-                 "%64, %65, add, 1, 1, 0, 0;\n}"
-                 : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7),
-                   SUMS(8), SUMS(9), SUMS(10), SUMS(11), SUMS(12), SUMS(13), SUMS(14), SUMS(15)
-                 : "l"(a), "l"(b), "r"((int)first));
-#else
-    __trap();
-#endif
-}
-
-#undef SUMS
