@@ -11,10 +11,14 @@
 // Blocks are of 8 warps, one per multiprocessor, or of 4, three per multiprocessor: whichever brings more warps to an
 // item. Sums run in the order of warps and blocks: the same shape on the same chip gives the same bits.
 //
-// Measured on an H100 (3.1 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows; in brackets the
-// kernel of attention_all.cu, which did this before: 2048 selected tokens 7.9 / 19.6 / 56.5 us (10.7 / 22.9 / 60.9), 16
-// blocks of 128 for each KV head 8.0 / 19.2 / 54.4 us (13.0 / 24.1 / 63.3), window of 512 5.9 / 8.9 / 16.9 us (9.3 / 11.5
-// / 22.1).
+// In a decode step the window's rows are finished on the way: q and the row's own key, as the projection left them, are
+// normed and turned, and the key and value kept in the ring. Where params.early allows it, a warp's first keys and
+// values are under way before q is there.
+//
+// Measured on an H100 (3.1 TB/s), 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: 2048 selected tokens
+// 7.6 / 18.6 / 53.8 us, window of 512 5.4 / 8.4 / 16.5 us; before this version, 16 blocks of 128 for each KV head
+// 8.0 / 19.2 / 54.4 us. The kernel of attention_all.cu, which did this once: 10.7 / 22.9 / 60.9, 9.3 / 11.5 / 22.1,
+// 13.0 / 24.1 / 63.3 us.
 #include "engine/cuda/attend_tile.cuh"
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/cluster.cuh"
@@ -338,7 +342,7 @@ template <int HD, int HALVES> static int block_memory_bytes(const attend_shape &
     return warps * (warp_bytes<HD, HALVES>(s.group) + s.group * 8) + s.cluster * s.share * 24;
 }
 
-// Merges the states of the warps, then of the blocks, and stores the block's share. Every thread of the cluster calls it.
+// Merges the states of the warps, then of the blocks, and stores the block's share. Every thread of the cluster calls.
 template <int HD, int HALVES, int WARPS>
 static __device__ __forceinline__ void join(const attend_arguments &a, const block_memory &memory, int item, int rank)
 {

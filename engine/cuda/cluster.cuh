@@ -1,9 +1,10 @@
 // engine/cuda/cluster.cuh - blocks that write into each other's shared memory: barriers, stores, launch limits.
 //
-// The protocol that kernels here follow is push only: a block writes into its peers, a barrier, everybody reads its own
-// memory. Nobody reads a peer, so a block may end after the last barrier without waiting for the others; the first push
-// needs a barrier before it, which says that the peers have begun. Memory that is written again takes two buffers: a
-// peer still reads the one while the other fills, and two barriers lie between two uses of the same.
+// The protocol that all kernels but the linear one follow is push only: a block writes into its peers, a barrier,
+// everybody reads its own memory. Nobody reads a peer, so a block may end after the last barrier without waiting for
+// the others; the first push needs a barrier before it, which says that the peers have begun. Memory that is written
+// again takes two buffers: a peer still reads the one while the other fills, and two barriers lie between two uses of
+// the same.
 #pragma once
 
 #include "engine/cuda/device.cuh"
@@ -87,28 +88,6 @@ static __device__ __forceinline__ void push(uint32_t peer, uint4 v)
 #if __CUDA_ARCH__ >= 900
     asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(peer), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                  : "memory");
-#endif
-}
-
-// 4 bytes that the peer's barrier counts as they arrive: the peer waits for them and for nothing else.
-static __device__ __forceinline__ void push_counted(uint32_t peer, float value, uint32_t peer_barrier)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(peer),
-                 "r"(__float_as_uint(value)), "r"(peer_barrier)
-                 : "memory");
-#endif
-}
-
-// barrier_wait for what peers have pushed.
-static __device__ __forceinline__ void barrier_wait_for_peers(uint32_t barrier, uint32_t parity)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{\n .reg .pred done;\n again:\n mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-        " @done bra.uni out;\n bra.uni again;\n out:\n }" ::"r"(barrier),
-        "r"(parity)
-        : "memory");
 #endif
 }
 

@@ -10,7 +10,8 @@
 // added, 16.0 / 16.3 / 16.5 / 17.6 / 19.5. A layer's four products in a chain, 47.5 us of reading: 57.5 / 58.1 / 59.3 /
 // 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere. Sums sent to their owner's barrier instead of
 // fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 /
-// 93.5.
+// 93.5. Rings of a half or a third, so that blocks of the next product live beside these: 65.1 / 65.9 / 78.1 at 1 / 8 /
+// 32 rows, and 63.5 / 64.8 / 71.2.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"

@@ -1,4 +1,4 @@
-// engine/cuda/top_k_keys.cuh - what all selections share: scores as integers of the same order, and counts of them by bins.
+// engine/cuda/top_k_keys.cuh - what selections share: scores as integers of the same order, counts by bins.
 #pragma once
 
 #include "engine/cuda/device.cuh"
