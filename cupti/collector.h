@@ -18,7 +18,8 @@ enum collector_source {
     COLLECTOR_GRAPHS,       // as COLLECTOR_CPU_CLOCK, and by CUPTI each launch of a recorded step and each kernel of others
 };
 
-// The last two: before the engine is opened, one at a time per process. -ENODEV: no CUPTI here; -EBUSY: another tool has it;
+// The last two: open from before the engine is until it is closed, one at a time per process (CUPTI 13.0 ends a process that
+// launches a graph which was recorded while it looked otherwise). -ENODEV: no CUPTI here; -EBUSY: another tool has it;
 // -ENOTSUP: it refuses. status_text says who or why; one of the others is then as good as can be had.
 int collector_open(struct collector **out, enum collector_source source, const struct sample_sink *sink);
 void collector_close(struct collector *collector);    // NULL-safe; hands over what is pending

@@ -1,15 +1,14 @@
 // cupti/collector_kernels.c - steps and kernels meet.
 //
 // A tag is the step's serial and the ordinal of the stage within its pass. A replayed step launches one graph, whose tag has
-// no ordinal; its nodes bring theirs. The engine's thread puts ended steps into a list. A flush takes the list first and
-// the records then: a step has waited for its device, so what it ran is among them. Copies that a step enqueues outside of
-// stages are the host's: the batch, and what the step gave.
+// no ordinal; its nodes bring theirs. The engine's thread puts ended steps into a list. A step is complete when a later one's
+// work has been seen, since records come in order, or when a flush left nothing behind. Copies that a step enqueues outside
+// of stages are the host's: the batch, and what the step gave.
 //
 // Time of a stage is exclusive. Where a kernel starts before its predecessor on the same stream has ended, it waits for it
 // (its launch was overlapped on purpose), and the time counts for the predecessor. Stages on different streams may overlap.
 #include "cupti/collector_kernels.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,6 +22,7 @@
 
 enum { ORDINAL_BITS = 20 };    // a million stages in a pass: prefill of long prompts scores in many tiles
 enum { MAX_STREAMS = 64 };     // whose overlap is looked at; the engine uses a few
+enum { MAX_WAITING = 4096 };   // steps whose works have not come; older ones go without, lest memory fills
 
 struct step_work {
     uint64_t serial;
@@ -41,12 +41,15 @@ struct kernel_collector {
     bool graphs_whole;
     // Shared by both threads, under `mutex`.
     pthread_mutex_t mutex;
-    struct told *ended, **ended_end;         // steps that wait for a flush
+    struct told *ended, **ended_end;         // steps that the other thread has not seen
+    int64_t n_ended;
     struct told *spare;                      // to be used again
     // Whoever calls the sink holds `sink_mutex`; what follows is his.
     pthread_mutex_t sink_mutex;
     int32_t source;                          // -1: none announced
-    struct told *ready;                      // taken when the flush began
+    struct told *ready, **ready_end;         // ended steps, in order
+    int64_t n_ready;
+    uint64_t newest;                         // the highest serial of a work that was seen
     struct step_work *works;                 // [n_works] owned: of steps that were not handed over yet
     int64_t n_works, work_capacity;
     struct step_launch *launches;            // [n_launches] owned
@@ -74,23 +77,23 @@ static uint64_t tag_of(uint64_t serial, int32_t ordinal)
 uint64_t kernel_collector_step_begin(struct kernel_collector *kernels)
 {
     uint64_t serial = atomic_fetch_add(&last_serial, 1) + 1;
-    activity_push(kernels->activity, tag_of(serial, -1), -1);
+    activity_step_begin(kernels->activity, tag_of(serial, -1), tag_of(serial + 1, -1));
     return serial;
 }
 
 void kernel_collector_step_end(struct kernel_collector *kernels)
 {
-    activity_pop(kernels->activity, -1);
+    activity_step_end(kernels->activity);
 }
 
 void kernel_collector_enqueue_begin(struct kernel_collector *kernels, uint64_t serial, int32_t ordinal)
 {
-    activity_push(kernels->activity, tag_of(serial, ordinal), ordinal);
+    activity_stage_begin(kernels->activity, tag_of(serial, ordinal), ordinal);
 }
 
 void kernel_collector_enqueue_end(struct kernel_collector *kernels)
 {
-    activity_pop(kernels->activity, -1);
+    activity_stage_end(kernels->activity);
 }
 
 struct told *kernel_collector_submit(struct kernel_collector *kernels, struct told *ended)
@@ -108,6 +111,7 @@ struct told *kernel_collector_submit(struct kernel_collector *kernels, struct to
     pthread_mutex_lock(&kernels->mutex);
     *kernels->ended_end = ended;
     kernels->ended_end = &ended->next;
+    kernels->n_ended++;
     pthread_mutex_unlock(&kernels->mutex);
     return empty;
 }
@@ -115,15 +119,26 @@ struct told *kernel_collector_submit(struct kernel_collector *kernels, struct to
 // ---------------------------------------------------------------------------------------------------------------------
 // What was found, until its step is handed over
 
-static void on_flush(void *user)
+// Moves the steps that have ended to those that wait for their works.
+static void take_ended(struct kernel_collector *kernels)
 {
-    struct kernel_collector *kernels = user;
-    assert(!kernels->ready);
     pthread_mutex_lock(&kernels->mutex);
-    kernels->ready = kernels->ended;
-    kernels->ended = NULL;
-    kernels->ended_end = &kernels->ended;
+    if (kernels->ended) {
+        *kernels->ready_end = kernels->ended;
+        kernels->ready_end = kernels->ended_end;
+        kernels->ended = NULL;
+        kernels->ended_end = &kernels->ended;
+    }
+    kernels->n_ready += kernels->n_ended;
+    kernels->n_ended = 0;
     pthread_mutex_unlock(&kernels->mutex);
+}
+
+// What was told without a step goes with the step before it. One step more is waited for, because a work and its call may
+// lie in different buffers.
+static bool complete(const struct kernel_collector *kernels, const struct told *told, bool all)
+{
+    return all || !told->has_step || told->serial + 1 < kernels->newest || kernels->n_ready > MAX_WAITING;
 }
 
 // Work outside of steps: weights on their way, memory that is cleared. What precedes the first source is not told.
@@ -156,6 +171,7 @@ static void on_work(void *user, const struct joined_work *work)
         return;
     }
     kernels->works = room;
+    kernels->newest = serial > kernels->newest ? serial : kernels->newest;
     kernels->works[kernels->n_works++] =
         (struct step_work){serial, work->ordinal >= 0 ? work->ordinal : ordinal, work->sample};
 }
@@ -341,16 +357,19 @@ static void recycle(struct kernel_collector *kernels, struct told *told)
 
 // Works and launches are sorted by serial, so those of one step lie side by side. Ones that came later than their step are
 // lost; those of steps to come stay.
-static uint64_t on_flushed(void *user, const struct join_totals *totals)
+static uint64_t on_flushed(void *user, const struct join_totals *totals, bool all)
 {
     struct kernel_collector *kernels = user;
     int64_t w = 0, l = 0;
+    take_ended(kernels);
     pthread_mutex_lock(&kernels->sink_mutex);
     qsort(kernels->works, (size_t)kernels->n_works, sizeof *kernels->works, compare_works);
     qsort(kernels->launches, (size_t)kernels->n_launches, sizeof *kernels->launches, compare_launches);
-    while (kernels->ready) {
+    while (kernels->ready && complete(kernels, kernels->ready, all)) {
         struct told *told = kernels->ready;
         kernels->ready = told->next;
+        kernels->ready_end = kernels->ready ? kernels->ready_end : &kernels->ready;
+        kernels->n_ready--;
         int64_t first_work = w, first_launch = l;
         kernels->lost += told->lost;
         if (told->has_step) {
@@ -403,12 +422,13 @@ int kernel_collector_open(struct kernel_collector **out, const struct sample_sin
     kernels->graphs_whole = graphs_whole;
     kernels->source = -1;
     kernels->ended_end = &kernels->ended;
+    kernels->ready_end = &kernels->ready;
     kernels->handed_over = atomic_load(&last_serial);
     pthread_mutex_init(&kernels->mutex, NULL);
     pthread_mutex_init(&kernels->sink_mutex, NULL);
     kernels->works = grow_for_one(NULL, 0, &kernels->work_capacity, sizeof *kernels->works);
     kernels->launches = grow_for_one(NULL, 0, &kernels->launch_capacity, sizeof *kernels->launches);
-    struct activity_client client = {kernels, on_flush, on_work, on_launch, on_flushed};
+    struct activity_client client = {kernels, on_work, on_launch, on_flushed};
     int error = kernels->works && kernels->launches ? 0 : status_fail(-ENOMEM, "out of memory for a collector");
     error = error ? error
                   : activity_open(&kernels->activity, &client, graphs_whole ? ACTIVITY_GRAPHS : ACTIVITY_NODES);

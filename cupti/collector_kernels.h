@@ -1,7 +1,7 @@
 // cupti/collector_kernels.h - the part of a collector that knows what a GPU ran: joins steps with their kernels.
 //
-// The engine's thread hands over what each step told and goes on at once; a thread of CUPTI's (cupti_activity.h) finds the
-// step's kernels some 100 ms later and calls the sink: per step its stages, what the engine told, its kernels and launches,
+// The engine's thread hands over what each step told and goes on at once; a thread of CUPTI's (cupti_activity.h) gets the
+// step's kernels when a buffer of them is full, a tenth of a second to some seconds later, and calls the sink: per step its stages, what the engine told, its kernels and launches,
 // then the step. The sink is thus called from that thread, and from the engine's only in kernel_collector_source.
 #pragma once
 

@@ -13,8 +13,8 @@
 
 #include "engine/status.h"
 
-// 2 MiB: ten thousand kernels, some 30 decode steps; fewer, and CUPTI would ask in the middle of steps.
-enum { BUFFER_BYTES = 2 << 20, FLUSH_PERIOD_MS = 100 };
+// 1 MiB: five thousand kernels, some 25 decode steps. A buffer comes back when it is full; larger ones would come later.
+enum { BUFFER_BYTES = 1 << 20, FLUSH_PERIOD_MS = 100 };
 enum { SPARE_BUFFERS = 8 };    // kept for the next request; more are given back
 
 // Device memory for the timestamps of 250,000 works each; the first are taken with the context, so that no step waits.
@@ -48,9 +48,9 @@ struct activity {
 
 static struct activity session = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
-// Of a thread that enqueues: what nodes of graphs made now are of, and since when.
+// Of a thread that enqueues: what nodes of graphs made now are of, and which works may run them.
 static _Thread_local int32_t current_ordinal = -1;
-static _Thread_local uint64_t current_step;
+static _Thread_local uint64_t current_tag, next_tag;
 
 static int refuse(int result, const char *what)
 {
@@ -116,12 +116,12 @@ static void on_node(void *user, uint32_t domain, uint32_t id, const void *data)
         return;
     }
     if (id == CUPTI_NODE_CREATED) {
-        join_node_created(&session.join, node, current_ordinal, current_step);
+        join_node_created(&session.join, node, current_ordinal, current_tag);
     } else if (id == CUPTI_NODE_DESTROYED) {
-        join_node_destroyed(&session.join, node, current_step);
+        join_node_destroyed(&session.join, node, current_tag);
     } else if (id == CUPTI_NODE_CLONED && resource->data->original_node &&
                session.cupti->node_id(resource->data->original_node, &original) == CUPTI_OK) {
-        join_node_cloned(&session.join, node, original, current_step);
+        join_node_cloned(&session.join, node, original, current_tag);
     }
 }
 
@@ -163,23 +163,22 @@ static void read_buffers(void)
 }
 
 // `given`: before the first buffer is asked for, CUPTI may still be finding its device, and is better left alone.
-static void flush(bool given, bool last)
+static void flush(bool given, bool all)
 {
     struct activity *a = &session;
     const struct join_consumer consumer = {a->client.user, a->client.work, a->client.launch};
     size_t dropped = 0;
-    a->client.flush(a->client.user);
     if (given) {
-        a->cupti->flush(last ? CUPTI_FLUSH_FORCED : 0);
+        a->cupti->flush(all ? CUPTI_FLUSH_FORCED : 0);
     }
     read_buffers();
     if (given && a->cupti->dropped(NULL, 0, &dropped) == CUPTI_OK) {    // since it was last asked
         a->dropped += (int64_t)dropped;
     }
-    join_resolve(&a->join, &consumer, last);
+    join_resolve(&a->join, &consumer, all);
     struct join_totals totals = a->join.totals;
     totals.dropped += a->dropped;
-    join_forget(&a->join, a->client.flushed(a->client.user, &totals));
+    join_forget(&a->join, a->client.flushed(a->client.user, &totals, all));
 }
 
 static void *run(void *unused)
@@ -198,10 +197,11 @@ static void *run(void *unused)
             waited = pthread_cond_timedwait(&a->wake, &a->mutex, &until);
         }
         uint64_t asked = a->asked;
+        uint64_t answered = a->answered;
         bool given = a->given;
         last = a->stop;
         pthread_mutex_unlock(&a->mutex);
-        flush(given, last);
+        flush(given, last || asked != answered);
         pthread_mutex_lock(&a->mutex);
         a->answered = asked;
         pthread_cond_broadcast(&a->done);
@@ -368,17 +368,31 @@ void activity_drain(struct activity *activity)
     pthread_mutex_unlock(&activity->mutex);
 }
 
-void activity_push(struct activity *activity, uint64_t tag, int32_t ordinal)
+void activity_step_begin(struct activity *activity, uint64_t tag, uint64_t next)
 {
-    current_step = ordinal < 0 ? tag : current_step;
+    current_tag = tag;
+    next_tag = next;
+    activity->cupti->push_external(CUPTI_EXTERNAL_OURS, tag);
+}
+
+// Graphs that go between steps were run by those before.
+void activity_step_end(struct activity *activity)
+{
+    uint64_t tag;
+    current_tag = next_tag;
+    activity->cupti->pop_external(CUPTI_EXTERNAL_OURS, &tag);
+}
+
+void activity_stage_begin(struct activity *activity, uint64_t tag, int32_t ordinal)
+{
     current_ordinal = ordinal;
     activity->cupti->push_external(CUPTI_EXTERNAL_OURS, tag);
 }
 
-void activity_pop(struct activity *activity, int32_t ordinal)
+void activity_stage_end(struct activity *activity)
 {
     uint64_t tag;
-    current_ordinal = ordinal;
+    current_ordinal = -1;
     activity->cupti->pop_external(CUPTI_EXTERNAL_OURS, &tag);
 }
 

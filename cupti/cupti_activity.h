@@ -12,13 +12,14 @@
 
 struct activity;
 
-// Called by the activity's thread.
+// Called by the activity's thread. A flush brings the records of buffers all of whose works have ended: while a GPU is busy,
+// some that ended long ago are in a buffer with one that has not. What comes does so in the order of tags, buffer by buffer.
 struct activity_client {
     void *user;
-    void (*flush)(void *user);            // what has ended by now is complete when `flushed` comes
     void (*work)(void *user, const struct joined_work *work);
     void (*launch)(void *user, uint64_t tag, const struct launch_sample *launch);
-    uint64_t (*flushed)(void *user, const struct join_totals *totals);    // returns the tag below which nothing is awaited
+    // After each. `all`: nothing is left behind. Returns the tag below which nothing is awaited any more.
+    uint64_t (*flushed)(void *user, const struct join_totals *totals, bool all);
 };
 
 enum activity_level {
@@ -31,13 +32,15 @@ enum activity_level {
 int activity_open(struct activity **out, const struct activity_client *client, enum activity_level level);
 void activity_close(struct activity *activity);    // NULL-safe; hands over what there is. No GPU work may be under way
 
-// Returns once everything that ended before the call has been handed over.
+// Returns once everything has been handed over, and `flushed` was told so. No GPU work may be under way.
 void activity_drain(struct activity *activity);
 
-// Of the calling thread. What it enqueues between push and pop carries the tag; the ordinal is noted for nodes of graphs
-// that are made there. -1: a step begins, of which tags in it are higher than this one.
-void activity_push(struct activity *activity, uint64_t tag, int32_t ordinal);
-void activity_pop(struct activity *activity, int32_t ordinal);    // the ordinal that is on again
+// Of the calling thread. What it enqueues in a step carries the step's tag, what it enqueues in a stage of the step the
+// stage's, and nodes of graphs that are made there are noted as the stage's ordinal. Tags of a step are in [tag, next).
+void activity_step_begin(struct activity *activity, uint64_t tag, uint64_t next);
+void activity_step_end(struct activity *activity);
+void activity_stage_begin(struct activity *activity, uint64_t tag, int32_t ordinal);    // -1: of none
+void activity_stage_end(struct activity *activity);
 
 // Whether CUPTI is here, without subscribing. Returns 0 and the library's file and version in words, or -ENODEV.
 int activity_describe(char *text, size_t bytes);

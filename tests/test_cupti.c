@@ -339,6 +339,9 @@ static void test_graphs(void)
             }
         }
     }
+    for (uint64_t node = 1000; node < 1000 + 4 * STAGES + 100; node++) {    // the engine closes before the collector
+        mock.node(CUPTI_NODE_DESTROYED, node, 0);
+    }
     collector_close(collector);
     check_kernels();
     CHECK(heard.n_steps == (int32_t)step.step && heard.n_launches == heard.n_steps);
@@ -404,6 +407,35 @@ static void test_late_calls(void)
     o->step_end(o->user, &step);
     collector_close(collector);
     CHECK(heard.n_kernels == 2 && heard.n_steps == 1);
+}
+
+// While a GPU is busy, CUPTI keeps back what ended long ago: steps wait for it, and none loses a kernel.
+static void test_busy(void)
+{
+    enum { BUSY = 8 };
+    begin_test();
+    struct collector *collector = open_kernels(COLLECTOR_KERNELS);
+    const struct observer *o = collector_observer(collector);
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
+    mock.hold(2);
+    for (; step.step < BUSY; step.step++) {
+        o->step_begin(o->user, &step);
+        o->enqueue_begin(o->user, &ffn, false);
+        run_kernel(mock.call(LAUNCH, 1, 2), 0, device_ns, device_ns + 50, 7);
+        expect(device_ns, step.step, STAGE_FFN, 1);
+        device_ns += 100;
+        o->enqueue_end(o->user, &ffn, false);
+        o->step_end(o->user, &step);
+    }
+    usleep(250000);
+    CHECK(heard.n_steps == 0 && heard.n_kernels == 0);
+    mock.hold(0);
+    usleep(250000);
+    CHECK_MESSAGE(heard.n_steps == BUSY - 2, "%d steps", heard.n_steps);    // the last ones could have more
+    collector_close(collector);
+    check_kernels();
+    CHECK(heard.n_steps == BUSY && heard.n_stages == BUSY && heard.loss.dropped == 0);
 }
 
 // Another tool has CUPTI: said by name. What is left is another source.
@@ -533,6 +565,7 @@ int main(void)
     test_graphs();
     test_losses();
     test_late_calls();
+    test_busy();
     test_again();
     test_whole_graphs();
     test_clock();

@@ -27,7 +27,8 @@ static struct {
     uint64_t (*now)(void);
     int subscriptions, refusal;
     char other[64];
-    bool kinds[KINDS], functions[2][FUNCTIONS], subscribed, held;
+    bool kinds[KINDS], functions[2][FUNCTIONS], subscribed;
+    int held;
     uint64_t externals[DEPTH];
     int depth;
     uint32_t last_correlation, dropped, pad;
@@ -43,7 +44,7 @@ EXPORT void mock_drop(uint32_t n);
 EXPORT uint32_t mock_call(uint32_t id, uint64_t start, uint64_t end);
 EXPORT void mock_record(const void *record, size_t bytes);
 EXPORT void mock_node(uint32_t event, uint64_t node, uint64_t original);
-EXPORT void mock_hold(int on);
+EXPORT void mock_hold(int what);
 EXPORT int mock_enabled(uint32_t kind);
 EXPORT uint64_t mock_now(void);
 EXPORT int mock_subscriptions(void);
@@ -127,10 +128,10 @@ void mock_node(uint32_t event, uint64_t node, uint64_t original)
     mock.callback(NULL, CUPTI_DOMAIN_RESOURCE, event, &resource);
 }
 
-void mock_hold(int on)
+void mock_hold(int what)
 {
     pthread_mutex_lock(&mock.mutex);
-    mock.held = on;
+    mock.held = what;
     pthread_mutex_unlock(&mock.mutex);
 }
 
@@ -306,7 +307,8 @@ int cuptiActivityFlushAll(uint32_t flags)
     int n = 0, kept = 0;
     pthread_mutex_lock(&mock.mutex);
     for (int i = 0; i < mock.n_buffers; i++) {
-        if (mock.held && !(flags & CUPTI_FLUSH_FORCED) && mock.buffers[i].sort == OF_CALLS) {
+        bool held = mock.held == 2 || (mock.held == 1 && mock.buffers[i].sort == OF_CALLS);
+        if (held && !(flags & CUPTI_FLUSH_FORCED)) {
             mock.buffers[kept++] = mock.buffers[i];
         } else {
             ready[n++] = mock.buffers[i];
