@@ -10,10 +10,10 @@ bool calibrated_known(struct device *device, const struct calibration *calibrati
                       const char *backend);
 void calibrated_nearest(struct device *device, const struct calibration *calibration);
 
-// What --calibration FILE means for a command that predicts for `devices` (names, comma-separated): that file; "none": the
-// bare roofline, *out is NULL; without the option (*file NULL) the calibration that comes with the program for the first of
-// the devices that has one, else none; a table of the user's own (devices_file) has none. *file then says which it is.
-// *out is owned by the caller.
+// What --calibration FILE means for a command that predicts for `devices` (names, comma-separated): that file; "none":
+// the bare roofline, *out is NULL; without the option (*file NULL) the calibration that comes with the program for the
+// first of the devices that has one, else none; a table of the user's own (devices_file) has none. *file then says
+// which it is. *out is owned by the caller.
 int calibrated_open(struct calibration **out, const char **file, const char *devices, const char *devices_file);
 
 // "AMD EPYC": this machine's processor, without what it can do.

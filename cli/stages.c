@@ -24,8 +24,8 @@ static const struct table_column columns[] = {
 };
 
 const char *const stages_definitions =
-    "% of roofline: the least time for a stage's bytes and operations, over the time it took. counted/model: bytes to and\n"
-    "from device memory as hardware counted them, over those that an ideal kernel moves (the GB/s).\n";
+    "% of roofline: the least time for a stage's bytes and operations, over the time it took. counted/model: bytes\n"
+    "to and from device memory as hardware counted them, over those that an ideal kernel moves (the GB/s).\n";
 
 // One row; what is NAN is unknown.
 struct figures {

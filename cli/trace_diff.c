@@ -106,10 +106,10 @@ static int print(const struct diff *diff)
     (diff->json ? table_print_json : table_print)(table, stdout);
     table_close(table);
     if (!diff->json) {
-        puts("\nTimes of a stage are summed over the layers of a step; kernels are single launches. change: of B over A, with its\n"
-             "interval of 95%. as pairs: both ran the same shapes step for step (Wilcoxon's signed ranks); as sets: they did\n"
-             "not (Mann and Whitney's test). p: of a difference so large by chance, for all rows asked at once (Holm);\n"
-             "slower and faster: p < 0.05. One run each says nothing of how much runs differ.");
+        puts("\nTimes of a stage are summed over the layers of a step; kernels are single launches. change: of B over\n"
+             "A, with its interval of 95%. as pairs: both ran the same shapes step for step (Wilcoxon's signed ranks);\n"
+             "as sets: they did not (Mann and Whitney's test). p: of a difference so large by chance, for all rows\n"
+             "asked at once (Holm); slower and faster: p < 0.05. One run each says nothing of how much runs differ.");
     }
     return 0;
 }
@@ -134,9 +134,10 @@ static int judge(const struct diff *diff)
     if (worst->kernel) {
         kernel_short_name(name, sizeof name, worst->kernel);
     }
-    fprintf(stderr, "clsa trace diff: slower by more than %g%%: %d rows, most %s %s %s%s%s by %.1f%%\n", diff->fail_over, n,
-            worst->method, phase_name(worst->phase), worst->part == STAGE_COUNT && worst->kernel ? "none" : diff_part_name(worst->part),
-            name[0] ? " " : "", name, 100 * (worst->test.ratio - 1));
+    const char *part = worst->part == STAGE_COUNT && worst->kernel ? "none" : diff_part_name(worst->part);
+    fprintf(stderr, "clsa trace diff: slower by more than %g%%: %d rows, most %s %s %s%s%s by %.1f%%\n",
+            diff->fail_over, n, worst->method, phase_name(worst->phase), part, name[0] ? " " : "", name,
+            100 * (worst->test.ratio - 1));
     return EXIT_FAILED;
 }
 

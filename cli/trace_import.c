@@ -1,7 +1,7 @@
 // cli/trace_import.c - clsa trace import: a recording of another engine becomes a trace like ours.
 //
-// Nothing is dropped in silence: what was not of use is counted, kernels that no rule fits are in the trace without a stage
-// and are listed by the time they took.
+// Nothing is dropped in silence: what was not of use is counted, kernels that no rule fits are in the trace without a
+// stage and are listed by the time they took.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>

@@ -288,8 +288,8 @@ int trace_summarise(int argc, char **argv)
         {.kind = OPTION_END},
     };
     const struct command_spec spec = {
-        "trace summary", "Where a trace's time went: per method, phase and stage; stages + gaps - overlap = step.", "FILE", 1,
-        1, options,
+        "trace summary", "Where a trace's time went: per method, phase and stage; stages + gaps - overlap = step.",
+        "FILE", 1, 1, options,
     };
     int32_t n;
     int error = options_parse(&spec, argc, argv, &n);

@@ -1,10 +1,10 @@
 // sim/calibration.h - what share of a device's peaks kernels reach: learned from recorded samples, used by predictions.
 //
 // time(stage of a layer) = floor + roofline time / efficiency. The roofline bends where the work does (at k, at the
-// window), so that only its efficiency is interpolated: linearly over the logarithm of the work (bytes + flops), between
-// two numbers of rows over the logarithm of the rows, and held beyond what was measured. One curve per stage, shape of
-// its rows, unit of selection and type of operand; one profile per device and backend. A step adds what it spends
-// outside stages. Residuals are by leaving out one point at a time, beside those of the bare roofline.
+// window), so that only its efficiency is interpolated: linearly over the logarithm of the work (bytes + flops),
+// between two numbers of rows over the logarithm of the rows, and held beyond what was measured. One curve per stage,
+// shape of its rows, unit of selection and type of operand; one profile per device and backend. A step adds what it
+// spends outside stages. Residuals are by leaving out one point at a time, beside those of the bare roofline.
 //
 // A calibration carries the rates that it was made with, so that a prediction needs no new measurement. Fitting is a
 // pure function of the samples, the rates and the texts given: no clock, and the same inputs give the same bits. Not
@@ -110,6 +110,6 @@ int calibration_save(const struct calibration *calibration, const char *path);
 int calibration_load(struct calibration **out, const char *path);
 int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);
 
-// The calibration that comes with the program (sim/calibrations) for a device by its name in the table. *out is NULL, and
-// no error, where there is none; *path (may be NULL) says which it is.
+// The calibration that comes with the program (sim/calibrations) for a device by its name in the table. *out is NULL,
+// and no error, where there is none; *path (may be NULL) says which it is.
 int calibration_load_shipped(struct calibration **out, const char **path, const char *device);

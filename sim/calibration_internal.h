@@ -1,4 +1,5 @@
-// sim/calibration_internal.h - what the files of the calibration share: a fit while it collects, and a place on a curve.
+// sim/calibration_internal.h - what the files of the calibration share: a fit while it collects, and a place on a
+// curve.
 #pragma once
 
 #include "engine/plan.h"
@@ -61,8 +62,8 @@ struct calibration_fit {
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
                           double *efficiency, enum provenance *provenance);
 
-// Fills in what profiles [of the fit] know of whole steps: overhead_s, n_steps, and mark_s, which is taken off the samples.
-// `scratch` [twice the steps].
+// Fills in what profiles [of the fit] know of whole steps: overhead_s, n_steps, and mark_s, which is taken off the
+// samples. `scratch` [twice the steps].
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch);
 
 // Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, named by the smallest.

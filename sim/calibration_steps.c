@@ -1,14 +1,14 @@
 // sim/calibration_steps.c - what whole steps say: the time outside of stages, and what marking stages cost.
 //
-// On a CPU every step tells its stages, and what is left of it is overhead. A GPU replays most steps whole and one in some
-// with marks between its stages; kernels then follow each other less closely, so that n stages S of B sequences add up to
-// more than a step W without marks takes:
+// On a CPU every step tells its stages, and what is left of it is overhead. A GPU replays most steps whole and one in
+// some with marks between its stages; kernels then follow each other less closely, so that n stages S of B sequences
+// add up to more than a step W without marks takes:
 //
 //     W = S - n mark + rest + B per_seq
 //
 // Shapes (one source, size and context) give one such equation each. per_seq is the median slope between shapes of one
-// source and context (Theil and Sen), mark the median of what then remains per stage with rest 0, and rest the median of
-// what is left. Marks are taken off each stage, so that stages mean what they take in steps as they are run.
+// source and context (Theil and Sen), mark the median of what then remains per stage with rest 0, and rest the median
+// of what is left. Marks are taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>

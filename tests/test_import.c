@@ -1,5 +1,5 @@
-// tests/test_import.c - recordings of other engines: stages, steps and layers of files made up so that the truth is known;
-// files and rules that are wrong.
+// tests/test_import.c - recordings of other engines: stages, steps and layers of files made up so that the truth is
+// known; files and rules that are wrong.
 #include <errno.h>
 #include <unistd.h>
 #include <zlib.h>

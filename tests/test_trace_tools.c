@@ -141,7 +141,8 @@ static void test_names(void)
 
 enum { N_STEPS = 60, N_LAYERS = 3 };
 
-// A run of `method`: its context grows from `context`; attention grows with it, the FFN is `ffn` times as slow as usual.
+// A run of `method`: its context grows from `context`; attention grows with it, the FFN is `ffn` times as slow as
+// usual.
 static void tell_run(const struct sample_sink *sink, int32_t id, const char *method, int32_t steps, int32_t context,
                      double ffn)
 {

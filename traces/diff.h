@@ -2,9 +2,9 @@
 //
 // What is compared is the time of a stage summed over the layers of one step, of the steps that told their stages; of
 // whole steps, all; of kernels, single launches. Rows match by method, phase and stage (and the kernel's whole name);
-// sources with one method are one. Where both recordings ran the same shapes step for step, steps are compared in pairs,
-// so that a context that grows hides nothing; else as two sets (traces/ratio_test.h, where the method stands). A verdict
-// needs p below 0.05 after correction for the number of rows asked at once. No I/O, no clock.
+// sources with one method are one. Where both recordings ran the same shapes step for step, steps are compared in
+// pairs, so that a context that grows hides nothing; else as two sets (traces/ratio_test.h, where the method stands). A
+// verdict needs p below 0.05 after correction for the number of rows asked at once. No I/O, no clock.
 #pragma once
 
 #include "engine/sample.h"
@@ -35,6 +35,6 @@ struct diff_row {
     enum diff_verdict verdict;
 };
 
-// Rows of both, first those of stages by method, phase and part, then those of kernels. *rows is owned by the caller and
-// valid while the sides are open. -ENOMEM, also if a side lost samples to it.
+// Rows of both, first those of stages by method, phase and part, then those of kernels. *rows is owned by the caller
+// and valid while the sides are open. -ENOMEM, also if a side lost samples to it.
 int diff_compare(struct diff_row **rows, int32_t *n, struct diff_side *a, struct diff_side *b);

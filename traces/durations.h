@@ -1,7 +1,7 @@
 // traces/durations.h - a bag of durations: all of them are kept, so that quantiles are exact.
 //
-// Private to this room. A zeroed struct is an empty bag. Sums stop at the ends of their range: a damaged file can say any
-// size.
+// Private to this room. A zeroed struct is an empty bag. Sums stop at the ends of their range: a damaged file can say
+// any size.
 #pragma once
 
 #include <stdint.h>

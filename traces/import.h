@@ -1,12 +1,13 @@
-// traces/import.h - recordings of other engines: PyTorch's profiler (Kineto, as vLLM and SGLang write it) as our samples.
+// traces/import.h - recordings of other engines: PyTorch's profiler (Kineto, as vLLM and SGLang write it) as our
+// samples.
 //
 // Every kernel, copy and fill becomes a kernel sample, by the rules (traces/import_rules.h) of a stage; calls that
 // enqueued them become launches. A step is an annotation that a step rule fits, and holds what was enqueued within it;
 // where no annotation fits, what follows each other with gaps shorter than gap_ns. A step lasts from its first kernel's
 // begin to its last one's end: what the host does between steps is not in it. A stage sample is a run of kernels of one
-// stage and layer, as long as at least one of them ran. Kernels that no rule fits stay, attributed to no stage.
-// Every device of the file is a source of its own. With a plan stages get bytes and operations, so that a calibration can
-// be made of them: in steps whose layers are as many as the plan's and whose sizes are known.
+// stage and layer, as long as at least one of them ran. Kernels that no rule fits stay, attributed to no stage. Every
+// device of the file is a source of its own. With a plan stages get bytes and operations, so that a calibration can be
+// made of them: in steps whose layers are as many as the plan's and whose sizes are known.
 #pragma once
 
 #include "engine/plan.h"

@@ -75,7 +75,8 @@ static bool times(int64_t *begin_ns, int64_t *duration_ns, const json_t *event)
 {
     const json_t *ts = json_object_get(event, "ts"), *dur = json_object_get(event, "dur");
     double begin = json_number_value(ts), duration = json_number_value(dur);
-    if (!json_is_number(ts) || !json_is_number(dur) || !(fabs(begin) <= MAX_US) || !(duration >= 0 && duration <= MAX_DURATION_US)) {
+    if (!json_is_number(ts) || !json_is_number(dur) || !(fabs(begin) <= MAX_US) ||
+        !(duration >= 0 && duration <= MAX_DURATION_US)) {
         return false;
     }
     *begin_ns = json_is_integer(ts) ? 1000 * (int64_t)json_integer_value(ts) : llround(1e3 * begin);

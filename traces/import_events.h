@@ -1,8 +1,8 @@
 // traces/import_events.h - what a Chrome trace of PyTorch's profiler holds that is of use, as arrays.
 //
-// Kineto's categories in both spellings: kernel, gpu_memcpy, gpu_memset, cuda_runtime and cuda_driver (calls that enqueue
-// work), user_annotation and gpu_user_annotation; everything else is counted only. Times are nanoseconds from the earliest
-// of these events on. Private to this room.
+// Kineto's categories in both spellings: kernel, gpu_memcpy, gpu_memset, cuda_runtime and cuda_driver (calls that
+// enqueue work), user_annotation and gpu_user_annotation; everything else is counted only. Times are nanoseconds from
+// the earliest of these events on. Private to this room.
 #pragma once
 
 #include <stddef.h>

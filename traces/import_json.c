@@ -254,7 +254,7 @@ static int read_all(struct scanner *scanner)
     int byte = peek_token(scanner);
     if (byte != '{' && byte != '[') {
         return byte == BROKEN ? ended(scanner, byte, "")
-                              : wrong(scanner, "expected a Chrome trace: an object with \"traceEvents\", or an array of events");
+                              : wrong(scanner, "expected a Chrome trace: an object with \"traceEvents\", or an array");
     }
     int error = byte == '[' ? read_events(scanner, true) : read_object(scanner);
     byte = error ? END : peek_token(scanner);

@@ -1,8 +1,8 @@
 // traces/import_json.h - the events of a Chrome trace, one by one, from a file of any size.
 //
-// Reads {"traceEvents": [...], ...} and the bare array, plain or gzipped, without holding more than one event. The other
-// members of the object are handed over whole where they are small (what Kineto says of devices), else skipped. Private to
-// this room and to the fuzzer.
+// Reads {"traceEvents": [...], ...} and the bare array, plain or gzipped, without holding more than one event. The
+// other members of the object are handed over whole where they are small (what Kineto says of devices), else skipped.
+// Private to this room and to the fuzzer.
 #pragma once
 
 #include <jansson.h>

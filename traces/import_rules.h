@@ -1,8 +1,8 @@
 // traces/import_rules.h - which of our stages another engine's kernels are, and which of its annotations are steps.
 //
 // A text, one rule a line, '#' begins a comment. A pattern is a glob over the whole name (*attention*), or an extended
-// regular expression anywhere in it between slashes (/^nvjet|gemm/); in double quotes it may hold blanks. The first rule
-// that fits decides.
+// regular expression anywhere in it between slashes (/^nvjet|gemm/); in double quotes it may hold blanks. The first
+// rule that fits decides.
 //
 //     step PHASE PATTERN [fallback] [prompts=N] [prompt_tokens=N] [prompt_keys=N] [answers=N] [answer_tokens=N]
 //                        [answer_keys=N]

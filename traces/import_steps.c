@@ -1,8 +1,8 @@
 // traces/import_steps.c - which steps a recording has, and what ran in which.
 //
-// Work belongs to the step whose annotation holds the call that enqueued it, the innermost where several do: the host runs
-// ahead of a device, so that times on the device say less. Where calls are not recorded, the device's own annotations take
-// their place, and without any the gaps.
+// Work belongs to the step whose annotation holds the call that enqueued it, the innermost where several do: the host
+// runs ahead of a device, so that times on the device say less. Where calls are not recorded, the device's own
+// annotations take their place, and without any the gaps.
 #include <errno.h>
 #include <stdlib.h>
 
@@ -140,7 +140,8 @@ static int compare_places(const void *left, const void *right)
     return a->work < b->work ? -1 : a->work > b->work;    // works are sorted by begin
 }
 
-// Steps where a device rested for long enough. Devices take turns: each has steps of its own. At most one step per work.
+// Steps where a device rested for long enough. Devices take turns: each has steps of its own. At most one step per
+// work.
 static void cut_at_gaps(struct import_join *join)
 {
     int64_t gap_ns = join->options->gap_ns > 0 ? join->options->gap_ns : IMPORT_GAP_NS;

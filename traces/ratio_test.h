@@ -22,6 +22,6 @@ struct ratio_test {
 int ratio_test_sets(struct ratio_test *out, const int64_t *a_ns, int64_t n_a, const int64_t *b_ns, int64_t n_b);
 int ratio_test_pairs(struct ratio_test *out, const int64_t *a_ns, const int64_t *b_ns, int64_t n);
 
-// What is behind p [n] answers n questions asked at once: made so that the chance that any answer errs stays what it is for
-// one (Holm). Sorts p.
+// What is behind p [n] answers n questions asked at once: made so that the chance that any answer errs stays what it is
+// for one (Holm). Sorts p.
 void ratio_test_adjust(double **p, int32_t n);

@@ -165,7 +165,8 @@ static int compare_entries(const void *left, const void *right)
 {
     const struct summary_kernel *a = &((const struct entry *)left)->row, *b = &((const struct entry *)right)->row;
     // Totals crosswise: the longest first.
-    int64_t a_ns = ((const struct entry *)left)->durations.total_ns, b_ns = ((const struct entry *)right)->durations.total_ns;
+    int64_t a_ns = ((const struct entry *)left)->durations.total_ns;
+    int64_t b_ns = ((const struct entry *)right)->durations.total_ns;
     const int64_t x[] = {a->source, !a->in_step, a->phase, a->stage, b_ns};
     const int64_t y[] = {b->source, !b->in_step, b->phase, b->stage, a_ns};
     for (int i = 0; i < 5; i++) {

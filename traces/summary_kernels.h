@@ -1,7 +1,7 @@
 // traces/summary_kernels.h - where the time of a stream's kernels, copies and fills went: by stage, then by name.
 //
-// A sink beside summary.h's. Kernels come in no order and after their steps, so that each counts for itself: a row's total
-// may exceed its stage's time where kernels overlap. Medians and percentiles are exact. No I/O, no clock.
+// A sink beside summary.h's. Kernels come in no order and after their steps, so that each counts for itself: a row's
+// total may exceed its stage's time where kernels overlap. Medians and percentiles are exact. No I/O, no clock.
 #pragma once
 
 #include "engine/sample.h"
@@ -29,8 +29,8 @@ struct sample_sink kernel_summary_sink(struct kernel_summary *summary);
 // Makes the rows of all that came so far. Returns the first failure since open (-ENOMEM).
 int kernel_summary_update(struct kernel_summary *summary);
 
-// Rows as of the last update, valid until the next; by source as the numbers go, steps before what is outside them, then
-// phase, stage, and the longest total first.
+// Rows as of the last update, valid until the next; by source as the numbers go, steps before what is outside them,
+// then phase, stage, and the longest total first.
 const struct summary_kernel *kernel_summary_rows(const struct kernel_summary *summary, int32_t *n);
 
 // Durations of one row [*n], in no order; borrowed until more samples come.

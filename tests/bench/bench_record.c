@@ -1,11 +1,11 @@
 // tests/bench/bench_record.c - traces of batches over a grid of contexts, to calibrate from or to judge predictions by.
 //
-// Per method one engine and one trace, FOLDER/NAME-METHOD.pftrace. At each context a prompt is run, chunk by chunk, then
-// forked into batches that decode: the cache is copied, so that each sequence reads its own. Of decode only steps are
-// kept that a GPU replays from a recording, one in --every of them with the times of its stages: those before load
-// kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below a
-// power of two: a recording is for one, and a longer context needs the next.
-// The prompt is made up; weights are random. What it costs is the prompts, so longest contexts come last.
+// Per method one engine and one trace, FOLDER/NAME-METHOD.pftrace. At each context a prompt is run, chunk by chunk,
+// then forked into batches that decode: the cache is copied, so that each sequence reads its own. Of decode only steps
+// are kept that a GPU replays from a recording, one in --every of them with the times of its stages: those before load
+// kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below
+// a power of two: a recording is for one, and a longer context needs the next. The prompt is made up; weights are
+// random. What it costs is the prompts, so longest contexts come last.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

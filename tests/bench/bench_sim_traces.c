@@ -1,13 +1,13 @@
 // tests/bench/bench_sim_traces.c - how far predictions are from recorded steps of shapes that were not calibrated with.
 //
-// bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by (both
-// as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one context, or
-// one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step is the median
-// of the steps that told none, where a GPU replays them whole, else of all. What marks add to the stages of a replayed
-// step (sim/calibration_steps.c) is taken off the measured ones too. Prompts are run once, and a shape's first run also
-// chooses kernels: a prompt's stages are "undisturbed", as many times their median as they have layers and parts of that
-// size; its step as it was run is a level of its own. Errors are |predicted / measured - 1|, of the bare roofline and
-// calibrated. Appends to --results.
+// bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by
+// (both as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one
+// context, or one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step
+// is the median of the steps that told none, where a GPU replays them whole, else of all. What marks add to the stages
+// of a replayed step (sim/calibration_steps.c) is taken off the measured ones too. Prompts are run once, and a shape's
+// first run also chooses kernels: a prompt's stages are "undisturbed", as many times their median as they have layers
+// and parts of that size; its step as it was run is a level of its own. Errors are |predicted / measured - 1|, of the
+// bare roofline and calibrated. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -117,7 +117,8 @@ static void sum_stages(struct bench *bench, struct datum *datum)
              end++) {
             sum_s += 1e-9 * (double)samples[end].duration_ns;
         }
-        double middle_s = 0.5e-9 * (double)(samples[(begin + end - 1) / 2].duration_ns + samples[(begin + end) / 2].duration_ns);
+        int64_t below_ns = samples[(begin + end - 1) / 2].duration_ns, above_ns = samples[(begin + end) / 2].duration_ns;
+        double middle_s = 0.5e-9 * (double)(below_ns + above_ns);
         datum->stages_s[first->stage][at] += datum->phase == PHASE_DECODE ? sum_s : (end - begin) * middle_s;
         datum->parts[first->stage] += end - begin;
         datum->ends = datum->ends || first->stage == STAGE_HEAD;
@@ -151,7 +152,8 @@ static struct datum *find_datum(struct bench *bench, const struct step_sample *s
 static void on_step(void *user, const struct step_sample *sample)
 {
     struct bench *bench = user;
-    bool usable = bench->of_source >= 0 && sample->phase != PHASE_MIXED && sample->n_seqs > 0 && sample->n_seqs <= MAX_SEQS;
+    bool usable = bench->of_source >= 0 && sample->phase != PHASE_MIXED && sample->n_seqs > 0 &&
+                  sample->n_seqs <= MAX_SEQS;
     struct datum *datum = usable ? find_datum(bench, sample) : NULL;
     double seconds = 1e-9 * (double)sample->duration_ns;
     if (datum && bench->n_pending == 0 && datum->n_whole < MAX_STEPS) {
@@ -225,7 +227,8 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
     if (bench->each) {
         printf("%-10s %-8s %3d x %4d rows, context %6d: step %9.3f ms (its stages %9.3f), %-10s %9.3f ms, %+6.1f%%\n",
                plan->method, phase_name(datum->phase), datum->n_seqs, rows, datum->context_tokens, 1e3 * whole_s,
-               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds, 100 * (step.seconds / undisturbed_s - 1));
+               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds,
+               100 * (step.seconds / undisturbed_s - 1));
     }
     return 0;
 }
