@@ -146,7 +146,7 @@ static void test_job(struct whatif *whatif)
     CHECK(set(whatif, KNOB_MODEL, "paper") && set(whatif, KNOB_METHOD, "clsa") && set(whatif, KNOB_DEVICE, "H100") &&
           set(whatif, KNOB_BATCH, "32") && set(whatif, KNOB_COUNT, "2") && set(whatif, KNOB_WORKLOAD, "paper") &&
           set(whatif, KNOB_RANKS, "1") && set(whatif, KNOB_TOP_K, "0") && set(whatif, KNOB_WINDOW, "0") &&
-          set(whatif, KNOB_INDEX_EVERY, "0") && set(whatif, KNOB_RATE, "0") &&
+          set(whatif, KNOB_INDEX_EVERY, "0") && set(whatif, KNOB_RATE, "0") && set(whatif, KNOB_ANSWER, "0") &&
           set(whatif, KNOB_WEIGHTS, "model") && set(whatif, KNOB_KV, "model"));
     CHECK(whatif_simulate(whatif) == 0);
     wait_for_job(whatif, &report);
@@ -182,6 +182,7 @@ static void test_fleet(struct whatif *whatif)
     struct planner_answer expected;
     CHECK(set(whatif, KNOB_MODEL, "paper") && set(whatif, KNOB_METHOD, "clsa") && set(whatif, KNOB_DEVICE, "H100") &&
           set(whatif, KNOB_WORKLOAD, "rag") && set(whatif, KNOB_WINDOW, "0") && set(whatif, KNOB_RATE, "3") &&
+          set(whatif, KNOB_ANSWER, "600") &&
           set(whatif, KNOB_TTFT_MS, "0") && set(whatif, KNOB_TPOT_MS, "0"));
     CHECK(whatif_plan(whatif) == -EINVAL);    // no limit
     CHECK(set(whatif, KNOB_TTFT_MS, "4000") && set(whatif, KNOB_TPOT_MS, "40"));
@@ -191,7 +192,7 @@ static void test_fleet(struct whatif *whatif)
     CHECK_MESSAGE(report.state == JOB_DONE && report.fleet, "ended as %d: %s", (int)report.state, report.error);
     CHECK(workload_load(&workload, "rag", NULL) == 0 && workload_measure(&statistics, &workload) == 0);
     workload_close(&workload);
-    struct workload_options load = {.rate_factor = 3 / statistics.rate_per_s};
+    struct workload_options load = {.rate_factor = 3 / statistics.rate_per_s, .output_tokens = 600};
     CHECK(workload_load(&workload, "rag", &load) == 0);
     CHECK(plan_build(&plan, plan_find_model("paper-4b"), "clsa", NULL) == 0);
     CHECK(device_find(&device, whatif->devices[whatif->now.knobs[KNOB_DEVICE]].name, 0) == 0);

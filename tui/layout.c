@@ -8,7 +8,7 @@ enum {
     WIDE_COLS = 72,        // from here on two panels stand side by side
     HELP_COLS = 54,
     LEGEND_COLS = 42, LEGEND_ROWS = 9,    // of the roofline: a stage and three figures; beside the plot or below
-    KNOB_ROWS = 19, KNOB_COLS = 32,       // seventeen knobs in a border: "index every  method's"
+    KNOB_ROWS = 20, KNOB_COLS = 32,       // eighteen knobs in a border: "index every  method's"
     FEW_KNOB_ROWS = 16,                   // on a terminal of 24 rows, so that scenarios have room below
     DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };

@@ -31,6 +31,7 @@ static const struct {
     [KNOB_WEIGHTS] = {.name = "weights"},
     [KNOB_KV] = {.name = "KV cache"},
     [KNOB_WORKLOAD] = {.name = "workload"},
+    [KNOB_ANSWER] = {"its answers", 0, 1 << 20, true},
     [KNOB_RATE] = {"requests/s", 0, 1 << 20, true},
     [KNOB_TTFT_MS] = {"TTFT P95 ms", 0, 1 << 24, true},
     [KNOB_TPOT_MS] = {"TPOT P95 ms", 0, 1 << 24, true},
@@ -183,6 +184,7 @@ static int32_t own_value(const struct scenario_answer *answer, enum knob knob)
     case KNOB_WINDOW: return plan->shape.window_tokens;
     case KNOB_TTFT_MS: return 1000;    // no limit: the next one to try
     case KNOB_TPOT_MS: return 10;
+    case KNOB_ANSWER: return 4096;
     default: return 1;
     }
 }
@@ -286,6 +288,7 @@ static int start(struct whatif *whatif, bool fleet)
     struct job_question question = {
         .plan = &whatif->answer.part, .device = &whatif->answer.group,
         .workload = choice(whatif, KNOB_WORKLOAD, value[KNOB_WORKLOAD]), .rate_per_s = value[KNOB_RATE],
+        .output_tokens = value[KNOB_ANSWER],
         .fleet = fleet, .slo = {.ttft_s = value[KNOB_TTFT_MS] * 1e-3, .tpot_s = value[KNOB_TPOT_MS] * 1e-3},
         .share = 1.0 / value[KNOB_COUNT], .max_seqs = value[KNOB_BATCH],
     };
@@ -358,7 +361,7 @@ void whatif_value(const struct whatif *whatif, const struct scenario *scenario, 
         snprintf(text, bytes, "-");
     } else if (value > 0) {
         format_tokens(text, bytes, value);
-    } else if (knob == KNOB_RATE) {
+    } else if (knob == KNOB_RATE || knob == KNOB_ANSWER) {
         snprintf(text, bytes, "workload's");
     } else if (knob == KNOB_TTFT_MS || knob == KNOB_TPOT_MS) {
         snprintf(text, bytes, "no limit");

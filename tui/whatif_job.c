@@ -133,7 +133,7 @@ static void *work(void *user)
 {
     struct whatif_job *job = user;
     struct workload workload;
-    struct workload_options load = {.rate_factor = 1};
+    struct workload_options load = {.rate_factor = 1, .output_tokens = job->question.output_tokens};
     int error = rate_factor(&load.rate_factor, &job->question, job->workload);
     error = error ? error : workload_load(&workload, job->workload, &load);
     if (!error) {

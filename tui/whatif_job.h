@@ -14,6 +14,7 @@ struct job_question {
     const struct plan *plan;           // of one device
     const struct device *device;
     const char *workload;              // a preset
+    int32_t output_tokens;             // of every request; 0: as the workload says
     double rate_per_s;                 // requests per second; 0: as the workload comes
     bool fleet;                        // the smallest fleet within `slo`; else one replica under its share of the load
     struct slo slo;                    // of a fleet; at least one limit
