@@ -366,6 +366,7 @@ static __device__ void attend_union(const tile_arguments &a, int first, int rows
             group_mma_bf16_by_rows(s.out, p[k], tile_descriptor(values + k * 16 * 128, TILE_TOKENS));
         }
         group_mma_end();
+        __syncwarp();    // one lane gives the stage back: all have read their masks
         if (threadIdx.x % 32 == 0) {
             barrier_arrive(empty + stage * 8);
         }
