@@ -35,7 +35,8 @@ int collect_resolve(struct collect_flags *flags, const char *device)
         return status_fail(-EINVAL, "--collect %s: expected off, stage, kernel, graph or counters", flags->mode_name);
     }
     if (needs_gpu((enum collect)mode) && strncmp(device, "cuda", 4) != 0) {
-        return status_fail(-EINVAL, "--collect %s: only a GPU has kernels to collect; use --device cuda, or --collect stage",
+        return status_fail(-EINVAL,
+                           "--collect %s: only a GPU has kernels to collect; use --device cuda, or --collect stage",
                            flags->mode_name);
     }
     flags->mode = (enum collect)mode;

@@ -5,8 +5,9 @@
 // same for all stages of a step.
 //
 // CLOCK_BOOTTIME is read through the vDSO on Linux 5.3 and later, no system call. What happens inside a step is kept
-// (collector_told.h), so that a stage costs two clock readings and one copy; the sink sees it after the step's end, or, with
-// kernels, when those are known. Tokens per second are counted here: what steps draw, over windows of a second or more.
+// (collector_told.h), so that a stage costs two clock readings and one copy; the sink sees it after the step's end, or,
+// with kernels, when those are known. Tokens per second are counted here: what steps draw, over windows of a second or
+// more.
 #include "cupti/collector.h"
 
 #include <assert.h>
@@ -49,7 +50,8 @@ static void tell_losses(struct collector *collector)
 {
     if (collector->told->lost > 0 && collector->sink.loss) {
         collector->lost += collector->told->lost;
-        struct loss_sample loss = {.source = collector->source, .dropped = collector->lost, .time_ns = collector_now_ns()};
+        struct loss_sample loss = {
+            .source = collector->source, .dropped = collector->lost, .time_ns = collector_now_ns()};
         collector->sink.loss(collector->sink.user, &loss);
     }
 }
@@ -182,7 +184,8 @@ static void on_stage_begin(void *user, const struct observed_stage *stage)
     collector->stage_begin_ns = collector_now_ns();
 }
 
-static void keep_stage(struct collector *collector, const struct observed_stage *stage, int64_t begin_ns, int64_t end_ns)
+static void keep_stage(struct collector *collector, const struct observed_stage *stage, int64_t begin_ns,
+                       int64_t end_ns)
 {
     struct told_record record = {.kind = TOLD_STAGE,
                                  .as.stage = told_stage(collector->told, stage, begin_ns, end_ns - begin_ns)};

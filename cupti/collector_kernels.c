@@ -1,12 +1,13 @@
 // cupti/collector_kernels.c - steps and kernels meet.
 //
-// A tag is the step's serial and the ordinal of the stage within its pass. A replayed step launches one graph, whose tag has
-// no ordinal; its nodes bring theirs. The engine's thread puts ended steps into a list. A step is complete when a later one's
-// work has been seen, since records come in order, or when a flush left nothing behind. Copies that a step enqueues outside
-// of stages are the host's: the batch, and what the step gave.
+// A tag is the step's serial and the ordinal of the stage within its pass. A replayed step launches one graph, whose
+// tag has no ordinal; its nodes bring theirs. The engine's thread puts ended steps into a list. A step is complete when
+// a later one's work has been seen, since records come in order, or when a flush left nothing behind. Copies that a
+// step enqueues outside of stages are the host's: the batch, and what the step gave.
 //
-// Time of a stage is exclusive. Where a kernel starts before its predecessor on the same stream has ended, it waits for it
-// (its launch was overlapped on purpose), and the time counts for the predecessor. Stages on different streams may overlap.
+// Time of a stage is exclusive. Where a kernel starts before its predecessor on the same stream has ended, it waits for
+// it (its launch was overlapped on purpose), and the time counts for the predecessor. Stages on different streams may
+// overlap.
 #include "cupti/collector_kernels.h"
 
 #include <errno.h>
@@ -134,8 +135,8 @@ static void take_ended(struct kernel_collector *kernels)
     pthread_mutex_unlock(&kernels->mutex);
 }
 
-// What was told without a step goes with the step before it. One step more is waited for, because a work and its call may
-// lie in different buffers.
+// What was told without a step goes with the step before it. One step more is waited for, because a work and its call
+// may lie in different buffers.
 static bool complete(const struct kernel_collector *kernels, const struct told *told, bool all)
 {
     return all || !told->has_step || told->serial + 1 < kernels->newest || kernels->n_ready > MAX_WAITING;
@@ -253,8 +254,8 @@ static bool grow_times(struct kernel_collector *kernels, int64_t n)
     return true;
 }
 
-// A stage's sample for each that had the device to itself at some time; works [n] are sorted by their beginnings. A stage
-// whose work was done by another's kernels has none.
+// A stage's sample for each that had the device to itself at some time; works [n] are sorted by their beginnings. A
+// stage whose work was done by another's kernels has none.
 static void hand_over_stages(struct kernel_collector *kernels, const struct told *told, const struct step_work *works,
                              int64_t n)
 {
@@ -355,8 +356,8 @@ static void recycle(struct kernel_collector *kernels, struct told *told)
     pthread_mutex_unlock(&kernels->mutex);
 }
 
-// Works and launches are sorted by serial, so those of one step lie side by side. Ones that came later than their step are
-// lost; those of steps to come stay.
+// Works and launches are sorted by serial, so those of one step lie side by side. Ones that came later than their step
+// are lost; those of steps to come stay.
 static uint64_t on_flushed(void *user, const struct join_totals *totals, bool all)
 {
     struct kernel_collector *kernels = user;

@@ -1,7 +1,7 @@
 // cupti/collector_told.h - what an engine has told during one step, kept until it can be handed over.
 //
-// Filled by the engine's thread; then either handed over at once or, where kernels are collected, by another thread once
-// the step's kernels are known. Memory only grows, and is used again for later steps.
+// Filled by the engine's thread; then either handed over at once or, where kernels are collected, by another thread
+// once the step's kernels are known. Memory only grows, and is used again for later steps.
 #pragma once
 
 #include "engine/observer.h"

@@ -1,8 +1,8 @@
 // cupti/cupti_activity.c - the subscription, its buffers, and the thread that empties them.
 //
-// Buffers are given to CUPTI zeroed, which spares it from doing so in the thread that launches. They are taken back by a
-// callback that only puts them into a list; records are read by our thread alone. Where memory for a buffer is refused,
-// CUPTI drops records and counts them.
+// Buffers are given to CUPTI zeroed, which spares it from doing so in the thread that launches. They are taken back by
+// a callback that only puts them into a list; records are read by our thread alone. Where memory for a buffer is
+// refused, CUPTI drops records and counts them.
 #include "cupti/cupti_activity.h"
 
 #include <errno.h>
@@ -13,7 +13,8 @@
 
 #include "engine/status.h"
 
-// 1 MiB: five thousand kernels, some 25 decode steps. A buffer comes back when it is full; larger ones would come later.
+// 1 MiB: five thousand kernels, some 25 decode steps. A buffer comes back when it is full; larger ones would come
+// later.
 enum { BUFFER_BYTES = 1 << 20, FLUSH_PERIOD_MS = 100 };
 enum { SPARE_BUFFERS = 8 };    // kept for the next request; more are given back
 
@@ -59,7 +60,8 @@ static int refuse(int result, const char *what)
         text = "unknown error";
     }
     return status_fail(-ENOTSUP, "CUPTI: %s: %s (%d)%s", what, text, result,
-                       result == CUPTI_NO_PRIVILEGE ? "; run as root, or set NVreg_RestrictProfilingToAdminUsers=0" : "");
+                       result == CUPTI_NO_PRIVILEGE ? "; run as root, or set NVreg_RestrictProfilingToAdminUsers=0"
+                                                    : "");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -216,7 +218,8 @@ static void *run(void *unused)
 // What is set once per process, before any kind is enabled and any context made.
 static int prepare(const struct cupti *cupti)
 {
-    size_t bytes = sizeof(size_t), size = device_buffer_bytes, limit = device_buffer_limit, first = device_buffers_first;
+    size_t bytes = sizeof(size_t), size = device_buffer_bytes, limit = device_buffer_limit,
+           first = device_buffers_first;
     uint8_t zeroed = 1;
     size_t zeroed_bytes = sizeof zeroed;
     // Wishes: a library that does not know one does without.

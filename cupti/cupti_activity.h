@@ -1,9 +1,9 @@
 // cupti/cupti_activity.h - what a GPU did, kernel by kernel: CUPTI's activity records, in a thread of their own.
 //
-// CUPTI knows one subscriber per process, so there is one of these at a time. It is subscribed to once and stays so until
-// the process ends, because the library does not take well to coming and going (timestamps go wrong when their clock is
-// registered again); what closing does is to stop records. The thread asks CUPTI for its records ten times a second, joins
-// them (cupti_join.h) and hands them to its client. Times are CLOCK_BOOTTIME nanoseconds.
+// CUPTI knows one subscriber per process, so there is one of these at a time. It is subscribed to once and stays so
+// until the process ends, because the library does not take well to coming and going (timestamps go wrong when their
+// clock is registered again); what closing does is to stop records. The thread asks CUPTI for its records ten times a
+// second, joins them (cupti_join.h) and hands them to its client. Times are CLOCK_BOOTTIME nanoseconds.
 //
 // A thread that enqueues work says under which tag it does so. Tags are the client's; they ascend, 0 is none.
 #pragma once
@@ -12,8 +12,9 @@
 
 struct activity;
 
-// Called by the activity's thread. A flush brings the records of buffers all of whose works have ended: while a GPU is busy,
-// some that ended long ago are in a buffer with one that has not. What comes does so in the order of tags, buffer by buffer.
+// Called by the activity's thread. A flush brings the records of buffers all of whose works have ended: while a GPU is
+// busy, some that ended long ago are in a buffer with one that has not. What comes does so in the order of tags, buffer
+// by buffer.
 struct activity_client {
     void *user;
     void (*work)(void *user, const struct joined_work *work);

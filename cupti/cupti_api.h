@@ -135,7 +135,8 @@ struct cupti {
     int (*version)(uint32_t *version);
     int (*result_string)(int result, const char **text);
     int (*subscribe)(void **subscriber, cupti_callback callback, void *user);
-    int (*subscribe_named)(void **subscriber, cupti_callback callback, void *user, struct cupti_subscriber *);    // or NULL
+    int (*subscribe_named)(void **subscriber, cupti_callback callback, void *user,
+                           struct cupti_subscriber *);    // or NULL
     int (*unsubscribe)(void *subscriber);
     int (*enable_callback)(uint32_t enable, void *subscriber, uint32_t domain, uint32_t id);
     int (*enable)(uint32_t kind);
@@ -153,6 +154,6 @@ struct cupti {
     int (*node_id)(void *node, uint64_t *id);
 };
 
-// The library's functions, loaded at the first call and kept. NULL: status_text says what is missing. Not for two threads
-// at once. *path (may be NULL): which file it is.
+// The library's functions, loaded at the first call and kept. NULL: status_text says what is missing. Not for two
+// threads at once. *path (may be NULL): which file it is.
 const struct cupti *cupti_library(const char **path);

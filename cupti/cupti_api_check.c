@@ -4,9 +4,9 @@
 #ifdef CLSA_CUPTI_HEADERS
 #include <cupti.h>
 
-#define SAME_OFFSET(ours, field, theirs, their_field)                                                                   \
-    _Static_assert(offsetof(struct ours, field) == offsetof(theirs, their_field) &&                                     \
-                       sizeof((struct ours){0}.field) == sizeof((theirs){0}.their_field),                               \
+#define SAME_OFFSET(ours, field, theirs, their_field)                                                                  \
+    _Static_assert(offsetof(struct ours, field) == offsetof(theirs, their_field) &&                                    \
+                       sizeof((struct ours){0}.field) == sizeof((theirs){0}.their_field),                              \
                    #ours "." #field)
 
 SAME_OFFSET(cupti_kernel, kind, CUpti_ActivityKernel10, kind);

@@ -123,15 +123,23 @@ static void read_memcpy(struct join *join, const struct cupti_memcpy *m)
     static const char *const names[] = {[1] = "copy to device", [2] = "copy to host", [8] = "copy on device",
                                         [10] = "copy between devices"};
     const char *name = m->copy_kind < sizeof names / sizeof *names ? names[m->copy_kind] : NULL;
-    struct kernel_sample sample = {.work = WORK_COPY, .name = name ? name : "copy", .device = (int32_t)m->device,
-                                   .context = (int32_t)m->context, .stream = (int32_t)m->stream, .bytes = (int64_t)m->bytes};
+    struct kernel_sample sample = {.work = WORK_COPY,
+                                   .name = name ? name : "copy",
+                                   .device = (int32_t)m->device,
+                                   .context = (int32_t)m->context,
+                                   .stream = (int32_t)m->stream,
+                                   .bytes = (int64_t)m->bytes};
     keep_work(join, m->correlation, m->node, m->start, m->end, &sample);
 }
 
 static void read_memset(struct join *join, const struct cupti_memset *m)
 {
-    struct kernel_sample sample = {.work = WORK_FILL, .name = "fill", .device = (int32_t)m->device,
-                                   .context = (int32_t)m->context, .stream = (int32_t)m->stream, .bytes = (int64_t)m->bytes};
+    struct kernel_sample sample = {.work = WORK_FILL,
+                                   .name = "fill",
+                                   .device = (int32_t)m->device,
+                                   .context = (int32_t)m->context,
+                                   .stream = (int32_t)m->stream,
+                                   .bytes = (int64_t)m->bytes};
     keep_work(join, m->correlation, m->node, m->start, m->end, &sample);
 }
 
@@ -182,11 +190,11 @@ static void read_external(struct join *join, const struct cupti_external *e)
 }
 
 // Records are copied out, because the library only promises that they begin at multiples of 8 bytes and gives no types.
-#define READ(join, record, type, read)                                                                                  \
-    do {                                                                                                                \
-        struct type copy;                                                                                               \
-        memcpy(&copy, record, sizeof copy);                                                                             \
-        read(join, &copy);                                                                                              \
+#define READ(join, record, type, read)                                                                                 \
+    do {                                                                                                               \
+        struct type copy;                                                                                              \
+        memcpy(&copy, record, sizeof copy);                                                                            \
+        read(join, &copy);                                                                                             \
     } while (0)
 
 static void read_overhead(struct join *join, const struct cupti_overhead *o)

@@ -105,8 +105,9 @@ const struct cupti *cupti_library(const char **path)
     if (!found) {
         void *library = open_library();
         if (!library) {
-            status_fail(-ENODEV, "libcupti.so is neither on the library path nor in CUDA_HOME nor in /usr/local/cuda; it comes "
-                                 "with the CUDA toolkit (package cuda-cupti)");
+            status_fail(-ENODEV,
+                        "libcupti.so is neither on the library path nor in CUDA_HOME nor in /usr/local/cuda; it comes "
+                        "with the CUDA toolkit (package cuda-cupti)");
             return NULL;
         }
         const char *missing = find_all(library, &functions);

@@ -5,7 +5,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-// `items` [*capacity] of `bytes` each, of which n are in use, or its larger successor; NULL: no memory, nothing changed.
+// `items` [*capacity] of `bytes` each, of which n are in use, or its larger successor; NULL: no memory, nothing
+// changed.
 static inline void *grow_for_one(void *items, int64_t n, int64_t *capacity, size_t bytes)
 {
     if (n < *capacity) {

@@ -1,7 +1,7 @@
 // cupti/nvtx.c - what the observer hears, as NVTX ranges.
 //
-// The state is the process's, as the tool is. Names that are not registered in time (layers beyond the table, requests) are
-// given as text. Ranges of requests are kept in a small table; a request that finds no place in it has none.
+// The state is the process's, as the tool is. Names that are not registered in time (layers beyond the table, requests)
+// are given as text. Ranges of requests are kept in a small table; a request that finds no place in it has none.
 #include "cupti/nvtx.h"
 
 #include <stdio.h>
@@ -103,7 +103,8 @@ const char *nvtx_state(void)
 
 static nvtxEventAttributes_t named(uint32_t category, nvtxStringHandle_t name)
 {
-    nvtxEventAttributes_t event = {.version = NVTX_VERSION, .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE, .category = category};
+    nvtxEventAttributes_t event = {
+        .version = NVTX_VERSION, .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE, .category = category};
     event.messageType = NVTX_MESSAGE_TYPE_REGISTERED;
     event.message.registered = name;
     return event;

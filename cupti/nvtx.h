@@ -1,9 +1,9 @@
 // cupti/nvtx.h - ranges for NVIDIA's tools (nsys, ncu): request > phase > step > layer > stage, in the domain `clsa`.
 //
-// Called by the thread that runs the engine, in the observer's order. Stages, phases and layers have registered names, so
-// that `nsys profile -c nvtx -p decode@clsa` finds them; steps and stages carry a payload with their sizes. Where the
-// program was built without NVTX's headers, or no tool listens, nvtx_listens says so and nothing else need be called.
-// Needs no library: the headers load the tool that NVTX_INJECTION64_PATH names.
+// Called by the thread that runs the engine, in the observer's order. Stages, phases and layers have registered names,
+// so that `nsys profile -c nvtx -p decode@clsa` finds them; steps and stages carry a payload with their sizes. Where
+// the program was built without NVTX's headers, or no tool listens, nvtx_listens says so and nothing else need be
+// called. Needs no library: the headers load the tool that NVTX_INJECTION64_PATH names.
 #pragma once
 
 #include "engine/observer.h"

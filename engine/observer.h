@@ -36,13 +36,15 @@ struct observer {
     void (*layer_end)(void *user, int32_t layer);
     void (*stage_begin)(void *user, const struct observed_stage *stage);
     void (*stage_end)(void *user, const struct observed_stage *stage);
-    // The stages of a pass on an asynchronous device, in order, told once the pass has ended, instead of stage_begin and
-    // stage_end. Steps that are replayed whole tell none but every stage_every-th (engine.h). NULL: nothing is marked.
+    // The stages of a pass on an asynchronous device, in order, told once the pass has ended, instead of stage_begin
+    // and stage_end. Steps that are replayed whole tell none but every stage_every-th (engine.h). NULL: nothing is
+    // marked.
     void (*device_stages)(void *user, const struct device_stage *stages, int32_t n);
     // On an asynchronous device: from begin to end the calling thread enqueues the work of `stage`, which runs when it
-    // will. Told in the order of the pass, in every step. `replayed`: the work was enqueued before, as part of a recording
-    // that an earlier pass made while it told the same stages in the same order; this only says what they cost this time.
-    // Work that a step enqueues outside of stages is the host's: copies of the batch and of what it gave.
+    // will. Told in the order of the pass, in every step. `replayed`: the work was enqueued before, as part of a
+    // recording that an earlier pass made while it told the same stages in the same order; this only says what they
+    // cost this time. Work that a step enqueues outside of stages is the host's: copies of the batch and of what it
+    // gave.
     void (*enqueue_begin)(void *user, const struct observed_stage *stage, bool replayed);
     void (*enqueue_end)(void *user, const struct observed_stage *stage, bool replayed);
     // A request changed its state; the source and the time are the collector's to fill.

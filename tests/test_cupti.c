@@ -1,7 +1,7 @@
 // tests/test_cupti.c - kernels through the collector, told by a libcupti.so of our own (tests/mock).
 //
-// The test drives the observer as an engine would and the mock as a GPU would, in random steps; what each kernel must be
-// attributed to is kept beside. No GPU is needed, and a real libcupti is not looked at.
+// The test drives the observer as an engine would and the mock as a GPU would, in random steps; what each kernel must
+// be attributed to is kept beside. No GPU is needed, and a real libcupti is not looked at.
 #include <dlfcn.h>
 #include <errno.h>
 #include <unistd.h>
@@ -22,7 +22,8 @@ struct heard {
     struct stage_sample stages[MAX_HEARD];
     struct launch_sample launches[MAX_HEARD];
     struct step_sample steps[MAX_HEARD];
-    int32_t n_kernels, n_stages, n_launches, n_steps, n_sources, n_requests, n_counters, n_gauges;
+    _Atomic int32_t n_kernels, n_steps;    // looked at while they grow
+    int32_t n_stages, n_launches, n_sources, n_requests, n_counters, n_gauges;
     struct loss_sample loss;
     int64_t last_step;         // of what came since the last step: all must be of one
     bool mixed;
@@ -181,7 +182,8 @@ static void check_kernels(void)
         }
         CHECK_MESSAGE(e < n_expected && kernel->step == expected[e].step && kernel->stage == expected[e].stage &&
                           kernel->layer == expected[e].layer,
-                      "kernel %d: step %lld stage %d layer %d", k, (long long)kernel->step, (int)kernel->stage, kernel->layer);
+                      "kernel %d: step %lld stage %d layer %d", k, (long long)kernel->step, (int)kernel->stage,
+                      kernel->layer);
     }
     CHECK(!heard.mixed);
 }
@@ -209,7 +211,8 @@ static struct collector *open_kernels(enum collector_source source)
 // ---------------------------------------------------------------------------------------------------------------------
 // Tests
 
-// Two stages and the host's copies, launched one by one. The second kernel starts before the first has ended, and waits.
+// Two stages and the host's copies, launched one by one. The second kernel starts before the first has ended, and
+// waits.
 static void test_eager(void)
 {
     begin_test();
@@ -245,7 +248,8 @@ static void test_eager(void)
     CHECK(heard.n_steps == 1 && heard.n_stages == 2 && heard.n_launches == 4 && heard.n_sources == 1);
     CHECK(heard.n_counters == 2);    // ours, and the rate of the window
     const struct stage_sample *a = &heard.stages[0], *b = &heard.stages[1];
-    CHECK(a->stage == STAGE_QKV && a->begin_ns == (int64_t)t && a->duration_ns == 1000 && a->bytes == 1000 && a->flops == 2000);
+    CHECK(a->stage == STAGE_QKV && a->begin_ns == (int64_t)t && a->duration_ns == 1000 && a->bytes == 1000 &&
+          a->flops == 2000);
     CHECK(b->stage == STAGE_FFN && b->begin_ns == (int64_t)t + 1000 && b->duration_ns == 700 && b->bytes == 3000);
     CHECK(a->step == 4 && a->phase == PHASE_PREFILL && a->n_seqs == 1 && a->context_tokens == 100);
     const struct kernel_sample *k = &heard.kernels[1];    // in the order of their beginnings
@@ -253,9 +257,9 @@ static void test_eager(void)
           k->static_shared_bytes == 1024 && k->dynamic_shared_bytes == 2048 && strcmp(k->name, "_Z6kernelv") == 0 &&
           k->stream == 7 && k->context == 1 && k->work == WORK_KERNEL);
     CHECK(heard.kernels[0].work == WORK_COPY && heard.kernels[0].bytes == 4096);
-    CHECK(heard.launches[1].launch == first && heard.launches[1].begin_ns == 30 && heard.launches[1].duration_ns == 15 &&
-          heard.launches[1].thread == 77 && strcmp(heard.launches[1].name, "cudaLaunchKernel") == 0 &&
-          heard.launches[1].step == 4);
+    CHECK(heard.launches[1].launch == first && heard.launches[1].begin_ns == 30 &&
+          heard.launches[1].duration_ns == 15 && heard.launches[1].thread == 77 &&
+          strcmp(heard.launches[1].name, "cudaLaunchKernel") == 0 && heard.launches[1].step == 4);
     CHECK(heard.loss.dropped == 0 && heard.loss.invalid == 0);
 }
 
@@ -280,8 +284,8 @@ static void test_streams(void)
           heard.stages[1].begin_ns == heard.stages[0].begin_ns + 10);
 }
 
-// Steps with one to 40 stages of up to three kernels: captured in one, replayed in others with costs of their own. Graph
-// ids are used again by a second recording, as the library does.
+// Steps with one to 40 stages of up to three kernels: captured in one, replayed in others with costs of their own.
+// Graph ids are used again by a second recording, as the library does.
 static void test_graphs(void)
 {
     enum { STAGES = 40, REPLAYS = 30 };
@@ -353,7 +357,8 @@ static void test_graphs(void)
     CHECK(heard.loss.dropped == 0);
 }
 
-// Records without times are counted, not told; what the library drops is counted; what has no call is of no step, later.
+// Records without times are counted, not told; what the library drops is counted; what has no call is of no step,
+// later.
 static void test_losses(void)
 {
     begin_test();
@@ -455,8 +460,8 @@ static void test_refused(void)
     CHECK(mock.subscriptions() == 0);
 }
 
-// One at a time; kinds are on only while it is open; the second one subscribes no more and finds the nodes of graphs that
-// were captured for the first.
+// One at a time; kinds are on only while it is open; the second one subscribes no more and finds the nodes of graphs
+// that were captured for the first.
 static void test_again(void)
 {
     struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
@@ -502,7 +507,8 @@ static void test_whole_graphs(void)
     const struct observer *o = collector_observer(collector);
     struct observed_step step = {2, PHASE_DECODE, 1, 1, 8, 1};
     struct device_stage marked = {stage_of(STAGE_FFN, 0, 10), 0, 300};
-    struct cupti_graph graph = {.kind = CUPTI_GRAPH, .start = device_ns, .end = device_ns + 400, .context = 1, .stream = 7};
+    struct cupti_graph graph = {
+        .kind = CUPTI_GRAPH, .start = device_ns, .end = device_ns + 400, .context = 1, .stream = 7};
     CHECK(mock.enabled(CUPTI_GRAPH) && o->device_stages);
     o->step_begin(o->user, &step);
     graph.correlation = mock.call(GRAPH_LAUNCH, 1, 2);

@@ -1,4 +1,5 @@
-// tests/test_forward_async.c - what an observer is told of a device that works by itself: eager, recorded, replayed steps.
+// tests/test_forward_async.c - what an observer is told of a device that works by itself: eager, recorded, replayed
+// steps.
 //
 // The device is the reference backend under a table that says "asynchronous" and pretends to record: a replay runs
 // nothing. What it must tell is what the reference tells of the same batches: the same stages with the same costs.
@@ -114,8 +115,8 @@ static int record_end(struct backend_context *context, int error)
 }
 
 // Runs a prompt of nine rows and STEPS - 1 steps of one.
-static void run(struct told *told, const struct plan *plan, const struct backend *backend, const struct observer *observer,
-                const int32_t *tokens)
+static void run(struct told *told, const struct plan *plan, const struct backend *backend,
+                const struct observer *observer, const int32_t *tokens)
 {
     struct backend_options backend_options = {.plan = plan, .threads = 1, .max_rows = 16, .max_seqs = 1,
                                               .max_context = MAX_CONTEXT};

@@ -1,10 +1,10 @@
 // tests/bench/bench_overhead.c - what collecting costs a decoding GPU, and whether it sees everything.
 //
-// One engine decodes one batch; the collector is exchanged between runs of steps, in turns, so that all modes see the same
-// clocks and the same contexts. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by how many
-// percent the mean step is longer than with nobody looking: the median over the turns, with their spread. With kernels it
-// also counts: kernels that no stage owns, records lost, and how far stages, gaps and overlap are from the step's own time.
-// A machine without a usable GPU is told so and nothing is measured.
+// One engine decodes one batch; the collector is exchanged between runs of steps, in turns, so that all modes see the
+// same clocks and the same contexts. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by
+// how many percent the mean step is longer than with nobody looking: the median over the turns, with their spread. With
+// kernels it also counts: kernels that no stage owns, records lost, and how far stages, gaps and overlap are from the
+// step's own time. A machine without a usable GPU is told so and nothing is measured.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -42,7 +42,8 @@ struct seen {
     int32_t n_names;
     struct slice slices[MAX_SLICES];  // of the stages of the step to come
     int32_t n_slices;
-    double worst_sum, worst_cover;    // |stages + gaps - overlap - step| and step not covered, of a decode step, as shares
+    double worst_sum,
+        worst_cover;    // |stages + gaps - overlap - step| and step not covered, of a decode step, as shares
     double sum, gaps, overlap, step_ns;
 };
 
@@ -196,7 +197,8 @@ static int turn(struct bench *bench, int mode, double *step_ms)
         clock_gettime(CLOCK_MONOTONIC, &begin);
         error = error ? error : decode(bench, bench->steps);
         clock_gettime(CLOCK_MONOTONIC, &end);
-        *step_ms = ((double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) * 1e-6) / bench->steps;
+        *step_ms =
+            ((double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) * 1e-6) / bench->steps;
         bench->observer = (struct observer){0};
         collector_close(collector);
     }
@@ -226,26 +228,28 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
     qsort(percent, (size_t)bench->turns, sizeof *percent, compare_doubles);
     qsort(ms, (size_t)bench->turns, sizeof *ms, compare_doubles);
     double median = percent[bench->turns / 2], spread = percent[bench->turns * 3 / 4] - percent[bench->turns / 4];
-    printf("%-6s %7d %3d %-6s %8.4f ms %+6.2f %% (spread %.2f)  steps %lld stages %lld kernels %lld, of a stage %lld; copies "
+    printf("%-6s %7d %3d %-6s %8.4f ms %+6.2f %% (spread %.2f)  steps %lld stages %lld kernels %lld, of a stage %lld; "
+           "copies "
            "%lld outside %lld launches %lld dropped %lld invalid %lld CUPTI %.0f us gauges %lld\n",
            method, bench->context, bench->batch, modes[mode].name, ms[bench->turns / 2], median, spread,
            (long long)seen->steps, (long long)seen->stages, (long long)seen->kernels, (long long)seen->attributed,
            (long long)seen->copies, (long long)seen->outside, (long long)seen->launches, (long long)seen->dropped,
-           (long long)seen->invalid, seen->overhead_us,
-           (long long)seen->gauges);
+           (long long)seen->invalid, seen->overhead_us, (long long)seen->gauges);
     if (seen->step_ns > 0) {
-        printf("       stages %.2f %% of the step, gaps %.2f %%, overlap %.2f %%; worst sum off by %.2f %%, worst gaps %.2f "
-               "%%\n", 100 * seen->sum / seen->step_ns, 100 * seen->gaps / seen->step_ns,
-               100 * seen->overlap / seen->step_ns, 100 * seen->worst_sum, 100 * seen->worst_cover);
+        printf("       stages %.2f %% of the step, gaps %.2f %%, overlap %.2f %%; worst sum off by %.2f %%, worst gaps "
+               "%.2f "
+               "%%\n",
+               100 * seen->sum / seen->step_ns, 100 * seen->gaps / seen->step_ns, 100 * seen->overlap / seen->step_ns,
+               100 * seen->worst_sum, 100 * seen->worst_cover);
     }
     for (int32_t n = 0; n < seen->n_names; n++) {
         printf("       no stage: %s\n", seen->names[n]);
     }
     fflush(stdout);
     if (mode != OFF_MODE) {
-        fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\toverhead.%s\t%.3g\t%.3g\t-\tpercent\n", bench->date,
-                bench->commit, bench->device_name, bench->driver, bench->model, method, bench->context, bench->batch,
-                modes[mode].name, median, spread);
+        fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\toverhead.%s\t%.3g\t%.3g\t-\tpercent\n",
+                bench->date, bench->commit, bench->device_name, bench->driver, bench->model, method, bench->context,
+                bench->batch, modes[mode].name, median, spread);
         fflush(out);
     }
 }
@@ -274,9 +278,9 @@ static int fill(struct bench *bench, const struct plan *plan, struct model_file 
     return error;
 }
 
-// As many sequences as asked for, forked from the first; then the modes in turns. The turn before them records the graphs:
-// kernels first, so that their nodes' stages are known, and before all that look away, because CUPTI 13.0 does not bear the
-// launch of a graph that was made while it did not look.
+// As many sequences as asked for, forked from the first; then the modes in turns. The turn before them records the
+// graphs: kernels first, so that their nodes' stages are known, and before all that look away, because CUPTI 13.0 does
+// not bear the launch of a graph that was made while it did not look.
 static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *out)
 {
     const int first[MODES] = {KERNEL_MODE, GRAPH_MODE, OFF_MODE, STAGE_MODE, COUNTERS_MODE};
@@ -314,7 +318,8 @@ static int run_method(struct bench *bench, const char *method, FILE *out)
     int error = command_model_open(&file, bench->model, method, &flags, 1);
     error = error ? error : command_plan_build(&plan, file, method, &flags);
     if (!error && (bench->chosen[KERNEL_MODE] || bench->chosen[GRAPH_MODE])) {    // CUPTI wants to be there first
-        error = collector_open(&collector, modes[bench->chosen[KERNEL_MODE] ? KERNEL_MODE : GRAPH_MODE].source, &nobody);
+        error =
+            collector_open(&collector, modes[bench->chosen[KERNEL_MODE] ? KERNEL_MODE : GRAPH_MODE].source, &nobody);
     }
     struct counters *counters = NULL;
     const struct counters_options counters_options = {.gpu = true, .device = bench->device};
@@ -354,7 +359,8 @@ static int choose_modes(struct bench *bench)
         bench->chosen[mode] = true;
     }
     if (bench->chosen[KERNEL_MODE] && bench->chosen[GRAPH_MODE]) {    // CUPTI 13.0 ends in the driver's launch
-        return status_fail(-EINVAL, "--modes: kernel and graph each want graphs that were recorded under them; run one of them");
+        return status_fail(-EINVAL,
+                           "--modes: kernel and graph each want graphs that were recorded under them; run one of them");
     }
     return 0;
 }
@@ -374,7 +380,9 @@ static int read_batches(struct bench *bench, const char *text)
             break;
         }
     }
-    return bench->n_batches > 0 && *end == 0 ? 0 : status_fail(-EINVAL, "--batch %s: numbers that ascend, up to 1024", text);
+    return bench->n_batches > 0 && *end == 0
+               ? 0
+               : status_fail(-EINVAL, "--batch %s: numbers that ascend, up to 1024", text);
 }
 
 static int run(struct bench *bench)

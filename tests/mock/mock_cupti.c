@@ -1,8 +1,8 @@
 // tests/mock/mock_cupti.c - the mock: buffers, kinds, external ids and graph nodes as CUPTI has them.
 //
-// Records are longer than cupti_api.h declares them, as in a newer CUPTI, by a number of bytes that changes. Kernels and
-// calls go to different buffers, as in CUPTI, where the former come from the device. Not for many threads at once, but for
-// one that launches and one that flushes.
+// Records are longer than cupti_api.h declares them, as in a newer CUPTI, by a number of bytes that changes. Kernels
+// and calls go to different buffers, as in CUPTI, where the former come from the device. Not for many threads at once,
+// but for one that launches and one that flushes.
 #include "tests/mock/mock_cupti.h"
 
 #include <pthread.h>
@@ -99,7 +99,8 @@ uint32_t mock_call(uint32_t id, uint64_t start, uint64_t end)
     pthread_mutex_lock(&mock.mutex);
     uint32_t correlation = ++mock.last_correlation;
     if (mock.functions[0][id] && mock.depth > 0 && mock.kinds[CUPTI_EXTERNAL]) {
-        struct cupti_external external = {CUPTI_EXTERNAL, CUPTI_EXTERNAL_OURS, mock.externals[mock.depth - 1], correlation, 0};
+        struct cupti_external external = {CUPTI_EXTERNAL, CUPTI_EXTERNAL_OURS, mock.externals[mock.depth - 1],
+                                          correlation, 0};
         append(OF_CALLS, &external, sizeof external);
     }
     if (mock.functions[0][id]) {

@@ -1,8 +1,8 @@
 // tests/mock/mock_cupti.h - a libcupti.so without a GPU: what a test makes it say.
 //
-// The library is built from mock_cupti.c and found through CUDA_HOME like the real one. A test gets these functions with
-// dlsym from the same file. Work is "launched" by a call of the calling thread, which leaves the records that CUPTI would
-// leave; what ran is told separately, so that a test decides order and times.
+// The library is built from mock_cupti.c and found through CUDA_HOME like the real one. A test gets these functions
+// with dlsym from the same file. Work is "launched" by a call of the calling thread, which leaves the records that
+// CUPTI would leave; what ran is told separately, so that a test decides order and times.
 #pragma once
 
 #include <stdint.h>

@@ -1,8 +1,8 @@
 // tests/mock/mock_nvtx.c - a tool that listens to NVTX, for tests: writes what it hears as text.
 //
-// Loaded by NVTX's headers from NVTX_INJECTION64_PATH, as nsys and ncu are. Text: "(name" a range is pushed, ")" popped,
-// "[name" started, "]" ended; behind a range with a payload "{" its first two fields and, as text, its last "}". Only built
-// where NVTX's headers are.
+// Loaded by NVTX's headers from NVTX_INJECTION64_PATH, as nsys and ncu are. Text: "(name" a range is pushed, ")"
+// popped, "[name" started, "]" ended; behind a range with a payload "{" its first two fields and, as text, its last
+// "}". Only built where NVTX's headers are.
 #include <nvtx3/nvToolsExt.h>
 #include <nvtx3/nvToolsExtPayload.h>
 #include <stdarg.h>
@@ -47,7 +47,8 @@ static nvtxStringHandle_t register_string(nvtxDomainHandle_t in, const char *nam
 static void hear_event(const char *sign, const nvtxEventAttributes_t *event)
 {
     const void *registered = event->message.registered;
-    hear("%s%s", sign, event->messageType == NVTX_MESSAGE_TYPE_REGISTERED ? (const char *)registered : event->message.ascii);
+    hear("%s%s", sign,
+         event->messageType == NVTX_MESSAGE_TYPE_REGISTERED ? (const char *)registered : event->message.ascii);
     if (event->payloadType == NVTX_PAYLOAD_TYPE_EXT) {
         const nvtxPayloadData_t *data = (const void *)(uintptr_t)event->payload.ullValue;
         const char *text;
