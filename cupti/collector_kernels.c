@@ -57,6 +57,7 @@ struct kernel_collector {
     int64_t n_launches, launch_capacity;
     struct stage_time { int64_t begin_ns, busy_ns; } *times;    // [time_capacity] owned, by ordinal
     int64_t time_capacity;
+    struct number_map launched;              // calls that a work of the step being handed over names
     uint64_t handed_over;                    // the last step's serial
     int64_t lost;                            // here: no memory, or later than their step
     struct loss_sample told_loss;
@@ -299,6 +300,27 @@ static void hand_over_work(struct kernel_collector *kernels, const struct told *
     kernels->sink.kernel(kernels->sink.user, sample);
 }
 
+// Only calls that enqueued work: those of a pass that was recorded made nodes of a graph.
+static void hand_over_launches(struct kernel_collector *kernels, const struct told *told,
+                               const struct step_work *works, int64_t n_works, struct step_launch *launches,
+                               int64_t n_launches)
+{
+    uint64_t found;
+    number_map_clear(&kernels->launched);
+    for (int64_t i = 0; i < n_works; i++) {
+        if (number_map_put(&kernels->launched, works[i].sample.launch, 1)) {
+            kernels->lost++;
+        }
+    }
+    for (int64_t i = 0; i < n_launches; i++) {
+        if (number_map_get(&kernels->launched, launches[i].sample.launch, &found)) {
+            launches[i].sample.source = told->step.source;
+            launches[i].sample.step = told->step.step;
+            kernels->sink.launch(kernels->sink.user, &launches[i].sample);
+        }
+    }
+}
+
 static void hand_over_step(struct kernel_collector *kernels, const struct told *told, struct step_work *works,
                            int64_t n_works, struct step_launch *launches, int64_t n_launches)
 {
@@ -312,10 +334,8 @@ static void hand_over_step(struct kernel_collector *kernels, const struct told *
     for (int64_t i = 0; i < n_works && sink->kernel; i++) {
         hand_over_work(kernels, told, &works[i]);
     }
-    for (int64_t i = 0; i < n_launches && sink->launch; i++) {
-        launches[i].sample.source = told->step.source;
-        launches[i].sample.step = told->step.step;
-        sink->launch(sink->user, &launches[i].sample);
+    if (sink->launch) {
+        hand_over_launches(kernels, told, works, n_works, launches, n_launches);
     }
     if (told->has_step && sink->step) {
         sink->step(sink->user, &told->step);
@@ -455,6 +475,7 @@ void kernel_collector_close(struct kernel_collector *kernels)
     free(kernels->works);
     free(kernels->launches);
     free(kernels->times);
+    number_map_free(&kernels->launched);
     pthread_mutex_destroy(&kernels->mutex);
     pthread_mutex_destroy(&kernels->sink_mutex);
     free(kernels);

@@ -13,6 +13,11 @@ struct pending_work {
     struct kernel_sample sample;
 };
 
+struct pending_launch {
+    struct launch_sample sample;
+    bool driver, waited;       // a function of the driver; since the flush before this one
+};
+
 void join_open(struct join *join)
 {
     *join = (struct join){0};
@@ -24,6 +29,7 @@ void join_close(struct join *join)
     number_map_free(&join->nodes);
     number_map_free(&join->changed);
     number_map_free(&join->before);
+    number_map_free(&join->of_runtime);
     number_map_free(&join->tags);
     number_map_free(&join->old_tags);
     free(join->works);
@@ -169,12 +175,13 @@ static void read_call(struct join *join, const struct cupti_call *c)
         return;
     }
     join->launches = room;
-    join->launches[join->n_launches++] = (struct launch_sample){
-        .launch = c->correlation,
-        .name = f->name,
-        .thread = (int32_t)c->thread,
-        .begin_ns = (int64_t)c->start,
-        .duration_ns = (int64_t)(c->end - c->start),
+    join->launches[join->n_launches++] = (struct pending_launch){
+        .sample = {.launch = c->correlation,
+                   .name = f->name,
+                   .thread = (int32_t)c->thread,
+                   .begin_ns = (int64_t)c->start,
+                   .duration_ns = (int64_t)(c->end - c->start)},
+        .driver = c->kind == CUPTI_DRIVER,
     };
 }
 
@@ -227,15 +234,37 @@ static bool tag_of(const struct join *join, uint32_t call, uint64_t *tag)
     return number_map_get(&join->tags, call, tag) || number_map_get(&join->old_tags, call, tag);
 }
 
+// A call of the runtime calls the driver, and both have records under one number: the runtime's is told.
+static void resolve_launches(struct join *join, const struct join_consumer *consumer, bool last)
+{
+    int64_t kept = 0;
+    uint64_t tag, found;
+    number_map_clear(&join->of_runtime);
+    for (int64_t i = 0; i < join->n_launches; i++) {
+        if (!join->launches[i].driver && number_map_put(&join->of_runtime, join->launches[i].sample.launch, 1)) {
+            join->totals.dropped++;
+        }
+    }
+    for (int64_t i = 0; i < join->n_launches; i++) {
+        struct pending_launch *launch = &join->launches[i];
+        if (launch->driver && number_map_get(&join->of_runtime, launch->sample.launch, &found)) {
+            continue;
+        }
+        tag = 0;
+        if (tag_of(join, launch->sample.launch, &tag) || launch->waited || last) {
+            consumer->launch(consumer->user, tag, &launch->sample);
+        } else {
+            launch->waited = true;
+            join->launches[kept++] = *launch;
+        }
+    }
+    join->n_launches = kept;
+}
+
 void join_resolve(struct join *join, const struct join_consumer *consumer, bool last)
 {
     int64_t kept = 0;
-    for (int64_t i = 0; i < join->n_launches; i++) {
-        uint64_t tag = 0;
-        tag_of(join, join->launches[i].launch, &tag);
-        consumer->launch(consumer->user, tag, &join->launches[i]);
-    }
-    join->n_launches = 0;
+    resolve_launches(join, consumer, last);
     for (int64_t i = 0; i < join->n_works; i++) {
         struct pending_work *work = &join->works[i];
         struct joined_work joined = {.ordinal = -1, .sample = work->sample};

@@ -39,6 +39,7 @@ struct join_consumer {
 };
 
 struct pending_work;
+struct pending_launch;
 
 struct join {
     pthread_mutex_t mutex;              // of what is known of nodes
@@ -49,8 +50,9 @@ struct join {
     uint64_t newest_tag, newest_old_tag;
     struct pending_work *works;         // [n_works] owned
     int64_t n_works, work_capacity;
-    struct launch_sample *launches;     // [n_launches] owned
+    struct pending_launch *launches;    // [n_launches] owned
     int64_t n_launches, launch_capacity;
+    struct number_map of_runtime;       // calls of the runtime among those, while they are handed over
     struct join_totals totals;
 };
 

@@ -310,6 +310,7 @@ static void test_graphs(void)
                 stages[s].bytes = step.step * 1000 + s;
                 o->enqueue_begin(o->user, &stages[s], !captured);
                 for (int32_t k = 0; captured && k < kernels_of[s]; k++) {
+                    mock.call(LAUNCH, 1, 2);    // enqueues nothing
                     mock.node(CUPTI_NODE_CREATED, node++, 0);
                 }
                 o->enqueue_end(o->user, &stages[s], !captured);
@@ -390,7 +391,7 @@ static void test_losses(void)
 }
 
 // A work whose call's records come one flush later is found again; work without any step goes out by itself.
-static void test_late_calls(void)
+static void test_late_calls(int held)
 {
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
@@ -399,7 +400,7 @@ static void test_late_calls(void)
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     run_copy(mock.call(COPY, 1, 2), 64);
     expect(device_ns - 100, -1, STAGE_COUNT, -1);
-    mock.hold(1);
+    mock.hold(held);
     o->step_begin(o->user, &step);
     o->enqueue_begin(o->user, &ffn, false);
     run_kernel(mock.call(LAUNCH, 1, 2), 0, device_ns, device_ns + 50, 7);
@@ -411,7 +412,7 @@ static void test_late_calls(void)
     usleep(150000);
     o->step_end(o->user, &step);
     collector_close(collector);
-    CHECK(heard.n_kernels == 2 && heard.n_steps == 1);
+    CHECK(heard.n_kernels == 2 && heard.n_steps == 1 && heard.n_launches == 1 && heard.launches[0].step == 9);
 }
 
 // While a GPU is busy, CUPTI keeps back what ended long ago: steps wait for it, and none loses a kernel.
@@ -570,7 +571,8 @@ int main(void)
     test_streams();
     test_graphs();
     test_losses();
-    test_late_calls();
+    test_late_calls(1);
+    test_late_calls(3);
     test_busy();
     test_again();
     test_whole_graphs();

@@ -13,7 +13,8 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { KINDS = 64, FUNCTIONS = 1024, DEPTH = 16, MAX_BUFFERS = 1024 };
-enum { OF_CALLS, OF_DEVICE, SORTS };
+enum { DRIVER_LAUNCH = 307 };    // cuLaunchKernel
+enum { OF_CALLS, OF_TAGS, OF_DEVICE, SORTS };
 
 struct entry {
     uint64_t bytes;        // of the record behind, to the next entry
@@ -101,10 +102,14 @@ uint32_t mock_call(uint32_t id, uint64_t start, uint64_t end)
     if (mock.functions[0][id] && mock.depth > 0 && mock.kinds[CUPTI_EXTERNAL]) {
         struct cupti_external external = {CUPTI_EXTERNAL, CUPTI_EXTERNAL_OURS, mock.externals[mock.depth - 1],
                                           correlation, 0};
-        append(OF_CALLS, &external, sizeof external);
+        append(OF_TAGS, &external, sizeof external);
     }
     if (mock.functions[0][id]) {
         struct cupti_call call = {CUPTI_RUNTIME, id, start, end, 1, 77, correlation, 0};
+        append(OF_CALLS, &call, sizeof call);
+    }
+    if (mock.functions[0][id] && mock.functions[1][DRIVER_LAUNCH]) {    // the runtime calls the driver
+        struct cupti_call call = {CUPTI_DRIVER, DRIVER_LAUNCH, start, end, 1, 77, correlation, 0};
         append(OF_CALLS, &call, sizeof call);
     }
     pthread_mutex_unlock(&mock.mutex);
@@ -308,7 +313,8 @@ int cuptiActivityFlushAll(uint32_t flags)
     int n = 0, kept = 0;
     pthread_mutex_lock(&mock.mutex);
     for (int i = 0; i < mock.n_buffers; i++) {
-        bool held = mock.held == 2 || (mock.held == 1 && mock.buffers[i].sort == OF_CALLS);
+        bool held = mock.held == 2 || (mock.held == 1 && mock.buffers[i].sort != OF_DEVICE) ||
+                    (mock.held == 3 && mock.buffers[i].sort == OF_TAGS);
         if (held && !(flags & CUPTI_FLUSH_FORCED)) {
             mock.buffers[kept++] = mock.buffers[i];
         } else {
@@ -316,7 +322,7 @@ int cuptiActivityFlushAll(uint32_t flags)
         }
     }
     mock.n_buffers = kept;
-    mock.open[OF_CALLS] = mock.open[OF_DEVICE] = 0;
+    memset(mock.open, 0, sizeof mock.open);
     pthread_mutex_unlock(&mock.mutex);
     while (n-- > 0) {
         mock.complete(NULL, 0, ready[n].data, ready[n].bytes, ready[n].used);

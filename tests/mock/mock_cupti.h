@@ -16,7 +16,8 @@ struct mock_cupti {
     uint32_t (*call)(uint32_t id, uint64_t start, uint64_t end);
     void (*record)(const void *record, size_t bytes);      // of a kind that is enabled; others are ignored
     void (*node)(uint32_t event, uint64_t node, uint64_t original);    // of a graph, by this thread
-    void (*hold)(int what);                                // a flush completes no buffer: 1: that has calls; 2: at all
+    void (*hold)(int what);                                // a flush completes no buffer: 1: that has calls
+                                                           // or their tags; 2: at all; 3: that has tags
     int (*enabled)(uint32_t kind);
     uint64_t (*now)(void);                                 // by the clock that was registered
     int (*subscriptions)(void);                            // so far
