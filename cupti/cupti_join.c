@@ -6,16 +6,19 @@
 
 #include "cupti/grow.h"
 
+enum { MAX_WAITS = 10 };       // about a second
+
 struct pending_work {
     uint32_t call;
-    bool waited;               // since the flush before this one
+    int32_t waits;             // flushes that brought no tag
     uint64_t node;
     struct kernel_sample sample;
 };
 
 struct pending_launch {
     struct launch_sample sample;
-    bool driver, waited;       // a function of the driver; since the flush before this one
+    bool driver;               // a function of the driver
+    int32_t waits;
 };
 
 void join_open(struct join *join)
@@ -251,10 +254,10 @@ static void resolve_launches(struct join *join, const struct join_consumer *cons
             continue;
         }
         tag = 0;
-        if (tag_of(join, launch->sample.launch, &tag) || launch->waited || last) {
+        if (tag_of(join, launch->sample.launch, &tag) || launch->waits == MAX_WAITS || last) {
             consumer->launch(consumer->user, tag, &launch->sample);
         } else {
-            launch->waited = true;
+            launch->waits++;
             join->launches[kept++] = *launch;
         }
     }
@@ -268,11 +271,11 @@ void join_resolve(struct join *join, const struct join_consumer *consumer, bool 
     for (int64_t i = 0; i < join->n_works; i++) {
         struct pending_work *work = &join->works[i];
         struct joined_work joined = {.ordinal = -1, .sample = work->sample};
-        if (tag_of(join, work->call, &joined.tag) || work->waited || last) {
+        if (tag_of(join, work->call, &joined.tag) || work->waits == MAX_WAITS || last) {
             joined.ordinal = work->node ? ordinal_of(join, work->node, joined.tag) : -1;
             consumer->work(consumer->user, &joined);
         } else {
-            work->waited = true;
+            work->waits++;
             join->works[kept++] = *work;
         }
     }

@@ -5,7 +5,7 @@
 // name the tag under which the calling thread enqueued at that time. And a kernel that is a node of a graph carries the
 // node's id, for which it was noted, when the node was made, which stage of the pass was being captured. Records of one
 // flush are given in any order; join_resolve then hands over what is complete. A work whose call is not known waits for
-// one flush more.
+// ten flushes more, about a second.
 //
 // The library uses nodes' numbers again. A number that gets a new meaning keeps the old one for works with lower tags.
 //

@@ -390,7 +390,7 @@ static void test_losses(void)
     CHECK(heard.n_gauges == 1 && heard.n_steps == 1);
 }
 
-// A work whose call's records come one flush later is found again; work without any step goes out by itself.
+// A work whose tag comes later is found again; work without any step goes out by itself.
 static void test_late_calls(int held)
 {
     begin_test();
@@ -407,7 +407,7 @@ static void test_late_calls(int held)
     expect(device_ns, 9, STAGE_FFN, 1);
     device_ns += 100;
     o->enqueue_end(o->user, &ffn, false);
-    usleep(150000);    // one flush, at most two
+    usleep(150000);    // a flush or two
     mock.hold(0);
     usleep(150000);
     o->step_end(o->user, &step);
