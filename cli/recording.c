@@ -146,15 +146,18 @@ int recording_close(struct recording *recording, bool *told)
         return 0;
     }
     int error = 0;
+    char why[512] = "";
     if (recording->ring) {
         recording->options.failed = NULL;    // nothing goes on behind this
         error = trace_ring_dump(recording->ring, &recording->options);
+        snprintf(why, sizeof why, "%s", error ? status_text() : "");
     }
     int closed = recording->ring ? trace_ring_close(recording->ring) : trace_writer_close(recording->writer);
-    error = error ? error : closed ? closed : recording->error;
+    error = error ? status_fail(error, "%s", why) : closed;    // closing may have dumped once more, and failed too
     if (told) {
-        *told = recording->told || (error && error == recording->error);
+        *told = recording->told || (!error && recording->error);
     }
+    error = error ? error : recording->error;
     trace_rates_close(recording->rates);
     free((char *)(uintptr_t)recording->options.command);
     free(recording);

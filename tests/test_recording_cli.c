@@ -141,6 +141,10 @@ static void test_full_disk(void)
     const char *words = read_words("err");
     CHECK_MESSAGE(strchr(words, '\n') && !strchr(words, '\n')[1], "one line, not:\n%s", words);
     CHECK(strstr(read_words("out"), "attention") && !is_there("full.pftrace"));
+    // That a slow step's file failed is no reason to keep silent of the one that was asked for.
+    expect((const char *[]){"--ring", "1000", "--slow-step", "0.000001", "--out", "full.ring.pftrace", NULL}, 30000, 1,
+           "full.ring.pftrace: cannot write");
+    CHECK(!is_there("full.ring.pftrace") && !is_there("full-slow1.ring.pftrace"));
     expect((const char *[]){"--live", "--out", "full.pftrace", NULL}, 30000, 1, "cannot write");
     struct trace_stats stats;
     CHECK_MESSAGE(trace_read(path_of("full.pftrace"), NULL, &stats) == 0, "%s", status_text());
