@@ -128,8 +128,9 @@ int workload_fit(char **text, const struct workload *workload)
     double *values = malloc(4 * n * sizeof *values + 1);
     struct ranked *scratch = malloc(n * sizeof *scratch + 1);
     struct sample sample = {.prompts = values, .outputs = values + n, .ranks = {values + 2 * n, values + 3 * n}};
-    json_t *classes = json_array(), *root = NULL;
-    for (int32_t c = 0; values && scratch && c < workload->n_classes; c++) {
+    bool room = values && scratch;
+    json_t *classes = room ? json_array() : NULL, *root = NULL;    // without them there is no root either
+    for (int32_t c = 0; room && c < workload->n_classes; c++) {
         gather(&sample, workload, c);
         if (sample.n > 0) {
             json_array_append_new(classes, fit_class(workload, &sample, c, scratch));
