@@ -1,8 +1,8 @@
 // cli/command_calibrate.c - clsa calibrate: traces in, a calibration with its residuals out.
 //
-// The rates that the roofline needs are this machine's, measured now, for traces of its processor, and otherwise those of
-// a device in the table: the one that its driver calls as the traces do, or that --device-name names. Both errors are printed, of the bare roofline and of the calibrated
-// one, each with the point in question left out.
+// The rates that the roofline needs are this machine's, measured now, for traces of its processor, and otherwise those
+// of a device in the table: the one that its driver calls as the traces do, or that --device-name names. Both errors
+// are printed, of the bare roofline and of the calibrated one, each with the point in question left out.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
