@@ -49,7 +49,31 @@ int32_t calibration_level_rows(int32_t rows)
     return rows <= 16 ? rows : (int32_t)ceil(exp2(floor(8 * log2(rows)) / 8));
 }
 
-// One number of rows: the points [begin, end) of it, without `skip`.
+// The first point behind (rows, work): points ascend by rows, then by work.
+static int32_t point_behind(const struct calibration_curve *curve, int32_t rows, double work)
+{
+    int32_t begin = 0, end = curve->n_points;
+    while (begin < end) {
+        int32_t middle = begin + (end - begin) / 2;
+        const struct calibration_point *point = &curve->points[middle];
+        if (point->rows > rows || (point->rows == rows && point->work > work)) {
+            end = middle;
+        } else {
+            begin = middle + 1;
+        }
+    }
+    return begin;
+}
+
+// The point at `index`, or the next one in `direction` where that is left out; NULL beyond the ends.
+static const struct calibration_point *point_at(const struct calibration_curve *curve, int32_t index, int32_t skip,
+                                                int32_t direction)
+{
+    index += index == skip ? direction : 0;
+    return index >= 0 && index < curve->n_points ? &curve->points[index] : NULL;
+}
+
+// Among the points of one number of rows, without `skip`.
 struct level {
     double efficiency;
     double nearest;    // octaves to the nearest point
@@ -58,18 +82,11 @@ struct level {
 
 static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip)
 {
-    const struct calibration_point *below = NULL, *above = NULL;
-    for (int32_t i = 0; i < curve->n_points; i++) {
-        const struct calibration_point *point = &curve->points[i];
-        if (i == skip || point->rows != rows) {
-            continue;
-        }
-        if (point->work <= work) {
-            below = point;
-        } else if (!above) {
-            above = point;
-        }
-    }
+    int32_t behind = point_behind(curve, rows, work);
+    const struct calibration_point *below = point_at(curve, behind - 1, skip, -1);
+    const struct calibration_point *above = point_at(curve, behind, skip, 1);
+    below = below && below->rows == rows ? below : NULL;
+    above = above && above->rows == rows ? above : NULL;
     struct level level = {.nearest = INFINITY, .inside = (below && above) || (below && below->work >= work)};
     if (below) {
         level.nearest = log2(work / below->work);
@@ -91,15 +108,9 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
                           double *efficiency, enum provenance *provenance)
 {
-    int32_t low = 0, high = INT32_MAX;    // the numbers of rows around; 0 and INT32_MAX: none
-    for (int32_t i = 0; i < curve->n_points; i++) {
-        int32_t here = curve->points[i].rows;
-        if (i == skip) {
-            continue;
-        }
-        low = here <= rows && here > low ? here : low;
-        high = here >= rows && here < high ? here : high;
-    }
+    const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, skip, -1);
+    const struct calibration_point *at_least = point_at(curve, point_behind(curve, rows - 1, INFINITY), skip, 1);
+    int32_t low = at_most ? at_most->rows : 0, high = at_least ? at_least->rows : INT32_MAX;
     if (low == 0 && high == INT32_MAX) {
         return false;
     }

@@ -35,7 +35,7 @@ static void test_answer(struct whatif *whatif)
     options.top_k = 1024;
     options.index_every = 2;
     CHECK(plan_build(&plan, plan_find_model("paper-4b"), "token", &options) == 0);
-    CHECK(device_find(&device, whatif->devices[whatif->now.knobs[KNOB_DEVICE]].name, 0) == 0);
+    device = whatif->devices[whatif->now.knobs[KNOB_DEVICE]];
     CHECK(predict_request(&expected, &device, &plan, 16, 65536, 100, 0) == 0);
     const struct scenario_answer *answer = &whatif->answer;
     CHECK(answer->valid && answer->request.ttft_s == expected.ttft_s);
@@ -154,7 +154,7 @@ static void test_job(struct whatif *whatif)
     struct workload_options load = {.rate_factor = 0.5};
     CHECK(workload_load(&workload, "paper", &load) == 0);
     CHECK(plan_build(&plan, plan_find_model("paper-4b"), "clsa", NULL) == 0);
-    CHECK(device_find(&device, whatif->devices[whatif->now.knobs[KNOB_DEVICE]].name, 0) == 0);
+    device = whatif->devices[whatif->now.knobs[KNOB_DEVICE]];
     struct serve_options options = {.plan = &plan, .device = &device, .max_seqs = 32};
     CHECK(serve_run(&expected, &workload, &options) == 0);
     CHECK(report.metrics.finished == expected.metrics.finished);
@@ -195,7 +195,7 @@ static void test_fleet(struct whatif *whatif)
     struct workload_options load = {.rate_factor = 3 / statistics.rate_per_s, .output_tokens = 600};
     CHECK(workload_load(&workload, "rag", &load) == 0);
     CHECK(plan_build(&plan, plan_find_model("paper-4b"), "clsa", NULL) == 0);
-    CHECK(device_find(&device, whatif->devices[whatif->now.knobs[KNOB_DEVICE]].name, 0) == 0);
+    device = whatif->devices[whatif->now.knobs[KNOB_DEVICE]];
     struct planner_options options = {
         .replica = {.plan = &plan, .device = &device}, .slo = {.ttft_s = 4, .tpot_s = 0.04},
         .router = ROUTER_LEAST_LOAD, .price_per_hour = device.price_per_hour.value, .headroom = true,

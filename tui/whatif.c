@@ -121,6 +121,26 @@ static void answer_it(struct scenario_answer *answer, const struct whatif *whati
     }
 }
 
+// Devices [n] of the table take the shipped calibration: of the first of them that has one.
+static int calibrate(struct whatif *whatif, int32_t n)
+{
+    int error = 0;
+    for (int32_t i = 0; i < n && !error && !whatif->calibration; i++) {
+        error = calibration_load_shipped(&whatif->calibration, NULL, whatif->devices[i].name);
+    }
+    for (int32_t i = 0; i < n && !error && whatif->calibration; i++) {
+        struct device *device = &whatif->devices[i];
+        const struct calibration_profile *own = calibration_find(whatif->calibration, device->name, NULL);
+        if (own) {
+            *device = own->rates;
+            device->calibration = own;
+        } else {
+            device->calibration = calibration_nearest(whatif->calibration, device);
+        }
+    }
+    return error;
+}
+
 int whatif_open(struct whatif **out, const struct device *device)
 {
     struct device *table = NULL;
@@ -142,7 +162,8 @@ int whatif_open(struct whatif **out, const struct device *device)
     if (device && find_choice(whatif, KNOB_DEVICE, device->name) < 0) {
         devices[whatif->n_devices++] = *device;
     }
-    error = whatif_job_open(&whatif->job);
+    error = calibrate(whatif, n);
+    error = error ? error : whatif_job_open(&whatif->job);
     if (error) {
         whatif_close(whatif);
         return error;
@@ -165,6 +186,7 @@ void whatif_close(struct whatif *whatif)
 {
     if (whatif) {
         whatif_job_close(whatif->job);
+        calibration_free(whatif->calibration);    // the job that borrowed it is done
         free(whatif->devices);
         free(whatif);
     }

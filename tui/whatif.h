@@ -1,6 +1,7 @@
 // tui/whatif.h - a question to the simulator: a model, a method and its knobs, devices, a load; and its answer.
 //
-// The answer follows each change at once (sim/predict.h). Scenarios are pinned to be compared with what comes next. A
+// The answer follows each change at once (sim/predict.h), calibrated where a calibration comes with the program: its own
+// device by what was measured, other ones by its curves. Scenarios are pinned to be compared with what comes next. A
 // workload is simulated in the background (whatif_job.h), or the smallest fleet for it is looked for. A replica is a device, or `ranks` of them that share every
 // layer (sim/parallel.h); all is priced for one of `count` equal replicas, each with the batch; rates are those of all,
 // bytes those of one device.
@@ -9,6 +10,7 @@
 #include <stdio.h>
 
 #include "engine/sample.h"
+#include "sim/calibration.h"
 #include "sim/predict.h"
 #include "tui/whatif_job.h"
 
@@ -39,6 +41,7 @@ struct scenario_answer {
 struct whatif {
     struct device *devices;        // [n_devices] the shipped table and, last, the dashboard's own; owned
     int32_t n_devices;
+    struct calibration *calibration;    // the one that comes with the program; owned. NULL: none
     int32_t knob;                  // selected
     struct scenario now, pinned[WHATIF_PINNED];
     int32_t n_pinned;
