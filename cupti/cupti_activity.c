@@ -132,7 +132,9 @@ static void on_node(void *user, uint32_t domain, uint32_t id, const void *data)
 
 static void give_back(struct buffer *buffer)
 {
+    pthread_mutex_lock(&session.mutex);
     bool keep = session.n_spare < SPARE_BUFFERS;    // only this thread adds to the spare ones
+    pthread_mutex_unlock(&session.mutex);
     if (!keep) {
         free(buffer);
         return;

@@ -15,6 +15,12 @@ struct pending_work {
     struct kernel_sample sample;
 };
 
+// Until the tag `since`, a node's number meant `before`.
+struct node_change {
+    uint64_t node, since;
+    int32_t before;
+};
+
 struct pending_launch {
     struct launch_sample sample;
     bool driver;               // a function of the driver
@@ -31,7 +37,7 @@ void join_close(struct join *join)
 {
     number_map_free(&join->nodes);
     number_map_free(&join->changed);
-    number_map_free(&join->before);
+    free(join->changes);
     number_map_free(&join->of_runtime);
     number_map_free(&join->tags);
     number_map_free(&join->old_tags);
@@ -46,9 +52,29 @@ void join_close(struct join *join)
 // What the node's number means at a tag; -1: nothing. Under the mutex.
 static int32_t meaning(const struct join *join, uint64_t node, uint64_t tag)
 {
-    uint64_t since, ordinal;
-    bool old = number_map_get(&join->changed, node, &since) && tag < since;
-    return number_map_get(old ? &join->before : &join->nodes, node, &ordinal) ? (int32_t)ordinal : -1;
+    uint64_t ordinal, found;
+    int32_t means = number_map_get(&join->nodes, node, &ordinal) ? (int32_t)ordinal : -1;
+    if (!number_map_get(&join->changed, node, &found)) {
+        return means;
+    }
+    for (int64_t c = join->n_changes - 1; c >= 0; c--) {
+        if (join->changes[c].node == node && tag < join->changes[c].since) {
+            means = join->changes[c].before;
+        }
+    }
+    return means;
+}
+
+// Notes that the node meant something else until now. Without memory, works that ran it may be told as another stage's.
+static void note_change(struct join *join, uint64_t node, int32_t before, uint64_t since)
+{
+    void *room = grow_for_one(join->changes, join->n_changes, &join->change_capacity, sizeof *join->changes);
+    if (room && number_map_put(&join->changed, node, 1) == 0) {
+        join->changes = room;
+        join->changes[join->n_changes++] = (struct node_change){node, since, before};
+    } else if (room) {
+        join->changes = room;
+    }
 }
 
 // Where there is no memory, the node's kernels are of no stage, which shows.
@@ -56,11 +82,9 @@ void join_node_created(struct join *join, uint64_t node, int32_t ordinal, uint64
 {
     uint64_t old;
     pthread_mutex_lock(&join->mutex);
-    if (number_map_get(&join->nodes, node, &old)) {
-        if (number_map_put(&join->changed, node, tag) == 0 && number_map_put(&join->before, node, old) != 0) {
-            number_map_remove(&join->before, node);
-        }
-        join->newest_change = tag > join->newest_change ? tag : join->newest_change;
+    bool known = number_map_get(&join->nodes, node, &old);
+    if (known || number_map_get(&join->changed, node, &old)) {
+        note_change(join, node, known ? (int32_t)old : -1, tag);
     }
     if (ordinal < 0 || number_map_put(&join->nodes, node, (uint64_t)ordinal)) {
         number_map_remove(&join->nodes, node);
@@ -294,9 +318,9 @@ void join_forget(struct join *join, uint64_t done)
         join->newest_tag = 0;
     }
     pthread_mutex_lock(&join->mutex);
-    if (join->newest_change < done) {
+    if (join->n_changes > 0 && join->changes[join->n_changes - 1].since < done) {
         number_map_clear(&join->changed);
-        number_map_clear(&join->before);
+        join->n_changes = 0;
     }
     pthread_mutex_unlock(&join->mutex);
 }

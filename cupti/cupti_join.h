@@ -7,7 +7,7 @@
 // flush are given in any order; join_resolve then hands over what is complete. A work whose call is not known waits for
 // ten flushes more, about a second.
 //
-// The library uses nodes' numbers again. A number that gets a new meaning keeps the old one for works with lower tags.
+// The library uses nodes' numbers again. A number that gets a new meaning keeps the old ones for works with lower tags.
 //
 // Nodes may be noted from any thread; everything else is for one thread.
 #pragma once
@@ -39,13 +39,15 @@ struct join_consumer {
 };
 
 struct pending_work;
+struct node_change;
 struct pending_launch;
 
 struct join {
     pthread_mutex_t mutex;              // of what is known of nodes
     struct number_map nodes;            // node -> ordinal
-    struct number_map changed, before;  // node -> the tag from which on that holds; node -> ordinal before
-    uint64_t newest_change;
+    struct number_map changed;          // nodes that have meant something else
+    struct node_change *changes;        // [n_changes] owned: what, in order
+    int64_t n_changes, change_capacity;
     struct number_map tags, old_tags;   // call -> tag; those of before the last rotation
     uint64_t newest_tag, newest_old_tag;
     struct pending_work *works;         // [n_works] owned
