@@ -398,7 +398,7 @@ static void check_file(void)
     check_refused(text, "\"version\": 1", "\"version\": 1, \"more\": 1");
     check_refused(text, "\"stage\": \"ffn\"", "\"stage\": \"fnf\"");
     check_refused(text, "\"phase\": \"decode\"", "\"phase\": \"mixed\"");
-    check_refused(text, "\"floor_s\": ", "\"floor_s\": -");
+    check_refused(text, "\"floor_s\": ", "\"floor_s\": -1");
     check_refused(text, "\"seconds\": ", "\"seconds\": \"x\", \"y\": ");
     check_refused(text, "\"threads\": 2", "\"threads\": 2.5");
     check_refused(text, "\"bytes_per_s\"", "\"bytes_per_m\"");
