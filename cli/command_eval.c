@@ -292,9 +292,13 @@ static int show(const struct eval *eval, int error)
                                          .n_runs = eval->n_runs,
                                          .devices = {eval->devices[0], eval->devices[1]},
                                          .maps = eval->map};
-    (eval->json ? eval_print_json : eval_print)(&results);
-    int append_error = eval->results ? eval_append(&results, eval->results, eval->commit, eval->driver) : 0;
-    return error ? error : append_error;
+    char why[512];
+    snprintf(why, sizeof why, "%s", status_text());    // the run's own text, if it has failed
+    int show_error = (eval->json ? eval_print_json : eval_print)(&results);
+    if (eval->results && !show_error) {
+        show_error = eval_append(&results, eval->results, eval->commit, eval->driver);
+    }
+    return error ? status_fail(error, "%s", why) : show_error;
 }
 
 static void eval_free(struct eval *eval)

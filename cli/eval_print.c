@@ -260,47 +260,55 @@ static void print_maps(const struct eval_results *results)
     }
 }
 
-static void print_table(struct table *table)
+// Prints a table and closes it; NULL: there was no memory for it.
+static int print_table(struct table *table)
 {
-    if (table) {
-        table_print(table, stdout);
+    if (!table) {
+        return status_fail(-ENOMEM, "out of memory for a table");
     }
+    table_print(table, stdout);
     table_close(table);
+    return 0;
 }
 
-void eval_print(const struct eval_results *results)
+int eval_print(const struct eval_results *results)
 {
     const struct sample_source *source = &results->runs[0].source;
     printf("%s on %s (%s); answers right in %%, with the 95%% interval\n\n", source->model, source->device,
            source->backend);
-    print_table(wide_table(results));
+    int error = print_table(wide_table(results));
+    if (error) {
+        return error;
+    }
     if (results->others) {
         printf("\nanswers that %s and %s gave alike, byte by byte\n\n", results->devices[0], results->devices[1]);
-        print_table(agreement_table(results));
-        return;
+        return print_table(agreement_table(results));
     }
     printf(
         "\nselections where an answer's first byte is drawn: what they hold of dense attention's mass, what the same "
         "number\n"
         "of tokens of greatest mass would hold, how far both are the same tokens (IoU), what they share with the byte\n"
         "before and with the lowest indexer; and bits per byte of the text\n\n");
-    print_table(selection_table(results));
-    if (results->maps) {
+    error = print_table(selection_table(results));
+    if (!error && results->maps) {
         print_maps(results);
     }
+    return error;
 }
 
-void eval_print_json(const struct eval_results *results)
+int eval_print_json(const struct eval_results *results)
 {
     struct table *tables[] = {accuracy_table(results), selection_table(results), depth_table(results),
                               agreement_table(results)};
     int32_t n = results->others ? 4 : 3;
-    if (tables[0] && tables[1] && tables[2] && tables[3]) {
+    bool whole = tables[0] && tables[1] && tables[2] && tables[3];
+    if (whole) {
         tables_print_json((const struct table *const *)tables, n, stdout);
     }
     for (int i = 0; i < 4; i++) {
         table_close(tables[i]);
     }
+    return whole ? 0 : status_fail(-ENOMEM, "out of memory for tables");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ struct eval_results {
     bool maps;                 // print them
 };
 
-void eval_print(const struct eval_results *results);         // for people
-void eval_print_json(const struct eval_results *results);    // for machines
+int eval_print(const struct eval_results *results);         // for people
+int eval_print_json(const struct eval_results *results);    // for machines
 
 // Appends rows to the file `path`, whose head line is made if the file is new. commit and driver are for the rows.
 // -EINVAL if it cannot be opened, -EIO if it cannot be written.
