@@ -1,35 +1,8 @@
 // tests/test_calibrate_cli.c - clsa calibrate and its users: profile, calibrate, predict, compare, and wrong input.
 #include <jansson.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/check.h"
-
-static char folder[] = "/tmp/clsa-calibrate-XXXXXX";
-static char output[1 << 20], errors[1 << 16];
-
-static void read_into(const char *name, char *buffer, size_t bytes)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *stream = fopen(path, "r");
-    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
-    buffer[n] = 0;
-    if (stream) {
-        fclose(stream);
-    }
-}
-
-// Runs the program in the folder, so that files there go by their names. Returns its exit status.
-static int clsa(const char *arguments)
-{
-    char line[4096];
-    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
+#include "tests/cli.h"
 
 static void expect_done(const char *arguments)
 {
@@ -123,15 +96,12 @@ static void wrong_input(void)
 int main(void)
 {
     check_begin();
-    if (!getenv("CLSA_BINARY")) {
+    if (!cli_open()) {
         return check_skip("CLSA_BINARY does not name the program");
     }
-    CHECK(mkdtemp(folder) != NULL);
     calibrates();
     predicts();
     wrong_input();
-    char line[256];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    CHECK(system(line) == 0);
+    cli_close();
     return check_end();
 }

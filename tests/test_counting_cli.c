@@ -1,34 +1,8 @@
 // tests/test_counting_cli.c - clsa profile --collect counters without a GPU: it counts, or says why not, and runs on.
 #include <jansson.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/check.h"
-
-static char folder[] = "/tmp/clsa-counting-XXXXXX";
-static char output[1 << 20], errors[1 << 16];
-
-static void read_into(const char *name, char *buffer, size_t bytes)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *stream = fopen(path, "r");
-    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
-    buffer[n] = 0;
-    if (stream) {
-        fclose(stream);
-    }
-}
-
-static int clsa(const char *arguments)
-{
-    char line[4096];
-    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
+#include "tests/cli.h"
 
 // Either every decode stage has its rates, or one line says what stands in the way.
 static void counts_or_says_why(const char *device)
@@ -59,16 +33,13 @@ static void counts_or_says_why(const char *device)
 int main(void)
 {
     check_begin();
-    if (!getenv("CLSA_BINARY")) {
+    if (!cli_open()) {
         return check_skip("CLSA_BINARY does not name the program");
     }
-    CHECK(mkdtemp(folder) != NULL);
     counts_or_says_why("cpu");
     counts_or_says_why("reference");
     int status = clsa("profile --model tiny --text hello --collect counter");
     CHECK_MESSAGE(status == 2 && strstr(errors, "counters"), "exit %d: %s", status, errors);
-    char line[128];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    CHECK(system(line) == 0);
+    cli_close();
     return check_end();
 }

@@ -1,26 +1,10 @@
 // tests/test_eval_cli.c - `clsa eval` as its users meet it: tables, JSON, rows of results, wrong input, Ctrl-C.
 #include <jansson.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/check.h"
+#include "tests/cli.h"
 
 #define TEXT "--text workloads/texts/constitution.txt "
-
-static char folder[] = "/tmp/clsa-eval-XXXXXX";
-static char output[1 << 20], errors[1 << 16];
-
-static void read_into(const char *name, char *buffer, size_t bytes)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *stream = fopen(path, "r");
-    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
-    buffer[n] = 0;
-    if (stream) {
-        fclose(stream);
-    }
-}
 
 // Runs `clsa eval` under `prefix` and returns its exit status; -1 if a signal ended it.
 static int eval_under(const char *prefix, const char *arguments)
@@ -28,10 +12,7 @@ static int eval_under(const char *prefix, const char *arguments)
     char line[4096];
     snprintf(line, sizeof line, "%s %s eval %s >%s/stdout 2>%s/stderr </dev/null", prefix, getenv("CLSA_BINARY"),
              arguments, folder, folder);
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return cli_ended(system(line));
 }
 
 static void expect_error(const char *arguments, const char *words)
@@ -155,20 +136,15 @@ static void check_interrupt(void)
 
 int main(void)
 {
-    char line[300];
     check_begin();
-    if (!getenv("CLSA_BINARY")) {
-        return check_skip("CLSA_BINARY is not set");
-    }
-    if (!mkdtemp(folder)) {
-        return 1;
+    if (!cli_open()) {
+        return check_skip("CLSA_BINARY does not name the program");
     }
     check_json();
     check_agreement();
     check_text_and_results();
     check_wrong_input();
     check_interrupt();
-    snprintf(line, sizeof line, "rm -r %s", folder);
-    CHECK(system(line) == 0);
+    cli_close();
     return check_end();
 }

@@ -2,25 +2,11 @@
 #include <jansson.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/check.h"
+#include "tests/cli.h"
 
-static char folder[] = "/tmp/clsa-plan-XXXXXX";
-static char output[1 << 20], errors[1 << 16], kept[1 << 20];
-
-static void read_into(const char *name, char *buffer, size_t bytes)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *stream = fopen(path, "r");
-    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
-    buffer[n] = 0;
-    if (stream) {
-        fclose(stream);
-    }
-}
+static char kept[1 << 20];
 
 static void write_file(const char *name, const char *text, size_t length)
 {
@@ -28,16 +14,6 @@ static void write_file(const char *name, const char *text, size_t length)
     snprintf(path, sizeof path, "%s/%s", folder, name);
     FILE *stream = fopen(path, "w");
     CHECK(stream && fwrite(text, 1, length, stream) == length && fclose(stream) == 0);
-}
-
-static int clsa(const char *arguments)
-{
-    char line[4096];
-    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 // Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
@@ -183,10 +159,8 @@ static void interrupted(void)
              "rate=1..200+1 "
              "--resume part --threads 2 >stdout 2>stderr </dev/null",
              folder, getenv("CLSA_BINARY"));
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    CHECK_MESSAGE(WIFEXITED(status) && strstr(errors, "interrupted"), "%s", errors);
+    int status = cli_ended(system(line));
+    CHECK_MESSAGE(status >= 0 && strstr(errors, "interrupted"), "%s", errors);
     read_into("part", kept, sizeof kept);
     int lines = 0;
     for (const char *at = kept; (at = strchr(at, '\n')); at++) {
@@ -239,17 +213,14 @@ static void wrong_input(void)
 int main(void)
 {
     check_begin();
-    if (!getenv("CLSA_BINARY")) {
+    if (!cli_open()) {
         return check_skip("CLSA_BINARY does not name the program");
     }
-    CHECK(mkdtemp(folder) != NULL);
     verdicts();
     same_rows();
     damaged();
     interrupted();
     wrong_input();
-    char line[256];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    CHECK(system(line) == 0);
+    cli_close();
     return check_end();
 }

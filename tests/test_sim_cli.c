@@ -1,25 +1,9 @@
 // tests/test_sim_cli.c - clsa sim and clsa devices as their users meet them: foreign models, verdicts, wrong input.
 #include <jansson.h>
-#include <sys/wait.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "tests/check.h"
-
-static char folder[] = "/tmp/clsa-sim-XXXXXX";
-static char output[8 << 20], errors[1 << 16];
-
-static void read_into(const char *name, char *buffer, size_t bytes)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *stream = fopen(path, "r");
-    size_t n = stream ? fread(buffer, 1, bytes - 1, stream) : 0;
-    buffer[n] = 0;
-    if (stream) {
-        fclose(stream);
-    }
-}
+#include "tests/cli.h"
 
 static void write_file(const char *name, const char *text)
 {
@@ -34,17 +18,6 @@ static bool remove_file(const char *name)
     char path[256];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return remove(path) == 0;
-}
-
-// Runs the program in the folder, so that files there go by their names. Returns its exit status.
-static int clsa(const char *arguments)
-{
-    char line[4096];
-    snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
-    int status = system(line);
-    read_into("stdout", output, sizeof output);
-    read_into("stderr", errors, sizeof errors);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 // Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
@@ -454,11 +427,11 @@ static void devices(void)
 int main(void)
 {
     check_begin();
-    if (!getenv("CLSA_BINARY")) {
+    if (!cli_open()) {
         return check_skip("CLSA_BINARY does not name the program");
     }
     char top[256];    // tests run from the top of the checkout
-    CHECK(mkdtemp(folder) != NULL && getcwd(top, sizeof top));
+    CHECK(getcwd(top, sizeof top) != NULL);
     presets();
     shipped();
     verdicts();
@@ -471,8 +444,6 @@ int main(void)
     wrong_input();
     own_devices();
     devices();
-    char line[256];
-    snprintf(line, sizeof line, "rm -rf %s", folder);
-    CHECK(system(line) == 0);
+    cli_close();
     return check_end();
 }
