@@ -406,6 +406,26 @@ static void test_killed(const char *where)
                   "killed: %d %s, %lld steps", error, status_text(), (long long)stats.step_samples);
 }
 
+// Each source counts from its own beginning: a trace has lost what all of them have.
+static void test_losses(void)
+{
+    struct trace_writer *writer = open_writer(path, false);
+    struct sample_sink sink = trace_writer_sink(writer);
+    struct trace_stats stats;
+    static const struct { int32_t source; int64_t dropped, invalid; } losses[] = {
+        {4, 3, 0}, {9, 5, 1}, {4, 7, 2}, {9, 5, 4}, {-2, INT64_MAX, 0}};
+    for (int i = 0; i < 5; i++) {
+        if (i < 2 || i == 4) {
+            sink.source(sink.user, &(struct sample_source){.id = losses[i].source, .method = "clsa"});
+        }
+        sink.loss(sink.user, &(struct loss_sample){.source = losses[i].source, .dropped = losses[i].dropped,
+                                                   .invalid = losses[i].invalid, .time_ns = 1000 * (i + 1)});
+    }
+    CHECK(trace_writer_close(writer) == 0 && trace_read(path, NULL, &stats) == 0);
+    CHECK_MESSAGE(stats.loss_samples == 5 && stats.dropped == INT64_MAX && stats.invalid == 6, "%lld and %lld lost",
+                  (long long)stats.dropped, (long long)stats.invalid);
+}
+
 int main(void)
 {
     check_begin();
@@ -426,6 +446,7 @@ int main(void)
     test_bad_input();
     test_foreign();
     test_gzip();
+    test_losses();
     test_full_disk();
     test_writer_failures();
     test_live(other);

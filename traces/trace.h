@@ -51,7 +51,7 @@ void trace_writer_abandon(struct trace_writer *writer);
 struct trace_stats {
     int64_t packets, bytes, stage_samples, step_samples, request_samples, counter_samples, unknown_packets;
     int64_t kernel_samples, launch_samples, gauge_samples, loss_samples;
-    int64_t dropped, invalid;    // records that collecting lost, by the last loss sample
+    int64_t dropped, invalid;    // records that collecting lost, by each source's last loss sample
     int64_t begin_ns, end_ns;
     bool truncated;
     char command[256];

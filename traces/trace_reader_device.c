@@ -146,6 +146,30 @@ int reader_gauges(struct reader *reader, const struct trace_packet *packet)
     return error;
 }
 
+static int64_t sum(int64_t a, int64_t b)    // saturates: a damaged file says anything
+{
+    int64_t result;
+    return __builtin_add_overflow(a, b, &result) ? INT64_MAX : result;
+}
+
+// A source tells what it has lost so far: what counts is the last of each.
+static void count_loss(struct reader *reader, const struct loss_sample *sample)
+{
+    struct trace_stats *stats = &reader->stats;
+    bool found = false;
+    stats->dropped = stats->invalid = 0;
+    for (int64_t i = 0; i < reader->n_tracks; i++) {
+        struct track *track = &reader->tracks[i];
+        if (!found && track->is_source && track->source == sample->source) {
+            track->dropped = sample->dropped;
+            track->invalid = sample->invalid;
+            found = true;
+        }
+        stats->dropped = sum(stats->dropped, track->dropped);
+        stats->invalid = sum(stats->invalid, track->invalid);
+    }
+}
+
 int reader_loss(struct reader *reader, int32_t source, const struct trace_event *event)
 {
     struct loss_sample sample = {
@@ -155,8 +179,7 @@ int reader_loss(struct reader *reader, int32_t source, const struct trace_event 
         .time_ns = event->time_ns,
     };
     reader_cover(&reader->stats, &reader->stats.loss_samples, sample.time_ns, sample.time_ns);
-    reader->stats.dropped = sample.dropped;
-    reader->stats.invalid = sample.invalid;
+    count_loss(reader, &sample);
     if (reader->sink.loss) {
         reader->sink.loss(reader->sink.user, &sample);
     }

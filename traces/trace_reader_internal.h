@@ -29,6 +29,7 @@ struct track {
     int32_t thread;                 // of a row of launches
     bool is_source;
     int32_t source;                 // its id, where is_source
+    int64_t dropped, invalid;       // what was lost of that source, by its last loss
     struct open_slice *open;        // [n_open], owned
     int32_t n_open, capacity;
 };
