@@ -34,9 +34,11 @@ bool calibrated_known(struct device *device, const struct calibration *calibrati
     return true;
 }
 
-void calibrated_nearest(struct device *device, const struct calibration *calibration)
+void calibrated_nearest(struct device *device, const struct calibration *calibration, const char *name)
 {
-    device->calibration = calibration_nearest(calibration, device);
+    const struct calibration_profile *nearest = calibration_nearest(calibration, device);
+    bool processor = strncmp(nearest->backend, "cuda", strlen("cuda")) != 0;
+    device->calibration = processor || strcasecmp(name, "host") != 0 ? nearest : NULL;
 }
 
 int calibrated_open(struct calibration **out, const char **file, const char *devices, const char *devices_file)
@@ -57,8 +59,13 @@ int calibrated_open(struct calibration **out, const char **file, const char *dev
         return error;
     }
     // A name that is none is told by those who look for devices.
+    bool others = false;
     while (!error && !*out && (name = strsep(&rest, ",")) != NULL) {
+        others = others || strcasecmp(name, "host") != 0;
         error = device_table_find(&device, table, n, name) == 0 ? calibration_load_shipped(out, file, device.name) : 0;
+    }
+    if (!error && !*out && others) {
+        error = calibration_load_shipped(out, file, NULL);
     }
     free(table);
     free(list);

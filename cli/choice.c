@@ -39,7 +39,7 @@ int choice_device(struct device *out, const struct device *table, int32_t n, con
     int error =
         strcasecmp(name, "host") == 0 ? device_measure_host(out, threads) : device_table_find(out, table, n, name);
     if (!error && calibration) {
-        calibrated_nearest(out, calibration);
+        calibrated_nearest(out, calibration, name);
     }
     return error ? status_prefix(error, "--device ") : 0;
 }

@@ -262,7 +262,7 @@ static int find_rates(struct compare *compare)
     if (!error && (!compare->calibration || !calibrated_known(&compare->rates, compare->calibration, name, backend))) {
         error = gpu ? 0 : device_find(&compare->rates, name, compare->threads);
         if (!error && compare->calibration) {
-            calibrated_nearest(&compare->rates, compare->calibration);
+            calibrated_nearest(&compare->rates, compare->calibration, name);
         }
     }
     compare->rates_known = !error;

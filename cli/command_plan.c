@@ -435,7 +435,7 @@ int command_plan(int argc, char **argv)
         {"price", OPTION_TEXT, &plan.prices, 0, 0, "NAME=$[,NAME=$...]",
          "per hour of one device, instead of the table's"},
         {"calibration", OPTION_TEXT, &plan.calibration_file, 0, 0, "FILE",
-         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa, for any GPU)"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Limits: with --slo-ttft and --slo-tpot below, at least one"},
         {"slo-ttft-percentile", OPTION_REAL, &plan.ttft_percent, 1, 100, "%", "of the requests are within --slo-ttft"},
         {"slo-tpot-percentile", OPTION_REAL, &plan.tpot_percent, 1, 100, "%", "of the requests are within --slo-tpot"},

@@ -204,7 +204,7 @@ static int choose_devices(struct sim *sim)
             error = error ? status_prefix(error, "--device ") : 0;
         }
         if (!error && sim->calibration) {
-            calibrated_nearest(device, sim->calibration);
+            calibrated_nearest(device, sim->calibration, names[i]);
         }
     }
     free(table);
@@ -465,7 +465,7 @@ int command_sim(int argc, char **argv)
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
-         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa, for any GPU)"},
         {"batch", OPTION_INT, &sim.batch, 1, 4096, "sequences", "prompts, decoded together (default 1; --paper: 32)"},
         {"context", OPTION_INT, &sim.context, 1, 1 << 24, "tokens", "prompt length of each"},
         {"output", OPTION_INT, &sim.output, 1, 1 << 24, "tokens",

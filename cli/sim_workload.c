@@ -362,7 +362,7 @@ int command_sim_workload(int argc, char **argv)
         {"devices", OPTION_TEXT, &sim.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
         {"calibration", OPTION_TEXT, &sim.calibration_file, 0, 0, "FILE",
-         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa for such a device)"},
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa, for any GPU)"},
         {"tp", OPTION_INT, &sim.ranks, 1, PARALLEL_MAX_RANKS, "devices", "per replica, which share every layer"},
         {"replicas", OPTION_INT, &sim.replicas, 1, FLEET_MAX_REPLICAS, "replicas", "of the model, behind a router"},
         {"prefill-replicas", OPTION_INT, &sim.prefill_replicas, 0, FLEET_MAX_REPLICAS, "replicas",

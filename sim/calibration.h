@@ -110,6 +110,6 @@ int calibration_save(const struct calibration *calibration, const char *path);
 int calibration_load(struct calibration **out, const char *path);
 int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);
 
-// The calibration that comes with the program (sim/calibrations) for a device by its name in the table. *out is NULL,
+// The calibration that comes with the program (sim/calibrations) for a device by its name in the table; NULL: the first. *out is NULL,
 // and no error, where there is none; *path (may be NULL) says which it is.
 int calibration_load_shipped(struct calibration **out, const char **path, const char *device);

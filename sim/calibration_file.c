@@ -451,7 +451,7 @@ int calibration_load_shipped(struct calibration **out, const char **path, const 
             return error;
         }
         for (int32_t p = 0; p < calibration->n_profiles && !*out; p++) {
-            *out = strcasecmp(calibration->profiles[p].rates.name, device) == 0 ? calibration : NULL;
+            *out = !device || strcasecmp(calibration->profiles[p].rates.name, device) == 0 ? calibration : NULL;
         }
         if (*out) {
             if (path) {

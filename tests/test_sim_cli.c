@@ -81,6 +81,10 @@ static void shipped(void)
     CHECK(clsa("sim --model paper-4b --method clsa --device H100 --context 32K --batch 8") == 0);
     CHECK_MESSAGE(strstr(output, "calibrated by sim/calibrations/h100-sxm.json"), "%s", output);
     CHECK(clsa("sim --model paper-4b --method clsa --device L40S --context 1K") == 0);
+    CHECK_MESSAGE(strstr(output, "calibrated by") && strstr(output, "extrapolated"), "%s", output);
+    CHECK(clsa("sim --model paper-4b --method clsa --device L40S --context 1K --calibration none") == 0);
+    CHECK(!strstr(output, "calibrated by"));
+    CHECK(clsa("sim --model tiny --method clsa --device host --context 1K") == 0);    // a GPU says nothing of it
     CHECK(!strstr(output, "calibrated by"));
 }
 
