@@ -24,7 +24,7 @@ static void reads_with_units(struct mock_counters *mock)
     nvml_read(nvml, &r);
     CHECK(r.sm_clock_mhz == mock->sm_clock && r.memory_clock_mhz == mock->memory_clock);
     CHECK(fabs(r.power_w - mock->milliwatt * 1e-3) < 1e-6);
-    CHECK(!(fabs(r.energy_j - (double)mock->millijoule * 1e-3) > 1e-3));
+    CHECK(fabs(r.energy_j - (double)mock->millijoule * 1e-3) <= 1e-3);
     CHECK(r.temperature_c == mock->celsius && r.memory_bytes == (double)mock->memory_used);
     CHECK(mock->nvml_open == 1);
     nvml_close(nvml);
