@@ -13,7 +13,6 @@
 #include "cli/calibrated.h"
 #include "cli/command.h"
 #include "cli/table.h"
-#include "cupti/collector.h"
 #include "engine/status.h"
 #include "traces/trace.h"
 
@@ -53,34 +52,19 @@ static const struct table_column stage_columns[] = {
     {"calibrated_error_p95", "P95 %", 1},
 };
 
-// What the sources of one trace have lost; each says again and again what it lost so far.
-struct losses {
-    int32_t source;
-    int64_t of_source, before;
-};
-
-static void on_loss(void *user, const struct loss_sample *sample)
-{
-    struct losses *losses = user;
-    losses->before += sample->source != losses->source ? losses->of_source : 0;
-    losses->source = sample->source;
-    losses->of_source = sample->dropped + sample->invalid;
-}
-
 static int read_traces(struct calibration_fit *fit, char **paths, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
-        struct losses losses = {.source = -1};
-        struct sample_fanout fanout = {.n = 2, .sinks = {calibration_fit_sink(fit), {.user = &losses, .loss = on_loss}}};
-        struct sample_sink sink = sample_fanout_sink(&fanout);
+        struct sample_sink sink = calibration_fit_sink(fit);
+        struct trace_stats stats;
         int error = calibration_fit_trace(fit, paths[i]);
-        error = error ? error : trace_read(paths[i], &sink, NULL);
+        error = error ? error : trace_read(paths[i], &sink, &stats);
         if (error) {
             return error;
         }
-        if (losses.before + losses.of_source > 0) {
-            fprintf(stderr, "clsa calibrate: %s lost %lld records of its device's work: its stages are too short\n",
-                    paths[i], (long long)(losses.before + losses.of_source));
+        if (stats.dropped > 0 || stats.invalid > 0) {
+            fprintf(stderr, "clsa calibrate: %s lost %.0f records of its device's work: its stages are too short\n",
+                    paths[i], (double)stats.dropped + (double)stats.invalid);
         }
     }
     return 0;

@@ -352,6 +352,7 @@ const struct observer *collector_observer(struct collector *collector)
 int32_t collector_set_source(struct collector *collector, const struct sample_source *source)
 {
     finish_source(collector);
+    collector->lost = 0;
     collector->source = atomic_fetch_add(&next_source, 1);
     struct sample_source announced = *source;
     announced.id = collector->source;

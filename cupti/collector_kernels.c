@@ -60,7 +60,8 @@ struct kernel_collector {
     struct number_map launched;              // calls that a work of the step being handed over names
     uint64_t handed_over;                    // the last step's serial
     int64_t lost;                            // here: no memory, or later than their step
-    struct loss_sample told_loss;
+    struct losses { int64_t dropped, invalid; } so_far, before;    // of all sources; of those before this one
+    struct loss_sample told_loss;            // of this source
     int64_t told_overhead_ns;
 };
 
@@ -348,9 +349,10 @@ static void hand_over_step(struct kernel_collector *kernels, const struct told *
 static void tell_totals(struct kernel_collector *kernels, const struct join_totals *totals)
 {
     const struct sample_sink *sink = &kernels->sink;
+    kernels->so_far = (struct losses){totals->dropped + kernels->lost, totals->invalid};
     struct loss_sample loss = {.source = kernels->source,
-                               .dropped = totals->dropped + kernels->lost,
-                               .invalid = totals->invalid,
+                               .dropped = kernels->so_far.dropped - kernels->before.dropped,
+                               .invalid = kernels->so_far.invalid - kernels->before.invalid,
                                .time_ns = collector_now_ns()};
     if (kernels->source < 0) {
         return;
@@ -425,6 +427,10 @@ void kernel_collector_source(struct kernel_collector *kernels, const struct samp
 {
     activity_drain(kernels->activity);
     pthread_mutex_lock(&kernels->sink_mutex);
+    if (kernels->source >= 0) {    // what was lost before there was one counts to the first
+        kernels->before = kernels->so_far;
+    }
+    kernels->told_loss = (struct loss_sample){0};
     kernels->source = source->id;
     if (kernels->sink.source) {
         kernels->sink.source(kernels->sink.user, source);

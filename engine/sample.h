@@ -112,7 +112,7 @@ struct gauge_sample {
     int64_t time_ns;
 };
 
-// What collecting has lost so far; told when it grows.
+// What collecting has lost of a source so far; told when it grows.
 struct loss_sample {
     int32_t source;
     int64_t dropped;            // records that had no room

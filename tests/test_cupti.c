@@ -390,6 +390,24 @@ static void test_losses(void)
     CHECK(heard.n_gauges == 1 && heard.n_steps == 1);
 }
 
+// Each source has its own losses, from nothing on.
+static void test_losses_of_sources(void)
+{
+    begin_test();
+    struct collector *collector;
+    struct sample_source announced = {.method = "clsa"};
+    CHECK(collector_open(&collector, COLLECTOR_KERNELS, &sink) == 0);
+    int32_t first = collector_set_source(collector, &announced);
+    mock.drop(5);
+    int32_t second = collector_set_source(collector, &announced);
+    CHECK_MESSAGE(heard.loss.source == first && heard.loss.dropped == 5, "source %d lost %lld", heard.loss.source,
+                  (long long)heard.loss.dropped);
+    mock.drop(2);
+    collector_close(collector);
+    CHECK_MESSAGE(heard.loss.source == second && heard.loss.dropped == 2, "source %d lost %lld", heard.loss.source,
+                  (long long)heard.loss.dropped);
+}
+
 // A work whose tag comes later is found again; work without any step goes out by itself.
 static void test_late_calls(int held)
 {
@@ -571,6 +589,7 @@ int main(void)
     test_streams();
     test_graphs();
     test_losses();
+    test_losses_of_sources();
     test_late_calls(1);
     test_late_calls(3);
     test_busy();

@@ -88,12 +88,17 @@ static void test_last(int64_t keep_ns, int64_t max_bytes)
     stream_random(&sink, STREAM_SANE, 30000, seed);
     struct loss_sample loss = {.source = -3, .dropped = 7, .invalid = 2, .time_ns = 5000000000};
     sink.loss(sink.user, &loss);
+    sink.source(sink.user, &(struct sample_source){.id = 100, .n_layers = 1, .method = "clsa"});
+    loss = (struct loss_sample){.source = 100, .dropped = 30, .invalid = 4, .time_ns = 5000000000};
+    sink.loss(sink.user, &loss);
+    loss.dropped += 10;    // so far
+    sink.loss(sink.user, &loss);
     struct stream_log got = dump(ring, &stats);
     char *all = lines_of(&sent, "step "), *last = lines_of(&got, "step ");
     size_t n_all = strlen(all), n_last = strlen(last);
     CHECK_MESSAGE(n_last > 0 && n_last < n_all && strcmp(all + n_all - n_last, last) == 0, "%zu of %zu bytes of steps",
                   n_last, n_all);
-    CHECK(stats.loss_samples == 1 && stats.dropped == 7 && stats.invalid == 2);
+    CHECK(stats.loss_samples == 2 && stats.dropped == 7 + 40 && stats.invalid == 2 + 4);
     // A dump leaves the ring as it was.
     struct stream_log again = dump(ring, &stats);
     CHECK(again.n == got.n && memcmp(again.text, got.text, got.n) == 0);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "traces/durations.h"
 #include "traces/trace_reader_internal.h"
 
 static int unknown(struct reader *reader)
@@ -146,12 +147,6 @@ int reader_gauges(struct reader *reader, const struct trace_packet *packet)
     return error;
 }
 
-static int64_t sum(int64_t a, int64_t b)    // saturates: a damaged file says anything
-{
-    int64_t result;
-    return __builtin_add_overflow(a, b, &result) ? INT64_MAX : result;
-}
-
 // A source tells what it has lost so far: what counts is the last of each.
 static void count_loss(struct reader *reader, const struct loss_sample *sample)
 {
@@ -165,8 +160,8 @@ static void count_loss(struct reader *reader, const struct loss_sample *sample)
             track->invalid = sample->invalid;
             found = true;
         }
-        stats->dropped = sum(stats->dropped, track->dropped);
-        stats->invalid = sum(stats->invalid, track->invalid);
+        stats->dropped = saturating_sum(stats->dropped, track->dropped);
+        stats->invalid = saturating_sum(stats->invalid, track->invalid);
     }
 }
 

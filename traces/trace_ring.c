@@ -47,8 +47,8 @@ struct trace_ring {
     int32_t n_sources;
     struct request_sample *open;    // [n_open] of requests whose changes were forgotten, the last change each; owned
     int64_t n_open, open_capacity;
-    struct loss_sample loss;                  // the last
-    bool lost;
+    struct loss_sample *losses;               // [n_losses], owned: the last of each source that has any
+    int32_t n_losses;
     struct intern_table names;                // texts that samples point at
     struct step_sample slow;
     bool slow_waits;                          // a slow step's dump is due
@@ -243,12 +243,24 @@ static void on_gauge(void *user, const struct gauge_sample *sample)
     keep(user, KIND_GAUGE, &kept, sizeof kept, sample->time_ns);
 }
 
-// Losses add up: only the last counts, and it is never forgotten.
+// A source's losses add up: only its last counts, and it is never forgotten.
 static void on_loss(void *user, const struct loss_sample *sample)
 {
     struct trace_ring *ring = user;
-    ring->loss = *sample;
-    ring->lost = true;
+    int32_t i = 0;
+    while (i < ring->n_losses && ring->losses[i].source != sample->source) {
+        i++;
+    }
+    if (i == ring->n_losses) {
+        struct loss_sample *grown = realloc(ring->losses, ((size_t)i + 1) * sizeof *grown);
+        if (!grown) {
+            ring->error = -ENOMEM;
+            return;
+        }
+        ring->losses = grown;
+        ring->n_losses++;
+    }
+    ring->losses[i] = *sample;
 }
 
 struct sample_sink trace_ring_sink(struct trace_ring *ring)
@@ -281,6 +293,7 @@ int trace_ring_close(struct trace_ring *ring)
     }
     intern_table_free(&ring->names);
     free(ring->sources);
+    free(ring->losses);
     free(ring->open);
     free(ring);
     return error;
@@ -390,8 +403,8 @@ int trace_ring_dump(struct trace_ring *ring, const struct trace_writer_options *
     for (int64_t i = 0; i < ring->n_open; i++) {
         note(&dump, &dump.sources, (uint32_t)ring->open[i].source, 1);
     }
-    if (ring->lost) {
-        note(&dump, &dump.sources, (uint32_t)ring->loss.source, 1);
+    for (int32_t i = 0; i < ring->n_losses; i++) {
+        note(&dump, &dump.sources, (uint32_t)ring->losses[i].source, 1);
     }
     for (int32_t i = 0; i < ring->n_sources; i++) {
         if (id_map_get(&dump.sources, (uint32_t)ring->sources[i].id) >= 0) {
@@ -402,8 +415,8 @@ int trace_ring_dump(struct trace_ring *ring, const struct trace_writer_options *
         dump.to.request(dump.to.user, &ring->open[i]);
     }
     for_each(ring, &dump, hand_on);
-    if (ring->lost) {
-        dump.to.loss(dump.to.user, &ring->loss);
+    for (int32_t i = 0; i < ring->n_losses; i++) {
+        dump.to.loss(dump.to.user, &ring->losses[i]);
     }
     id_map_free(&dump.sources);
     id_map_free(&dump.launches);
