@@ -89,6 +89,7 @@ static void print_tables(const struct profile *profile, const struct table *summ
         table_print(tables[i], stdout);
     }
     if (written) {
+        fflush(stdout);    // the hint stands below the tables, also where both go to one place
         fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->record.out,
                 profile->record.out);
     }
