@@ -25,8 +25,7 @@ static int compare_doubles(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-// Of values [n] > 0, which it sorts. Of an even number the mean of the two in the middle.
-static double median_of(double *values, int64_t n)
+double calibration_median(double *values, int64_t n)
 {
     qsort(values, (size_t)n, sizeof *values, compare_doubles);
     return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
@@ -37,7 +36,7 @@ static struct calibration_error error_of(double *values, int32_t n)
     if (n == 0) {
         return (struct calibration_error){0};
     }
-    double median = median_of(values, n);
+    double median = calibration_median(values, n);
     int32_t rank = (int32_t)ceil(0.95 * n);    // the smallest that 95% do not exceed
     return (struct calibration_error){n, median, values[rank - 1]};
 }
@@ -99,15 +98,15 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = work_of(&samples[i]);
     }
-    *out = (struct calibration_point){.rows = samples[0].rows, .work = median_of(scratch, n), .samples = n};
+    *out = (struct calibration_point){.rows = samples[0].rows, .work = calibration_median(scratch, n), .samples = n};
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = samples[i].roof_s;
     }
-    point.roof_s = median_of(scratch, n);
+    point.roof_s = calibration_median(scratch, n);
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = 1e-9 * (double)samples[i].duration_ns / samples[i].roof_s;
     }
-    point.time_s = point.roof_s * median_of(scratch, n);
+    point.time_s = point.roof_s * calibration_median(scratch, n);
     return point;
 }
 

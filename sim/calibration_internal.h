@@ -62,6 +62,9 @@ struct calibration_fit {
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
                           double *efficiency, enum provenance *provenance);
 
+// Of values [n], n > 0, which it sorts. Of an even number the mean of the two in the middle.
+double calibration_median(double *values, int64_t n);
+
 // Fills in what profiles [of the fit] know of whole steps: overhead_s, n_steps, and mark_s, which is taken off the
 // samples. `scratch` [twice the steps].
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch);

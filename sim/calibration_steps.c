@@ -17,18 +17,6 @@
 // However short a stage is, that share of its time is its own.
 static const double LEAST_SHARE = 0.1;
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-static double median_of(double *values, int64_t n)
-{
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
-    return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
-}
-
 static int compare_steps(const void *left, const void *right)
 {
     const struct fit_step *a = left, *b = right;
@@ -58,14 +46,14 @@ static bool reduce(struct shape *out, const struct fit_step *steps, int64_t n, d
             scratch[n_whole++] = 1e-9 * (double)steps[i].duration_ns;
         }
     }
-    out->whole_s = n_whole > 0 ? median_of(scratch, n_whole) : 0;
+    out->whole_s = n_whole > 0 ? calibration_median(scratch, n_whole) : 0;
     for (int64_t i = 0; i < n; i++) {
         if (steps[i].n_stages > 0) {
             out->n_stages = steps[i].n_stages;    // one plan: the same in all
             scratch[n_staged++] = 1e-9 * (double)steps[i].stages_ns;
         }
     }
-    out->stages_s = n_staged > 0 ? median_of(scratch, n_staged) : 0;
+    out->stages_s = n_staged > 0 ? calibration_median(scratch, n_staged) : 0;
     return n_whole > 0 && n_staged > 0;
 }
 
@@ -93,7 +81,7 @@ static double per_sequence(const struct shape *shapes, int64_t n, double *slopes
             }
         }
     }
-    double slope = found > 0 ? median_of(slopes, found) : 0;
+    double slope = found > 0 ? calibration_median(slopes, found) : 0;
     return slope > 0 ? slope : 0;
 }
 
@@ -120,7 +108,7 @@ static double overhead_of(const struct fit_step *steps, int64_t n, double *scrat
             scratch[(*n_steps)++] = rest_ns > 0 ? 1e-9 * (double)rest_ns : 0;
         }
     }
-    return *n_steps > 0 ? median_of(scratch, *n_steps) : 0;
+    return *n_steps > 0 ? calibration_median(scratch, *n_steps) : 0;
 }
 
 static void take_phase(struct calibration_profile *profile, struct calibration_fit *fit, const struct fit_step *steps,
@@ -139,12 +127,12 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     for (int64_t i = 0; i < n_shapes; i++) {
         values[i] = (shapes[i].stages_s - shapes[i].whole_s + shapes[i].n_seqs * per_seq_s) / shapes[i].n_stages;
     }
-    double mark_s = median_of(values, n_shapes);
+    double mark_s = calibration_median(values, n_shapes);
     mark_s = mark_s > 0 ? mark_s : 0;
     for (int64_t i = 0; i < n_shapes; i++) {
         values[i] = shapes[i].whole_s - (shapes[i].stages_s - shapes[i].n_stages * mark_s) - shapes[i].n_seqs * per_seq_s;
     }
-    double rest_s = median_of(values, n_shapes);
+    double rest_s = calibration_median(values, n_shapes);
     free(shapes);
     unmark(fit, steps->profile, mark_s);
     profile->mark_s = mark_s;

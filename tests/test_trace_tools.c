@@ -199,9 +199,11 @@ static void test_diff(void)
     tell_run(&to_a, 1, "dense", N_STEPS, 20, 1);
     tell_run(&to_a, 2, "token", N_STEPS, 20, 1);
     tell_run(&to_a, 3, "quest", 3, 20, 1);
+    tell_run(&to_a, 8, "block", N_STEPS, 20, 4);
     tell_run(&to_b, 7, "quest", N_STEPS, 20, 1);
     tell_run(&to_b, 4, "dense", N_STEPS, 20, 0.8);
     tell_run(&to_b, 5, "yoco", N_STEPS, 20, 1);
+    tell_run(&to_b, 9, "block", N_STEPS, 20, 1);
     tell_run(&to_b, 6, "clsa", N_STEPS - 10, 20, 1.25);
     CHECK(diff_compare(&rows, &n, a, b) == 0);
     const struct diff_row *row = find_row(rows, n, "dense", STAGE_FFN, false);
@@ -221,6 +223,7 @@ static void test_diff(void)
     row = find_row(rows, n, "dense", DIFF_STEP, false);
     CHECK_MESSAGE(row->paired && row->verdict != DIFF_SLOWER && row->test.low < 1, "dense step: %s, %g to %g",
                   diff_verdict_name(row->verdict), row->test.low, row->test.high);
+    CHECK(find_row(rows, n, "block", DIFF_STEP, false)->verdict == DIFF_FASTER);    // a share that chance cannot hide
     CHECK(find_row(rows, n, "dense", DIFF_GAPS, false)->median_a_ns == 1000 * N_LAYERS);
     CHECK(find_row(rows, n, "token", STAGE_FFN, false)->verdict == DIFF_ONLY_A);
     CHECK(find_row(rows, n, "yoco", STAGE_FFN, false)->verdict == DIFF_ONLY_B);
