@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# tests/bench/tables.sh - makes the README's tables of measurements from results.tsv, so that no figure is typed by hand.
+# tests/bench/tables.sh - makes the tables of README.md and RESULTS.md from results.tsv, so that no figure is typed by hand.
 #
-# Between a line "<!-- results QUANTITY on DEVICE at CONTEXT -->" and the next "<!-- end -->" the README gets the newest row
-# of every (device, model, method, context, sequences, quantity) that matches the three regular expressions. A line
-# "<!-- budgets QUANTITY on DEVICE at CONTEXT -->" makes a table of one quantity instead: a row for each model and method, a
-# column for each budget that `clsa eval` wrote behind the quantity (accuracy.passkey.k256). Run from the top of the checkout.
+# Each stands between a line "<!-- KIND QUANTITY on DEVICE at CONTEXT -->" and the next "<!-- end -->", made of the newest row
+# of every (device, model, method, context, sequences, quantity) that matches the three regular expressions. KIND is
+#   results  those rows as they are
+#   budgets  one quantity: a row for each model and method, a column for each budget that `clsa eval` wrote behind the
+#            quantity (accuracy.passkey.k256)
+#   steps    whole steps: a row for each method; QUANTITY is the model
+#   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
+# Run from the top of the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+for page in README.md tests/bench/RESULTS.md; do
 awk -F '\t' -v results=tests/bench/results.tsv '
 function percent(floor, median) { return floor + 0 > 0 && median + 0 > 0 ? sprintf("%.0f", 100 * floor / median) : "-" }
+function figure(x) { return sprintf(x + 0 >= 1000 ? "%.0f" : "%.4g", x) }
 function table(words,    i, key, f, part) {
     split(words, part, / on | at /)
     print "| device | model | method | context | sequences | quantity | median | spread | floor | unit | % of floor | date |"
@@ -47,6 +53,86 @@ function budgets(words,    i, j, f, part, budget, name, cell, names, n_names, co
         print line
     }
 }
+# "1: 2.45 (73%), 8: 2.79 (73%)": each number of sequences with its median and what that is of the floor, fewest first.
+function by_sequences(list, n_list,    i, j, f, swap, text, share) {
+    for (i = 2; i <= n_list; i++)
+        for (j = i; j > 1 && sequences(list[j - 1]) > sequences(list[j]); j--) {
+            swap = list[j]; list[j] = list[j - 1]; list[j - 1] = swap
+        }
+    for (i = 1; i <= n_list; i++) {
+        split(list[i], f, "\t")
+        share = percent(f[13], f[11])
+        text = text (i > 1 ? ", " : "") f[9] ": " figure(f[11]) (share == "-" ? "" : " (" share "%)")
+    }
+    return text == "" ? "-" : text
+}
+function sequences(line,    f) { split(line, f, "\t"); return f[9] + 0 }
+function steps(words,    i, part, f, names, n_names, count, lines, quantity, cells, kinds, k, m, list) {
+    split(words, part, / on | at /)
+    split("prefill decode_step end_to_end", kinds, " ")
+    for (i = 1; i <= n; i++) {
+        split(row[order[i]], f, "\t")
+        if (f[6] !~ "^(" part[1] ")$" || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        if (f[10] !~ /^(prefill|decode_step|end_to_end)$/) continue
+        if (!(f[7] in count)) { count[f[7]] = 1; names[++n_names] = f[7] }
+        lines[f[7], f[10], ++count[f[7], f[10]]] = row[order[i]]
+    }
+    print "| method | prefill, ms | decode step, ms, by sequences (% of floor) | end to end, tokens/s |"
+    print "| --- | --- | --- | --- |"
+    for (i = 1; i <= n_names; i++) {
+        printf "| `%s`", names[i]
+        for (k = 1; k <= 3; k++) {
+            split("", list)
+            for (m = 1; m <= count[names[i], kinds[k]]; m++) list[m] = lines[names[i], kinds[k], m]
+            printf " | %s", by_sequences(list, count[names[i], kinds[k]] + 0)
+        }
+        print " |"
+    }
+}
+# What we and the peers take, in microseconds.
+function kernels(words,    i, j, part, f, name, source, names, n_names, known, sources, n_sources, batches, cell, line, text, unit) {
+    split(words, part, / on | at /)
+    for (i = 1; i <= n; i++) {
+        split(row[order[i]], f, "\t")
+        if (f[10] !~ /^(kernel|peer)\./ || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        name = f[10]
+        source = "ours"
+        if (sub(/^kernel\./, "", name) == 0) {
+            sub(/^peer\./, "", name)
+            source = substr(name, 1, index(name, ".") - 1)
+            name = substr(name, index(name, ".") + 1)
+        }
+        if (name !~ "^(" part[1] ")$") continue
+        if (!(name in known)) { known[name] = 1; names[++n_names] = name }
+        if (!((name, f[9]) in known)) { known[name, f[9]] = 1; batches[name] = batches[name] (batches[name] == "" ? "" : " ") f[9] }
+        if (source != "ours" && !(source in known)) { known[source] = 1; sources[++n_sources] = source }
+        unit = f[14] == "ms" ? 1000 : 1
+        cell[name, source, f[9]] = figure(f[11] * unit)
+        if (source == "ours" && f[13] + 0 > 0) cell[name, "floor", f[9]] = figure(f[13] * unit)
+    }
+    line = "| operator | sequences | ours, us | floor |"
+    text = "| --- | --- | --- | --- |"
+    for (j = 1; j <= n_sources; j++) { line = line " " sources[j] " |"; text = text " --- |" }
+    print line
+    print text
+    sources[-1] = "ours"
+    sources[0] = "floor"
+    for (i = 1; i <= n_names; i++) {
+        line = batches[names[i]]
+        gsub(/ /, " / ", line)
+        line = "| `" names[i] "` | " line " |"
+        for (j = -1; j <= n_sources; j++) line = line " " joined(cell, names[i], sources[j], batches[names[i]]) " |"
+        print line
+    }
+}
+function joined(cell, name, source, batches,    list, n_list, i, text, some) {
+    n_list = split(batches, list, " ")
+    for (i = 1; i <= n_list; i++) {
+        some += ((name, source, list[i]) in cell)
+        text = text (i > 1 ? " / " : "") ((name, source, list[i]) in cell ? cell[name, source, list[i]] : "-")
+    }
+    return some ? text : "-"
+}
 function sort_heads(n,    i, j, swap) {    # "all" counts as 0
     for (i = 2; i <= n; i++)
         for (j = i; j > 1 && heads[j - 1] + 0 > heads[j] + 0; j--) { swap = heads[j]; heads[j] = heads[j - 1]; heads[j - 1] = swap }
@@ -60,9 +146,23 @@ BEGIN {
         row[key] = line
     }
 }
-/^<!-- results / { print; pattern = $0; sub(/^<!-- results /, "", pattern); sub(/ -->$/, "", pattern); table(pattern); skipping = 1; next }
-/^<!-- budgets / { print; pattern = $0; sub(/^<!-- budgets /, "", pattern); sub(/ -->$/, "", pattern); budgets(pattern); skipping = 1; next }
+/^<!-- (results|budgets|steps|kernels) / {
+    print
+    kind = $0
+    sub(/^<!-- /, "", kind)
+    sub(/ -->$/, "", kind)
+    pattern = kind
+    sub(/^[a-z]+ /, "", pattern)
+    sub(/ .*/, "", kind)
+    if (kind == "results") table(pattern)
+    if (kind == "budgets") budgets(pattern)
+    if (kind == "steps") steps(pattern)
+    if (kind == "kernels") kernels(pattern)
+    skipping = 1
+    next
+}
 /^<!-- end -->/ { skipping = 0 }
 !skipping { print }
-' README.md >README.md.part
-mv README.md.part README.md
+' "$page" >"$page.part"
+mv "$page.part" "$page"
+done
