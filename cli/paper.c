@@ -19,7 +19,7 @@
 #include "engine/status.h"
 #include "sim/predict.h"
 
-enum { BATCHES = 3, TIMED_STEPS = 20, WARM_STEPS = 4, STAGE_EVERY = 8, SMALL_BATCH = 8 };
+enum { BATCHES = 4, TIMED_STEPS = 20, WARM_STEPS = 4, STAGE_EVERY = 8, SMALL_BATCH = 8 };    // and the paper's 32
 enum {
     ANSWER_TOKENS = BATCHES * (TIMED_STEPS + WARM_STEPS + 8)
 };    // that are decoded; 8: steps that tell their stages
@@ -261,17 +261,27 @@ static int run_batch(struct paper *paper, int64_t id, struct paper_point *point)
     return error;
 }
 
+// As many sequences as are wanted and could have their longest text beside the weights: each takes room for its windows
+// from the first on, which would be missing where texts are kept.
+static int32_t most_sequences(const struct paper_options *o, const struct plan *plan)
+{
+    double context = o->contexts[PAPER_CONTEXTS - 1] + longest_answer(o);
+    double left = o->rates->memory_bytes.value - (double)plan_weight_bytes(plan);
+    double fit = left / ((double)plan_kv_bytes_per_token(plan) * context + (double)plan_kv_bytes_per_sequence(plan));
+    return fit >= 1 && fit < o->max_batch ? (int32_t)fit : o->max_batch;
+}
+
 static int run_context(struct paper *paper, const struct plan *plan, int32_t c)
 {
     const struct paper_options *o = paper->options;
     int32_t context = o->contexts[c], page = plan->page_tokens;
     int32_t fits = engine_stats(paper->engine).cache_tokens / ((context + longest_answer(o) + page - 1) / page * page);
-    int32_t most = fits < o->max_batch ? fits : o->max_batch;
+    int32_t bound = most_sequences(o, plan), most = fits < bound ? fits : bound;
     int64_t id;
     int error =
         most < 1 ? status_fail(-ENOMEM, "no sequence of %d tokens fits", context) : prefill(paper, context, &id);
     const int32_t batches[BATCHES] = {most > 1 ? 1 : 0, most > SMALL_BATCH ? SMALL_BATCH : 0,
-                                      most};    // 0: as a later one
+                                      most > PAPER_BATCH ? PAPER_BATCH : 0, most};    // 0: as a later one
     for (int32_t b = 0; b < BATCHES && !error; b++) {
         struct paper_point point = {.plan = plan, .context = context, .batch = batches[b]};
         error = point.batch > 0 ? run_batch(paper, id, &point) : 0;
@@ -297,7 +307,7 @@ static int run_method(struct paper *paper, const struct paper_method *method, st
         .backend = o->backend,
         .threads = o->threads,
         .device = o->device,
-        .max_seqs = o->max_batch,
+        .max_seqs = most_sequences(o, method->plan),
         .max_context = o->contexts[PAPER_CONTEXTS - 1] + longest_answer(o),
         .max_step_tokens = o->chunk_tokens,
         .cache_tokens = strcmp(o->backend, "cuda") == 0 ? CACHE_ALL_FREE : 0,

@@ -144,7 +144,7 @@ int main(int argc, char **argv)
                           .driver = "-",
                           .context = 131072,
                           .output = 10000,
-                          .batch = 256};
+                          .batch = 1024};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
         {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M,M,...", "methods, the dense one first"},
