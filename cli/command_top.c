@@ -8,6 +8,7 @@
 
 #include "cli/measure.h"
 #include "cli/top_live.h"
+#include "cli/top_rates.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 #include "tui/dashboard.h"
@@ -34,8 +35,7 @@ struct top {
     const char *view, *theme;
     struct settings settings;
     double replay_speed;            // 0: everything at once
-    struct device rates;
-    bool rates_known;
+    struct top_rates *rates;
     struct feed *feed;
     struct live *live;
     struct replay *replay;
@@ -124,45 +124,25 @@ static void origin_attached(void *user, char *text, size_t bytes)
     snprintf(text, bytes, "%s", attachment_ended(((struct top *)user)->attachment) ? "ended" : "attached");
 }
 
-// Whether a device's description ("AMD EPYC 9575F, 2 threads") names this machine's processor.
-static bool is_this_machine(const char *device)
+// Rates that are known only once the samples say where they come from.
+static const struct device *device_replay(void *user)
 {
-    char line[256], name[128];
-    bool same = false;
-    FILE *stream = fopen("/proc/cpuinfo", "re");
-    while (stream && fgets(line, sizeof line, stream)) {
-        if (sscanf(line, "model name : %127[^\n]", name) == 1) {
-            same = strncmp(device, name, strlen(name)) == 0 && (device[strlen(name)] == ',' || !device[strlen(name)]);
-            break;
-        }
+    struct top *top = user;
+    const struct sample_source *source = replay_first_source(top->replay);
+    if (source && (top->replay_speed > 0 || replay_part(top->replay) >= 1)) {    // all at once: first that, then rates
+        top_rates_of_source(top->rates, source, true, false);
     }
-    if (stream) {
-        fclose(stream);
-    }
-    return same;
+    return top_rates_known(top->rates);
 }
 
-// Rates for floors: of the device asked for, else of this machine if that is where the samples come from.
-static int find_rates(struct top *top)
+static const struct device *device_attached(void *user)
 {
-    const char *name = top->sim_device;
-    int32_t threads = top->threads;
-    if (!name && top->replay) {
-        const struct sample_source *source = replay_first_source(top->replay);
-        name = source && is_this_machine(source->device) ? "host" : NULL;
-        threads = source ? source->threads : 0;
-    } else if (!name && !top->attachment && strncmp(top->device, "cuda", 4) != 0) {
-        name = "host";
+    struct top *top = user;
+    const struct sample_source *source = attachment_source(top->attachment);
+    if (source) {
+        top_rates_of_source(top->rates, source, false, false);
     }
-    if (!name) {
-        return 0;
-    }
-    if (strcmp(name, "host") == 0) {
-        fprintf(stderr, "clsa top: measuring this machine's rates\n");
-    }
-    int error = device_find(&top->rates, name, threads);
-    top->rates_known = !error;
-    return error;
+    return top_rates_known(top->rates);
 }
 
 static int open_live(struct top *top)
@@ -210,9 +190,13 @@ static int print_snapshot(struct top *top)
     struct ui ui = ui_default();
     static struct routing_snapshot routing;    // large, and a process prints one screen
     char *text = NULL;
-    int error = top->replay ? 0 : open_live(top);
-    error = error ? error : find_rates(top);
-    error = error ? error : state_open(&state, top->rates_known ? &top->rates : NULL);
+    int error = top_rates_open(&top->rates, top->sim_device, top->threads);
+    error = error || top->replay ? error : open_live(top);
+    error = error || top->replay ? error : top_rates_of_engine(top->rates, top->device);
+    if (!error && top->replay && replay_first_source(top->replay)) {
+        top_rates_of_source(top->rates, replay_first_source(top->replay), true, true);
+    }
+    error = error ? error : state_open(&state, top_rates_known(top->rates));
     if (error) {
         return error;
     }
@@ -250,17 +234,20 @@ static int run_dashboard(struct top *top)
     struct dashboard_options options = {.settings = top->settings, .no_color = top->no_color,
                                         .script = top->script};
     struct dashboard_stream stream = {
-        .user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay};
+        .user = top, .pump = pump_replay, .command = command_replay, .origin = origin_replay, .device = device_replay};
     if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
         return status_fail(-EINVAL, "standard input or output is no terminal; use --snapshot overview");
     }
-    int error = top->replay || top->attachment ? 0 : open_live(top);
-    error = error ? error : find_rates(top);
+    bool live = !top->replay && !top->attachment;
+    int error = top_rates_open(&top->rates, top->sim_device, top->threads);
+    error = error || !live ? error : open_live(top);
+    error = error || !live ? error : top_rates_of_engine(top->rates, top->device);
     if (top->attachment) {
         options.attached = true;
         stream = (struct dashboard_stream){.user = top, .pump = pump_attached, .command = command_attached,
-                                           .dropped = dropped_attached, .origin = origin_attached};
-    } else if (!error && !top->replay) {
+                                           .dropped = dropped_attached, .origin = origin_attached,
+                                           .device = device_attached};
+    } else if (!error && live) {
         stream = (struct dashboard_stream){
             .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live};
         options.live = true;
@@ -269,7 +256,7 @@ static int run_dashboard(struct top *top)
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
         error = error ? error : live_start(top->live, &sink);
     }
-    options.device = top->rates_known ? &top->rates : NULL;
+    options.device = error ? NULL : top_rates_known(top->rates);
     return error ? error : dashboard_run(&stream, &options);
 }
 
@@ -372,6 +359,7 @@ int command_top(int argc, char **argv)
     replay_close(top.replay);
     routing_close(top.routing);
     attachment_close(top.attachment);
+    top_rates_close(top.rates);
     free(top.tokens);
     return error ? command_fail("top", error) : EXIT_DONE;
 }

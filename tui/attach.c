@@ -16,6 +16,8 @@ struct attachment {
     int fd;
     bool ended;
     int64_t dropped;
+    struct sample_source source;    // the last one
+    bool has_source;
     unsigned char *buffer;     // [BUFFER_BYTES], owned
     size_t used;
 };
@@ -114,6 +116,9 @@ static int64_t deliver(struct attachment *attachment, const struct sample_sink *
         }
         if (event.kind == EVENT_SOURCE) {
             memcpy(&source, attachment->buffer + at + sizeof event, sizeof source);
+            source.device[SOURCE_NAME_BYTES - 1] = source.backend[SOURCE_NAME_BYTES - 1] = 0;
+            attachment->source = source;
+            attachment->has_source = true;
         }
         at += record;
         if ((int)event.kind == WIRE_DROPPED) {
@@ -153,6 +158,11 @@ int64_t attachment_pump(struct attachment *attachment, const struct sample_sink 
 bool attachment_ended(const struct attachment *attachment)
 {
     return attachment->ended;
+}
+
+const struct sample_source *attachment_source(const struct attachment *attachment)
+{
+    return attachment->has_source ? &attachment->source : NULL;
 }
 
 int64_t attachment_dropped(const struct attachment *attachment)

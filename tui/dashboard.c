@@ -165,6 +165,21 @@ static bool simulating(struct session *session)
     return was || session->simulating;
 }
 
+// Whether the device's rates have just become known.
+static bool device_known(struct session *session)
+{
+    const struct dashboard_stream *stream = session->stream;
+    if (state_device(session->state) || !stream->device) {
+        return false;
+    }
+    const struct device *device = stream->device(stream->user);
+    if (device) {
+        state_set_device(session->state, device);
+        whatif_offer(session->ui.whatif, device);
+    }
+    return device != NULL;
+}
+
 // Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
 static bool take_keys(struct session *session, int64_t until_ns)
 {
@@ -196,6 +211,7 @@ static int run(struct session *session)
                 return (int)n;
             }
             changed = changed || n > 0 || simulating(session);
+            changed = device_known(session) || changed;
             changed = (ui->routing && routing_get(session->options->routing, session->routing)) || changed;
             for (; *script && !ui->quit; changed = true) {
                 press(session, script_next(&script));

@@ -15,6 +15,8 @@ struct dashboard_stream {
     void (*command)(void *user, const struct request_to_owner *request, const struct sample_sink *to);
     int64_t (*dropped)(void *user);                        // samples lost on the way; may be NULL
     void (*origin)(void *user, char *text, size_t bytes);  // "live", "replay 42%"
+    // Where options.device is NULL: the device, once it is known; until then NULL. Asked once a frame. May be NULL.
+    const struct device *(*device)(void *user);
 };
 
 struct dashboard_options {

@@ -26,4 +26,5 @@ void attachment_close(struct attachment *attachment);    // NULL-safe
 // Hands on what has come; returns the number of samples. A stream that ended stays so, and attachment_ended says it.
 int64_t attachment_pump(struct attachment *attachment, const struct sample_sink *to);
 bool attachment_ended(const struct attachment *attachment);
+const struct sample_source *attachment_source(const struct attachment *attachment);    // the last one; NULL: none yet
 int64_t attachment_dropped(const struct attachment *attachment);    // samples lost at the engine's side

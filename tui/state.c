@@ -285,6 +285,20 @@ static void predict(struct state *state, struct method *method)
     }
 }
 
+void state_set_device(struct state *state, const struct device *device)
+{
+    state->device = *device;
+    state->has_device = device->bytes_per_s.value > 0;
+    for (int32_t i = 0; i < state->n_methods && state->has_device; i++) {
+        struct method *method = state->methods[i];
+        for (int phase = 0; phase < PHASE_COUNT; phase++) {
+            window_reprice(method->phases[phase], device, method->told.source.weight_dtype);
+        }
+        method->forecast_seqs = -1;
+        predict(state, method);
+    }
+}
+
 static void on_first_token(struct method *method, const struct flight *flight, const struct request_sample *sample)
 {
     method->told.prompt_tokens = sample->prompt_tokens;

@@ -159,8 +159,9 @@ int whatif_open(struct whatif **out, const struct device *device)
     }
     whatif->devices = devices;
     whatif->n_devices = n;
-    if (device && find_choice(whatif, KNOB_DEVICE, device->name) < 0) {
-        devices[whatif->n_devices++] = *device;
+    whatif->n_table = n;
+    if (device) {
+        whatif_offer(whatif, device);
     }
     error = calibrate(whatif, n);
     error = error ? error : whatif_job_open(&whatif->job);
@@ -189,6 +190,13 @@ void whatif_close(struct whatif *whatif)
         calibration_free(whatif->calibration);    // the job that borrowed it is done
         free(whatif->devices);
         free(whatif);
+    }
+}
+
+void whatif_offer(struct whatif *whatif, const struct device *device)
+{
+    if (whatif->n_devices == whatif->n_table && find_choice(whatif, KNOB_DEVICE, device->name) < 0) {
+        whatif->devices[whatif->n_devices++] = *device;    // whatif_open made room for one
     }
 }
 

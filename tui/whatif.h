@@ -40,7 +40,7 @@ struct scenario_answer {
 
 struct whatif {
     struct device *devices;        // [n_devices] the shipped table and, last, the dashboard's own; owned
-    int32_t n_devices;
+    int32_t n_devices, n_table;    // n_table: of the shipped table
     struct calibration *calibration;    // the one that comes with the program; owned. NULL: none
     int32_t knob;                  // selected
     struct scenario now, pinned[WHATIF_PINNED];
@@ -53,6 +53,7 @@ struct whatif {
 // `device` is offered beside those of the table; NULL: none. -ENOMEM, or an unreadable table.
 int whatif_open(struct whatif **out, const struct device *device);
 void whatif_close(struct whatif *whatif);    // NULL-safe
+void whatif_offer(struct whatif *whatif, const struct device *device);    // later, once: as if it had been there at open
 
 void whatif_select(struct whatif *whatif, int32_t by);            // the next (+1) or previous knob
 void whatif_change(struct whatif *whatif, int32_t by);            // the next choice; numbers double or halve

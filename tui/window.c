@@ -82,6 +82,29 @@ void window_add(struct phase_window *window, const struct step_sample *step, str
     }
 }
 
+void window_reprice(struct phase_window *window, const struct device *device, enum dtype dtype)
+{
+    int64_t n = !window ? 0 : window->n_steps < STATE_STEPS ? window->n_steps : STATE_STEPS;
+    double flops_per_ns = device->flops_per_s[dtype].value * 1e-9;
+    for (int64_t i = 0; i < n; i++) {
+        struct window_stage *stages = window->steps[i].stages;
+        double step_bytes = 0;
+        for (int stage = 0; stage < STAGE_COUNT; stage++) {
+            step_bytes += stages[stage].bytes;
+        }
+        double bytes_per_ns = device_bandwidth(device, step_bytes) * 1e-9;
+        for (int stage = 0; stage < STAGE_COUNT; stage++) {
+            struct window_stage *at = &stages[stage];
+            at->memory_ns = at->bytes / bytes_per_ns;
+            at->compute_ns = flops_per_ns > 0 ? at->flops / flops_per_ns : 0;
+            at->floor_ns = at->memory_ns > at->compute_ns ? at->memory_ns : at->compute_ns;
+        }
+    }
+    if (window) {
+        window->summary_steps = -1;
+    }
+}
+
 const struct window_step *window_last(const struct phase_window *window)
 {
     return &window->steps[(window->n_steps - 1) % STATE_STEPS];
