@@ -314,9 +314,43 @@ static void test_forecast(void)
           isnan(tokens_per_s));
 }
 
+// Rates that come when all samples are there make the same floors and predictions as rates that came before.
+static void test_late_rates(void)
+{
+    struct device device = tui_stream_device();
+    struct stream_options options = {.seed = 3, .decode_steps = 300, .prefill_steps = 4, .requests = 2};
+    struct state *early, *late;
+    CHECK(state_open(&early, &device) == 0 && state_open(&late, NULL) == 0);
+    struct sample_sink to_early = state_sink(early), to_late = state_sink(late);
+    tui_stream(&to_early, &options);
+    tui_stream(&to_late, &options);
+    struct phase_summary expected, got;
+    CHECK(state_phase(late, 0, PHASE_DECODE, &got) && isnan(got.floor_part) && state_device(late) == NULL);
+    state_set_device(late, &device);
+    CHECK(state_device(late) && strcmp(state_device(late)->name, device.name) == 0);
+    for (int32_t method = 0; method < state_method_count(early); method++) {
+        struct method_summary told, expected_told;
+        state_method(early, method, &expected_told);
+        state_method(late, method, &told);
+        CHECK(told.predicted_prefill_s > 0 ? near(told.predicted_prefill_s, expected_told.predicted_prefill_s)
+                                           : !(expected_told.predicted_prefill_s > 0));
+        CHECK(state_phase(early, method, PHASE_DECODE, &expected) && state_phase(late, method, PHASE_DECODE, &got));
+        CHECK(expected.floor_part > 0);
+        CHECK_MESSAGE(fabs(got.floor_part / expected.floor_part - 1) < 0.01, "floor %.6f, expected %.6f", got.floor_part,
+                      expected.floor_part);
+        for (int stage = 0; stage < STAGE_COUNT; stage++) {
+            CHECK(isnan(expected.stages[stage].floor_part) == isnan(got.stages[stage].floor_part) &&
+                  expected.stages[stage].bound == got.stages[stage].bound);
+        }
+    }
+    state_close(early);
+    state_close(late);
+}
+
 int main(void)
 {
     check_begin();
+    test_late_rates();
     test_windows();
     test_requests_and_counters();
     test_sources();
