@@ -34,6 +34,7 @@ enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv,
     case STAGE_FFN:
     case STAGE_HEAD: return weight;
     case STAGE_INDEX_SCORE: return index;
+    case STAGE_WINDOW_ATTENTION: return kv == DTYPE_FP8 ? DTYPE_BF16 : kv;    // as rings are kept
     default: return kv;
     }
 }
