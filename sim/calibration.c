@@ -174,7 +174,9 @@ const struct calibration_profile *calibration_find(const struct calibration *cal
 {
     for (int32_t p = 0; p < calibration->n_profiles; p++) {
         const struct calibration_profile *profile = &calibration->profiles[p];
-        if ((strcasecmp(profile->rates.name, device) == 0 || same_processor(profile->device, device)) &&
+        bool same = strcasecmp(profile->rates.name, device) == 0 || strcasecmp(profile->device, device) == 0 ||
+                    same_processor(profile->device, device);
+        if (same &&
             (!backend || strncmp(profile->backend, backend, strlen(backend)) == 0)) {
             return profile;
         }
