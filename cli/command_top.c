@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/measure.h"
+#include "cli/top_gauges.h"
 #include "cli/top_live.h"
 #include "cli/top_rates.h"
 #include "engine/status.h"
@@ -25,9 +26,11 @@ enum {
 };
 
 struct top {
-    const char *model, *methods, *prompt, *text, *device, *sim_device, *replay_path, *attach_path,
+    const char *model, *methods, *prompt, *text, *device, *sim_device, *attach_path,
         *speed, *snapshot, *script;
     int32_t context, output, batch, chunk, threads, rows, cols;
+    struct option_list replays;     // the first is played, others lie beside it on the timeline
+    struct beside beside;
     int64_t seed;
     bool ascii, color, no_color, no_mouse;
     struct plan_flags flags;
@@ -36,6 +39,7 @@ struct top {
     struct settings settings;
     double replay_speed;            // 0: everything at once
     struct top_rates *rates;
+    struct top_gauges *gauges;      // of the GPU that the engine runs on; NULL: none
     struct feed *feed;
     struct live *live;
     struct replay *replay;
@@ -52,17 +56,29 @@ static const char *const default_text =
 static int64_t pump_live(void *user, int64_t now_ns, const struct sample_sink *to)
 {
     struct top *top = user;
-    (void)now_ns;
+    struct sample_source source;
+    if (live_source(top->live, &source)) {
+        top_gauges_read(top->gauges, now_ns, source.id, to);
+    }
     int64_t n = feed_drain(top->feed, to);
     int error = live_error(top->live);
     return error ? error : n;
 }
 
-static void command_live(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+static void command_live(void *user, const struct request_to_owner *request, const struct sample_sink *to, char *told,
+                         size_t told_bytes)
 {
     struct top *top = user;
     (void)to;
-    live_command(top->live, request);
+    live_command(top->live, request, told, told_bytes);
+    if (strncmp(told, "device ", 7) == 0) {
+        top_rates_forget(top->rates);
+    }
+}
+
+static bool notice_live(void *user, char *text, size_t bytes)
+{
+    return live_notice(((struct top *)user)->live, text, bytes);
 }
 
 static int64_t dropped_live(void *user)
@@ -81,8 +97,10 @@ static int64_t pump_replay(void *user, int64_t now_ns, const struct sample_sink 
     return replay_advance(((struct top *)user)->replay, now_ns, REPLAY_EVENTS, to);
 }
 
-static void command_replay(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+static void command_replay(void *user, const struct request_to_owner *request, const struct sample_sink *to, char *told,
+                           size_t told_bytes)
 {
+    (void)told, (void)told_bytes;
     struct replay *replay = ((struct top *)user)->replay;
     if (request->command == COMMAND_PAUSE || request->command == COMMAND_RESUME) {
         replay_pause(replay, request->command == COMMAND_PAUSE);
@@ -109,9 +127,10 @@ static int64_t pump_attached(void *user, int64_t now_ns, const struct sample_sin
     return attachment_pump(((struct top *)user)->attachment, to);
 }
 
-static void command_attached(void *user, const struct request_to_owner *request, const struct sample_sink *to)
+static void command_attached(void *user, const struct request_to_owner *request, const struct sample_sink *to, char *told,
+                             size_t told_bytes)
 {
-    (void)user, (void)request, (void)to;    // the engine works for whoever started it
+    (void)user, (void)request, (void)to, (void)told, (void)told_bytes;    // the engine works for whoever started it
 }
 
 static int64_t dropped_attached(void *user)
@@ -131,6 +150,17 @@ static const struct device *device_replay(void *user)
     const struct sample_source *source = replay_first_source(top->replay);
     if (source && (top->replay_speed > 0 || replay_part(top->replay) >= 1)) {    // all at once: first that, then rates
         top_rates_of_source(top->rates, source, true, false);
+    }
+    return top_rates_known(top->rates);
+}
+
+// Of another device than at the start: a GPU's by the table.
+static const struct device *device_live(void *user)
+{
+    struct top *top = user;
+    struct sample_source source;
+    if (live_source(top->live, &source)) {
+        top_rates_of_source(top->rates, &source, false, false);
     }
     return top_rates_known(top->rates);
 }
@@ -219,6 +249,7 @@ static int print_snapshot(struct top *top)
         screen_size(top, &options.rows, &options.cols);
         ui.view = top->settings.view;
         ui.theme = top->settings.theme;
+        ui.beside = &top->beside;
         error = dashboard_snapshot(&text, state, &ui, &options);
     }
     if (!error) {
@@ -249,13 +280,16 @@ static int run_dashboard(struct top *top)
                                            .device = device_attached};
     } else if (!error && live) {
         stream = (struct dashboard_stream){
-            .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live};
+            .user = top, .pump = pump_live, .command = command_live, .dropped = dropped_live, .origin = origin_live,
+            .notice = notice_live, .device = device_live};
         options.live = true;
         options.routing = top->routing;
         error = feed_open(&top->feed, FEED_EVENTS);
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
         error = error ? error : live_start(top->live, &sink);
+        top->gauges = error ? NULL : top_gauges_open(top->device);
     }
+    options.beside = &top->beside;
     options.device = error ? NULL : top_rates_known(top->rates);
     return error ? error : dashboard_run(&stream, &options);
 }
@@ -298,13 +332,17 @@ static int check_flags(struct top *top)
                                            !(top->replay_speed <= 1e6))) {
         return status_fail(-EINVAL, "--speed %s: expected max, or a number from 1e-6 to 1e6", top->speed);
     }
-    if (top->attach_path && (top->replay_path || top->snapshot)) {
+    if (top->attach_path && (top->replays.n > 0 || top->snapshot)) {
         return status_fail(-EINVAL, "--attach: neither with --replay nor with --snapshot");
     }
     if (top->attach_path) {
         return attachment_open(&top->attachment, top->attach_path);
     }
-    return top->replay_path ? replay_open(&top->replay, top->replay_path, top->replay_speed) : 0;
+    error = top->replays.n > 0 ? replay_open(&top->replay, top->replays.items[0], top->replay_speed) : 0;
+    for (int32_t i = 1; i < top->replays.n && !error; i++) {
+        error = beside_add(&top->beside, top->replays.items[i]);
+    }
+    return error;
 }
 
 int command_top(int argc, char **argv)
@@ -315,7 +353,7 @@ int command_top(int argc, char **argv)
     };
     const struct option_spec options[] = {
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What is shown"},
-        {"replay", OPTION_TEXT, &top.replay_path, 0, 0, "FILE", "a trace instead of a live engine"},
+        {"replay", OPTION_LIST, &top.replays, 0, 0, "FILE", "a trace instead of a live engine; again: beside it, aligned"},
         {"attach", OPTION_TEXT, &top.attach_path, 0, 0, "SOCKET", "what clsa run --listen SOCKET does"},
         {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
         {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print a view as text and end"},
@@ -360,6 +398,8 @@ int command_top(int argc, char **argv)
     routing_close(top.routing);
     attachment_close(top.attachment);
     top_rates_close(top.rates);
+    top_gauges_close(top.gauges);
+    beside_close(&top.beside);
     free(top.tokens);
     return error ? command_fail("top", error) : EXIT_DONE;
 }

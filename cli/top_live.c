@@ -13,7 +13,7 @@
 #include "cupti/collector.h"
 #include "engine/status.h"
 
-enum { MAX_METHODS = 16, MAX_BATCH = 1024, MAX_TOP_K = 1 << 24 };
+enum { MAX_METHODS = 16, MAX_BATCH = 1024, MAX_TOP_K = 1 << 24, MAX_CONTEXT = 1 << 22 };
 
 // What the screen's thread asks for; the engine's looks at it between steps.
 struct orders {
@@ -21,7 +21,9 @@ struct orders {
     bool coverage;                 // measure what selections hold of dense attention
     int32_t steps;                 // to take in spite of the pause
     int32_t only;                  // index of the method to run; -1: all in turn
-    int32_t batch, top_k;          // top_k 0: each method's own
+    int32_t batch, context;
+    int32_t top_k, index_every;    // 0: each method's own
+    char device[32];
     int64_t change;                // counts changes that end the current batch
 };
 
@@ -32,10 +34,13 @@ struct live {
     int32_t n_methods, unit_tokens;    // unit_tokens: the greatest of all; k stays a multiple of it
     struct model_file *files[BACKBONE_COUNT];    // owned; NULL where no method needs that backbone
     struct collector *collector;
-    int32_t *prompt;               // [context_tokens], owned
+    int32_t *prompt;               // [prompt_tokens], owned
+    int32_t prompt_tokens;
     // The engine of the current batch.
     struct engine *engine;
-    int32_t engine_method, engine_batch;
+    int32_t engine_method;
+    struct orders engine_orders;   // under which it was opened
+    bool stepped;                  // the batch has begun
     int32_t last_context;          // of the first sequence that drew a token in the last step
     // Shared with the screen's thread, under the mutex.
     pthread_mutex_t mutex;
@@ -45,6 +50,10 @@ struct live {
     struct orders orders;
     int error;
     char error_text[1024];
+    char notice[256];              // an order that failed; "": none
+    struct sample_source source;   // of the engine that runs
+    bool has_source;
+    int64_t source_change;         // of the orders that it obeys
 };
 
 static int parse_methods(struct live *live)
@@ -67,13 +76,14 @@ static int parse_methods(struct live *live)
     return live->n_methods > 0 ? 0 : status_fail(-EINVAL, "--method: expected at least one name");
 }
 
-// The plan of a method with the current k. The file of its backbone is opened when first needed.
-static int build_plan(struct live *live, int32_t method, int32_t top_k)
+// The plan of a method with the current knobs. The file of its backbone is opened when first needed.
+static int build_plan(struct live *live, int32_t method, const struct orders *orders)
 {
     enum backbone backbone = plan_find_method(live->names[method])->backbone;
     struct model_file **file = &live->files[backbone];
     struct plan_flags flags = live->options.flags;
-    flags.options.top_k = top_k > 0 ? top_k : flags.options.top_k;
+    flags.options.top_k = orders->top_k > 0 ? orders->top_k : flags.options.top_k;
+    flags.options.index_every = orders->index_every > 0 ? orders->index_every : flags.options.index_every;
     int error = 0;
     if (!*file) {
         error = command_model_open(file, live->options.model, live->names[method], &live->options.flags,
@@ -87,24 +97,18 @@ int live_open(struct live **out, const struct live_options *options)
 {
     *out = NULL;
     struct live *live = calloc(1, sizeof *live);
-    int32_t *prompt = malloc((size_t)options->context_tokens * sizeof *prompt);
-    if (!live || !prompt) {
-        free(live);
-        free(prompt);
-        return status_fail(-ENOMEM, "out of memory for a prompt of %d tokens", options->context_tokens);
+    if (!live) {
+        return status_fail(-ENOMEM, "out of memory for an engine");
     }
     live->options = *options;
-    live->prompt = prompt;
-    live->orders = (struct orders){.only = -1, .batch = options->batch};
+    live->orders = (struct orders){.only = -1, .batch = options->batch, .context = options->context_tokens};
+    snprintf(live->orders.device, sizeof live->orders.device, "%s", options->device);
     pthread_mutex_init(&live->mutex, NULL);
     pthread_cond_init(&live->changed, NULL);
-    for (int32_t i = 0; i < options->context_tokens; i++) {
-        prompt[i] = options->text[i % options->n_text];
-    }
     int error = plan_flags_resolve(&live->options.flags);
     error = error ? error : parse_methods(live);
     for (int32_t i = 0; i < live->n_methods && !error; i++) {
-        error = build_plan(live, i, 0);
+        error = build_plan(live, i, &live->orders);
         int32_t unit = live->plans[i].index.unit_tokens;
         live->unit_tokens = unit > live->unit_tokens ? unit : live->unit_tokens;
     }
@@ -151,35 +155,61 @@ static int open_engine(struct live *live, int32_t method, const struct orders *o
     const struct live_options *options = &live->options;
     char backend[32];
     int32_t number;
-    if (live->engine && live->engine_method == method && live->engine_batch == orders->batch) {
+    const struct orders *old = &live->engine_orders;
+    if (live->engine && live->engine_method == method && old->batch == orders->batch && old->context == orders->context &&
+        old->top_k == orders->top_k && old->index_every == orders->index_every &&
+        strcmp(old->device, orders->device) == 0) {
         return 0;
     }
     close_engine(live);
-    int error = measure_device(backend, sizeof backend, &number, options->device);
+    int error = measure_device(backend, sizeof backend, &number, orders->device);
     struct engine_options engine_options = {
         .plan = &live->plans[method],
         .model = live->files[plan_find_method(live->names[method])->backbone],
         .backend = backend, .threads = options->threads, .device = number, .max_seqs = orders->batch,
-        .max_context = options->context_tokens + options->output_tokens, .max_step_tokens = options->chunk_tokens,
+        .max_context = orders->context + options->output_tokens, .max_step_tokens = options->chunk_tokens,
         .observer = collector_observer(live->collector),
         .stage_every = options->collect.every,
     };
     error = error ? error : engine_open(&live->engine, &engine_options);
     live->engine_method = method;
-    live->engine_batch = orders->batch;
+    live->engine_orders = *orders;
     return error;
 }
 
+// The prompt that all sequences begin with, as long as ordered.
+static int make_prompt(struct live *live, int32_t tokens)
+{
+    if (live->prompt_tokens == tokens) {
+        return 0;
+    }
+    int32_t *grown = realloc(live->prompt, (size_t)tokens * sizeof *grown);
+    if (!grown) {
+        return status_fail(-ENOMEM, "out of memory for a prompt of %d tokens", tokens);
+    }
+    live->prompt = grown;
+    live->prompt_tokens = tokens;
+    for (int32_t i = 0; i < tokens; i++) {
+        grown[i] = live->options.text[i % live->options.n_text];
+    }
+    return 0;
+}
+
 // Announces the engine and gives it a batch of requests.
-static int submit(struct live *live, int32_t batch)
+static int submit(struct live *live, const struct orders *orders)
 {
     struct sample_source source;
+    int error = make_prompt(live, orders->context);
     engine_source(live->engine, &source);
-    collector_set_source(live->collector, &source);
-    struct engine_request request = {.prompt = live->prompt, .n_prompt = live->options.context_tokens,
+    source.id = collector_set_source(live->collector, &source);
+    pthread_mutex_lock(&live->mutex);
+    live->source = source;
+    live->has_source = true;
+    live->source_change = orders->change;
+    pthread_mutex_unlock(&live->mutex);
+    struct engine_request request = {.prompt = live->prompt, .n_prompt = orders->context,
                                      .max_output_tokens = live->options.output_tokens, .seed = live->options.seed};
-    int error = 0;
-    for (int32_t i = 0; i < batch && !error; i++) {
+    for (int32_t i = 0; i < orders->batch && !error; i++) {
         int64_t id;
         error = engine_submit(live->engine, &request, &id);
     }
@@ -246,10 +276,10 @@ int live_run_once(struct live *live, const struct sample_sink *sink)
         int64_t tokens = live->options.context_tokens + live->options.output_tokens;
         progress_begin(&progress, live->names[method], tokens * live->orders.batch);
         error = open_engine(live, method, &live->orders);
-        error = error ? error : submit(live, live->orders.batch);
+        error = error ? error : submit(live, &live->orders);
         while (!error) {
             int n = engine_step(live->engine, &outputs);
-            live->last_context = n > 0 ? live->options.context_tokens + outputs[0].index : 0;
+            live->last_context = n > 0 ? live->orders.context + outputs[0].index : 0;
             tell_selections(live, n);
             struct engine_stats stats = engine_stats(live->engine);
             progress_update(&progress, stats.prompt_tokens + stats.output_tokens);
@@ -281,13 +311,15 @@ static bool may_step(struct live *live, int64_t change)
 static int run_batch(struct live *live, int32_t method, const struct orders *orders)
 {
     const struct engine_output *outputs;
-    int error = build_plan(live, method, orders->top_k);
+    live->stepped = false;
+    int error = build_plan(live, method, orders);
     error = error ? error : open_engine(live, method, orders);
-    error = error ? error : submit(live, orders->batch);
+    error = error ? error : submit(live, orders);
     while (!error && may_step(live, orders->change)) {
         error = choose_probe(live);
         int n = error ? error : engine_step(live->engine, &outputs);
-        live->last_context = n > 0 ? live->options.context_tokens + outputs[0].index : 0;
+        live->stepped = live->stepped || n >= 0;
+        live->last_context = n > 0 ? orders->context + outputs[0].index : 0;
         tell_selections(live, n);
         error = n < 0 ? n : 0;
     }
@@ -298,10 +330,26 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     return error;
 }
 
+// An order that cannot be carried out (a batch that memory does not hold) is taken back, and told.
+static void take_back(struct live *live, const struct orders *good)
+{
+    struct orders *orders = &live->orders;
+    pthread_mutex_lock(&live->mutex);
+    orders->batch = good->batch;
+    orders->context = good->context;
+    orders->top_k = good->top_k;
+    orders->index_every = good->index_every;
+    memcpy(orders->device, good->device, sizeof orders->device);
+    orders->change++;
+    snprintf(live->notice, sizeof live->notice, "Taken back: %.200s", status_text());
+    pthread_mutex_unlock(&live->mutex);
+}
+
 static void *work(void *user)
 {
     struct live *live = user;
-    int32_t method = 0, last_top_k = 0;
+    struct orders good = {.batch = 0};    // under which a batch began last
+    int32_t method = 0;
     for (;;) {
         pthread_mutex_lock(&live->mutex);
         struct orders orders = live->orders;
@@ -310,11 +358,12 @@ static void *work(void *user)
             return NULL;
         }
         method = orders.only >= 0 ? orders.only : method;
-        if (orders.top_k != last_top_k) {
-            close_engine(live);
-            last_top_k = orders.top_k;
-        }
         int error = run_batch(live, method, &orders);
+        good = live->stepped ? orders : good;
+        if (error && !live->stepped && good.batch > 0) {
+            take_back(live, &good);
+            continue;
+        }
         if (error) {
             pthread_mutex_lock(&live->mutex);
             live->error = error;
@@ -340,56 +389,140 @@ int live_start(struct live *live, const struct sample_sink *sink)
     return 0;
 }
 
-// k doubles from the model's own; a method that selects nothing does not mind.
-static void change_top_k(struct live *live, bool up)
+enum knob_of_engine { ENGINE_K, ENGINE_BATCH, ENGINE_CONTEXT, ENGINE_INDEX_EVERY, ENGINE_KNOBS };
+static const char *const knob_names[ENGINE_KNOBS] = {"k", "batch", "context", "index-every"};
+
+// What a knob stands at: k is the model's own as long as nobody changed it.
+static int32_t knob_value(const struct live *live, enum knob_of_engine knob)
 {
-    int32_t top_k = live->orders.top_k;
-    for (int32_t i = 0; i < live->n_methods && top_k == 0; i++) {
-        const struct plan_options *options = &live->options.flags.options;
-        top_k = options->top_k > 0
-                    ? options->top_k
-                    : model_file_config(live->files[plan_find_method(live->names[i])->backbone])->native.shape.top_k;
+    const struct orders *orders = &live->orders;
+    switch (knob) {
+    case ENGINE_BATCH: return orders->batch;
+    case ENGINE_CONTEXT: return orders->context;
+    case ENGINE_INDEX_EVERY: return orders->index_every;
+    default: break;
     }
+    int32_t top_k = orders->top_k > 0 ? orders->top_k : live->options.flags.options.top_k;
+    for (int32_t i = 0; i < live->n_methods && top_k == 0; i++) {
+        top_k = model_file_config(live->files[plan_find_method(live->names[i])->backbone])->native.shape.top_k;
+    }
+    return top_k;
+}
+
+static void set_knob(struct live *live, enum knob_of_engine knob, int64_t value, char *told, size_t told_bytes)
+{
+    struct orders *orders = &live->orders;
     int32_t unit = live->unit_tokens > 0 ? live->unit_tokens : 1;
-    int32_t changed = up ? top_k * 2 : top_k / 2;
-    if (changed >= unit && changed % unit == 0 && changed <= live->options.context_tokens * 2 && changed <= MAX_TOP_K) {
-        live->orders.top_k = changed;
-        live->orders.change++;
+    int64_t least = knob == ENGINE_K ? unit : knob == ENGINE_INDEX_EVERY ? 0 : 1;
+    int64_t most = knob == ENGINE_K         ? (2 * (int64_t)orders->context < MAX_TOP_K ? 2 * orders->context : MAX_TOP_K)
+                   : knob == ENGINE_BATCH   ? MAX_BATCH
+                   : knob == ENGINE_CONTEXT ? MAX_CONTEXT
+                                            : PLAN_MAX_LAYERS;
+    if (value < least || value > most || (knob == ENGINE_K && value % unit != 0)) {
+        char units[32] = "";
+        if (knob == ENGINE_K && unit > 1) {
+            snprintf(units, sizeof units, ", in units of %d", unit);
+        }
+        snprintf(told, told_bytes, "!%s: from %lld to %lld%s", knob_names[knob], (long long)least, (long long)most, units);
+        return;
+    }
+    int32_t *to[ENGINE_KNOBS] = {&orders->top_k, &orders->batch, &orders->context, &orders->index_every};
+    *to[knob] = (int32_t)value;
+    orders->change++;
+    if (knob == ENGINE_INDEX_EVERY && value == 0) {
+        snprintf(told, told_bytes, "each method's own index sharing");
+    } else {
+        snprintf(told, told_bytes, "%s %lld", knob_names[knob], (long long)value);
     }
 }
 
-void live_command(struct live *live, const struct request_to_owner *request)
+// "k 512", "device cuda:1".
+static void set_by_text(struct live *live, const char *text, char *told, size_t told_bytes)
+{
+    size_t length = strcspn(text, " ");
+    const char *value = text + length + (text[length] == ' ');
+    int64_t number;
+    char backend[32];
+    int32_t device;
+    for (int knob = 0; knob < ENGINE_KNOBS; knob++) {
+        if (strlen(knob_names[knob]) == length && strncmp(text, knob_names[knob], length) == 0) {
+            if (options_whole(value, &number)) {
+                set_knob(live, (enum knob_of_engine)knob, number, told, told_bytes);
+            } else {
+                snprintf(told, told_bytes, "!%s: a whole number, not %.40s", knob_names[knob], value);
+            }
+            return;
+        }
+    }
+    if (measure_device(backend, sizeof backend, &device, value) != 0 ||
+        strlen(value) >= sizeof live->orders.device) {
+        snprintf(told, told_bytes, "!device: cpu, reference or cuda[:N], not %.40s", value);
+        return;
+    }
+    strcpy(live->orders.device, value);
+    live->orders.change++;
+    snprintf(told, told_bytes, "device %.40s", value);
+}
+
+static void choose_method(struct live *live, const char *name, char *told, size_t told_bytes)
+{
+    live->orders.only = -1;
+    snprintf(told, told_bytes, "all methods");
+    for (int32_t i = 0; i < live->n_methods; i++) {
+        if (strcmp(live->names[i], name) == 0) {
+            live->orders.only = i;
+            live->orders.change++;
+            snprintf(told, told_bytes, "%.30s only", name);
+        }
+    }
+}
+
+void live_command(struct live *live, const struct request_to_owner *request, char *told, size_t told_bytes)
 {
     struct orders *orders = &live->orders;
     pthread_mutex_lock(&live->mutex);
+    int32_t every = orders->index_every;
     switch (request->command) {
     case COMMAND_PAUSE: orders->paused = true; break;
     case COMMAND_RESUME: orders->paused = false; orders->steps = 0; break;
     case COMMAND_STEP: orders->steps++; break;
     case COMMAND_COVERAGE: orders->coverage = !orders->coverage; break;
-    case COMMAND_METHOD:
-        orders->only = -1;
-        for (int32_t i = 0; i < live->n_methods; i++) {
-            if (strcmp(live->names[i], request->method) == 0) {
-                orders->only = i;
-                orders->change++;
-            }
-        }
+    case COMMAND_METHOD: choose_method(live, request->method, told, told_bytes); break;
+    case COMMAND_K_UP: set_knob(live, ENGINE_K, 2 * (int64_t)knob_value(live, ENGINE_K), told, told_bytes); break;
+    case COMMAND_K_DOWN: set_knob(live, ENGINE_K, knob_value(live, ENGINE_K) / 2, told, told_bytes); break;
+    case COMMAND_BATCH_UP: set_knob(live, ENGINE_BATCH, 2 * (int64_t)orders->batch, told, told_bytes); break;
+    case COMMAND_BATCH_DOWN: set_knob(live, ENGINE_BATCH, orders->batch / 2, told, told_bytes); break;
+    case COMMAND_CONTEXT_UP: set_knob(live, ENGINE_CONTEXT, 2 * (int64_t)orders->context, told, told_bytes); break;
+    case COMMAND_CONTEXT_DOWN: set_knob(live, ENGINE_CONTEXT, orders->context / 2, told, told_bytes); break;
+    case COMMAND_INDEX_SHARING:
+        set_knob(live, ENGINE_INDEX_EVERY, every == 0 ? 1 : every >= 8 ? 0 : 2 * every, told, told_bytes);
         break;
-    case COMMAND_K_UP: change_top_k(live, true); break;
-    case COMMAND_K_DOWN: change_top_k(live, false); break;
-    case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN: {
-        int32_t batch = request->command == COMMAND_BATCH_UP ? orders->batch * 2 : orders->batch / 2;
-        if (batch >= 1 && batch <= MAX_BATCH) {
-            orders->batch = batch;
-            orders->change++;
-        }
-        break;
-    }
+    case COMMAND_ENGINE: set_by_text(live, request->text, told, told_bytes); break;
     default: break;    // nothing that an engine is asked
     }
     pthread_cond_broadcast(&live->changed);
     pthread_mutex_unlock(&live->mutex);
+}
+
+bool live_notice(struct live *live, char *text, size_t bytes)
+{
+    pthread_mutex_lock(&live->mutex);
+    bool any = live->notice[0] != 0;
+    if (any) {
+        snprintf(text, bytes, "%s", live->notice);
+        live->notice[0] = 0;
+    }
+    pthread_mutex_unlock(&live->mutex);
+    return any;
+}
+
+bool live_source(struct live *live, struct sample_source *source)
+{
+    pthread_mutex_lock(&live->mutex);
+    *source = live->source;
+    bool known = live->has_source && live->source_change == live->orders.change;
+    pthread_mutex_unlock(&live->mutex);
+    return known;
 }
 
 int live_error(struct live *live)

@@ -33,7 +33,11 @@ int live_run_once(struct live *live, const struct sample_sink *sink);
 
 // Starts the thread; `sink` sees all samples, until close.
 int live_start(struct live *live, const struct sample_sink *sink);
-void live_command(struct live *live, const struct request_to_owner *request);
+// `told` as struct dashboard_stream wants it.
+void live_command(struct live *live, const struct request_to_owner *request, char *told, size_t told_bytes);
+// An order that could not be carried out: the engine went back to what ran before, and `text` says why. False: none.
+bool live_notice(struct live *live, char *text, size_t bytes);
+bool live_source(struct live *live, struct sample_source *source);    // of the engine that runs; false: none yet
 
 // 0 while the engine works; the errno that it failed with, its text then is this thread's.
 int live_error(struct live *live);

@@ -15,7 +15,8 @@
 
 struct top_rates {
     int32_t threads;
-    struct device device;
+    struct device device, host;
+    bool host_known;               // measured before an engine ran
     atomic_bool known;
     pthread_t thread;
     bool measuring;
@@ -63,7 +64,14 @@ int top_rates_of_engine(struct top_rates *rates, const char *device)
     error = strcmp(backend, "cuda") == 0 ? gpu_rates(&rates->device, number)
                                          : device_find(&rates->device, "host", rates->threads);
     atomic_store(&rates->known, error == 0);
+    rates->host = rates->device;
+    rates->host_known = !error && strcmp(backend, "cuda") != 0;
     return error;
+}
+
+void top_rates_forget(struct top_rates *rates)
+{
+    atomic_store(&rates->known, false);
 }
 
 // Whether a device's description ("AMD EPYC 9575F, 2 threads") names this machine's processor.
@@ -113,6 +121,9 @@ void top_rates_of_source(struct top_rates *rates, const struct sample_source *so
     }
     if (!is_this_machine(source->device)) {
         look_up(rates, source);
+    } else if (rates->host_known) {
+        rates->device = rates->host;
+        atomic_store(&rates->known, true);
     } else if (measure) {
         rates->threads = source->threads;
         rates->measuring = !wait && pthread_create(&rates->thread, NULL, measure_host, rates) == 0;

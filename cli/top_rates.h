@@ -23,5 +23,8 @@ int top_rates_of_engine(struct top_rates *rates, const char *device);
 // Of what a source says. `measure`: this processor may be measured; `wait`: here and now, not beside the screen.
 void top_rates_of_source(struct top_rates *rates, const struct sample_source *source, bool measure, bool wait);
 
+// The engine has moved to another device: of this machine's processor the figures are kept, of others to be found again.
+void top_rates_forget(struct top_rates *rates);
+
 // NULL: not known, or not yet. Valid until close.
 const struct device *top_rates_known(struct top_rates *rates);

@@ -80,7 +80,7 @@ static void test_commands(const struct state *state)
     CHECK_MESSAGE(strcmp(ui.input.text, "v r") == 0 && strstr(ui.message, "roofline"), "\"%s\"", ui.input.text);
     press(&ui, state, "oo<Tab><Enter>");
     CHECK(ui.view == VIEW_ROOFLINE);
-    press(&ui, state, ":ba<Tab>");
+    press(&ui, state, ":bas<Tab>");    // not batch
     CHECK_MESSAGE(strcmp(ui.input.text, "baseline ") == 0, "completed to \"%s\"", ui.input.text);
     press(&ui, state, "bl<Tab><Enter>");
     CHECK(ui_baseline(&ui, state) == state_find_method(state, "block"));

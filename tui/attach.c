@@ -25,7 +25,7 @@ struct attachment {
 struct wire_greeting wire_greeting(void)
 {
     return (struct wire_greeting){.magic = "clsatop", .event_bytes = sizeof(struct event),
-                                  .source_bytes = sizeof(struct sample_source), .stages = STAGE_COUNT, .version = 1};
+                                  .source_bytes = sizeof(struct sample_source), .stages = STAGE_COUNT, .version = 2};
 }
 
 int wire_address(struct sockaddr_un *address, const char *path)

@@ -144,6 +144,37 @@ static bool do_dump(struct ui *ui, const struct state *state, const char *argume
     return true;
 }
 
+// A knob of the running engine: "k 512".
+static bool set_engine(struct ui *ui, const char *knob, const char *argument, struct request_to_owner *request)
+{
+    if (!ui->live) {
+        return say(ui, "no engine runs here that could be told", knob);
+    }
+    request->command = COMMAND_ENGINE;
+    snprintf(request->text, sizeof request->text, "%s %.64s", knob, argument);
+    return true;
+}
+
+#define DO_ENGINE(function, knob)                                                                                      \
+    static bool function(struct ui *ui, const struct state *state, const char *argument,                               \
+                         struct request_to_owner *request)                                                             \
+    {                                                                                                                  \
+        (void)state;                                                                                                   \
+        return set_engine(ui, knob, argument, request);                                                                \
+    }
+DO_ENGINE(do_k, "k")
+DO_ENGINE(do_batch, "batch")
+DO_ENGINE(do_context, "context")
+DO_ENGINE(do_index_every, "index-every")
+DO_ENGINE(do_device, "device")
+
+static const char *device_candidate(const struct state *state, int32_t n)
+{
+    static const char *const names[] = {"cpu", "cuda", "reference"};
+    (void)state;
+    return n < 3 ? names[n] : NULL;
+}
+
 static bool do_theme(struct ui *ui, const struct state *state, const char *argument, struct request_to_owner *request)
 {
     (void)state, (void)request;
@@ -178,6 +209,8 @@ static const struct {
     {"baseline", do_baseline, method_candidate, true}, {"phase", do_phase, phase_candidate, true},
     {"filter", do_filter, NULL, false}, {"step", do_step, NULL, true}, {"rate", do_rate, NULL, true},
     {"theme", do_theme, theme_candidate, true}, {"export", do_export, NULL, false},
+    {"k", do_k, NULL, true}, {"batch", do_batch, NULL, true}, {"context", do_context, NULL, true},
+    {"index-every", do_index_every, NULL, true}, {"device", do_device, device_candidate, true},
     {"record", do_record, NULL, false}, {"dump", do_dump, NULL, false}, {"save", do_save, NULL, false}, {"quit", do_quit, NULL, false},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -186,6 +219,7 @@ const struct command_help command_helps[] = {
     {":view NAME", "another view"}, {":method NAME", "that one; all: in turn"}, {":baseline NAME", "of speed-ups"},
     {":phase NAME", "decode, prefill, mixed"}, {":filter TEXT", "as /; none: all"}, {":step N", "on the timeline"},
     {":rate N", "redraws a second"}, {":theme NAME", "colours"}, {":export FILE", ".txt, .csv or .json"},
+    {":k N", "selected tokens; :batch, :context, :index-every"}, {":device NAME", "that runs the engine"},
     {":record FILE", "a trace, until r"}, {":dump FILE", "the last 30 s"}, {":save", "settings, for next time"},
 };
 const int32_t command_n_helps = (int32_t)(sizeof command_helps / sizeof command_helps[0]);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "engine/status.h"
@@ -26,6 +27,7 @@ struct session {
     struct ui ui;
     struct sample_sink sink;              // the recorder's, which hands on to state
     bool simulating;                      // at the last look
+    int64_t heard_ns;                     // when samples came last
 };
 
 static int64_t now_ns(void)
@@ -126,6 +128,38 @@ static void save_settings(struct session *session)
     tell(&session->ui, error, "Settings saved:", path);
 }
 
+// Whether figures before and after it do not compare: methods are compared on the same work.
+static bool changes_work(const struct request_to_owner *request)
+{
+    switch (request->command) {
+    case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN: case COMMAND_CONTEXT_UP: case COMMAND_CONTEXT_DOWN: return true;
+    case COMMAND_ENGINE: return request->text[0] == 'b' || request->text[0] == 'c' || request->text[0] == 'd';
+    default: return false;
+    }
+}
+
+// Orders to whoever owns the stream; what becomes different is marked in the history.
+static void steer(struct session *session, const struct request_to_owner *request)
+{
+    struct ui *ui = &session->ui;
+    char told[MARK_BYTES + 64] = "";
+    session->stream->command(session->stream->user, request, &session->sink, told, sizeof told);
+    if (told[0] == '!') {
+        snprintf(ui->message, sizeof ui->message, "%s", told + 1);
+        return;
+    }
+    if (told[0] && changes_work(request)) {
+        state_forget(session->state);
+    }
+    if (told[0] && request->command == COMMAND_ENGINE && request->text[0] == 'd') {
+        state_set_device(session->state, NULL);
+    }
+    if (told[0]) {
+        state_add_mark(session->state, told);
+        snprintf(ui->message, sizeof ui->message, "From the next batch on: %.80s", told);
+    }
+}
+
 // What a key leads to, beyond what is seen.
 static void act(struct session *session, const struct request_to_owner *request)
 {
@@ -135,11 +169,7 @@ static void act(struct session *session, const struct request_to_owner *request)
     case COMMAND_RECORD: toggle_recording(session, request->text); return;
     case COMMAND_DUMP: dump_ring(session, request->text); return;
     case COMMAND_SAVE_SETTINGS: save_settings(session); return;
-    case COMMAND_BATCH_UP: case COMMAND_BATCH_DOWN:
-        session->stream->command(session->stream->user, request, &session->sink);
-        state_forget(session->state);    // methods are compared on the same work
-        return;
-    default: session->stream->command(session->stream->user, request, &session->sink); return;
+    default: steer(session, request); return;
     }
 }
 
@@ -180,6 +210,17 @@ static bool device_known(struct session *session)
     return device != NULL;
 }
 
+// Whether a running engine has been silent for another whole second, or no longer is.
+static bool silence(struct session *session, int64_t now, bool heard)
+{
+    struct ui *ui = &session->ui;
+    bool runs = (ui->live || (ui->attached && strcmp(ui->origin, "ended") != 0)) && !ui->paused;
+    int32_t before = ui->silent_s;
+    session->heard_ns = heard || !runs || session->heard_ns == 0 ? now : session->heard_ns;
+    ui->silent_s = (int32_t)((now - session->heard_ns) / 1000000000);
+    return ui->silent_s != before;
+}
+
 // Waits for keys until the frame is over or one came; takes all that wait. True: something may look different.
 static bool take_keys(struct session *session, int64_t until_ns)
 {
@@ -211,7 +252,10 @@ static int run(struct session *session)
                 return (int)n;
             }
             changed = changed || n > 0 || simulating(session);
+            changed = silence(session, now, n > 0) || changed;
             changed = device_known(session) || changed;
+            changed = (session->stream->notice &&
+                       session->stream->notice(session->stream->user, ui->message, sizeof ui->message)) || changed;
             changed = (ui->routing && routing_get(session->options->routing, session->routing)) || changed;
             for (; *script && !ui->quit; changed = true) {
                 press(session, script_next(&script));
@@ -238,6 +282,7 @@ static int open_session(struct session *session)
     ui->theme = settings->theme;
     ui->live = options->live;
     ui->attached = options->attached;
+    ui->beside = options->beside;
     ui->timeline = timeline_look_default(options->live || options->attached);
     if (options->routing) {
         session->routing = calloc(1, sizeof *session->routing);

@@ -16,6 +16,7 @@ int64_t event_time_ns(const struct event *event)
     case EVENT_REQUEST: return event->of.request.time_ns;
     case EVENT_COUNTER: return event->of.counter.time_ns;
     case EVENT_KERNEL: return sum(event->of.kernel.begin_ns, event->of.kernel.duration_ns);
+    case EVENT_GAUGE: return event->of.gauge.time_ns;
     case EVENT_SOURCE: break;
     }
     return INT64_MIN;
@@ -35,5 +36,7 @@ void event_deliver(const struct event *event, const struct sample_source *source
         to->counter(to->user, &event->of.counter);
     } else if (event->kind == EVENT_KERNEL && to->kernel) {
         to->kernel(to->user, &event->of.kernel);
+    } else if (event->kind == EVENT_GAUGE && to->gauge) {
+        to->gauge(to->user, &event->of.gauge);
     }
 }

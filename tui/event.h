@@ -1,12 +1,12 @@
 // tui/event.h - one sample of any kind as a value: what the feed's ring and a replay hold.
 //
-// A source is large and rare, so an event names it by its number in its owner's table; a kernel's name is in its
-// owner's name_table. No allocation, no clock.
+// A source is large and rare, so an event names it by its number in its owner's table; a kernel's or a gauge's name is in
+// its owner's name_table. No allocation, no clock.
 #pragma once
 
 #include "engine/sample.h"
 
-enum event_kind { EVENT_SOURCE, EVENT_STAGE, EVENT_STEP, EVENT_REQUEST, EVENT_COUNTER, EVENT_KERNEL };
+enum event_kind { EVENT_SOURCE, EVENT_STAGE, EVENT_STEP, EVENT_REQUEST, EVENT_COUNTER, EVENT_KERNEL, EVENT_GAUGE };
 
 struct event {
     enum event_kind kind;
@@ -17,6 +17,7 @@ struct event {
         struct request_sample request;
         struct counter_sample counter;
         struct kernel_sample kernel;
+        struct gauge_sample gauge;
     } of;
 };
 

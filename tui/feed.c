@@ -137,10 +137,20 @@ static void on_kernel(void *user, const struct kernel_sample *sample)
     push(feed, &event, feed->reserve);
 }
 
+static void on_gauge(void *user, const struct gauge_sample *sample)
+{
+    struct feed *feed = user;
+    struct event event = {.kind = EVENT_GAUGE, .of.gauge = *sample};
+    event.of.gauge.name = name_table_keep(feed->names, sample->name);
+    event.of.gauge.unit = name_table_keep(feed->names, sample->unit);
+    push(feed, &event, feed->reserve);
+}
+
 struct sample_sink feed_sink(struct feed *feed)
 {
     return (struct sample_sink){.user = feed, .source = on_source, .stage = on_stage, .step = on_step,
-                                .request = on_request, .counter = on_counter, .kernel = on_kernel};
+                                .request = on_request, .counter = on_counter, .kernel = on_kernel,
+                                .gauge = on_gauge};
 }
 
 int64_t feed_drain(struct feed *feed, const struct sample_sink *to)

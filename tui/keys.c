@@ -33,8 +33,11 @@ const struct ui_key_help ui_keys[] = {
     {"d, Esc", "its kernels; back", VIEW_STAGES, false},
     {"/", "only stages whose name holds a text", VIEW_STAGES, false},
     {"/", "only methods whose name holds a text", VIEW_COMPARE, false},
+    {"v", "curves over context, over batch; bars", VIEW_COMPARE, false},
     {"] [", "double, halve top k", -1, true},
     {"} {", "double, halve the batch", -1, true},
+    {") (", "double, halve the context", -1, true},
+    {"i", "layers that share an index: 1, 2, 4, ...", -1, true},
     {"left, right", "select the next block", VIEW_TIMELINE, false},
     {"up, down", "select a track", VIEW_TIMELINE, false},
     {"+ -, Enter", "zoom; to the selection", VIEW_TIMELINE, false},
@@ -43,6 +46,7 @@ const struct ui_key_help ui_keys[] = {
     {"Esc", "see everything", VIEW_TIMELINE, false},
     {"w", "slowest step; again: the next", VIEW_TIMELINE, false},
     {"/ n N", "search a stage, phase, method, step", VIEW_TIMELINE, false},
+    {"A", "align other traces with the selected step", VIEW_TIMELINE, false},
     {"j k, arrows", "select a stage", VIEW_ROOFLINE, false},
     {"up, down", "select a knob", VIEW_WHATIF, false},
     {"left, right", "next choice; halve, double", VIEW_WHATIF, false},
@@ -277,6 +281,9 @@ static struct request_to_owner order(struct ui *ui, const struct state *state, i
     case '}': request.command = ui->live ? COMMAND_BATCH_UP : COMMAND_NONE; break;
     case 'c': request.command = ui->live && ui->view == VIEW_ROUTING ? COMMAND_COVERAGE : COMMAND_NONE; break;
     case '{': request.command = ui->live ? COMMAND_BATCH_DOWN : COMMAND_NONE; break;
+    case ')': request.command = ui->live ? COMMAND_CONTEXT_UP : COMMAND_NONE; break;
+    case '(': request.command = ui->live ? COMMAND_CONTEXT_DOWN : COMMAND_NONE; break;
+    case 'i': request.command = ui->live ? COMMAND_INDEX_SHARING : COMMAND_NONE; break;
     default: break;
     }
     return request;

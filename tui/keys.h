@@ -4,10 +4,12 @@
 // back as a value, a command. No curses, no clock, no files.
 #pragma once
 
+#include "tui/beside.h"
 #include "tui/input.h"
 #include "tui/layout.h"
 #include "tui/routing.h"
 #include "tui/state.h"
+#include "tui/sweep.h"
 #include "tui/timeline_look.h"
 #include "tui/whatif.h"
 
@@ -27,6 +29,9 @@ enum command {
     COMMAND_METHOD,        // run `method` only; "": all in turn
     COMMAND_K_UP, COMMAND_K_DOWN,            // double and halve the budget of selected tokens
     COMMAND_BATCH_UP, COMMAND_BATCH_DOWN,    // double and halve the sequences of a batch
+    COMMAND_CONTEXT_UP, COMMAND_CONTEXT_DOWN,    // double and halve the prompts
+    COMMAND_INDEX_SHARING, // the next number of layers that follow one indexer
+    COMMAND_ENGINE,        // `text` is a knob of the engine and its value: "k 512", "device cuda"
     COMMAND_COVERAGE,      // begin or end to measure what selections hold of dense attention
     // Of the dashboard itself; `text` is a path, "": one that it makes up.
     COMMAND_EXPORT,        // the view, to a file
@@ -60,6 +65,7 @@ struct ui {
     int32_t scroll;                // lines; views clamp it to what there is
     int32_t refresh;               // index into ui_refresh_hz; -1: drawn once
     int64_t dropped;               // samples that the feed lost
+    int32_t silent_s;              // a running engine has told nothing for so long
     char origin[64];               // "live", "replay 42%"
     char message[INPUT_BYTES + 64];    // what the last key led to, until the next one; "": nothing to tell
     struct input input;            // the line that is being typed
@@ -71,10 +77,13 @@ struct ui {
     int32_t tab_ends[VIEW_COUNT];  // columns where the tabs ended when drawn last, for the pointer
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
+    enum sweep_over curves;        // Compare shows them instead of bars
+    struct sweep sweep;            // as drawn last
     bool kernels;                  // Stages shows those of the selected stage
     int32_t stage;                 // selected in Stages; -1: the one with the greatest share
     int64_t request;               // selected, by its place in the log; -1: the first shown
     const struct routing_snapshot *routing;    // borrowed; NULL: no selections come
+    struct beside *beside;         // borrowed; NULL: one recording, or a live stream
     struct whatif *whatif;         // borrowed; NULL: the view has nothing to show
     struct scenario before_typing; // what comes back when a value is given up
 };

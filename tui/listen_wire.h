@@ -9,7 +9,7 @@
 enum { WIRE_PATH_BYTES = sizeof ((struct sockaddr_un *)NULL)->sun_path };
 
 // An event of this kind tells how many samples were lost so far, in of.source.
-enum { WIRE_DROPPED = EVENT_KERNEL + 1 };
+enum { WIRE_DROPPED = EVENT_GAUGE + 1 };
 
 struct wire_greeting {
     char magic[8];

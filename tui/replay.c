@@ -77,6 +77,15 @@ static void on_kernel(void *user, const struct kernel_sample *sample)
     add(replay, &event);
 }
 
+static void on_gauge(void *user, const struct gauge_sample *sample)
+{
+    struct replay *replay = user;
+    struct event event = {.kind = EVENT_GAUGE, .of.gauge = *sample};
+    event.of.gauge.name = name_table_keep(replay->names, sample->name);
+    event.of.gauge.unit = name_table_keep(replay->names, sample->unit);
+    add(replay, &event);
+}
+
 static void on_counter(void *user, const struct counter_sample *sample)
 {
     add(user, &(struct event){.kind = EVENT_COUNTER, .of.counter = *sample});
@@ -107,7 +116,7 @@ int replay_open(struct replay **out, const char *path, double speed)
     }
     replay->speed = speed;
     struct sample_sink sink = {.user = replay, .source = on_source, .stage = on_stage, .step = on_step,
-                               .request = on_request, .counter = on_counter, .kernel = on_kernel};
+                               .request = on_request, .counter = on_counter, .kernel = on_kernel, .gauge = on_gauge};
     struct trace_stats stats = {0};
     int error = name_table_open(&replay->names);
     error = error ? error : trace_read(path, &sink, &stats);

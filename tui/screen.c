@@ -112,6 +112,9 @@ struct hint {
 static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"p", "pause"}, {"m", "method"}, {"b", "baseline"},
     {"f", "phase"}, {"<>", "sort"}, {"R", "reverse"}, {"+-", "rate"}, {NULL, NULL},
+}, compare_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"v", "curves"}, {"m", "method"}, {"b", "baseline"}, {"f", "phase"},
+    {"<>", "sort"}, {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
 }, stages_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"d", "kernels"}, {"/", "filter"},
     {"<>", "sort"}, {"R", "reverse"}, {"f", "phase"}, {"m", "method"}, {"p", "pause"}, {NULL, NULL},
@@ -132,6 +135,7 @@ static const struct hint general_hints[] = {
 static const struct hint *hints_of(enum view view)
 {
     switch (view) {
+    case VIEW_COMPARE: return compare_hints;
     case VIEW_STAGES: return stages_hints;
     case VIEW_TIMELINE: return timeline_hints;
     case VIEW_ROOFLINE: return roofline_hints;

@@ -16,7 +16,8 @@
 #include "tui/window.h"
 
 enum {
-    PREFILLS = 32                      // recent prompts, for their median
+    PREFILLS = 32,                     // recent prompts, for their median
+    GAUGES = 48                        // NVML's and a collection of hardware counters; more are not looked at
 };
 static const int64_t LATEST_NS = INT64_C(1) << 61;      // 73 years of uptime: beyond is a damaged file
 static const int64_t LONGEST_NS = INT64_C(1) << 50;     // 13 days in one stage: likewise; 256 of them still add up
@@ -47,6 +48,10 @@ struct state {
     struct timeline *timeline;                   // owned
     struct name_table *names;                    // owned
     struct request_log *requests;                // owned
+    struct { const char *name; double value; } gauges[GAUGES];    // names: of `names`
+    int32_t n_gauges;
+    struct state_mark marks[STATE_MARKS];        // n modulo STATE_MARKS
+    int64_t n_marks;
     bool has_device;
     struct device device;
 };
@@ -287,8 +292,10 @@ static void predict(struct state *state, struct method *method)
 
 void state_set_device(struct state *state, const struct device *device)
 {
-    state->device = *device;
-    state->has_device = device->bytes_per_s.value > 0;
+    state->has_device = device && device->bytes_per_s.value > 0;
+    if (device) {
+        state->device = *device;
+    }
     for (int32_t i = 0; i < state->n_methods && state->has_device; i++) {
         struct method *method = state->methods[i];
         for (int phase = 0; phase < PHASE_COUNT; phase++) {
@@ -379,10 +386,36 @@ static void on_kernel(void *user, const struct kernel_sample *sample)
     }
 }
 
+static void on_gauge(void *user, const struct gauge_sample *sample)
+{
+    struct state *state = user;
+    int32_t i = 0;
+    while (i < state->n_gauges && strcmp(state->gauges[i].name, sample->name) != 0) {
+        i++;
+    }
+    if (i == GAUGES) {
+        return;
+    }
+    if (i == state->n_gauges) {
+        state->gauges[state->n_gauges++].name = name_table_keep(state->names, sample->name);
+    }
+    state->gauges[i].value = sample->value;
+}
+
+double state_gauge(const struct state *state, const char *name)
+{
+    for (int32_t i = 0; i < state->n_gauges; i++) {
+        if (strcmp(state->gauges[i].name, name) == 0) {
+            return state->gauges[i].value;
+        }
+    }
+    return NAN;
+}
+
 struct sample_sink state_sink(struct state *state)
 {
     return (struct sample_sink){.user = state, .source = on_source, .stage = on_stage, .step = on_step,
-                                .request = on_request, .counter = on_counter, .kernel = on_kernel};
+                                .request = on_request, .counter = on_counter, .kernel = on_kernel, .gauge = on_gauge};
 }
 
 int32_t state_method_count(const struct state *state)
@@ -446,6 +479,25 @@ bool state_phase(const struct state *state, int32_t method, enum phase phase, st
 int32_t state_history(const struct state *state, int32_t method, enum phase phase, double *duration_ns, int32_t n)
 {
     return window_history(state->methods[method]->phases[phase], duration_ns, n);
+}
+
+int64_t state_history_begin(const struct state *state, int32_t method, enum phase phase, int32_t i, int32_t n)
+{
+    const struct phase_window *window = state->methods[method]->phases[phase];
+    return window->steps[(window->n_steps - n + i) % STATE_STEPS].begin_ns;
+}
+
+void state_add_mark(struct state *state, const char *text)
+{
+    struct state_mark *mark = &state->marks[state->n_marks++ % STATE_MARKS];
+    mark->time_ns = state->last_ns;
+    snprintf(mark->text, sizeof mark->text, "%s", text);
+}
+
+const struct state_mark *state_mark(const struct state *state, int32_t n)
+{
+    int64_t first = state->n_marks > STATE_MARKS ? state->n_marks - STATE_MARKS : 0;
+    return first + n < state->n_marks ? &state->marks[(first + n) % STATE_MARKS] : NULL;
 }
 
 const struct kernel_table *state_kernels(const struct state *state, int32_t method)

@@ -61,9 +61,22 @@ struct method_summary {
 // `device` gives floors and predictions; NULL: unknown. Copied. -ENOMEM.
 int state_open(struct state **out, const struct device *device);
 void state_close(struct state *state);    // NULL-safe
-// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied.
+// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied. NULL: unknown from now on.
 void state_set_device(struct state *state, const struct device *device);
 struct sample_sink state_sink(struct state *state);
+
+// Changes that the user made, for history and timeline: what became different, at the time of the latest sample. The last
+// STATE_MARKS are kept; state_mark(n) is the n-th of them, oldest first, NULL behind the last.
+enum { STATE_MARKS = 64, MARK_BYTES = 40 };
+struct state_mark {
+    int64_t time_ns;
+    char text[MARK_BYTES];    // "k 512"
+};
+void state_add_mark(struct state *state, const char *text);
+const struct state_mark *state_mark(const struct state *state, int32_t n);
+
+// Readings of what exists beside the engine, by the vendor's name: the last one. NaN: none came.
+double state_gauge(const struct state *state, const char *name);
 
 // Forgets all figures but keeps the methods: the work has changed, and old figures do not compare with new ones.
 void state_forget(struct state *state);
@@ -81,6 +94,8 @@ bool state_phase(const struct state *state, int32_t method, enum phase phase, st
 
 // Durations of the most recent steps, oldest first; returns their number, at most `n`.
 int32_t state_history(const struct state *state, int32_t method, enum phase phase, double *duration_ns, int32_t n);
+// When the i-th of the most recent n of them began.
+int64_t state_history_begin(const struct state *state, int32_t method, enum phase phase, int32_t i, int32_t n);
 
 // The kernels that were told of a method; NULL: none.
 const struct kernel_table *state_kernels(const struct state *state, int32_t method);

@@ -280,7 +280,8 @@ static void draw_labels(const struct tracks *tracks)
     if (tracks->request_rows > 0) {
         put_label(tracks, 0, -1, tracks->label_cols > 8 ? "requests" : "req.");
     }
-    put_label(tracks, tracks->request_rows, TRACK_STEPS, "steps");
+    put_label(tracks, tracks->request_rows, TRACK_STEPS,
+              tracks->steps_label ? tracks->steps_label : "steps");
     put_label(tracks, tracks->request_rows + 1, TRACK_STAGES, "stages");
     for (int32_t i = 0; i < tracks->n_layers; i++) {
         char text[32];

@@ -14,6 +14,7 @@ struct tracks {
     int32_t label_cols;
     int64_t begin_ns, width_ns;    // of what is seen
     int32_t request_rows;          // 0: no room for them
+    const char *steps_label;       // NULL: "steps"
     int32_t n_layers;              // layers shown, look->scroll the first
 };
 

@@ -272,8 +272,14 @@ static void draw_bars(struct cells *cells, const struct layout *layout, const st
 
 void view_compare(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui)
 {
-    draw_table(cells, layout, state, ui);
-    if (layout->bars.rows > 0 && state_method_count(state) > 0) {
+    bool one = layout->bars.rows == 0;    // room for one panel only
+    if (ui->curves != SWEEP_NONE) {
+        view_curves(cells, one ? layout->table : layout->bars, layout->framed, state, ui);
+    }
+    if (ui->curves == SWEEP_NONE || !one) {
+        draw_table(cells, layout, state, ui);
+    }
+    if (ui->curves == SWEEP_NONE && !one && state_method_count(state) > 0) {
         draw_bars(cells, layout, state, ui);
     }
 }
@@ -286,6 +292,9 @@ void note_compare(char *note, const struct state *state, const struct ui *ui)
     int32_t n = make_rows(rows, state, ui, &by_rate), base = ui_baseline(ui, state);
     if (n == 0 || isnan(rows[0].value[COLUMN_RATE])) {
         snprintf(note, NOTE_BYTES, "No decode step yet.");
+        return;
+    }
+    if (ui->curves != SWEEP_NONE && note_curves(note, state, ui)) {
         return;
     }
     char best[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], ratio[FORMAT_BYTES];

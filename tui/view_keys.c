@@ -19,6 +19,20 @@ static void search(struct ui *ui, const struct state *state, int32_t by)
     }
 }
 
+// Other recordings: their step of the selected one's number on it; without a selection the first on the first.
+static void align(struct ui *ui, const struct state *state)
+{
+    const struct timeline *timeline = state_timeline(state);
+    const struct timeline_step *step = timeline_look_step(&ui->timeline, timeline);
+    if (!ui->beside || ui->beside->n == 0) {
+        snprintf(ui->message, sizeof ui->message, "Nothing to align: --replay takes more than one trace.");
+    } else if (timeline_first(timeline) < timeline_end(timeline)) {
+        int64_t on = step ? ui->timeline.step : timeline_first(timeline);
+        beside_align(ui->beside, timeline, on);
+        snprintf(ui->message, sizeof ui->message, "Aligned at step %lld.", (long long)timeline_step(timeline, on)->number);
+    }
+}
+
 static bool timeline_key(struct ui *ui, const struct state *state, int32_t key)
 {
     struct timeline_look *look = &ui->timeline;
@@ -41,6 +55,7 @@ static bool timeline_key(struct ui *ui, const struct state *state, int32_t key)
     case 'w': timeline_look_slowest(look, timeline); return true;
     case 'n': search(ui, state, 1); return true;
     case 'N': search(ui, state, -1); return true;
+    case 'A': align(ui, state); return true;
     default: return false;
     }
 }
@@ -195,6 +210,15 @@ static bool requests_key(struct ui *ui, const struct state *state, int32_t key)
     }
 }
 
+static bool compare_key(struct ui *ui, int32_t key)
+{
+    if (key == 'v') {
+        ui->curves = (enum sweep_over)((ui->curves + 1) % SWEEP_COUNT);
+        ui->scroll = 0;
+    }
+    return key == 'v';
+}
+
 bool view_has_filter(enum view view)
 {
     return view == VIEW_COMPARE || view == VIEW_STAGES || view == VIEW_TIMELINE || view == VIEW_REQUESTS;
@@ -203,6 +227,7 @@ bool view_has_filter(enum view view)
 bool view_key(struct ui *ui, const struct state *state, int32_t key)
 {
     switch (ui->view) {
+    case VIEW_COMPARE: return compare_key(ui, key);
     case VIEW_STAGES: return stages_key(ui, state, key);
     case VIEW_TIMELINE: return timeline_key(ui, state, key);
     case VIEW_WHATIF: return whatif_key(ui, state, key);

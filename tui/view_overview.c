@@ -12,7 +12,7 @@ struct figure {
     char value[FORMAT_BYTES];
 };
 
-enum { N_FIGURES = 13 };
+enum { N_FIGURES = 13, N_GAUGES = 2, GAUGE_PLACE = 6 };    // gauges, where there are any, stand there
 
 // In the order of their importance: a low panel shows the first ones.
 static void figures(struct figure *out, const struct state *state, int32_t method, bool known,
@@ -57,6 +57,25 @@ static void figures(struct figure *out, const struct state *state, int32_t metho
     }
 }
 
+// Of a GPU: what it draws, how fast it runs and reads, how hot it is. Returns how many figures these are.
+static int32_t gauges(struct figure *out, const struct state *state)
+{
+    double power_w = state_gauge(state, "power"), clock_mhz = state_gauge(state, "SM clock");
+    double heat_c = state_gauge(state, "temperature"), read = state_gauge(state, "dram__bytes_read.sum.per_second");
+    int32_t n = 0;
+    if (isfinite(power_w) || isfinite(clock_mhz)) {
+        out[n].name = "GPU";
+        snprintf(out[n++].value, FORMAT_BYTES, "%.0f W, %.0f MHz", power_w, clock_mhz);
+    }
+    if (isfinite(read) || isfinite(heat_c)) {
+        char rate[FORMAT_BYTES] = "-";
+        format_number(rate, read * 1e-9);
+        out[n].name = "reads, heat";
+        snprintf(out[n++].value, FORMAT_BYTES, "%.12s GB/s, %.0f C", rate, heat_c);
+    }
+    return n;
+}
+
 static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
                      bool known, const struct phase_summary *phase)
 {
@@ -68,14 +87,17 @@ static void draw_now(struct cells *cells, const struct layout *layout, const str
     if (layout->framed) {
         cells_frame(cells, layout->now, title);
     }
-    struct figure all[N_FIGURES];
+    struct figure all[N_FIGURES + N_GAUGES], some[N_GAUGES];
     figures(all, state, method, known, phase);
+    int32_t n_gauges = gauges(some, state), n = N_FIGURES + n_gauges;
+    memmove(all + GAUGE_PLACE + n_gauges, all + GAUGE_PLACE, (N_FIGURES - GAUGE_PLACE) * sizeof *all);
+    memcpy(all + GAUGE_PLACE, some, (size_t)n_gauges * sizeof *all);
     bool alone = layout->stack.rows == 0;    // then the bar stands here
     int32_t rows = inside.rows - (alone && known && inside.rows > 2 ? 1 : 0);
     int32_t columns = inside.cols >= 64 ? 3 : inside.cols >= 48 ? 2 : 1;
     columns = alone ? columns : 1;
     int32_t width = (inside.cols - 3 * (columns - 1)) / columns;
-    for (int32_t i = 0; i < N_FIGURES && i < rows * columns; i++) {
+    for (int32_t i = 0; i < n && i < rows * columns; i++) {
         int32_t row = i / columns, col = i % columns * (width + 3);
         cells_text(cells, inside, row, col, dim_pen, all[i].name);
         struct pen pen = {i == 0 ? ROLE_GOOD : ROLE_TEXT, i < 2 ? ATTRIBUTE_BOLD : 0};
@@ -83,6 +105,25 @@ static void draw_now(struct cells *cells, const struct layout *layout, const str
     }
     if (rows < inside.rows) {
         view_stack(cells, inside, rows, inside.cols, phase);
+    }
+}
+
+// What the user changed, above the first step that came after it.
+static void draw_marks(struct cells *cells, struct rect plot, const struct state *state, int32_t method,
+                       enum phase phase, int32_t n)
+{
+    const struct pen pen = {ROLE_WARN, ATTRIBUTE_BOLD};
+    const struct state_mark *mark;
+    for (int32_t i = 0, step = 0; (mark = state_mark(state, i)) != NULL; i++) {
+        while (step < n && state_history_begin(state, method, phase, step, n) < mark->time_ns) {
+            step++;
+        }
+        bool before = step == 0 && n < STATE_STEPS && !state_mark(state, i + 1);    // a method's first steps, after it
+        if ((step > 0 || before) && step < n) {    // older ones lie left of what is seen, newer ones have no step yet
+            int32_t col = plot.cols - n + step;
+            cells_put(cells, plot, 0, col, 0x25bc, pen);
+            cells_text_fit(cells, plot, 0, col + 1, plot.cols - col - 1, pen, mark->text);
+        }
     }
 }
 
@@ -118,6 +159,7 @@ static void draw_history(struct cells *cells, const struct layout *layout, const
     }
     cells_text_right(cells, inside, inside.rows - 1, AXIS_COLS - 1, dim_pen, "0");
     cells_plot(cells, plot, durations, n, top, (struct pen){ROLE_ACCENT, 0});
+    draw_marks(cells, plot, state, method, phase, n);
 }
 
 enum { SHORT_COLS = 25, LONG_COLS = 35, BAR_COLS = 12 };    // "w window_attention 12.3%", "  1.23 ms" behind it, a bar
@@ -206,11 +248,11 @@ void view_overview(struct cells *cells, const struct layout *layout, const struc
     }
 }
 
-// What asks for attention: requests that wait, steps that have become slower, time in no stage. False: nothing does.
-static bool find_alert(char *note, const struct state *state, int32_t method, enum phase phase,
+// What asks for attention: an engine that stands still, clocks that are held down, samples lost, requests that wait, steps that have become slower, time in no stage. False: nothing does.
+static bool find_alert(char *note, const struct state *state, const struct ui *ui, int32_t method, enum phase phase,
                        const struct phase_summary *summary)
 {
-    enum { RECENT = 8, ENOUGH = 32 };
+    enum { RECENT = 8, ENOUGH = 32, STALL_S = 3 };
     double recent_ns[RECENT], mean_ns = 0;
     struct method_summary told;
     char text[FORMAT_BYTES];
@@ -219,7 +261,16 @@ static bool find_alert(char *note, const struct state *state, int32_t method, en
     for (int32_t i = 0; i < n; i++) {
         mean_ns += recent_ns[i] / n;
     }
-    if (told.queue > 0 && told.queue >= told.batch) {
+    double slowed[] = {state_gauge(state, "slowed by heat"), state_gauge(state, "slowed by power")};
+    if (ui->silent_s >= STALL_S && ui->silent_s > 20e-9 * summary->median_ns) {
+        snprintf(note, NOTE_BYTES, "! Nothing has come for %d s: the engine stalls, or gets another one ready.", ui->silent_s);
+    } else if (slowed[0] > 0 || slowed[1] > 0) {
+        snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %.0f MHz.", slowed[0] > 0 ? "heat" : "its power limit",
+                 state_gauge(state, "SM clock"));
+    } else if (ui->dropped > 0) {
+        snprintf(note, NOTE_BYTES, "! %lld samples were lost: the screen does not keep up with the engine.",
+                 (long long)ui->dropped);
+    } else if (told.queue > 0 && told.queue >= told.batch) {
         snprintf(note, NOTE_BYTES, "! %.0f requests wait, as many as run or more.", told.queue);
     } else if (summary->steps >= ENOUGH && mean_ns > 1.5 * summary->median_ns) {
         format_ratio(text, mean_ns / summary->median_ns);
@@ -242,7 +293,7 @@ void note_overview(char *note, const struct state *state, const struct ui *ui)
         snprintf(note, NOTE_BYTES, "No step yet.");
         return;
     }
-    if (find_alert(note, state, method, phase, &summary)) {
+    if (find_alert(note, state, ui, method, phase, &summary)) {
         return;
     }
     char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], rate[FORMAT_BYTES], ratio[FORMAT_BYTES],

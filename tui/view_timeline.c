@@ -109,6 +109,37 @@ static void format_stages(char *text, size_t bytes, const struct timeline_step *
     }
 }
 
+// What the user changed, where it happened.
+static void draw_marks(const struct tracks *tracks, struct rect line, const struct state *state)
+{
+    const struct pen pen = {ROLE_WARN, ATTRIBUTE_BOLD};
+    const struct state_mark *mark;
+    for (int32_t i = 0; (mark = state_mark(state, i)) != NULL; i++) {
+        int32_t col = tracks_column(tracks, mark->time_ns), columns = line.cols - tracks->label_cols;
+        if (col >= 0 && col < columns) {
+            cells_put(tracks->cells, line, 0, tracks->label_cols + col, 0x25bc, pen);
+            cells_text_fit(tracks->cells, line, 0, tracks->label_cols + col + 1, columns - col - 1, pen, mark->text);
+        }
+    }
+}
+
+// Other recordings, two rows each, in the first one's time.
+static void draw_beside(const struct tracks *tracks, struct rect rows, const struct beside *beside)
+{
+    static const struct timeline_look nothing = {.track = -2, .step = -1, .span = -1};
+    for (int32_t i = 0; i < beside->n && 2 * i + 2 <= rows.rows; i++) {
+        const struct beside_file *file = &beside->files[i];
+        struct tracks other = *tracks;
+        other.timeline = file->timeline;
+        other.look = &nothing;
+        other.clip = (struct rect){rows.row + 2 * i, rows.col, 2, rows.cols};
+        other.begin_ns = tracks->begin_ns - file->offset_ns;
+        other.request_rows = other.n_layers = 0;
+        other.steps_label = file->name;
+        tracks_draw(&other);
+    }
+}
+
 static void draw_detail(struct cells *cells, const struct layout *layout, const struct tracks *tracks)
 {
     const struct timeline_step *step = timeline_look_step(tracks->look, tracks->timeline);
@@ -171,7 +202,12 @@ void view_timeline(struct cells *cells, const struct layout *layout, const struc
     int32_t layers = timeline_layers(timeline), rows = tracks.clip.rows;
     ui->timeline.track = ui->timeline.track < TRACK_LAYERS + layers ? ui->timeline.track : TRACK_STAGES;
     tracks.request_rows = rows >= 24 ? 4 : rows >= 8 ? 2 : rows >= 4 ? 1 : 0;
-    tracks.n_layers = rows - tracks.request_rows - 2;
+    if (ui->beside && ui->beside->n > 0 && ui->beside->step < 0 && timeline_first(timeline) < timeline_end(timeline)) {
+        beside_align(ui->beside, timeline, timeline_first(timeline));
+    }
+    int32_t beside_rows = ui->beside && rows >= 2 * ui->beside->n + 2 ? 2 * ui->beside->n : 0;
+    tracks.request_rows = rows - beside_rows - 2 < tracks.request_rows ? 0 : tracks.request_rows;
+    tracks.n_layers = rows - beside_rows - tracks.request_rows - 2;
     tracks.n_layers = tracks.n_layers < 0 ? 0 : tracks.n_layers < layers ? tracks.n_layers : layers;
     fit_layers(&ui->timeline, tracks.n_layers, layers);
     timeline_look_window(&ui->timeline, timeline, &tracks.begin_ns, &tracks.width_ns);
@@ -181,10 +217,35 @@ void view_timeline(struct cells *cells, const struct layout *layout, const struc
     draw_title(cells, layout, &tracks);
     if (timeline_first(timeline) < timeline_end(timeline)) {
         draw_axis(&tracks, inside);
+        draw_marks(&tracks, inside, state);
+        tracks.clip.rows -= beside_rows;
         tracks_draw(&tracks);
+        if (beside_rows > 0) {
+            draw_beside(&tracks, (struct rect){tracks.clip.row + tracks.request_rows + 2 + tracks.n_layers, tracks.clip.col,
+                                               beside_rows, tracks.clip.cols}, ui->beside);
+        }
     }
     if (layout->detail.rows > 0) {
         draw_detail(cells, layout, &tracks);
+    }
+}
+
+// The aligned steps against each other.
+static void note_beside(char *note, const struct timeline *timeline, const struct beside *beside)
+{
+    const struct timeline_step *step = timeline_step(timeline, beside->step);
+    char time[FORMAT_BYTES], ratio[FORMAT_BYTES];
+    format_time_ns(time, (double)step->duration_ns);
+    int length = snprintf(note, NOTE_BYTES, "Step %lld: %s here", (long long)step->number, time);
+    for (int32_t i = 0; i < beside->n && length < NOTE_BYTES; i++) {
+        const struct beside_file *file = &beside->files[i];
+        const struct timeline_step *other = timeline_step(file->timeline, file->step);
+        format_time_ns(time, (double)other->duration_ns);
+        format_ratio(ratio, (double)other->duration_ns / (double)step->duration_ns);
+        length += snprintf(note + length, (size_t)(NOTE_BYTES - length), ", %s (%s) in %s", time, ratio, file->name);
+    }
+    if (length < NOTE_BYTES) {
+        snprintf(note + length, (size_t)(NOTE_BYTES - length), " (A aligns at another).");
     }
 }
 
@@ -193,9 +254,12 @@ void note_timeline(char *note, const struct state *state, const struct ui *ui)
     const struct timeline *timeline = state_timeline(state);
     int64_t slowest = timeline_slowest(timeline, INT64_MAX), n = 0;
     double sum_ns = 0;
-    (void)ui;
     if (slowest < 0) {
         snprintf(note, NOTE_BYTES, "No step yet.");
+        return;
+    }
+    if (ui->beside && ui->beside->n > 0 && ui->beside->step >= 0) {
+        note_beside(note, timeline, ui->beside);
         return;
     }
     const struct timeline_step *worst = timeline_step(timeline, slowest);

@@ -49,6 +49,10 @@ void view_layer_strip(struct cells *cells, const struct layout *layout, const st
 void view_kernels(struct cells *cells, const struct layout *layout, const struct state *state, struct ui *ui,
                   int32_t method, enum phase phase, int32_t stage);
 
+// Compare's other half: curves in `panel`. The note says what crosses what; false: nothing is known.
+void view_curves(struct cells *cells, struct rect panel, bool framed, const struct state *state, struct ui *ui);
+bool note_curves(char *note, const struct state *state, const struct ui *ui);
+
 // The stage that the user selected, or the one with the greatest share; STAGE_COUNT if none has any.
 int32_t view_selected_stage(const struct ui *ui, const struct phase_summary *summary);
 

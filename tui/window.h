@@ -20,7 +20,7 @@ struct window_stage {           // one stage of one step, summed over layers
 };
 
 struct window_step {
-    int64_t duration_ns, gaps_ns, overlap_ns;
+    int64_t begin_ns, duration_ns, gaps_ns, overlap_ns;
     bool staged;                           // it told its stages; a GPU replays most steps whole
     int32_t n_seqs, n_tokens, context_tokens;
     struct window_stage stages[STAGE_COUNT];
