@@ -9,7 +9,8 @@ import sys
 
 import torch
 
-NAMES = {"cudnn": "cudnn", "flash": "flash_attention"}
+NAMES = {"cudnn": "cudnn", "flash": "flash_attention"} | {
+    name: name for name in ("flashinfer", "flashinfer_fa3", "flashinfer_transform", "flashinfer_deterministic", "deep_gemm")}
 
 
 def output_of(*command):
@@ -27,6 +28,6 @@ def append(program, name, n, value, unit):
     peer = NAMES.get(by.rstrip(")"), "torch")
     row = [datetime.date.today().isoformat(), output_of("git", "rev-parse", "--short", "HEAD"), torch.cuda.get_device_name(),
            output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"), program, "paper-4b", "-",
-           "131072", str(n), f"peer.{peer}.{re.sub('[^a-z0-9_]', '', what)}", f"{value:.2f}", "-", "-", unit]
+           "131072", str(n), f"peer.{peer}.{re.sub('[^A-Za-z0-9_]', '', what)}", f"{value:.2f}", "-", "-", unit]
     with open(sys.argv[sys.argv.index("--results") + 1], "a", encoding="utf-8") as results:
         print("\t".join(row), file=results)
