@@ -10,6 +10,7 @@
 
 #include "cli/calibrated.h"
 #include "cli/gpu_rates.h"
+#include "cli/html.h"
 #include "cli/measure.h"
 #include "cli/models.h"
 #include "cli/paper.h"
@@ -26,7 +27,7 @@ enum { MAX_METHODS = 32 };
 
 struct compare {
     // From the command line.
-    const char *models, *methods, *prompt, *text, *device, *sim_device, *calibration_file, *trace;
+    const char *models, *methods, *prompt, *text, *device, *sim_device, *calibration_file, *trace, *html;
     int32_t context, output, batch, chunk, threads;
     int64_t seed;
     bool json, paper;
@@ -204,6 +205,78 @@ static struct table *make_table(const struct compare *compare)
     return table;
 }
 
+static const struct table_column point_columns[] = {
+    {"method", "method", -1}, {"stage", "stage", -1}, {"mode", "predicted by", -1},
+    {"measured_us", "measured us", 2}, {"predicted_us", "predicted us", 2}, {"error_percent", "error %", 1},
+};
+
+// The stages of one method's mean decode step, as measured (`stages` has a column for each method) and predicted.
+static void add_points(struct table *points, const struct compare *compare, const struct entry *entry,
+                       const struct table *stages)
+{
+    for (int mode = 0; mode < 2; mode++) {
+        static struct work work[1024];
+        struct device device = compare->predicts;
+        struct step_prediction step;
+        device.calibration = mode ? NULL : device.calibration;
+        for (int32_t i = 0; i < compare->batch; i++) {
+            work[i] = (struct work){compare->context + compare->output / 2, 1, 1};
+        }
+        if ((mode == 1 && !compare->predicts.calibration) || predict_step(&step, &device, &entry->plan, work, compare->batch)) {
+            continue;
+        }
+        for (int32_t row = 0; row < table_rows(stages); row++) {
+            for (int s = 0; s < STAGE_HOST; s++) {
+                double measured_us = table_cell_number(stages, row, entry->method->name);
+                double predicted_us = 1e6 * step.stages[s].seconds;
+                const char *name = table_cell_text(stages, row, "stage");
+                if (name && strcmp(name, stage_name((enum stage)s)) == 0 && measured_us > 0 && predicted_us > 0) {
+                    table_row(points);
+                    table_text(points, "method", entry->method->name);
+                    table_text(points, "stage", name);
+                    table_text(points, "mode", device.calibration ? "calibration" : "roofline");
+                    table_number(points, "measured_us", measured_us);
+                    table_number(points, "predicted_us", predicted_us);
+                    table_number(points, "error_percent", 100 * (predicted_us / measured_us - 1));
+                }
+            }
+        }
+    }
+}
+
+// Measured against simulated, stage by stage; the diagonal is where they agree.
+static int report(const struct compare *compare, struct table *const *tables)
+{
+    const struct html_lines lines = {.caption = "Measured against simulated: the stages of a decode step", .x = "measured_us",
+                                     .x_title = "measured, us", .y = "predicted_us", .y_title = "predicted, us",
+                                     .by = {"mode", "method"}, .n_by = 2, .log_x = true, .log_y = true, .joined = "equal"};
+    struct table *points = table_open("points", point_columns, sizeof point_columns / sizeof point_columns[0]);
+    struct html *html;
+    int error = points ? html_open(&html, compare->html, "clsa compare") : status_fail(-ENOMEM, "no memory for a table");
+    if (error) {
+        table_close(points);
+        return status_prefix(error, "--html ");
+    }
+    for (int32_t i = 0; i < compare->n_methods && compare->rates_known; i++) {
+        add_points(points, compare, &compare->entries[i], tables[1]);
+    }
+    for (double us = 0.1; us < 1e7; us *= 10) {
+        table_row(points);
+        table_text(points, "method", "");
+        table_text(points, "stage", "");
+        table_text(points, "mode", "equal");
+        table_number(points, "measured_us", us);
+        table_number(points, "predicted_us", us);
+    }
+    html_table(html, "Methods", tables[0]);
+    html_lines(html, points, &lines);
+    html_table(html, "Decode, us per step (mean)", tables[1]);
+    html_table(html, "Prefill, ms in all", tables[2]);
+    html_table(html, "Stages of a decode step, measured and predicted", points);
+    table_close(points);
+    return html_close(html);
+}
+
 static int print_all(const struct compare *compare, struct trace_summary *summary)
 {
     int error = trace_summary_update(summary);
@@ -221,8 +294,10 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
         stages_by_method("decode_stages_us", summary, PHASE_DECODE, names, sources, compare->n_methods),
         stages_by_method("prefill_stages_ms", summary, PHASE_PREFILL, names, sources, compare->n_methods),
     };
-    if (!tables[0] || !tables[1] || !tables[2]) {
-        error = status_fail(-ENOMEM, "out of memory for the tables");
+    error = tables[0] && tables[1] && tables[2] ? 0 : status_fail(-ENOMEM, "out of memory for the tables");
+    error = error || !compare->html ? error : report(compare, tables);
+    if (error) {
+        // Told by the caller.
     } else if (compare->json) {
         tables_print_json((const struct table *const *)tables, 3, stdout);
     } else {
@@ -385,6 +460,7 @@ int command_compare(int argc, char **argv)
         {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE", "predict from clsa calibrate's file (default: bare roofline)"},
         {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},
         {"trace", OPTION_TEXT, &compare.trace, 0, 0, "FILE", "also write a Perfetto trace of all methods"},
+        {"html", OPTION_TEXT, &compare.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"paper", OPTION_FLAG, &compare.paper, 0, 0, NULL, "the experiment of arXiv 2606.06467: three contexts, four batches"},
         {"json", OPTION_FLAG, &compare.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(compare.flags),

@@ -11,10 +11,12 @@
 #include <sys/stat.h>
 
 #include "cli/calibrated.h"
+#include "cli/choice.h"
 #include "cli/command.h"
 #include "cli/html.h"
 #include "cli/paper_figures.h"
 #include "cli/sim_paper.h"
+#include "cli/sim_charts.h"
 #include "cli/sim_positions.h"
 #include "cli/sim_rows.h"
 #include "cli/sim_trace.h"
@@ -212,7 +214,8 @@ static int choose_devices(struct sim *sim)
     return error;
 }
 
-static int predict_all(struct sim *sim, struct table *requests, struct table *stages)
+// `charts` [SIM_CHART_TABLES], or NULL.
+static int predict_all(struct sim *sim, struct table *requests, struct table *stages, struct table *const *charts)
 {
     struct sim_batch batch = {sim->batch, sim->replicas, sim->output};
     int32_t sequences = sim_batch_per_replica(&batch);
@@ -234,7 +237,14 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
             if (sim->output > 1) {
                 sim_add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
             }
+            error = charts ? sim_charts_add(charts, plan, device, sim->context, &request.prefill, &request.first_decode) : 0;
+            if (error) {
+                return error;
+            }
         }
+    }
+    for (int32_t d = 0; charts && d < sim->n_devices; d++) {
+        sim_charts_ceilings(charts, &sim->devices[d]);
     }
     return 0;
 }
@@ -262,8 +272,8 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
     if (sim->calibration) {
         printf(
             "A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
-            "stages. \"figures\": the row's weakest: measured, interpolated, extrapolated (also: another device's "
-            "curves),\n"
+            "stages. +-: 95%% of the points that calibrating left out were predicted within. \"figures\": the row's\n"
+            "weakest: measured, interpolated, extrapolated (also: another device's curves),\n"
             "roofline (not in %s). With --calibration none: the bare roofline.\n",
             sim->calibration_file);
         return;
@@ -325,7 +335,8 @@ static int trace(const struct sim *sim)
     return error || !close_error ? error : status_prefix(close_error, "--trace ");
 }
 
-static int report(const struct sim *sim, const struct table *requests, const struct table *stages)
+static int report(const struct sim *sim, const struct table *requests, const struct table *stages,
+                  struct table *const *charts)
 {
     static const struct html_bars bars = {
         .caption = "Where the time goes", .part = "stage", .value = "percent",
@@ -338,14 +349,16 @@ static int report(const struct sim *sim, const struct table *requests, const str
     }
     html_table(html, "Requests", requests);
     html_bars(html, stages, &bars);
+    sim_charts_draw(html, charts);
     html_table(html, "Stages", stages);
     return html_close(html);
 }
 
 static int report_positions(const struct sim *sim, struct table *const *tables)
 {
-    static const char *const titles[] = {"Cost against position", "Where the indexer overtakes attention",
-                                         "Where methods cross"};
+    static const char *const titles[] = {"Cost against position", "What fits at a context, and comes out",
+                                         "Where the indexer overtakes attention", "Where methods cross",
+                                         "Throughput against index sharing"};
     struct html_lines lines = {.caption = "Decode: a token where it stands",
                                .x = "context",
                                .x_title = "context, tokens",
@@ -364,11 +377,32 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
     lines.caption = "Prefill: a prompt token where it stands";
     lines.y = "prefill_us_per_token";
     html_lines(html, tables[0], &lines);
+    lines.caption = "Batches collapse while thoughts grow: sequences that fit";
+    lines.y = "max_sequences";
+    lines.y_title = "sequences";
+    html_lines(html, tables[1], &lines);
+    lines.caption = "What all that fit put out";
+    lines.y = "tokens_per_s";
+    lines.y_title = "tokens/s";
+    html_lines(html, tables[1], &lines);
+    lines.caption = "Throughput against index sharing";
+    lines.x = "index_every";
+    lines.x_title = "layers per index";
+    html_lines(html, tables[4], &lines);
     for (int i = 0; i < SIM_POSITION_TABLES; i++) {
         html_table(html, titles[i], tables[i]);
     }
     html_text(html, sim_positions_definitions);
     return html_close(html);
+}
+
+static int share_index(void *user, struct plan *out, const char *method, int32_t index_every)
+{
+    const struct sim *sim = user;
+    struct plan_options knobs = sim->flags.options;
+    knobs.index_every = index_every;
+    int error = choice_plan(out, &sim->config, sim->model, method, &knobs);
+    return error || out->index.budget_tokens == 0 ? -EINVAL : 0;
 }
 
 static int print_positions(struct sim *sim)
@@ -380,7 +414,9 @@ static int print_positions(struct sim *sim)
                                             sim->n_devices,
                                             sim->batch,
                                             sim->context,
-                                            sim->chunk > 0 ? sim->chunk : sim->context};
+                                            sim->chunk > 0 ? sim->chunk : sim->context,
+                                            share_index,
+                                            sim};
     int error = sim->ranks > 1 ? status_fail(-EINVAL, "--positions: of one device; leave out --tp") : 0;
     error = error ? error : sim_positions(tables, &options);
     error = error || !sim->html ? error : report_positions(sim, tables);
@@ -430,15 +466,20 @@ static int run(struct sim *sim)
     if (sim->positions) {
         return print_positions(sim);
     }
-    struct table *requests = sim_request_table(), *stages = sim_stage_table();
-    error = requests && stages ? predict_all(sim, requests, stages) : status_fail(-ENOMEM, "no memory for a table");
-    error = error || !sim->html ? error : report(sim, requests, stages);
+    struct table *requests = sim_request_table(), *stages = sim_stage_table(), *charts[SIM_CHART_TABLES] = {NULL};
+    error = requests && stages ? 0 : status_fail(-ENOMEM, "no memory for a table");
+    error = error || !sim->html ? error : sim_charts_open(charts);
+    error = error ? error : predict_all(sim, requests, stages, sim->html ? charts : NULL);
+    error = error || !sim->html ? error : report(sim, requests, stages, charts);
     error = error || !sim->trace ? error : trace(sim);
     if (!error) {
         print_tables(sim, requests, stages);
     }
     table_close(requests);
     table_close(stages);
+    for (int i = 0; i < SIM_CHART_TABLES; i++) {
+        table_close(charts[i]);
+    }
     return error;
 }
 

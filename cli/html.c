@@ -249,8 +249,10 @@ static void put_line(FILE *stream, const struct drawing *drawing, int32_t which)
     char label[LABEL_BYTES];
     double x, y;
     const char *begin = "M", *colour = colours[which % N_COLOURS];
+    const char *joined = drawing->lines->joined;
+    bool lined = !joined || strncmp(drawing->series->labels[which], joined, strlen(joined)) == 0;
     fprintf(stream, "<path fill=\"none\" stroke-width=\"1.5\" stroke=\"%s\" d=\"", colour);
-    for (int32_t row = 0; row < table_rows(drawing->table); row++) {
+    for (int32_t row = 0; lined && row < table_rows(drawing->table); row++) {
         if (point_at(drawing, row, &x, &y, label) && series_of(drawing->series, label) == which) {
             fprintf(stream, "%s%.1f %.1f", begin, LEFT + place(&drawing->x, x) * PLOT_WIDTH,
                     TOP + (1 - place(&drawing->y, y)) * PLOT_HEIGHT);

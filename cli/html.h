@@ -20,6 +20,7 @@ struct html_lines {
     const char *by[HTML_MAX_BY];
     int32_t n_by;
     bool log_x, log_y;
+    const char *joined;    // only series whose label begins so are joined by lines; NULL: all
 };
 void html_lines(struct html *html, const struct table *table, const struct html_lines *lines);
 

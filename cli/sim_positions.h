@@ -5,7 +5,8 @@
 #include "engine/plan.h"
 #include "sim/device.h"
 
-enum { SIM_POSITION_TABLES = 3 };    // costs by position, indexer against attention, method against method
+// Costs by position; what fits and comes out at each; indexer against attention; method against method; index sharing.
+enum { SIM_POSITION_TABLES = 5 };
 
 struct sim_positions_options {
     const struct plan *plans;        // [n_plans]
@@ -13,6 +14,9 @@ struct sim_positions_options {
     const struct device *devices;    // [n_devices]
     int32_t n_devices;
     int32_t batch, max_context, chunk_tokens;
+    // The plan of a method whose indexers serve so many layers each; -EINVAL where it has none. May be NULL.
+    int (*sharing)(void *user, struct plan *out, const char *method, int32_t index_every);
+    void *user;
 };
 
 // tables [SIM_POSITION_TABLES] are owned by the caller, NULL where not made; also after a failure.

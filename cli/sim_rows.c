@@ -14,6 +14,8 @@ static const struct table_column request_columns[] = {
     {"first_decode_step_ms", "first ms", 3},
     {"last_decode_step_ms", "last ms", 3},
     {"tpot_ms", "TPOT ms", 3},
+    {"prefill_off_percent", "prefill +-%", 0},
+    {"decode_off_percent", "decode +-%", 0},
     {"decode_tokens_per_s", "decode tok/s", 1},
     {"end_to_end_s", "end to end s", 2},
     {"throughput_tokens_per_s", "all tok/s", 1},
@@ -28,7 +30,7 @@ static const struct table_column request_columns[] = {
 static const struct table_column stage_columns[] = {
     {"method", "method", -1}, {"device", "device", -1},      {"phase", "phase", -1}, {"stage", "stage", -1},
     {"ms", "ms", 4},          {"percent", "%", 1},           {"gb", "GB", 4},        {"gflop", "Gflop", 2},
-    {"bound", "bound", -1},   {"provenance", "figures", -1},
+    {"bound", "bound", -1},   {"off_percent", "+-%", 0}, {"provenance", "figures", -1},
 };
 
 struct table *sim_request_table(void)
@@ -106,6 +108,10 @@ void sim_add_request(struct table *table, const struct sim_batch *batch, const s
         table_number(table, "last_decode_step_ms", 1e3 * request->last_decode_step_s);
         table_number(table, "tpot_ms", 1e3 * request->decode_s / (batch->output_tokens - 1));
     }
+    table_number(table, "prefill_off_percent", 100 * request->prefill.off_s / request->prefill_s);
+    if (decodes) {
+        table_number(table, "decode_off_percent", 100 * request->first_decode.off_s / request->first_decode_step_s);
+    }
     // Steps have a length even where their batch does not fit; nobody will see its throughput.
     double replicas = (double)batch->sequences / sim_batch_per_replica(batch);
     if (decodes && fits(batch, request)) {
@@ -145,6 +151,7 @@ void sim_add_stages(struct table *table, const struct plan *plan, const struct d
         table_number(table, "gb", 1e-9 * (double)stage->cost.bytes);
         table_number(table, "gflop", 1e-9 * (double)stage->cost.flops);
         table_text(table, "bound", bound_name(stage->bound));
+        table_number(table, "off_percent", 100 * stage->off_s / stage->seconds);
         table_text(table, "provenance", provenance_name(stage->provenance));
     }
 }

@@ -40,7 +40,8 @@ static const struct table_column use_columns[] = {
     {"method", "method", -1},        {"device", "device", -1},          {"steps", "steps", 0},
     {"jumped_percent", "jumped %", 1}, {"max_sequences", "max seqs", 0}, {"peak_sequences", "peak seqs", 0},
     {"kv_gb", "KV GB", 3},           {"peak_kv_gb", "peak KV GB", 3},   {"weight_gb", "weights GB", 3},
-    {"cost_per_million_output_tokens", "$/M out", 4}, {"provenance", "figures", -1},
+    {"cost_per_million_output_tokens", "$/M out", 4}, {"step_off_percent", "step +-%", 0},
+    {"provenance", "figures", -1},
 };
 
 static const struct table_column point_columns[] = {
@@ -52,6 +53,11 @@ static void show_progress(void *user, int64_t finished, int64_t total)
 {
     (void)total;
     progress_update(user, finished);
+}
+
+static bool fleet_of(const struct sim *sim)
+{
+    return sim->replicas > 1 || sim->prefill_replicas > 0;
 }
 
 static void add_use(struct sim *sim, const struct plan *plan, const struct device *device,
@@ -72,6 +78,9 @@ static void add_use(struct sim *sim, const struct plan *plan, const struct devic
         table_number(sim->use, "cost_per_million_output_tokens", replicas * device->price_per_hour.value / 3600 *
                                                                      result->metrics.span_s /
                                                                      result->metrics.output_tokens * 1e6);
+    }
+    if (!fleet_of(sim)) {
+        table_number(sim->use, "step_off_percent", 100 * result->off_share);
     }
     table_text(sim->use, "provenance", provenance_name(result->provenance));
     for (int32_t i = 0; i < result->n_points; i++) {
@@ -126,11 +135,6 @@ static int simulate_fleet(struct serve_result *out, const struct sim *sim, const
     fleet.records = NULL;    // they are out's now
     fleet_close(&fleet);
     return 0;
-}
-
-static bool fleet_of(const struct sim *sim)
-{
-    return sim->replicas > 1 || sim->prefill_replicas > 0;
 }
 
 static int simulate(struct sim *sim, const char *method, const struct device *one_device)

@@ -157,6 +157,9 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
     if (best_score < 3) {
         out->provenance = PROVENANCE_EXTRAPOLATED;
     }
+    // A point that stands alone is predicted from ones that say nothing of it: more than all of a time is "unknown".
+    out->off_share = best->calibrated.n > 1 && best->calibrated.p95 < 1 ? best->calibrated.p95 : best->calibrated.n > 1 ? 1 : NAN;
+    out->off_share *= out->provenance == PROVENANCE_EXTRAPOLATED ? 2 : 1;
     return true;
 }
 

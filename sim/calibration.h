@@ -78,6 +78,8 @@ struct calibration_query {
 };
 struct calibration_answer {
     double floor_s, efficiency;
+    double off_share;              // 95% of the curve's points left out are predicted within, at most 1; beyond them twice
+                                   // that. NaN: too few to tell
     enum provenance provenance;    // MEASURED | INTERPOLATED | EXTRAPOLATED
 };
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,

@@ -14,6 +14,8 @@
 #include "sim/calibration.h"
 
 enum { BOUND_COUNT = BOUND_LATENCY + 1 };
+// Curves that another device reached miss by more than on their own.
+static const double BORROWED_OFF = 0.25;
 
 const char *bound_name(enum bound bound)
 {
@@ -86,6 +88,7 @@ static void calibrate(struct stage_prediction *out, const struct predict_pass *p
     }
     double above_s = roof_s / answer.efficiency;
     out->seconds = answer.floor_s + above_s;
+    out->off_s = out->seconds * (foreign(pass->device) ? fmax(answer.off_share, BORROWED_OFF) : answer.off_share);
     out->bound = answer.floor_s >= above_s ? BOUND_LATENCY : out->bound;
     out->provenance = answer.provenance;
 }
@@ -96,6 +99,7 @@ int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, 
 {
     const struct device *device = pass->device;
     *out = (struct stage_prediction){.cost = *cost, .provenance = PROVENANCE_MEASURED};
+    out->off_s = 0;
     if (cost->bytes == 0 && cost->flops == 0) {
         return 0;
     }
@@ -117,6 +121,7 @@ int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, 
         out->provenance = provenance_weaker(out->provenance, device->launch_s.provenance);
     }
     out->seconds = roof_s + launch_s;
+    out->off_s = NAN;
     out->bound = launch_s >= roof_s ? BOUND_LATENCY : flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
     if (device->calibration) {
         out->bound = flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
@@ -155,6 +160,7 @@ static bool outside_layers(enum stage stage)
 static void add(struct stage_prediction *sum, double *under, const struct stage_prediction *one)
 {
     sum->seconds += one->seconds;
+    sum->off_s += one->off_s;
     sum->provenance = provenance_weaker(sum->provenance, one->provenance);
     sum->cost.bytes += one->cost.bytes;
     sum->cost.flops += one->cost.flops;
@@ -204,6 +210,7 @@ static void add_communication(struct stage_prediction *out, const struct predict
     const struct device *device = pass->device;
     double collectives, bytes = communicated(&collectives, pass);
     out->seconds += predict_communicate_s(pass);
+    out->off_s = NAN;
     out->bound =
         collectives * device->link_s.value > bytes / device->link_bytes_per_s.value ? BOUND_LATENCY : BOUND_BANDWIDTH;
     out->cost.bytes += (int64_t)bytes;
@@ -252,6 +259,7 @@ int predict_step(struct step_prediction *out, const struct device *device, const
             add_communication(&step.stages[s], &pass);
         }
         step.seconds += step.stages[s].seconds;
+        step.off_s = hypot(step.off_s, step.stages[s].off_s);
         step.provenance = provenance_weaker(step.provenance, step.stages[s].provenance);
     }
     if (!error) {
@@ -284,6 +292,9 @@ static int predict_prefill(struct step_prediction *out, const struct device *dev
             add(&sum.stages[s], under[s], &step.stages[s]);
         }
         done += rows;
+    }
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        sum.off_s = hypot(sum.off_s, sum.stages[s].off_s);
     }
     *out = sum;
     return 0;

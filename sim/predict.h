@@ -21,15 +21,17 @@
 enum bound { BOUND_BANDWIDTH, BOUND_COMPUTE, BOUND_LATENCY };
 const char *bound_name(enum bound bound);    // "bandwidth", "compute", "latency"
 
+// An error bar: 95% of what calibrations left out lay within so many seconds, up or down. Layers of a stage miss alike, so
+// theirs add up; stages do by their squares. NaN: unknown, as a bare roofline's.
 struct stage_prediction {
-    double seconds;
+    double seconds, off_s;
     enum bound bound;               // of a sum: under which most of its seconds pass
     struct stage_cost cost;
     enum provenance provenance;     // of a sum: the weakest of the figures used
 };
 
 struct step_prediction {
-    double seconds;
+    double seconds, off_s;
     struct stage_prediction stages[STAGE_COUNT];    // summed over layers; add up to `seconds`
     enum provenance provenance;                     // the weakest of the figures used
 };

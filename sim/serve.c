@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/status.h"
+#include "sim/predict.h"
 #include "sim/service.h"
 
 enum { DEFAULT_SEQS = 256, DEFAULT_STEP_TOKENS = 2048, MAX_SEQS = 1 << 16, MAX_STEP_TOKENS = 1 << 24 };
@@ -70,6 +71,20 @@ struct request_record *serve_open_records(const struct workload *workload)
     return records;
 }
 
+// The error bar of a step of the mean batch at the mean context.
+static double mean_off(const struct serve_result *result, const struct serve_options *o)
+{
+    struct work work[256];
+    struct step_prediction step;
+    double n = result->busy_s > 0 ? result->sequence_s / result->busy_s : 0;
+    int32_t n_seqs = n < 1 ? 1 : n < 256 ? (int32_t)lround(n) : 256;
+    int32_t context = result->sequence_s > 0 ? (int32_t)(result->context_token_s / result->sequence_s) : 0;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        work[i] = (struct work){context, 1, 1};
+    }
+    return o->timer || predict_step(&step, o->device, o->plan, work, n_seqs) ? NAN : step.off_s / step.seconds;
+}
+
 static int answer(struct serve_result *out, struct service *service, struct request_record *records)
 {
     const struct workload *workload = service->workload;
@@ -80,6 +95,7 @@ static int answer(struct serve_result *out, struct service *service, struct requ
     error = error ? error : service_advance(service, INFINITY);
     error = error ? error : serve_reduce(&out->metrics, records, workload->n, service->options.slo_ttft_s,
                                          service->options.slo_tpot_s, workload->users > 0);
+    out->off_share = error ? NAN : mean_off(out, &service->options);
     if (!error && out->metrics.rejected == workload->n) {
         error = status_fail(-EINVAL, "no request fits: %s", out->first_rejection);
     }

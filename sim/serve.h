@@ -64,6 +64,7 @@ struct serve_result {
     double blocked_s[BLOCKED_COUNT];    // busy while somebody waited for that
     bool stopped;
     enum provenance provenance;         // the weakest of the device's figures used
+    double off_share;                   // error bar of the mean step that decodes (sim/predict.h), over its time
     uint64_t decisions;                 // a hash of who ran, was preempted and finished, in which order
     char first_rejection[256];
 };

@@ -77,6 +77,12 @@ static void shipped(void)
                   clsa_ms);
     CHECK(strcmp(string(json_array_get(rows, 0), "provenance"), "datasheet") != 0);
     CHECK(strcmp(string(json_array_get(rows, 1), "provenance"), "extrapolated") == 0);
+    // Error bars: narrower where it was measured.
+    for (size_t i = 0; i < 4; i += 2) {
+        double own = number(json_array_get(rows, i), "decode_off_percent");
+        double borrowed = number(json_array_get(rows, i + 1), "decode_off_percent");
+        CHECK_MESSAGE(own > 0 && own < borrowed && borrowed < 100, "+-%g%%, borrowed +-%g%%", own, borrowed);
+    }
     json_decref(root);
     CHECK(clsa("sim --model paper-4b --method clsa --device H100 --context 32K --batch 8") == 0);
     CHECK_MESSAGE(strstr(output, "calibrated by sim/calibrations/h100-sxm.json"), "%s", output);
@@ -327,6 +333,20 @@ static void analyses(void)
     const json_t *overtakes = json_object_get(root, "index_overtakes"), *crossings = json_object_get(root, "crossings");
     CHECK(json_array_size(overtakes) == 2 && json_array_size(crossings) == 2);
     CHECK(number(json_array_get(crossings, 1), "from_context") > 1024);
+    // The longer the context, the fewer fit and the less comes out; a shared index makes room and saves time.
+    const json_t *full = json_object_get(root, "full_batches"), *sharing = json_object_get(root, "index_sharing");
+    CHECK(json_array_size(full) == 16 && json_array_size(sharing) == 6);
+    for (size_t at = 1; at < 8; at++) {
+        const json_t *shorter = json_array_get(full, at - 1), *longer = json_array_get(full, at);
+        CHECK(number(longer, "max_sequences") < number(shorter, "max_sequences"));
+        CHECK(number(longer, "tokens_per_s") < number(shorter, "tokens_per_s"));
+    }
+    for (size_t at = 1; at < 6; at++) {
+        const json_t *fewer = json_array_get(sharing, at), *more = json_array_get(sharing, at - 1);
+        CHECK(number(fewer, "index_every") == 2 * number(more, "index_every"));
+        CHECK(number(fewer, "decode_us_per_token") < number(more, "decode_us_per_token"));
+        CHECK(number(fewer, "max_sequences") >= number(more, "max_sequences"));
+    }
     json_decref(root);
     expect_refused("sim --positions --device H100 --tp 2", "--positions|--tp");
 
@@ -352,6 +372,11 @@ static void analyses(void)
     json_decref(root);
     read_into("report.html", output, sizeof output);
     CHECK(strstr(output, "<svg") && strstr(output, "Where the time goes") && !strstr(output, "http"));
+    CHECK(strstr(output, "Throughput against speed") && strstr(output, "Keys and values against concurrency"));
+    CHECK(strstr(output, "Roofline: ") && strstr(output, "ceiling, bf16"));
+    CHECK(clsa("compare --model tiny --methods dense,clsa --text abc --context 64 --output 4 --html report.html") == 0);
+    read_into("report.html", output, sizeof output);
+    CHECK(strstr(output, "Measured against simulated") && strstr(output, "<svg") && !strstr(output, "http"));
 
     CHECK(clsa("sim --workload reasoning --requests 40 --method clsa --html report.html --trace service.pftrace") == 0);
     CHECK(clsa("trace check service.pftrace") == 0);
