@@ -50,7 +50,7 @@ struct kernel_collector {
     int32_t source;                          // -1: none announced
     struct told *ready, **ready_end;         // ended steps, in order
     int64_t n_ready;
-    uint64_t newest;                         // the highest serial of a work that was seen
+    uint64_t newest, settled;                // the highest serial of a work that was seen; until the flush before
     struct step_work *works;                 // [n_works] owned: of steps that were not handed over yet
     int64_t n_works, work_capacity;
     struct step_launch *launches;            // [n_launches] owned
@@ -138,10 +138,11 @@ static void take_ended(struct kernel_collector *kernels)
 }
 
 // What was told without a step goes with the step before it. One step more is waited for, because a work and its call
-// may lie in different buffers.
+// may lie in different buffers; and one flush more, because the library may find one buffer still at work, and the
+// next, a moment later, done.
 static bool complete(const struct kernel_collector *kernels, const struct told *told, bool all)
 {
-    return all || !told->has_step || told->serial + 1 < kernels->newest || kernels->n_ready > MAX_WAITING;
+    return all || !told->has_step || told->serial + 1 < kernels->settled || kernels->n_ready > MAX_WAITING;
 }
 
 // Work outside of steps: weights on their way, memory that is cleared. What precedes the first source is not told.
@@ -415,6 +416,7 @@ static uint64_t on_flushed(void *user, const struct join_totals *totals, bool al
     kernels->n_launches -= l;
     memmove(kernels->works, kernels->works + w, (size_t)kernels->n_works * sizeof *kernels->works);
     memmove(kernels->launches, kernels->launches + l, (size_t)kernels->n_launches * sizeof *kernels->launches);
+    kernels->settled = kernels->newest;
     tell_totals(kernels, totals);
     pthread_mutex_unlock(&kernels->sink_mutex);
     return tag_of(kernels->handed_over + 1, -1);

@@ -6,11 +6,14 @@
 
 #include "cupti/grow.h"
 
-enum { MAX_WAITS = 10 };       // about a second
+// Patience is spent by flushes that bring no tag: ten times as fast once a later call's tag has come. Numbers of calls
+// ascend, and one thread's records come in its order, so a tag that was passed by will hardly come, while one that was
+// not may lie in a buffer that a busy GPU keeps back for seconds.
+enum { PATIENCE = 600, WAITED = 6, PASSED_BY = 60 };    // a flush each 100 ms: ten seconds; one second
 
 struct pending_work {
     uint32_t call;
-    int32_t waits;             // flushes that brought no tag
+    int32_t waited;
     uint64_t node;
     struct kernel_sample sample;
 };
@@ -24,7 +27,7 @@ struct node_change {
 struct pending_launch {
     struct launch_sample sample;
     bool driver;               // a function of the driver
-    int32_t waits;
+    int32_t waited;
 };
 
 void join_open(struct join *join)
@@ -221,6 +224,7 @@ static void read_external(struct join *join, const struct cupti_external *e)
         join->totals.dropped++;
     }
     join->newest_tag = e->id > join->newest_tag ? e->id : join->newest_tag;
+    join->newest_call = (int32_t)(e->correlation - join->newest_call) > 0 ? e->correlation : join->newest_call;
 }
 
 // Records are copied out, because the library only promises that they begin at multiples of 8 bytes and gives no types.
@@ -261,6 +265,14 @@ static bool tag_of(const struct join *join, uint32_t call, uint64_t *tag)
     return number_map_get(&join->tags, call, tag) || number_map_get(&join->old_tags, call, tag);
 }
 
+// Whether a call's tag is to be waited for until the next flush.
+static bool wait_on(const struct join *join, uint32_t call, int32_t *waited)
+{
+    bool more = *waited < PATIENCE;
+    *waited += (int32_t)(join->newest_call - call) > 0 ? PASSED_BY : WAITED;
+    return more;
+}
+
 // A call of the runtime calls the driver, and both have records under one number: the runtime's is told.
 static void resolve_launches(struct join *join, const struct join_consumer *consumer, bool last)
 {
@@ -278,16 +290,17 @@ static void resolve_launches(struct join *join, const struct join_consumer *cons
             continue;
         }
         tag = 0;
-        if (tag_of(join, launch->sample.launch, &tag) || launch->waits == MAX_WAITS || last) {
+        if (tag_of(join, launch->sample.launch, &tag) || last ||
+            !wait_on(join, launch->sample.launch, &launch->waited)) {
             consumer->launch(consumer->user, tag, &launch->sample);
         } else {
-            launch->waits++;
             join->launches[kept++] = *launch;
         }
     }
     join->n_launches = kept;
 }
 
+// Works behind one that waits do so too, lest a step be taken for complete whose work is still to come.
 void join_resolve(struct join *join, const struct join_consumer *consumer, bool last)
 {
     int64_t kept = 0;
@@ -295,11 +308,11 @@ void join_resolve(struct join *join, const struct join_consumer *consumer, bool 
     for (int64_t i = 0; i < join->n_works; i++) {
         struct pending_work *work = &join->works[i];
         struct joined_work joined = {.ordinal = -1, .sample = work->sample};
-        if (tag_of(join, work->call, &joined.tag) || work->waits == MAX_WAITS || last) {
+        bool waits = !tag_of(join, work->call, &joined.tag) && !last && wait_on(join, work->call, &work->waited);
+        if (!waits && kept == 0) {
             joined.ordinal = work->node ? ordinal_of(join, work->node, joined.tag) : -1;
             consumer->work(consumer->user, &joined);
         } else {
-            work->waits++;
             join->works[kept++] = *work;
         }
     }

@@ -4,8 +4,8 @@
 // Three things meet here, in any order. A kernel's record names its call (a correlation id). The call's own records
 // name the tag under which the calling thread enqueued at that time. And a kernel that is a node of a graph carries the
 // node's id, for which it was noted, when the node was made, which stage of the pass was being captured. Records of one
-// flush are given in any order; join_resolve then hands over what is complete. A work whose call is not known waits for
-// ten flushes more, about a second.
+// flush are given in any order; join_resolve then hands works over in the order in which they came, up to the first
+// whose call has no tag yet. That is waited for: a second after tags of later calls, ten seconds if none comes.
 //
 // The library uses nodes' numbers again. A number that gets a new meaning keeps the old ones for works with lower tags.
 //
@@ -50,6 +50,7 @@ struct join {
     int64_t n_changes, change_capacity;
     struct number_map tags, old_tags;   // call -> tag; those of before the last rotation
     uint64_t newest_tag, newest_old_tag;
+    uint32_t newest_call;               // that has a tag
     struct pending_work *works;         // [n_works] owned
     int64_t n_works, work_capacity;
     struct pending_launch *launches;    // [n_launches] owned

@@ -22,7 +22,8 @@ foreach(source ${TEST_SOURCES})
 endforeach()
 
 # Tests whose threads ThreadSanitizer should watch.
-set(THREADED test_cupti test_device test_thread_pool test_backend_cpu test_tui_feed test_tui_whatif test_tui_attach test_counters)
+set(THREADED test_cupti test_cupti_late test_device test_thread_pool test_backend_cpu test_tui_feed test_tui_whatif
+    test_tui_attach test_counters)
 foreach(name ${THREADED})
     if(TARGET ${name})
         set_tests_properties(${name} PROPERTIES LABELS threaded)

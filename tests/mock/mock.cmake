@@ -6,8 +6,10 @@ target_include_directories(mock_cupti PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(mock_cupti PRIVATE ${CLSA_WARNINGS})
 target_compile_definitions(mock_cupti PRIVATE _GNU_SOURCE)
 target_link_libraries(mock_cupti PRIVATE Threads::Threads)
-target_compile_definitions(test_cupti PRIVATE CLSA_MOCK_HOME="${CMAKE_BINARY_DIR}/mock")
-add_dependencies(test_cupti mock_cupti)
+foreach(name test_cupti test_cupti_late)
+    target_compile_definitions(${name} PRIVATE CLSA_MOCK_HOME="${CMAKE_BINARY_DIR}/mock")
+    add_dependencies(${name} mock_cupti)
+endforeach()
 
 # A tool that listens to NVTX.
 if(CLSA_NVTX_INCLUDE)

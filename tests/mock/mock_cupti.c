@@ -33,7 +33,7 @@ static struct {
     uint64_t externals[DEPTH];
     int depth;
     uint32_t last_correlation, dropped, pad;
-    struct filled { uint8_t *data; size_t bytes, used; int sort; } buffers[MAX_BUFFERS];    // not completed yet
+    struct filled { uint8_t *data; size_t bytes, used; int sort, kept; } buffers[MAX_BUFFERS];    // not completed yet
     int n_buffers, open[SORTS];    // index of the one being filled + 1; 0: none
 } mock = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
@@ -46,6 +46,7 @@ EXPORT uint32_t mock_call(uint32_t id, uint64_t start, uint64_t end);
 EXPORT void mock_record(const void *record, size_t bytes);
 EXPORT void mock_node(uint32_t event, uint64_t node, uint64_t original);
 EXPORT void mock_hold(int what);
+EXPORT void mock_keep(int calls, int flushes);
 EXPORT int mock_enabled(uint32_t kind);
 EXPORT uint64_t mock_now(void);
 EXPORT int mock_subscriptions(void);
@@ -138,6 +139,18 @@ void mock_hold(int what)
 {
     pthread_mutex_lock(&mock.mutex);
     mock.held = what;
+    pthread_mutex_unlock(&mock.mutex);
+}
+
+void mock_keep(int calls, int flushes)
+{
+    pthread_mutex_lock(&mock.mutex);
+    for (int i = 0; i < mock.n_buffers; i++) {
+        if ((mock.buffers[i].sort != OF_DEVICE) == (calls != 0)) {
+            mock.buffers[i].kept = flushes;
+            mock.open[mock.buffers[i].sort] = 0;
+        }
+    }
     pthread_mutex_unlock(&mock.mutex);
 }
 
@@ -313,8 +326,9 @@ int cuptiActivityFlushAll(uint32_t flags)
     int n = 0, kept = 0;
     pthread_mutex_lock(&mock.mutex);
     for (int i = 0; i < mock.n_buffers; i++) {
-        bool held = mock.held == 2 || (mock.held == 1 && mock.buffers[i].sort != OF_DEVICE) ||
-                    (mock.held == 3 && mock.buffers[i].sort == OF_TAGS);
+        int sort = mock.buffers[i].sort;
+        bool held = mock.buffers[i].kept-- > 0 || mock.held == 2 || (mock.held == 1 && sort != OF_DEVICE) ||
+                    (mock.held == 3 && sort == OF_TAGS);
         if (held && !(flags & CUPTI_FLUSH_FORCED)) {
             mock.buffers[kept++] = mock.buffers[i];
         } else {

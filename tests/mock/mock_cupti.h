@@ -18,6 +18,8 @@ struct mock_cupti {
     void (*node)(uint32_t event, uint64_t node, uint64_t original);    // of a graph, by this thread
     void (*hold)(int what);                                // a flush completes no buffer: 1: that has calls
                                                            // or their tags; 2: at all; 3: that has tags
+    void (*keep)(int calls, int flushes);                  // buffers of calls and tags, or else of the device, that
+                                                           // are there now: that many flushes complete later ones first
     int (*enabled)(uint32_t kind);
     uint64_t (*now)(void);                                 // by the clock that was registered
     int (*subscriptions)(void);                            // so far
