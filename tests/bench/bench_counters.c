@@ -3,8 +3,12 @@
 // First the counters are checked: a kernel that reads a known number of bytes, a clearing that writes them. Then decode
 // steps of each method run eagerly, every stage counted by itself (cupti/stage_counts.h), and the same steps
 // undisturbed under the sampler of performance monitors, whose sum over the steps must agree. Rows of results.tsv:
-// dram.<stage> (MB of one step, all layers; the floor is the cost model's), dram.step and dram.sampled. A machine
-// without a usable GPU is told so.
+// dram.<stage> (MB of one step, all layers; the floor is the cost model's), what of it was written, dram.step and
+// dram.sampled. A machine without a usable GPU is told so.
+//
+// What a stage left in L2 to be written is written when a later stage pushes it out, and counts there; what it finds in
+// L2 is not read. With --cold the cache is filled with other bytes before each stage: a stage then reads all of its
+// input and writes back nothing of others. Rows are named dram.cold.<stage>.
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
@@ -24,11 +28,13 @@
 
 enum { MAX_BATCHES = 4, COUNTED_STEPS = 3, SAMPLED_STEPS = 20, ANSWER_TOKENS = 512 };
 enum { STEPS_OF_A_READING = 4 };    // the device's buffer holds a third of a second
+enum { COLD_BYTES = 256 << 20 };    // several times the L2 cache
 enum { KNOWN_BYTES = 1 << 30, KNOWN_REPEATS = 32, BUSY_BYTES = 10000000, BLOCKS = 132 * 16, THREADS = 256 };
 
 struct bench {
     const char *model, *methods, *batches, *prompt, *results, *commit, *driver;
     int32_t context, device;
+    bool cold;
     int32_t *prompt_tokens;    // [context]
     FILE *out;
     char date[16], name[SOURCE_NAME_BYTES];
@@ -239,20 +245,44 @@ static void tell_failure(int error)
     }
 }
 
-static int check_counters(struct bench *bench)
+static int check_counters(struct bench *bench, struct known *known)
 {
-    struct known known;
-    int error = known_open(&known, bench->device);
-    if (!error) {
-        check_nvml(bench);
-        error = check_ranges(bench, &known);
-        tell_failure(error);
-        int sampling = check_sampling(bench, &known);
-        tell_failure(sampling);
-        error = error && sampling ? error : 0;    // one of them is enough to go on
+    check_nvml(bench);
+    int error = check_ranges(bench, known);
+    tell_failure(error);
+    int sampling = check_sampling(bench, known);
+    tell_failure(sampling);
+    return error && sampling ? error : 0;    // one of them is enough to go on
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Cold stages
+
+// The counts' observer, with other bytes in the cache before each stage. There is one at a time.
+static struct {
+    struct observer observer;
+    const struct observer *counts;
+    struct known *known;
+    bool on;
+} cold;
+
+static void on_cold_begin(void *user, const struct observed_stage *stage, bool replayed)
+{
+    if (cold.on) {
+        cold.known->synchronize();
+        known_read(cold.known, COLD_BYTES);    // a failure shows in the stages' own launches
+        cold.known->synchronize();
     }
-    known_close(&known);
-    return error;
+    cold.counts->enqueue_begin(user, stage, replayed);
+}
+
+static const struct observer *cold_observer(struct known *known, const struct observer *counts)
+{
+    cold.counts = counts;
+    cold.known = known;
+    cold.observer = *counts;
+    cold.observer.enqueue_begin = on_cold_begin;
+    return &cold.observer;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -291,18 +321,46 @@ static void tell_counts(const struct bench *bench, const char *method, int32_t b
         if (sum == 0 && model[s] == 0) {
             continue;
         }
-        snprintf(quantity, sizeof quantity, "dram.%s", stage_name((enum stage)s));
+        snprintf(quantity, sizeof quantity, "dram.%s%s", bench->cold ? "cold." : "", stage_name((enum stage)s));
         printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, quantity,
                model[s], read[s], written[s], sum / model[s]);
         row(bench, method, batch, quantity, sum, model[s]);
+        snprintf(quantity, sizeof quantity, "dram.%s%s.written", bench->cold ? "cold." : "", stage_name((enum stage)s));
+        row(bench, method, batch, quantity, written[s], 0);
         all_model += model[s];
         all_read += read[s];
         all_written += written[s];
     }
-    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, "dram.step",
-           all_model, all_read, all_written, (all_read + all_written) / all_model);
-    row(bench, method, batch, "dram.step", all_read + all_written, all_model);
+    const char *whole = bench->cold ? "dram.cold.step" : "dram.step";
+    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, whole, all_model,
+           all_read, all_written, (all_read + all_written) / all_model);
+    row(bench, method, batch, whole, all_read + all_written, all_model);
     fflush(stdout);
+}
+
+// What each layer's stage moved, the mean of the counted steps: whether some layer differs.
+static void tell_layers(const struct stage_counts *counts, int64_t first)
+{
+    static const enum stage told[] = {STAGE_QKV, STAGE_ATTENTION, STAGE_OUTPUT, STAGE_FFN};
+    int64_t n;
+    const struct stage_count *all = stage_counts_all(counts, &n);
+    for (size_t s = 0; s < sizeof told / sizeof *told; s++) {
+        double read[512] = {0}, written[512] = {0};
+        int32_t layers = 0;
+        for (int64_t i = first; i < n; i++) {
+            int32_t layer = all[i].stage.layer;
+            if (all[i].stage.stage == told[s] && layer >= 0 && layer < 512) {
+                read[layer] += (double)all[i].read_bytes * 1e-6 / COUNTED_STEPS;
+                written[layer] += (double)all[i].written_bytes * 1e-6 / COUNTED_STEPS;
+                layers = layer >= layers ? layer + 1 : layers;
+            }
+        }
+        printf("  %s, read+written MB by layer:", stage_name(told[s]));
+        for (int32_t layer = 0; layer < layers; layer++) {
+            printf(" %.2f+%.2f", read[layer], written[layer]);
+        }
+        printf("\n");
+    }
 }
 
 static int steps(struct engine *engine, int n)
@@ -375,20 +433,23 @@ static int run_batches(struct bench *bench, struct engine *engine, struct stage_
         error = error ? error : steps(engine, 2);
         stage_counts_all(counts, &first);
         int counting = error ? error : stage_counts_start(counts, bench->device, &libraries);
+        cold.on = bench->cold;
         int64_t begin_ns = collector_now_ns();
         error = error ? error : steps(engine, COUNTED_STEPS);
         printf("counted in %.1f ms a step\n", (double)(collector_now_ns() - begin_ns) * 1e-6 / COUNTED_STEPS);
+        cold.on = false;
         counting = counting ? counting : stage_counts_stop(counts);
         tell_failure(error ? 0 : counting);
         if (!error && !counting) {
             tell_counts(bench, method, batches[b], counts, first);
+            tell_layers(counts, first);
         }
-        tell_failure(error ? 0 : sample_steps(bench, engine, method, batches[b]));
+        tell_failure(error || bench->cold ? 0 : sample_steps(bench, engine, method, batches[b]));
     }
     return error;
 }
 
-static int run_method(struct bench *bench, const char *name)
+static int run_method(struct bench *bench, struct known *known, const char *name)
 {
     const struct plan_flags flags = plan_flags_default();
     struct model_file *file = NULL;
@@ -415,7 +476,7 @@ static int run_method(struct bench *bench, const char *name)
         .max_context = bench->context + ANSWER_TOKENS,
         .max_step_tokens = measure_chunk("cuda"),
         .eager = true,
-        .observer = counts ? stage_counts_observer(counts) : NULL,
+        .observer = counts ? cold_observer(known, stage_counts_observer(counts)) : NULL,
     };
     error = error ? error : engine_open(&engine, &options);
     if (!error) {
@@ -436,7 +497,9 @@ static int run(struct bench *bench)
     time_t now = time(NULL);
     strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     snprintf(list, sizeof list, "%s", bench->methods);
-    int error = check_counters(bench);
+    struct known known;
+    int error = known_open(&known, bench->device);
+    error = error ? error : check_counters(bench, &known);
     error = error ? error : measure_read_prompt(&text, &n_text, bench->prompt);
     bench->prompt_tokens = error ? NULL : malloc((size_t)bench->context * sizeof *bench->prompt_tokens);
     for (int32_t t = 0; bench->prompt_tokens && t < bench->context; t++) {
@@ -447,8 +510,9 @@ static int run(struct bench *bench)
         error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
     }
     for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
-        error = run_method(bench, name);
+        error = run_method(bench, &known, name);
     }
+    known_close(&known);
     if (bench->out && fclose(bench->out) != 0 && !error) {
         error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
     }
@@ -473,6 +537,7 @@ int main(int argc, char **argv)
         {"batches", OPTION_TEXT, &bench.batches, 0, 0, "N,N,...", "sequences, ascending, at most four numbers"},
         {"prompt", OPTION_TEXT, &bench.prompt, 0, 0, "FILE", "text, repeated"},
         {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "of each sequence"},
+        {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "other bytes in the cache before each stage"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
         {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
         {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
