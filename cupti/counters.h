@@ -23,8 +23,8 @@ struct counters_options {
     const char *nvml_library;    // NULL: the system's
 };
 
-// Before the engine is opened: threads that it starts are counted, too; and CUPTI wants to be in the process before steps
-// are recorded that it will see replayed.
+// Before the engine is opened: threads that it starts are counted, too; and CUPTI wants to be in the process before
+// steps are recorded that it will see replayed.
 int counters_open(struct counters **out, const struct counters_options *options);
 // After the engine is closed; tells what is pending. Averages and notes are valid until close.
 void counters_stop(struct counters *counters);

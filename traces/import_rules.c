@@ -125,8 +125,10 @@ static int parse_step_word(struct import_step_rule *rule, const struct place *pl
             return 0;
         }
     }
-    return wrong(place, "%.40s: expected fallback, or prompts=, prompt_tokens=, prompt_keys=, answers=, answer_tokens=, "
-                        "answer_keys= with the number of a group", word);
+    return wrong(place,
+                 "%.40s: expected fallback, or prompts=, prompt_tokens=, prompt_keys=, answers=, answer_tokens=, "
+                 "answer_keys= with the number of a group",
+                 word);
 }
 
 static int parse_step(struct import_rules *rules, const struct place *place, char **words, int n)
@@ -190,7 +192,8 @@ static int parse_kernel(struct import_rules *rules, const struct place *place, c
         stage++;
     }
     if (n < 3 || stage == STAGE_COUNT) {
-        return wrong(place, "expected kernel STAGE PATTERN [...], with one of our stages (attention, ffn, ...) or next");
+        return wrong(place,
+                     "expected kernel STAGE PATTERN [...], with one of our stages (attention, ffn, ...) or next");
     }
     *rule = (struct import_kernel_rule){.next = next, .stage = (enum stage)stage, .label = -1};
     int error = parse_pattern(&rule->pattern, place, words[2]);

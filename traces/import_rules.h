@@ -6,15 +6,15 @@
 //
 //     step PHASE PATTERN [fallback] [prompts=N] [prompt_tokens=N] [prompt_keys=N] [answers=N] [answer_tokens=N]
 //                        [answer_keys=N]
-//         An annotation that is one forward pass. PHASE: prefill, decode, mixed, or auto: by what is in it. N: the group
-//         of the regular expression that holds the number of sequences, of their rows, or of the tokens that they attend
-//         to, all together. fallback: only if no other step rule fits anything in the file.
+//         An annotation that is one forward pass. PHASE: prefill, decode, mixed, or auto: by what is in it. N: the
+//         group of the regular expression that holds the number of sequences, of their rows, or of the tokens that they
+//         attend to, all together. fallback: only if no other step rule fits anything in the file.
 //     kernel STAGE PATTERN [after=LABEL[,LABEL...]] [as=LABEL] [last]
 //         A kernel, copy or fill of that stage; STAGE "next": of the stage of what follows it on its stream (a norm
-//         belongs to the product that it feeds). One name may mean many stages (a matrix product does): after= asks what
-//         came before on the stream, by the label of its rule (as=, else its stage; "start": nothing yet in this step).
-//         as=same, and "next": what came before still counts as before. last: only where the pattern fits no later
-//         kernel of the step and stream.
+//         belongs to the product that it feeds). One name may mean many stages (a matrix product does): after= asks
+//         what came before on the stream, by the label of its rule (as=, else its stage; "start": nothing yet in this
+//         step). as=same, and "next": what came before still counts as before. last: only where the pattern fits no
+//         later kernel of the step and stream.
 //     layer LABEL
 //         With that label a layer begins.
 #pragma once

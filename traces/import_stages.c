@@ -39,7 +39,8 @@ static const struct import_kernel_rule *find_rule(struct import_join *join, cons
     return NULL;
 }
 
-static void find_last(struct import_join *join, const struct stream *stream, const struct import_place *places, int64_t n)
+static void find_last(struct import_join *join, const struct stream *stream, const struct import_place *places,
+                      int64_t n)
 {
     const struct import_rules *rules = join->options->rules;
     for (int32_t r = 0; r < rules->n_kernels; r++) {

@@ -170,7 +170,10 @@ int import_find_steps(struct import_join *join)
         return status_fail(-ENOMEM, "out of memory for %lld kernels", (long long)events->n_works);
     }
     for (int64_t i = 0; i < events->n_works; i++) {
-        join->places[i] = (struct import_place){.work = &events->works[i], .step = -1, .stage = STAGE_COUNT, .layer = -1,
+        join->places[i] = (struct import_place){.work = &events->works[i],
+                                                .step = -1,
+                                                .stage = STAGE_COUNT,
+                                                .layer = -1,
                                                 .launch = find_launch(events, events->works[i].correlation)};
     }
     bool found = try_annotations(join, false) || try_annotations(join, true);

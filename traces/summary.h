@@ -2,8 +2,8 @@
 //
 // A sink, so that a running engine and a trace file are summarised by the same code. Medians and 95th percentiles are
 // exact: every duration is kept (8 bytes a sample), rows are made on demand. For every (source, phase) the rows add up:
-// sum of total_ns of its stages + gaps_ns - overlap_ns = staged_ns, the time of those of its steps that told their stages.
-// Stages whose step never came (a run that was cut) are left out of all rows and counted. No I/O, no clock.
+// sum of total_ns of its stages + gaps_ns - overlap_ns = staged_ns, the time of those of its steps that told their
+// stages. Stages whose step never came (a run that was cut) are left out of all rows and counted. No I/O, no clock.
 #pragma once
 
 #include "engine/sample.h"
