@@ -1,7 +1,6 @@
 // engine/status.c - thread-local text of the last failure.
-#include "engine/status.h"
+#include "engine/status_list.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,15 +8,21 @@ enum { STATUS_TEXT_BYTES = 1024 };
 
 static _Thread_local char text[STATUS_TEXT_BYTES];
 
-int status_fail(int error, const char *format, ...)
+int status_fail_list(int error, const char *format, va_list arguments)
 {
     // Format beside, then copy: callers pass status_text() itself as an argument when they rephrase a failure.
     char next[STATUS_TEXT_BYTES];
+    vsnprintf(next, sizeof next, format, arguments);
+    memcpy(text, next, sizeof text);
+    return error;
+}
+
+int status_fail(int error, const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(next, sizeof next, format, arguments);
+    status_fail_list(error, format, arguments);
     va_end(arguments);
-    memcpy(text, next, sizeof text);
     return error;
 }
 

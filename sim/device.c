@@ -14,7 +14,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-#include "engine/status.h"
+#include "engine/status_list.h"
 
 extern const unsigned char devices_json[];    // sim/devices.json, see sim.cmake
 extern const size_t devices_json_bytes;
@@ -65,12 +65,11 @@ struct place {
 
 __attribute__((format(printf, 2, 3))) static int wrong(const struct place *place, const char *format, ...)
 {
-    char what[256];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
+    status_fail_list(-EINVAL, format, arguments);
     va_end(arguments);
-    return status_fail(-EINVAL, "%s: device %.64s: \"%.40s\" %s", place->where, place->device, place->key, what);
+    return status_prefix(-EINVAL, "%s: device %.64s: \"%.40s\" ", place->where, place->device, place->key);
 }
 
 static int check_keys(const struct place *place, json_t *object, const char *const *keys)

@@ -3,12 +3,11 @@
 
 #include <errno.h>
 #include <fnmatch.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/status.h"
+#include "engine/status_list.h"
 
 extern const unsigned char serving_rules[];    // traces/rules/serving.rules, see traces.cmake
 extern const size_t serving_rules_bytes;
@@ -25,12 +24,11 @@ struct place {
 
 __attribute__((format(printf, 2, 3))) static int wrong(const struct place *place, const char *format, ...)
 {
-    char what[256];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
+    status_fail_list(-EINVAL, format, arguments);
     va_end(arguments);
-    return status_fail(-EINVAL, "%s:%d: %s", place->where, place->line, what);
+    return status_prefix(-EINVAL, "%s:%d: ", place->where, place->line);
 }
 
 // Cuts a line into words, in place; a word in double quotes may hold blanks. The number of words, or -1 for too many or

@@ -14,13 +14,12 @@
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/status.h"
+#include "engine/status_list.h"
 #include "workloads/internal.h"
 
 enum { MAX_POINTS = 64, MAX_RATES = 1024, MAX_GROUPS = 1 << 20 };
@@ -66,12 +65,11 @@ struct place {
 
 __attribute__((format(printf, 3, 4))) static int wrong(const struct place *place, const char *key, const char *format, ...)
 {
-    char what[256];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
+    status_fail_list(-EINVAL, format, arguments);
     va_end(arguments);
-    return status_fail(-EINVAL, "%s: %s%s\"%.40s\" %s", place->where, place->path, place->path[0] ? "." : "", key, what);
+    return status_prefix(-EINVAL, "%s: %s%s\"%.40s\" ", place->where, place->path, place->path[0] ? "." : "", key);
 }
 
 static int take_number(double *out, const struct place *place, json_t *object, const char *key, double low, double high)

@@ -5,14 +5,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <jansson.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "engine/status.h"
+#include "engine/status_list.h"
 #include "workloads/internal.h"
 
 static const int64_t max_arrival_ns = (int64_t)1 << 62;    // 146 years, from 1970 where dates are given
@@ -42,12 +41,11 @@ static char *next_line(struct lines *lines)
 
 __attribute__((format(printf, 2, 3))) static int wrong(const struct lines *lines, const char *format, ...)
 {
-    char what[256];
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
+    status_fail_list(-EINVAL, format, arguments);
     va_end(arguments);
-    return status_fail(-EINVAL, "%s: line %lld: %s", lines->where, (long long)lines->number, what);
+    return status_prefix(-EINVAL, "%s: line %lld: ", lines->where, (long long)lines->number);
 }
 
 static int check_request(const struct lines *lines, const struct workload_request *request)
