@@ -356,6 +356,13 @@ static void test_wrong_files(void)
     write_text(open_end, strlen(open_end), true);
     CHECK(import(&report, path, (struct import_options){0}) == 0 && seen.n_kernels == 1 && report.n_unmatched == 1);
     CHECK(seen.kernels[0].begin_ns == 0 && seen.kernels[0].duration_ns == 2000);
+    // Of a device that is described twice the later name counts, and nothing of the other.
+    static const char twice[] = "{\"deviceProperties\": [{\"id\": 0, \"name\": \"NVIDIA H100\"}, "
+                                "{\"id\": 0, \"name\": \"L4\"}], \"traceEvents\": [{\"cat\": \"kernel\", "
+                                "\"ph\": \"X\", \"name\": \"k\", \"ts\": 5, \"dur\": 2}]}";
+    write_text(twice, strlen(twice), false);
+    CHECK_MESSAGE(import(&report, path, (struct import_options){0}) == 0 && strcmp(seen.source.device, "L4") == 0,
+                  "%s", seen.source.device);
     CHECK(truncate(path, 30) == 0 && import(&report, path, (struct import_options){0}) == -EINVAL);
 }
 

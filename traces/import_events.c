@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -202,7 +203,7 @@ static int on_member(void *user, const char *key, const json_t *value)
             int64_t id = whole(json_object_get(device, "id"), most, -1);
             const char *name = json_string_value(json_object_get(device, "name"));
             if (id >= 0 && name) {
-                memcpy(events->devices[id], name, strnlen(name, SOURCE_NAME_BYTES - 1));
+                snprintf(events->devices[id], SOURCE_NAME_BYTES, "%s", name);    // of two, the later one
             }
         }
     }
