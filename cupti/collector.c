@@ -33,7 +33,7 @@ struct collector {
     bool nvtx;                           // a tool hears ranges
     int32_t source;                      // the id of the one observed now
     struct told *told;                   // owned: of this step; with kernels also since the last
-    bool in_step, in_stage;
+    bool in_step, in_layer, in_stage, in_enqueue;    // in_enqueue: and not of a recording that is replayed
     int64_t stage_begin_ns, lost;
     int64_t window_begin_ns, window_tokens;    // window_begin_ns 0: no window is open
 };
@@ -158,7 +158,8 @@ static void on_step_end(void *user, const struct observed_step *step)
 // Each stage says its layer; only tools want them by themselves.
 static void on_layer_begin(void *user, int32_t layer)
 {
-    const struct collector *collector = user;
+    struct collector *collector = user;
+    collector->in_layer = true;
     if (collector->nvtx) {
         nvtx_layer_begin(layer);
     }
@@ -166,8 +167,9 @@ static void on_layer_begin(void *user, int32_t layer)
 
 static void on_layer_end(void *user, int32_t layer)
 {
-    const struct collector *collector = user;
+    struct collector *collector = user;
     (void)layer;
+    collector->in_layer = false;
     if (collector->nvtx) {
         nvtx_layer_end();
     }
@@ -217,6 +219,7 @@ static void on_device_stages(void *user, const struct device_stage *stages, int3
 static void on_enqueue_begin(void *user, const struct observed_stage *stage, bool replayed)
 {
     struct collector *collector = user;
+    collector->in_enqueue = !replayed;
     if (collector->nvtx && !replayed) {
         nvtx_stage_begin(collector->told->step.step, stage);
     }
@@ -235,6 +238,7 @@ static void on_enqueue_end(void *user, const struct observed_stage *stage, bool 
     if (replayed) {
         return;
     }
+    collector->in_enqueue = false;
     if (collector->kernels) {
         kernel_collector_enqueue_end(collector->kernels);
     }
@@ -317,12 +321,36 @@ int collector_open(struct collector **out, enum collector_source source, const s
     return 0;
 }
 
-// Ends what the current source has pending: a step that failed half-way leaves its stages, and no step.
+// What is open when an engine goes in the midst of a step would be around all that comes.
+static void leave_step(struct collector *collector)
+{
+    if (collector->kernels && collector->in_enqueue) {
+        kernel_collector_enqueue_end(collector->kernels);
+    }
+    if (collector->nvtx && (collector->in_stage || collector->in_enqueue)) {
+        nvtx_stage_end();
+    }
+    if (collector->nvtx && collector->in_layer) {
+        nvtx_layer_end();
+    }
+    if (collector->kernels && collector->in_step) {
+        kernel_collector_step_end(collector->kernels);
+    }
+    if (collector->nvtx && collector->in_step) {
+        nvtx_step_end();
+    }
+    collector->in_step = collector->in_layer = collector->in_stage = collector->in_enqueue = false;
+}
+
+// Ends what the current source has pending: a step that was left half-way leaves its stages, and no step.
 static void finish_source(struct collector *collector)
 {
+    leave_step(collector);
+    if (collector->nvtx) {
+        nvtx_finish();
+    }
     collector->told->has_step = false;
     hand_over_told(collector);
-    collector->in_step = collector->in_stage = false;
     if (collector->window_begin_ns) {
         close_window(collector, collector_now_ns());
         collector->window_begin_ns = 0;
@@ -336,9 +364,6 @@ void collector_close(struct collector *collector)
         return;
     }
     finish_source(collector);
-    if (collector->nvtx) {
-        nvtx_finish();
-    }
     kernel_collector_close(collector->kernels);
     told_close(collector->told);
     free(collector);

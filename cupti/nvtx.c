@@ -140,10 +140,18 @@ void nvtx_source(const struct sample_source *source)
     nvtx.top_k = source->top_k;
 }
 
+static void finish_phase(void)
+{
+    if (nvtx.in_phase) {
+        pop();
+    }
+    nvtx.in_phase = false;
+}
+
 void nvtx_step_begin(const struct observed_step *step)
 {
     if (!nvtx.in_phase || nvtx.phase != step->phase) {
-        nvtx_finish();
+        finish_phase();
         nvtx.in_phase = true;
         nvtx.phase = step->phase;
         push(CATEGORY_PHASE, nvtx.phases[step->phase]);
@@ -199,6 +207,12 @@ static void begin_request(int64_t request)
     }
 }
 
+static void end_request(int r)
+{
+    nvtxDomainRangeEnd(nvtx.domain, nvtx.requests[r].range);
+    nvtx.requests[r].used = false;
+}
+
 void nvtx_request(const struct request_sample *request)
 {
     if (request->state == REQUEST_RUNNING) {
@@ -206,18 +220,19 @@ void nvtx_request(const struct request_sample *request)
     }
     for (int r = 0; request->state == REQUEST_FINISHED && r < MAX_REQUESTS; r++) {
         if (nvtx.requests[r].used && nvtx.requests[r].request == request->request) {
-            nvtxDomainRangeEnd(nvtx.domain, nvtx.requests[r].range);
-            nvtx.requests[r].used = false;
+            end_request(r);
         }
     }
 }
 
 void nvtx_finish(void)
 {
-    if (nvtx.in_phase) {
-        pop();
+    finish_phase();
+    for (int r = 0; r < MAX_REQUESTS; r++) {
+        if (nvtx.requests[r].used) {
+            end_request(r);
+        }
     }
-    nvtx.in_phase = false;
 }
 
 #else

@@ -22,6 +22,6 @@ void nvtx_stage_begin(int64_t step, const struct observed_stage *stage);
 void nvtx_stage_end(void);
 
 // Ranges of requests begin when they run and end when they finish; they overlap. A phase lasts from the first step of a
-// kind to the first of another, or to nvtx_finish.
+// kind to the first of another. nvtx_finish ends both where an engine goes.
 void nvtx_request(const struct request_sample *request);
 void nvtx_finish(void);

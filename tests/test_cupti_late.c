@@ -138,6 +138,25 @@ static void test_overtaken(int calls, int flushes)
                   "%d steps, %d stages, %lld lost", heard.n_steps, heard.n_stages, (long long)heard.loss.dropped);
 }
 
+// What an engine enqueues after one that went in the midst of a stage is not that one's.
+static void test_left(void)
+{
+    begin_test();
+    struct collector *collector = open_kernels(COLLECTOR_KERNELS);
+    const struct observer *o = collector_observer(collector);
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
+    o->step_begin(o->user, &step);
+    o->enqueue_begin(o->user, &ffn, false);
+    collector_set_source(collector, &(struct sample_source){.method = "clsa"});
+    run_copy(mock.call(COPY, 1, 2), 64);
+    expect(device_ns - 100, -1, STAGE_COUNT, -1);
+    run_step(o, 1);
+    collector_close(collector);
+    check_kernels();
+    CHECK(heard.n_steps == 1 && heard.loss.dropped == 0);
+}
+
 // No tag comes for longer than one that was passed by is waited for.
 static void test_patience(void)
 {
@@ -167,6 +186,7 @@ int main(void)
     test_busy();
     test_overtaken(1, 4);
     test_overtaken(0, 1);
+    test_left();
     test_patience();
     return check_end();
 }
