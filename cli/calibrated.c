@@ -43,8 +43,6 @@ void calibrated_nearest(struct device *device, const struct calibration *calibra
 
 int calibrated_open(struct calibration **out, const char **file, const char *devices, const char *devices_file)
 {
-    struct device *table, device;
-    int32_t n;
     *out = NULL;
     if (*file) {
         return strcmp(*file, "none") == 0 ? 0 : calibration_load(out, *file);
@@ -52,22 +50,9 @@ int calibrated_open(struct calibration **out, const char **file, const char *dev
     if (devices_file) {
         return 0;
     }
-    char *list = strdup(devices), *rest = list, *name;
-    int error = list ? device_table_load(&table, &n, NULL) : status_fail(-ENOMEM, "no memory");
-    if (error) {
-        free(list);
-        return error;
+    bool others = !devices;
+    for (const char *name = devices; name && !others; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+        others = strcasecmp(name, "host") != 0 && strncasecmp(name, "host,", strlen("host,")) != 0;
     }
-    // A name that is none is told by those who look for devices.
-    bool others = false;
-    while (!error && !*out && (name = strsep(&rest, ",")) != NULL) {
-        others = others || strcasecmp(name, "host") != 0;
-        error = device_table_find(&device, table, n, name) == 0 ? calibration_load_shipped(out, file, device.name) : 0;
-    }
-    if (!error && !*out && others) {
-        error = calibration_load_shipped(out, file, NULL);
-    }
-    free(table);
-    free(list);
-    return error;
+    return others ? calibration_load_shipped(out, file) : 0;
 }

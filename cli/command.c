@@ -44,7 +44,7 @@ int plan_flags_resolve(struct plan_flags *flags)
 {
     int error = resolve(&flags->options.index_dtype, "index-dtype", flags->index_dtype, true);
     error = error ? error : resolve(&flags->options.weight_dtype, "weight-dtype", flags->weight_dtype, false);
-    return error ? error : resolve(&flags->options.kv_dtype, "kv-dtype", flags->kv_dtype, false);
+    return error ? error : resolve(&flags->options.kv_dtype, "kv-dtype", flags->kv_dtype, true);
 }
 
 static int fail_unknown_model(const char *model, const char *tried)

@@ -40,7 +40,7 @@ int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVA
     {"index-heads", OPTION_INT, &(flags).options.index_heads, 1, 1024, "heads", "query heads of the indexer"},           \
     {"index-dim", OPTION_INT, &(flags).options.index_dim, 1, 4096, "elements", "size of an index key"},                  \
     {"index-dtype", OPTION_TEXT, &(flags).index_dtype, 0, 0, "f32|bf16|fp8", "type of cached index keys"},               \
-    {"kv-dtype", OPTION_TEXT, &(flags).kv_dtype, 0, 0, "f32|bf16", "type of cached keys and values"},                    \
+    {"kv-dtype", OPTION_TEXT, &(flags).kv_dtype, 0, 0, "f32|bf16|fp8", "type of cached keys and values"},                \
     {"weight-dtype", OPTION_TEXT, &(flags).weight_dtype, 0, 0, "f32|bf16", "type of random weights"},                    \
     {"window", OPTION_INT, &(flags).options.window_tokens, 1, 1 << 24, "tokens", "window of YOCO's window layers"},      \
     {"keep-local", OPTION_INT, &(flags).options.keep_local, 0, 1 << 20, "units", "newest units always selected"},        \

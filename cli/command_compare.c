@@ -37,7 +37,8 @@ struct compare {
     struct model_file *files[2];    // by backbone
     int32_t *tokens, n_tokens;
     struct trace_writer *writer;
-    struct device rates;            // what floors and predictions are made from
+    struct device rates;            // what floors are made from: a GPU's as measured here and now
+    struct device predicts;         // what predictions are made from, calibrated where it can be
     bool rates_known;
     struct calibration *calibration;    // NULL: bare roofline
     int32_t n_methods;
@@ -136,6 +137,7 @@ static const struct table_column columns[] = {
     {"decode_step_ms", "step ms", 3},
     {"decode_step_predicted_ms", "predicted ms", 3},
     {"decode_step_error_percent", "error %", 0},
+    {"decode_step_roofline_error_percent", "roofline %", 0},
     {"decode_step_floor_ms", "floor ms", 3},
     {"floor_percent", "% of floor", 0},
     {"decode_tokens_per_s", "decode tok/s", 1},
@@ -152,14 +154,15 @@ static void predict_entry(const struct compare *compare, const struct entry *ent
     for (int32_t i = 0; i < batch; i++) {
         work[i] = (struct work){compare->context + compare->output / 2, 1, 1};
     }
-    struct step_prediction step, floor;
+    struct step_prediction step, floor, bare;
     struct request_prediction request;
-    struct device ideal = compare->rates;
+    struct device ideal = compare->rates, roofline = compare->predicts;
     ideal.launch_s.value = 0;
-    ideal.calibration = NULL;
-    if (predict_step(&step, &compare->rates, &entry->plan, work, batch) ||
+    ideal.calibration = roofline.calibration = NULL;
+    if (predict_step(&step, &compare->predicts, &entry->plan, work, batch) ||
+        predict_step(&bare, &roofline, &entry->plan, work, batch) ||
         predict_step(&floor, &ideal, &entry->plan, work, batch) ||
-        predict_request(&request, &compare->rates, &entry->plan, compare->batch, compare->context, compare->output,
+        predict_request(&request, &compare->predicts, &entry->plan, compare->batch, compare->context, compare->output,
                         compare->chunk)) {
         return;
     }
@@ -169,6 +172,7 @@ static void predict_entry(const struct compare *compare, const struct entry *ent
     table_number(table, "decode_step_floor_ms", floor.seconds * 1e3);
     if (measured_s > 0) {
         table_number(table, "decode_step_error_percent", 100 * (step.seconds / measured_s - 1));
+        table_number(table, "decode_step_roofline_error_percent", 100 * (bare.seconds / measured_s - 1));
         table_number(table, "floor_percent", 100 * floor.seconds / measured_s);
     }
 }
@@ -305,9 +309,11 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
         printf("%s on %s (%s): context %d, output %d, batch %d\n\n", source->model, source->device, source->backend,
                compare->context, compare->output, compare->batch);
         table_print(tables[0], stdout);
-        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s; agreement: equal\n"
-               "greedy tokens with the dense form of the same weights (dense | yoco), on its text\n",
-               compare->calibration ? "calibrated" : "floor + launches");
+        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s%s, roofline %%: the\n"
+               "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights (dense |\n"
+               "yoco), on its text\n",
+               compare->predicts.calibration ? "calibrated by " : "roofline with launches",
+               compare->predicts.calibration ? compare->calibration_file : "");
         printf("\ndecode, us per step (mean)\n");
         table_print(tables[1], stdout);
         printf("\nprefill, ms in all\n");
@@ -319,7 +325,7 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
     return error;
 }
 
-// What floors and predictions are made from: a calibrated device has its rates in the calibration.
+// What floors and predictions are made from: a host that was calibrated has its rates in the calibration.
 static int find_rates(struct compare *compare)
 {
     char backend[32] = "";
@@ -327,17 +333,22 @@ static int find_rates(struct compare *compare)
     const char *name = compare->sim_device ? compare->sim_device : "host";
     int error = measure_device(backend, sizeof backend, &number, compare->device);
     bool gpu = strcmp(backend, "cuda") == 0 && !compare->sim_device;
-    if (!error && compare->calibration_file) {
-        error = calibration_load(&compare->calibration, compare->calibration_file);
-    }
     if (!error && gpu) {
         error = gpu_rates(&compare->rates, number);
         name = compare->rates.name;
     }
-    if (!error && (!compare->calibration || !calibrated_known(&compare->rates, compare->calibration, name, backend))) {
-        error = gpu ? 0 : device_find(&compare->rates, name, compare->threads);
-        if (!error && compare->calibration) {
-            calibrated_nearest(&compare->rates, compare->calibration, name);
+    error = error ? error : calibrated_open(&compare->calibration, &compare->calibration_file, name, NULL);
+    bool known = !error && compare->calibration &&
+                 calibrated_known(&compare->predicts, compare->calibration, name, compare->sim_device ? NULL : backend);
+    if (!error && !gpu && known) {
+        compare->rates = compare->predicts;
+    } else if (!error && !gpu) {
+        error = device_find(&compare->rates, name, compare->threads);
+    }
+    if (!error && !known) {
+        compare->predicts = compare->rates;
+        if (compare->calibration) {
+            calibrated_nearest(&compare->predicts, compare->calibration, name);
         }
     }
     compare->rates_known = !error;
@@ -457,7 +468,8 @@ int command_compare(int argc, char **argv)
         {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         COLLECT_OPTIONS(compare.collect),
         {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},
-        {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE", "predict from clsa calibrate's file (default: bare roofline)"},
+        {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE",
+         "of clsa calibrate; none: bare roofline (default: the one that comes with clsa, for any GPU)"},
         {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},
         {"trace", OPTION_TEXT, &compare.trace, 0, 0, "FILE", "also write a Perfetto trace of all methods"},
         {"html", OPTION_TEXT, &compare.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},

@@ -284,7 +284,7 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
 
 static int validate(struct sim *sim)
 {
-    int error = sim->calibration_file ? calibration_load(&sim->calibration, sim->calibration_file) : 0;
+    int error = calibrated_open(&sim->calibration, &sim->calibration_file, NULL, sim->devices_file);
     struct validate_options options = {sim->validate, sim->devices_file, sim->calibration};
     return error ? error : validate_print(&options, sim->per_row, sim->json);
 }

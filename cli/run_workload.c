@@ -17,7 +17,7 @@ struct run {
     const char *model, *method, *device;
     int32_t max_seqs, chunk, threads;
     int64_t cache_tokens, seed;
-    bool json, virtual_clock, per_request;
+    bool json, virtual_clock, cold, per_request;
     struct workload_flags load;
     struct plan_flags flags;
     struct model_file *file;
@@ -110,6 +110,7 @@ static int run_it(struct run *run)
                                      .no_reuse = run->load.no_reuse,
                                      .snapshots = run->load.snapshots,
                                      .virtual_clock = run->virtual_clock,
+                                     .cold = run->cold,
                                      .seed = (uint64_t)run->seed,
                                      .slo_ttft_s = run->load.slo_ttft_s,
                                      .slo_tpot_s = 1e-3 * run->load.slo_tpot_ms,
@@ -140,6 +141,7 @@ int command_run_workload(int argc, char **argv)
         {"chunk", OPTION_INT, &run.chunk, 1, 1 << 20, "tokens", "rows of one step, decode and prefill together"},
         {"cache-tokens", OPTION_LONG, &run.cache_tokens, 0, 1e9, "tokens", "size of the KV cache; 0: for all that run"},
         {"virtual", OPTION_FLAG, &run.virtual_clock, 0, 0, NULL, "as fast as possible: do not wait for arrivals"},
+        {"cold", OPTION_FLAG, &run.cold, 0, 0, NULL, "the first requests pay for what is loaded and recorded at first use"},
         {"seed", OPTION_LONG, &run.seed, 0, 9e18, "N", "of random weights and of prompts"},
         {"per-request", OPTION_FLAG, &run.per_request, 0, 0, NULL, "a row for every request"},
         {"json", OPTION_FLAG, &run.json, 0, 0, NULL, "print JSON"},

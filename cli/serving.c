@@ -17,7 +17,7 @@ struct serving {
     struct observer observer;
     int64_t *request_of;             // [n] by the engine's id
     int32_t *prompt;                 // [longest]
-    int32_t max_context;
+    int32_t max_context, least_context;
     double now_s;
     int64_t next, n_known, n_finished, begin_ns;
 };
@@ -187,13 +187,19 @@ static int take_step(struct serving *serving)
     if (n < 0) {
         return n;
     }
-    double step_s = 1e-9 * (double)(end_ns - begin_ns);
+    double step_s = 1e-9 * (double)(end_ns - begin_ns), begin_s = serving->now_s;
     serving->result->busy_s += step_s;
     serving->now_s = serving->options->virtual_clock ? serving->now_s + step_s : 1e-9 * (double)(end_ns - serving->begin_ns);
+    if (serving->options->stepped) {
+        serving->options->stepped(serving->options->stepped_user,
+                                  serving->options->virtual_clock ? begin_s : serving->now_s - step_s, serving->now_s);
+    }
     take_outputs(serving, outputs, n);
     struct engine_stats stats = engine_stats(serving->engine);
     serving->result->peak_kv_bytes = stats.kv_bytes_used > serving->result->peak_kv_bytes ? stats.kv_bytes_used
                                                                                         : serving->result->peak_kv_bytes;
+    serving->result->peak_running = stats.running > serving->result->peak_running ? stats.running
+                                                                                  : serving->result->peak_running;
     if (serving->options->progress) {
         serving->options->progress(serving->options->progress_user, serving->n_finished, serving->workload->n);
     }
@@ -229,7 +235,7 @@ static int open_records(struct serving *serving)
 {
     const struct workload *workload = serving->workload;
     struct serving_result *result = serving->result;
-    int32_t longest_prompt = 1;
+    int32_t longest_prompt = 1, shortest_prompt = INT32_MAX;
     int64_t longest = 1;
     result->records = malloc((size_t)workload->n * sizeof *result->records + 1);
     serving->request_of = malloc((size_t)workload->n * sizeof *serving->request_of + 1);
@@ -243,6 +249,7 @@ static int open_records(struct serving *serving)
         int64_t tokens = (int64_t)request->prompt_tokens + request->output_tokens;
         longest = tokens > longest ? tokens : longest;
         longest_prompt = request->prompt_tokens > longest_prompt ? request->prompt_tokens : longest_prompt;
+        shortest_prompt = request->prompt_tokens < shortest_prompt ? request->prompt_tokens : shortest_prompt;
         result->records[i] = (struct request_record){
             .arrival_s = i < serving->n_known ? 1e-9 * (double)request->arrival_ns : NAN,
             .started_s = NAN,
@@ -257,6 +264,7 @@ static int open_records(struct serving *serving)
                            (long long)longest, 1 << 27);
     }
     serving->max_context = (int32_t)longest;
+    serving->least_context = shortest_prompt;
     serving->prompt = malloc((size_t)longest_prompt * sizeof *serving->prompt);
     return serving->prompt ? 0 : status_fail(-ENOMEM, "no memory for a prompt of %d tokens", longest_prompt);
 }
@@ -282,7 +290,11 @@ static int open_engine(struct serving *serving)
                                      .prefix_tokens = unit,
                                      .snapshots = o->snapshots,
                                      .observer = &serving->observer};
-    return engine_open(&serving->engine, &options);
+    int error = engine_open(&serving->engine, &options);
+    int64_t begin_ns = collector_now_ns();
+    error = error || o->cold ? error : engine_warm(serving->engine, serving->least_context);
+    serving->result->warm_s = 1e-9 * (double)(collector_now_ns() - begin_ns);
+    return error;
 }
 
 static int reduce(struct serving *serving)
@@ -296,6 +308,7 @@ static int reduce(struct serving *serving)
     result->reused_tokens = stats.reused_tokens;
     result->kv_bytes = stats.kv_bytes_allocated;
     result->weight_bytes = stats.weight_bytes;
+    result->device_bytes = engine_device_bytes(serving->engine);
     engine_source(serving->engine, &result->source);
     if (!error && result->metrics.finished == 0) {
         error = status_fail(-EINVAL, "no request fits: %s", status_text());

@@ -294,9 +294,8 @@ static void print(const struct sim *sim)
                sim->replicas + sim->prefill_replicas, sim->ranks);
     }
     if (sim->calibration) {
-        printf("Step times as calibrated by %s, of %s, %s; \"figures\": how the weakest of them came about.\n"
-               "--calibration none: the bare roofline.\n",
-               sim->calibration_file, sim->calibration->profiles[0].device, sim->calibration->date);
+        printf("Step times as calibrated by %s; \"figures\": how the weakest of them came about.\n"
+               "--calibration none: the bare roofline.\n", sim->calibration_file);
     } else {
         puts("Step times by roofline over the cost model: no kernel is faster, most are slower.");
     }

@@ -8,15 +8,15 @@
 //
 // Activations (the `void *` of normed, q, index queries and keys, attention output) have activation_bytes per element:
 // f32 on CPU backends, the backend's own type elsewhere. The residual stream x, gates, scores, logits and lse are always
-// f32. k and v leave op_qkv already rounded to kv_dtype, so that a key means the same whether it is read fresh or from
-// the cache.
+// f32. k and v leave op_qkv already rounded to plan_fresh_dtype, so that a key of a window means the same whether it is
+// read fresh or from its ring. What fp8 pages hold is made of that by kv_write; attention over pages reads pages only.
 #pragma once
 
 #include <stddef.h>
 
 #include "engine/plan.h"
 
-enum { BACKEND_ABI = 3 };
+enum { BACKEND_ABI = 4 };
 
 // A matrix in memory of the backend. data == NULL: absent. What data points to is the backend's own business once
 // weight_load made it (CPU backends may pack); model_file.h fills the same struct with plain row-major host data.
@@ -55,11 +55,15 @@ struct model_weights {
 // ring: p = slot of s, and t modulo page_tokens), at
 //     data + p*page_stride + (t % page_tokens)*token_stride + head*head_stride          (key; + value_offset: value)
 // Strides are bytes. Token-major: one selected token is one contiguous run. Head-major: one block of one head is.
+// fp8 (pages only): the scales of (t, head), one byte of the key and one of the value (dtype.h), lie side by side at
+//     data + p*page_stride + scale_offset + (t % page_tokens)*scale_token_stride + head*scale_head_stride
+// Token-major they end the token's run, which is a multiple of 16 bytes; head-major they end the page.
 struct kv_view {
     unsigned char *data;
     enum dtype dtype;
     int32_t page_tokens;
     int64_t page_stride, token_stride, head_stride, value_offset;
+    int64_t scale_offset, scale_token_stride, scale_head_stride;
     bool ring;
 };
 
@@ -73,7 +77,7 @@ struct index_view {
 };
 
 // Elementwise bounds of the attention keys of each unit (Quest), f32, [page][units per page][min, max][n_kv_heads*head_dim].
-// A unit's first token overwrites, later ones extend.
+// A unit's first token overwrites, later ones extend. Keys count as the pages hold them.
 struct bound_view {
     unsigned char *data;
     int32_t page_tokens, unit_tokens;
@@ -152,18 +156,18 @@ struct op_qkv {
     int32_t n;
     void *normed;                      // out [n][hidden] x after the norm; may be NULL
     void *q_out;                       // out [n][n_heads*head_dim]
-    void *k_out, *v_out;               // out [n][n_kv_heads*head_dim] in kv_dtype
+    void *k_out, *v_out;               // out [n][n_kv_heads*head_dim] in plan_fresh_dtype
 };
 
 struct op_window_attention {           // keys and values: older ones from the ring, those of this step fresh
     const void *q;                     // [all.n][n_heads*head_dim]
-    const void *k, *v;                 // [all.n][n_kv_heads*head_dim] in kv_dtype
+    const void *k, *v;                 // [all.n][n_kv_heads*head_dim] in plan_fresh_dtype
     struct kv_view ring;
     void *out;                         // [all.n][n_heads*head_dim]
 };
 
 struct op_kv_write {                   // a ring takes only the last page_tokens rows of each sequence
-    const void *k, *v;                 // [all.n][n_kv_heads*head_dim] in kv_dtype
+    const void *k, *v;                 // [all.n][n_kv_heads*head_dim] in plan_fresh_dtype
     struct kv_view view;
     struct bound_view bounds;          // data == NULL: none
 };

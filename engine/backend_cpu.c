@@ -396,7 +396,7 @@ static void finish_item(void *user, int32_t item, int32_t thread)
     const struct model_shape *shape = &context->plan->shape;
     (void)thread;
     int32_t q_width = shape->n_heads * shape->head_dim, kv_width = shape->n_kv_heads * shape->head_dim;
-    enum dtype dtype = context->plan->kv_dtype;
+    enum dtype dtype = plan_fresh_dtype(context->plan);
     for (int32_t r = item * ROW_ITEM; r < (item + 1) * ROW_ITEM && r < task->n; r++) {
         if (present(op->q)) {
             finish_heads(task, (float *)op->q_out + (int64_t)r * q_width, shape->n_heads, op->q_norm, r);

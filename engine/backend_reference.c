@@ -280,7 +280,7 @@ static int qkv(struct backend_context *context, const struct batch *batch, const
 {
     (void)batch;
     const struct model_shape *shape = &context->plan->shape;
-    enum dtype kv_dtype = context->plan->kv_dtype;
+    enum dtype kv_dtype = plan_fresh_dtype(context->plan);
     int64_t kv_values = (int64_t)op->n * shape->n_kv_heads * shape->head_dim;
     for (int32_t r = 0; r < op->n; r++) {
         int64_t at = (int64_t)r * shape->hidden;

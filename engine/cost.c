@@ -86,10 +86,12 @@ static int64_t units_of(int64_t tokens, int64_t unit)
 // Keys and values of one token in one layer, as cached.
 static int64_t kv_bytes(const struct plan *plan)
 {
-    const struct model_shape *shape = &plan->shape;
-    int64_t elements = shape->mla.kv_lora_rank ? shape->mla.kv_lora_rank + shape->mla.rope_dim
-                                               : 2 * (int64_t)shape->n_kv_heads * shape->head_dim;
-    return elements * dtype_bytes(plan->kv_dtype);
+    return plan_kv_token_bytes(plan, false);
+}
+
+static int64_t ring_bytes(const struct plan *plan)
+{
+    return plan_kv_token_bytes(plan, true);
 }
 
 // Operations of one row over one key in all heads: the score and the weighted value. Latent attention runs absorbed,
@@ -237,7 +239,7 @@ static void pay_window_attention(struct stage_cost *cost, const struct pass *pas
         struct span rows = layer_rows(pass->plan, pass->layer, &pass->work[i]);
         if (rows.end > rows.begin) {
             int64_t keys = min(rows.end, rows.end - rows.begin - 1 + window);
-            pay(cost, mul(keys, kv_bytes(pass->plan)), mul(sum_tokens(rows, window), attend_flops(pass->plan)));
+            pay(cost, mul(keys, ring_bytes(pass->plan)), mul(sum_tokens(rows, window), attend_flops(pass->plan)));
         }
     }
 }
@@ -262,7 +264,7 @@ static void pay_kv_write(struct stage_cost *cost, const struct pass *pass)
         int64_t n = all.end - all.begin;
         if (plan_has_own_kv(plan, pass->layer)) {
             bool ring = layer->attention == ATTENTION_WINDOW;    // keeps the last window only
-            pay(cost, mul(ring ? min(n, plan->shape.window_tokens) : n, kv_bytes(plan)), 0);
+            pay(cost, mul(ring ? min(n, plan->shape.window_tokens) : n, plan_kv_token_bytes(plan, ring)), 0);
         }
         if (pass->layer == plan_memory_layer(plan)) {
             pay(cost, mul(n, kv_bytes(plan)), 0);
@@ -504,7 +506,7 @@ int64_t plan_kv_bytes_per_sequence(const struct plan *plan)
     int64_t total = 0;
     for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
         bool ring = plan->layers[layer].attention == ATTENTION_WINDOW && plan_has_own_kv(plan, layer);
-        total += ring ? mul(plan->shape.window_tokens, kv_bytes(plan)) : 0;
+        total += ring ? mul(plan->shape.window_tokens, ring_bytes(plan)) : 0;
     }
     return total;
 }

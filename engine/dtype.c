@@ -69,3 +69,18 @@ uint8_t f32_to_fp8(float value)
     }
     return (uint8_t)(sign | magnitude);
 }
+
+uint8_t kv_quantise(uint8_t *codes, const uint16_t *values, int32_t n)
+{
+    uint16_t greatest = 0;
+    for (int32_t i = 0; i < n; i++) {
+        uint16_t magnitude = values[i] & 0x7fffu;
+        greatest = magnitude > greatest ? magnitude : greatest;
+    }
+    uint8_t byte = kv_scale_of(greatest);
+    float scale = kv_scale_to_f32(byte);
+    for (int32_t i = 0; i < n; i++) {
+        codes[i] = byte == KV_SCALE_NAN ? 0 : f32_to_fp8(bf16_to_f32(values[i]) / scale);
+    }
+    return byte;
+}

@@ -39,6 +39,31 @@ float fp8_to_f32(uint8_t bits);
 uint8_t f32_to_fp8(float value);
 enum { FP8_MAX = 448 };
 
+// Cached keys and values in fp8: a vector (key or value of one token and KV head) is e4m3 codes and one scale, a power of
+// two as OCP writes it (E8M0: 2^(byte - 127)) that puts the greatest magnitude into [128, 256). A power of two, because
+// code times scale is then a bf16 number, exactly, and a product rounds alike wherever the scale is multiplied in.
+// Scales keep to [2^-117, 2^120]. A vector that holds NaN or infinity has the scale NaN (byte 255) and codes 0.
+enum { KV_SCALE_LEAST = 10, KV_SCALE_NAN = 255 };
+
+// greatest: the greatest of the vector's bf16 patterns without their signs, as integers.
+static inline uint8_t kv_scale_of(uint16_t greatest)
+{
+    int32_t exponent = greatest >> 7;
+    int32_t byte = exponent < KV_SCALE_LEAST + 7 ? KV_SCALE_LEAST : exponent - 7;
+    return (uint8_t)(exponent == 255 ? KV_SCALE_NAN : byte);
+}
+
+static inline float kv_scale_to_f32(uint8_t byte)
+{
+    uint32_t bits = byte == KV_SCALE_NAN ? 0x7fc00000u : (uint32_t)byte << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
+// codes [n] from values [n], bf16; returns the scale.
+uint8_t kv_quantise(uint8_t *codes, const uint16_t *values, int32_t n);
+
 // One value of an array of any dtype (fp8 without its scale).
 static inline float dtype_load(const void *array, int64_t index, enum dtype dtype)
 {

@@ -66,6 +66,12 @@ struct engine_stats {
 int engine_open(struct engine **out, const struct engine_options *options);
 void engine_close(struct engine *engine);    // NULL-safe
 
+// Runs made-up steps, which nobody is told of, so that no request pays for what is loaded, chosen or recorded when a shape
+// first comes: prompts of all lengths up to the step's, an eighth of an octave apart, and on a GPU batches of every size
+// that decode contexts from `least_context` tokens to the engine's, powers of two, at most 256 of them. Before the first
+// request. A failure is that of a step.
+int engine_warm(struct engine *engine, int32_t least_context);
+
 int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id);
 
 // A request that goes on from where `of` stands: the same tokens so far, with a cache of its own. `of` must have its
@@ -110,5 +116,7 @@ int engine_dense_mass(const struct engine *engine, int32_t index_from, int32_t r
                       int32_t *n_tokens);
 
 struct engine_stats engine_stats(const struct engine *engine);
+// What the device's driver says is in use, by anybody; 0 where the backend has no memory of its own.
+int64_t engine_device_bytes(const struct engine *engine);
 void engine_source(const struct engine *engine, struct sample_source *out);    // describes this engine; id 0
 const struct plan *engine_plan(const struct engine *engine);

@@ -333,6 +333,13 @@ struct engine_stats engine_stats(const struct engine *engine)
     };
 }
 
+int64_t engine_device_bytes(const struct engine *engine)
+{
+    int64_t free_bytes, total_bytes;
+    bool known = engine->backend->memory && engine->backend->memory(engine->context, &free_bytes, &total_bytes) == 0;
+    return known ? total_bytes - free_bytes : 0;
+}
+
 // The threads that the backend uses: the reference knows one only, others take what they are given or may use.
 static int32_t count_threads(const struct engine *engine)
 {

@@ -419,6 +419,13 @@ static bool times_stages(const struct forward *f, int64_t step, bool decodes)
     return observer->device_stages && (!decodes || (every > 0 && step % every == 0));
 }
 
+const struct observer *forward_observe(struct forward *f, const struct observer *observer)
+{
+    const struct observer *before = f->options.observer;
+    f->options.observer = observer;
+    return before;
+}
+
 bool forward_tells_stages(const struct forward *f, int64_t step, bool decodes)
 {
     return announces(f) || times_stages(f, step, decodes);

@@ -30,6 +30,9 @@ void forward_close(struct forward *forward);    // NULL-safe
 // it may take what memory the activations leave.
 void forward_use_cache(struct forward *forward, const struct kv_cache *cache);
 
+// From the next pass on another observer is told, or NULL; returns the one before.
+const struct observer *forward_observe(struct forward *forward, const struct observer *observer);
+
 // Whether the observer is told the stages of step `step`: always if it has slots for them, but for steps that decode (one
 // row of each sequence, all leaving logits) on an asynchronous backend, unless it is told what is enqueued.
 bool forward_tells_stages(const struct forward *forward, int64_t step, bool decodes);

@@ -21,7 +21,7 @@ static int take_activations(struct forward *f)
     const struct model_shape *shape = &options->plan->shape;
     int64_t size = options->backend->activation_bytes, rows = options->max_rows, last = options->max_logit_rows;
     int64_t hidden = shape->hidden, heads = (int64_t)shape->n_heads * shape->head_dim;
-    int64_t kv_bytes = (int64_t)shape->n_kv_heads * shape->head_dim * dtype_bytes(options->plan->kv_dtype);
+    int64_t kv_bytes = (int64_t)shape->n_kv_heads * shape->head_dim * dtype_bytes(plan_fresh_dtype(options->plan));
     bool memory = plan_has_shared_memory(options->plan);
     int error = take(f, &f->x_all, rows, hidden * 4, "residual stream");
     error = error ? error : take(f, &f->x_last, last, hidden * 4, "residual stream");
@@ -140,8 +140,7 @@ static void split_costs(struct forward *f, int32_t layer, struct work *without_l
     int32_t n_seqs = f->batch->n_seqs;
     if (layer == plan_memory_layer(plan)) {
         struct stage_cost *write = forward_cost(f, layer, STAGE_KV_WRITE, PART_LAYER);
-        int64_t token_bytes = 2 * (int64_t)plan->shape.n_kv_heads * plan->shape.head_dim * dtype_bytes(plan->kv_dtype);
-        write[PART_MEMORY] = (struct stage_cost){f->batch->all.n * token_bytes, 0};
+        write[PART_MEMORY] = (struct stage_cost){f->batch->all.n * plan_kv_token_bytes(plan, false), 0};
         *write = difference(*write, write[PART_MEMORY]);
         struct stage_cost *project = forward_cost(f, layer, STAGE_QKV, PART_LAYER);
         qkv_cost_parts(&project[PART_LAYER], &project[PART_MEMORY], plan, layer, f->work, n_seqs);

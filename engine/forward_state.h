@@ -22,7 +22,7 @@ struct forward {
     void *memory_all;              // [max_rows][hidden] the shared memory's own hidden state
     void *memory_last;             // [max_logit_rows][hidden]
     void *q;                       // [max_rows][n_heads*head_dim]
-    void *k, *v;                   // [max_rows][n_kv_heads*head_dim] in kv_dtype
+    void *k, *v;                   // [max_rows][n_kv_heads*head_dim] in plan_fresh_dtype
     void *attended;                // [max_rows][n_heads*head_dim]
     void *index_q;                 // [max_rows][index heads*dim]
     void *index_gate;              // f32 [max_rows][index heads]

@@ -28,30 +28,31 @@ static int64_t aligned(int64_t bytes)
     return (bytes + PAGE_ALIGNMENT - 1) / PAGE_ALIGNMENT * PAGE_ALIGNMENT;
 }
 
-// Bytes of the keys of one token, all heads.
-static int64_t key_bytes(const struct plan *plan)
-{
-    return (int64_t)plan->shape.n_kv_heads * plan->shape.head_dim * dtype_bytes(plan->kv_dtype);
-}
-
 static struct kv_view make_view(const struct plan *plan, void *data, bool ring)
 {
-    int64_t head_bytes = (int64_t)plan->shape.head_dim * dtype_bytes(plan->kv_dtype);
     struct kv_view view = {
         .data = data,
-        .dtype = plan->kv_dtype,
+        .dtype = ring ? plan_fresh_dtype(plan) : plan->kv_dtype,
         .page_tokens = ring ? plan->shape.window_tokens : plan->page_tokens,
         .ring = ring,
     };
-    view.page_stride = aligned(2 * key_bytes(plan) * view.page_tokens);
+    int64_t head_bytes = (int64_t)plan->shape.head_dim * dtype_bytes(view.dtype);
+    int64_t key_bytes = plan->shape.n_kv_heads * head_bytes, token_bytes = plan_kv_token_bytes(plan, ring);
+    view.page_stride = aligned(token_bytes * view.page_tokens);
     if (!ring && plan->index.unit_tokens > 1) {    // blocks of one head are read together
         view.token_stride = head_bytes;
         view.value_offset = head_bytes * view.page_tokens;
         view.head_stride = 2 * view.value_offset;
+        view.scale_offset = 2 * key_bytes * view.page_tokens;
+        view.scale_token_stride = 2;
+        view.scale_head_stride = 2 * (int64_t)view.page_tokens;
     } else {
-        view.token_stride = 2 * key_bytes(plan);
-        view.value_offset = key_bytes(plan);
+        view.token_stride = token_bytes;
+        view.value_offset = key_bytes;
         view.head_stride = head_bytes;
+        view.scale_offset = 2 * key_bytes;
+        view.scale_token_stride = token_bytes;
+        view.scale_head_stride = 2;
     }
     return view;
 }

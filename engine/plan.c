@@ -342,3 +342,20 @@ int32_t plan_group(const struct plan *plan)
 {
     return plan->shape.n_heads / plan->shape.n_kv_heads;
 }
+
+enum dtype plan_fresh_dtype(const struct plan *plan)
+{
+    return plan->kv_dtype == DTYPE_FP8 ? DTYPE_BF16 : plan->kv_dtype;
+}
+
+int64_t plan_kv_token_bytes(const struct plan *plan, bool ring)
+{
+    enum { ALIGNMENT = 16 };    // of a token in fp8 pages: what kernels load at once
+    const struct model_shape *shape = &plan->shape;
+    enum dtype dtype = ring ? plan_fresh_dtype(plan) : plan->kv_dtype;
+    if (shape->mla.kv_lora_rank) {
+        return ((int64_t)shape->mla.kv_lora_rank + shape->mla.rope_dim) * dtype_bytes(dtype);
+    }
+    int64_t vectors = 2 * (int64_t)shape->n_kv_heads, bytes = vectors * shape->head_dim * dtype_bytes(dtype);
+    return dtype == DTYPE_FP8 ? (bytes + vectors + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT : bytes;
+}

@@ -86,7 +86,7 @@ struct plan {
     struct layer_plan layers[PLAN_MAX_LAYERS];    // [shape.n_layers]
     struct index_spec index;
     enum dtype weight_dtype;    // f32 | bf16
-    enum dtype kv_dtype;        // f32 | bf16
+    enum dtype kv_dtype;        // of the pages: f32 | bf16 | fp8 with a scale per token, KV head, key and value
     int32_t page_tokens;        // tokens per page of the KV cache; a multiple of index.unit_tokens, or divides it
 };
 
@@ -134,3 +134,9 @@ int32_t plan_first_cross_layer(const struct plan *plan);              // first l
 int32_t plan_budget_units(const struct plan *plan);                   // budget_tokens / unit_tokens
 int32_t plan_prefix_unit(const struct plan *plan);                   // prefixes are shared in multiples of it
 int32_t plan_group(const struct plan *plan);                          // query heads per KV head
+
+// What a step's own keys and values are kept in, and those of window rings: kv_dtype, or bf16 where that is fp8.
+enum dtype plan_fresh_dtype(const struct plan *plan);
+// Bytes of the keys and values of one token in one layer: in its pages, or in a window ring. fp8 pages hold
+// 2 * n_kv_heads * (head_dim + 1) bytes of codes and scales, filled up to a multiple of 16; latents have no scales.
+int64_t plan_kv_token_bytes(const struct plan *plan, bool ring);

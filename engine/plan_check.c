@@ -298,8 +298,8 @@ int plan_check_runnable(const struct plan *plan)
         return status_fail(-EINVAL, "%s: the engine does not run %s; `clsa sim` prices it", shape->name,
                            shape->moe.n_experts ? "mixtures of experts" : "latent attention");
     }
-    if (plan->weight_dtype == DTYPE_FP8 || plan->kv_dtype == DTYPE_FP8) {
-        return status_fail(-EINVAL, "%s: the engine runs f32 and bf16 weights and caches, not fp8", shape->name);
+    if (plan->weight_dtype == DTYPE_FP8) {
+        return status_fail(-EINVAL, "%s: the engine runs f32 and bf16 weights, not fp8", shape->name);
     }
     if (shape->backbone == BACKBONE_TRANSFORMER) {
         for (int32_t l = 0; l < shape->n_layers; l++) {

@@ -55,6 +55,15 @@ static inline unsigned char *reference_key(const struct kv_view *view, const str
            head * view->head_stride;
 }
 
+// The scales of that token and head in fp8 pages: of its key, then of its value.
+static inline uint8_t *reference_scales(const struct kv_view *view, const struct batch *batch, int32_t seq,
+                                        int32_t token, int32_t head)
+{
+    int64_t page = batch->pages[(int64_t)seq * batch->max_pages + token / view->page_tokens];
+    return view->data + page * view->page_stride + view->scale_offset +
+           (token % view->page_tokens) * view->scale_token_stride + head * view->scale_head_stride;
+}
+
 // The bounds [min, max][n_kv_heads*head_dim] of the unit that holds `token`; they lie in the page of its first token.
 static inline float *reference_bounds(const struct bound_view *view, const struct batch *batch, int32_t seq,
                                       int32_t token, int32_t kv_width)

@@ -30,18 +30,31 @@ static const unsigned char *find_vector(const struct key_source *keys, int32_t t
     return reference_key(keys->view, keys->batch, keys->seq, token, head) + (value ? keys->view->value_offset : 0);
 }
 
+// context->vector = a key or value of `dim` elements.
+static void load_vector(struct backend_context *context, const struct key_source *keys, int32_t token, int32_t head,
+                        bool value)
+{
+    int32_t dim = context->plan->shape.head_dim;
+    reference_load(context->vector, find_vector(keys, token, head, value), keys->view->dtype, dim);
+    if (keys->view->dtype == DTYPE_FP8) {
+        float scale = kv_scale_to_f32(reference_scales(keys->view, keys->batch, keys->seq, token, head)[value]);
+        for (int32_t d = 0; d < dim; d++) {
+            context->vector[d] *= scale;
+        }
+    }
+}
+
 // One query head over the first n tokens of context->token. Returns the natural log of the sum of exponentials.
 static float attend(struct backend_context *context, float *out, const float *q, const struct key_source *keys,
                     int32_t n, int32_t kv_head)
 {
     int32_t dim = context->plan->shape.head_dim;
-    enum dtype dtype = keys->view->dtype;
     double scale = 1.0 / sqrt((double)dim);
 
     // Pass 1: scores and the greatest of them. A NaN score is kept: it must reach the output.
     float greatest = -INFINITY;
     for (int32_t i = 0; i < n; i++) {
-        reference_load(context->vector, find_vector(keys, context->token[i], kv_head, false), dtype, dim);
+        load_vector(context, keys, context->token[i], kv_head, false);
         context->score[i] = (float)(reference_dot(q, context->vector, dim) * scale);
         greatest = context->score[i] > greatest ? context->score[i] : greatest;
     }
@@ -52,7 +65,7 @@ static float attend(struct backend_context *context, float *out, const float *q,
     for (int32_t i = 0; i < n; i++) {
         double weight = (double)expf(context->score[i] - greatest);
         total += weight;
-        reference_load(context->vector, find_vector(keys, context->token[i], kv_head, true), dtype, dim);
+        load_vector(context, keys, context->token[i], kv_head, true);
         for (int32_t d = 0; d < dim; d++) {
             context->sum[d] += weight * (double)context->vector[d];
         }
@@ -95,28 +108,44 @@ int reference_window_attention(struct backend_context *context, const struct bat
     return 0;
 }
 
-// Extends the bounds of the unit that holds `token` by that token's key. Comparisons are written so that a NaN, once
-// seen, stays.
-static void extend_bounds(struct backend_context *context, const struct batch *batch, const struct bound_view *view,
-                          int32_t seq, int32_t token, const unsigned char *key, enum dtype dtype)
+// Extends the bounds of the unit that holds `token` by that token's key as it is cached. Comparisons are written so that
+// a NaN, once seen, stays.
+static void extend_bounds(struct backend_context *context, const struct bound_view *view, const struct key_source *keys,
+                          int32_t token)
 {
-    int32_t width = context->plan->shape.n_kv_heads * context->plan->shape.head_dim;
-    float *low = reference_bounds(view, batch, seq, token, width), *high = low + width;
+    const struct model_shape *shape = &context->plan->shape;
+    int32_t width = shape->n_kv_heads * shape->head_dim;
+    float *low = reference_bounds(view, keys->batch, keys->seq, token, width), *high = low + width;
     bool first = token % view->unit_tokens == 0;
-    for (int32_t d = 0; d < width; d++) {
-        float value = dtype_load(key, d, dtype);
-        low[d] = first || value < low[d] || isnan(value) ? value : low[d];
-        high[d] = first || value > high[d] || isnan(value) ? value : high[d];
+    for (int32_t h = 0; h < shape->n_kv_heads; h++) {
+        load_vector(context, keys, token, h, false);
+        for (int32_t d = 0; d < shape->head_dim; d++, low++, high++) {
+            float value = context->vector[d];
+            *low = first || value < *low || isnan(value) ? value : *low;
+            *high = first || value > *high || isnan(value) ? value : *high;
+        }
+    }
+}
+
+// Puts one vector [head_dim] of the step's own where it belongs; `scale` is its place in fp8 pages.
+static void store_vector(unsigned char *to, uint8_t *scale, const unsigned char *from, const struct kv_view *view,
+                         int32_t dim)
+{
+    if (view->dtype == DTYPE_FP8) {
+        *scale = kv_quantise(to, (const uint16_t *)(const void *)from, dim);
+    } else {
+        memcpy(to, from, (size_t)(dim * dtype_bytes(view->dtype)));
     }
 }
 
 int reference_kv_write(struct backend_context *context, const struct batch *batch, const struct op_kv_write *op)
 {
     const struct model_shape *shape = &context->plan->shape;
-    int64_t head_bytes = (int64_t)shape->head_dim * dtype_bytes(op->view.dtype);
+    int64_t head_bytes = (int64_t)shape->head_dim * dtype_bytes(plan_fresh_dtype(context->plan));
     int64_t row_bytes = shape->n_kv_heads * head_bytes;
     for (int32_t s = 0; s < batch->n_seqs; s++) {
         const struct batch_seq *seq = &batch->seqs[s];
+        struct key_source keys = {.batch = batch, .view = &op->view, .seq = s, .first_fresh = INT32_MAX};
         int32_t skip = op->view.ring && seq->n_rows > op->view.page_tokens ? seq->n_rows - op->view.page_tokens : 0;
         for (int32_t i = skip; i < seq->n_rows; i++) {
             int32_t token = seq->context_tokens + i;
@@ -124,11 +153,13 @@ int reference_kv_write(struct backend_context *context, const struct batch *batc
             const unsigned char *v = (const unsigned char *)op->v + (seq->first_row + i) * row_bytes;
             for (int32_t h = 0; h < shape->n_kv_heads; h++) {
                 unsigned char *to = reference_key(&op->view, batch, s, token, h);
-                memcpy(to, k + h * head_bytes, (size_t)head_bytes);
-                memcpy(to + op->view.value_offset, v + h * head_bytes, (size_t)head_bytes);
+                uint8_t *scales = op->view.dtype == DTYPE_FP8 ? reference_scales(&op->view, batch, s, token, h) : NULL;
+                store_vector(to, scales, k + h * head_bytes, &op->view, shape->head_dim);
+                store_vector(to + op->view.value_offset, scales ? scales + 1 : NULL, v + h * head_bytes, &op->view,
+                             shape->head_dim);
             }
             if (op->bounds.data) {
-                extend_bounds(context, batch, &op->bounds, s, token, k, op->view.dtype);
+                extend_bounds(context, &op->bounds, &keys, token);
             }
         }
     }

@@ -34,6 +34,7 @@ enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv,
     case STAGE_FFN:
     case STAGE_HEAD: return weight;
     case STAGE_INDEX_SCORE: return index;
+    case STAGE_WINDOW_ATTENTION: return kv == DTYPE_FP8 ? DTYPE_BF16 : kv;    // as rings are kept
     default: return kv;
     }
 }
@@ -176,7 +177,9 @@ const struct calibration_profile *calibration_find(const struct calibration *cal
 {
     for (int32_t p = 0; p < calibration->n_profiles; p++) {
         const struct calibration_profile *profile = &calibration->profiles[p];
-        if ((strcasecmp(profile->rates.name, device) == 0 || same_processor(profile->device, device)) &&
+        bool same = strcasecmp(profile->rates.name, device) == 0 || strcasecmp(profile->device, device) == 0 ||
+                    same_processor(profile->device, device);
+        if (same &&
             (!backend || strncmp(profile->backend, backend, strlen(backend)) == 0)) {
             return profile;
         }

@@ -85,7 +85,7 @@ struct calibration_answer {
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
                      const struct calibration_query *query);
 
-// The profile of a device by the name of its rates, or by the processor that its samples name; case-insensitive.
+// The profile of a device by the name of its rates, or by what its samples call it or its processor; case-insensitive.
 // `backend` is a prefix of the profile's ("cpu"), NULL: the first. NULL if there is none.
 const struct calibration_profile *calibration_find(const struct calibration *calibration, const char *device,
                                                    const char *backend);
@@ -112,6 +112,7 @@ int calibration_save(const struct calibration *calibration, const char *path);
 int calibration_load(struct calibration **out, const char *path);
 int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);
 
-// The calibration that comes with the program (sim/calibrations) for a device by its name in the table; NULL: the first. *out is NULL,
-// and no error, where there is none; *path (may be NULL) says which it is.
-int calibration_load_shipped(struct calibration **out, const char **path, const char *device);
+// What comes with the program (sim/calibrations), as one calibration with a profile for each device; its date and command
+// are the first's. *out is NULL, and no error, where nothing does; *paths (may be NULL) names the files, for ever valid. Call
+// it from one thread.
+int calibration_load_shipped(struct calibration **out, const char **paths);

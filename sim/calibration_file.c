@@ -441,25 +441,52 @@ int calibration_load(struct calibration **out, const char *path)
     return error;
 }
 
-int calibration_load_shipped(struct calibration **out, const char **path, const char *device)
+// Moves what `from` holds behind what `into` has; `from` is freed.
+static int join(struct calibration *into, struct calibration *from)
 {
+    size_t profiles = (size_t)(into->n_profiles + from->n_profiles), traces = (size_t)(into->n_traces + from->n_traces);
+    struct calibration_profile *all = realloc(into->profiles, profiles * sizeof *all);
+    into->profiles = all ? all : into->profiles;
+    char(*names)[CALIBRATION_TEXT_BYTES] = all ? realloc(into->traces, (traces + 1) * sizeof *names) : NULL;
+    if (!names) {
+        calibration_free(from);
+        return status_fail(-ENOMEM, "no memory for the calibrations that come with the program");
+    }
+    into->traces = names;
+    memcpy(all + into->n_profiles, from->profiles, (size_t)from->n_profiles * sizeof *all);
+    memcpy(names + into->n_traces, from->traces, (size_t)from->n_traces * sizeof *names);
+    into->n_profiles += from->n_profiles;
+    into->n_traces += from->n_traces;
+    free(from->profiles);    // their curves have moved
+    free(from->traces);
+    free(from);
+    return 0;
+}
+
+int calibration_load_shipped(struct calibration **out, const char **paths)
+{
+    static char all_paths[CALIBRATION_TEXT_BYTES];
+    size_t length = 0;
     *out = NULL;
     for (const struct shipped_calibration *shipped = shipped_calibrations; shipped->path; shipped++) {
         struct calibration *calibration;
         int error = calibration_parse(&calibration, (const char *)shipped->text, *shipped->bytes, shipped->path);
+        if (!error && *out) {
+            error = join(*out, calibration);
+        } else if (!error) {
+            *out = calibration;
+        }
         if (error) {
+            calibration_free(*out);
+            *out = NULL;
             return error;
         }
-        for (int32_t p = 0; p < calibration->n_profiles && !*out; p++) {
-            *out = !device || strcasecmp(calibration->profiles[p].rates.name, device) == 0 ? calibration : NULL;
+        if (length + strlen(shipped->path) + 3 <= sizeof all_paths) {
+            length += (size_t)sprintf(all_paths + length, "%s%s", length ? ", " : "", shipped->path);
         }
-        if (*out) {
-            if (path) {
-                *path = shipped->path;
-            }
-            return 0;
-        }
-        calibration_free(calibration);
+    }
+    if (paths) {
+        *paths = all_paths;
     }
     return 0;
 }

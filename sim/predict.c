@@ -107,6 +107,7 @@ int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, 
     out->provenance = device->bytes_per_s.provenance;
     if (cost->flops > 0) {
         enum dtype dtype = stage_dtype(pass->plan, stage);
+        dtype = dtype == DTYPE_FP8 && stage == STAGE_ATTENTION ? DTYPE_BF16 : dtype;    // keys are widened
         const struct device_figure *rate = device_rate(device, dtype);
         if (!rate) {
             return status_fail(

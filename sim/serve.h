@@ -28,6 +28,10 @@ struct serve_options {
     double memory_share;                // 0: 0.9
     double slo_ttft_s, slo_tpot_s;      // 0: no limit
     bool every_step;                    // take every step by itself: what jumping is compared with
+    // With every_step, what decides how long each step takes: seconds from now_s on, given what it was priced at. So a
+    // service that was measured is simulated with its own times: the same decisions, and the error of each step.
+    double (*clock)(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s);
+    void *clock_user;                   // NULL: steps take what they are priced at
     void (*progress)(void *user, int64_t finished, int64_t total);    // now and then; may be NULL
     void *progress_user;
     const _Atomic bool *stop;           // becomes true: end early with what has finished; NULL: never

@@ -179,6 +179,9 @@ static void take_step(struct service *service)
     }
     begin_parts(service, n);
     double seconds = step_price_seconds(service->price, service->work, n) + copy_seconds(service, n);
+    if (service->options.clock && service->options.every_step) {
+        seconds = service->options.clock(service->options.clock_user, service->now_s, service->work, n, seconds);
+    }
     service->now_s += seconds;
     note_time(service, seconds, 1, n);
     for (int32_t i = 0; i < n; i++) {

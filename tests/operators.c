@@ -41,7 +41,7 @@ static void check_qkv(struct bench *b, int parts)
     struct weight q_norm = bench_norm(b, shape->head_dim), k_norm = bench_norm(b, shape->head_dim);
     float *x = bench_floats(b, (int64_t)rows->n * shape->hidden, 2);
     void *normed[2], *q_out[2], *k_out[2], *v_out[2];
-    int64_t kv_bytes = (int64_t)n * kv * dtype_bytes(b->plan->kv_dtype);
+    int64_t kv_bytes = (int64_t)n * kv * dtype_bytes(plan_fresh_dtype(b->plan));
     b->operator = names[parts];
     for (int side = 0; side < 2; side++) {
         int64_t size = b->backend[side]->activation_bytes;
@@ -174,14 +174,14 @@ static void check_kv_write(struct bench *b, const struct kv_view view[2], const 
     const struct batch *batch = &b->batch.batch;
     const struct model_shape *shape = &b->plan->shape;
     int64_t n = (int64_t)batch->all.n * shape->n_kv_heads * shape->head_dim;
-    int64_t bytes = n * dtype_bytes(b->plan->kv_dtype);
+    int64_t bytes = n * dtype_bytes(plan_fresh_dtype(b->plan));
     unsigned char *k = malloc((size_t)bytes), *v = malloc((size_t)bytes);
     for (int64_t i = 0; i < n; i++) {
-        dtype_store(k, i, b->plan->kv_dtype, check_normal());
-        dtype_store(v, i, b->plan->kv_dtype, check_normal());
+        dtype_store(k, i, plan_fresh_dtype(b->plan), check_normal());
+        dtype_store(v, i, plan_fresh_dtype(b->plan), check_normal());
     }
     b->operator = view[0].ring ? "kv_write, ring" : "kv_write, pages";
-    bench_fill(b, (void *const[2]){view[0].data, view[1].data}, view_bytes(b, &view[0]), b->plan->kv_dtype);
+    bench_fill_view(b, view, view_bytes(b, &view[0]));
     for (int side = 0; side < 2; side++) {
         struct op_kv_write op = {.k = bench_place(b, side, k, bytes), .v = bench_place(b, side, v, bytes),
                                  .view = view[side],
@@ -203,17 +203,17 @@ static void check_window_attention(struct bench *b, const struct kv_view ring[2]
     const struct batch *batch = &b->batch.batch;
     const struct model_shape *shape = &b->plan->shape;
     int64_t heads = (int64_t)batch->all.n * shape->n_heads * shape->head_dim;
-    int64_t kv = (int64_t)batch->all.n * shape->n_kv_heads * shape->head_dim, kv_size = dtype_bytes(b->plan->kv_dtype);
+    int64_t kv = (int64_t)batch->all.n * shape->n_kv_heads * shape->head_dim, kv_size = dtype_bytes(plan_fresh_dtype(b->plan));
     float *q = bench_floats(b, heads, 2);
     void *k[2], *v[2], *out[2];
     b->operator = "window_attention";
-    bench_fill(b, (void *const[2]){ring[0].data, ring[1].data}, view_bytes(b, &ring[0]), b->plan->kv_dtype);
+    bench_fill_view(b, ring, view_bytes(b, &ring[0]));
     for (int side = 0; side < 2; side++) {
         k[side] = bench_take(b, side, kv * kv_size);
         v[side] = bench_take(b, side, kv * kv_size);
     }
-    bench_fill(b, k, kv * kv_size, b->plan->kv_dtype);
-    bench_fill(b, v, kv * kv_size, b->plan->kv_dtype);
+    bench_fill(b, k, kv * kv_size, plan_fresh_dtype(b->plan));
+    bench_fill(b, v, kv * kv_size, plan_fresh_dtype(b->plan));
     for (int side = 0; side < 2; side++) {
         out[side] = bench_poisoned(b, side, heads * b->backend[side]->activation_bytes);
         struct op_window_attention op = {.q = bench_place_activations(b, side, q, heads), .k = k[side], .v = v[side],
@@ -258,7 +258,7 @@ static void check_attention(struct bench *b, const struct kv_view view[2], bool 
     void *out[2], *lse[2];
     b->operator = selected ? "attention, selected" : "attention, full";
     random_selection(rows, &selection, unit, count);
-    bench_fill(b, (void *const[2]){view[0].data, view[1].data}, view_bytes(b, &view[0]), b->plan->kv_dtype);
+    bench_fill_view(b, view, view_bytes(b, &view[0]));
     for (int side = 0; side < 2; side++) {
         selection.unit = bench_place(b, side, unit, row_sets * selection.stride * 4);
         selection.count = bench_place(b, side, count, row_sets * 4);

@@ -151,10 +151,10 @@ void bench_compare_activations(struct bench *b, const char *what, void *const ou
     bench_compare(b, what, out, (const enum dtype[2]){activation_dtype(b, 0), activation_dtype(b, 1)}, n, 1);
 }
 
-// Keys and values in kv_dtype: one rounding of the dtype more.
+// Keys and values as op_qkv leaves them: one rounding of the dtype more.
 void bench_compare_cached(struct bench *b, const char *what, void *const out[2], int64_t n)
 {
-    enum dtype dtype = b->plan->kv_dtype;
+    enum dtype dtype = plan_fresh_dtype(b->plan);
     double relative = b->options->relative;
     double slack = dtype == DTYPE_BF16 && relative > 0 && relative < 0x1p-7 ? 0x1p-7 / relative : 1;
     bench_compare(b, what, out, (const enum dtype[2]){dtype, dtype}, n, slack);
@@ -261,6 +261,46 @@ void bench_fill(struct bench *b, void *const memory[2], int64_t bytes, enum dtyp
     }
     for (int side = 0; side < 2; side++) {
         bench_must(b->backend[side]->upload(b->context[side], memory[side], host, n * dtype_bytes(dtype)));
+    }
+    free(host);
+}
+
+// One vector of fp8 pages, of any size: random values, in codes and a scale.
+static void fill_vector(unsigned char *codes, uint8_t *scale, int32_t n)
+{
+    uint16_t values[1024];
+    float size = exp2f((float)check_range(-6, 3));
+    for (int32_t i = 0; i < n; i++) {
+        values[i] = f32_to_bf16(size * check_normal());
+    }
+    *scale = kv_quantise(codes, values, n);
+}
+
+// fp8: vectors of different sizes. What belongs to none of them is noise.
+void bench_fill_view(struct bench *b, const struct kv_view view[2], int64_t bytes)
+{
+    const struct kv_view *v = &view[0];
+    if (v->dtype != DTYPE_FP8) {
+        bench_fill(b, (void *const[2]){view[0].data, view[1].data}, bytes, v->dtype);
+        return;
+    }
+    unsigned char *host = malloc((size_t)bytes + 1);
+    for (int64_t i = 0; i < bytes; i++) {
+        host[i] = (unsigned char)check_random();
+    }
+    for (int64_t page = 0; page < bytes / v->page_stride; page++) {
+        for (int32_t at = 0; at < v->page_tokens; at++) {
+            for (int32_t head = 0; head < b->plan->shape.n_kv_heads; head++) {
+                unsigned char *key = host + page * v->page_stride + at * v->token_stride + head * v->head_stride;
+                uint8_t *scales = host + page * v->page_stride + v->scale_offset + at * v->scale_token_stride +
+                                  head * v->scale_head_stride;
+                fill_vector(key, scales, b->plan->shape.head_dim);
+                fill_vector(key + v->value_offset, scales + 1, b->plan->shape.head_dim);
+            }
+        }
+    }
+    for (int side = 0; side < 2; side++) {
+        bench_must(b->backend[side]->upload(b->context[side], view[side].data, host, bytes));
     }
     free(host);
 }

@@ -42,6 +42,7 @@ void *bench_poisoned(struct bench *b, int side, int64_t bytes);
 void *bench_fetch(struct bench *b, int side, const void *memory, int64_t bytes, bool sentinel);    // to free
 void bench_release(struct bench *b);
 void bench_fill(struct bench *b, void *const memory[2], int64_t bytes, enum dtype dtype);
+void bench_fill_view(struct bench *b, const struct kv_view view[2], int64_t bytes);    // what a cache can hold
 void bench_fill_bounds(struct bench *b, const struct bound_view bounds[2]);
 
 float *bench_floats(const struct bench *b, int64_t n, double deviation);    // owned by the caller
@@ -55,7 +56,7 @@ void bench_compare(struct bench *b, const char *what, void *const out[2], const 
                    double slack);
 void bench_compare_floats(struct bench *b, const char *what, void *const out[2], int64_t n);
 void bench_compare_activations(struct bench *b, const char *what, void *const out[2], int64_t n);
-void bench_compare_cached(struct bench *b, const char *what, void *const out[2], int64_t n);    // in kv_dtype
+void bench_compare_cached(struct bench *b, const char *what, void *const out[2], int64_t n);    // plan_fresh_dtype
 void bench_compare_memory(struct bench *b, const char *what, void *const memory[2], int64_t bytes);    // bit for bit
 
 // Runs an expression on both sides; both must succeed.

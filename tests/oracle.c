@@ -109,10 +109,22 @@ static void project_heads(const struct oracle *o, double *out, const struct matr
     }
 }
 
-static void round_cached(const struct oracle *o, double *x, int32_t n)
+// Rounds keys or values of one token as they are cached: in a window ring or in pages. fp8 pages hold them rounded to
+// bf16 first, and each head in units of a power of two of which the greatest has 128 to 256.
+static void round_cached(const struct oracle *o, double *x, bool ring)
 {
-    for (int32_t i = 0; i < n && o->plan->kv_dtype == DTYPE_BF16; i++) {
+    for (int32_t i = 0; i < o->n_kv * o->dim && o->plan->kv_dtype != DTYPE_F32; i++) {
         x[i] = oracle_round_bf16(x[i]);
+    }
+    for (int32_t h = 0; h < o->n_kv && o->plan->kv_dtype == DTYPE_FP8 && !ring; h++) {
+        double greatest = 0, *head = x + h * o->dim;
+        for (int32_t i = 0; i < o->dim; i++) {
+            greatest = fmax(greatest, fabs(head[i]));
+        }
+        double unit = greatest > 0 ? exp2(floor(log2(greatest)) - 7) : 1;
+        for (int32_t i = 0; i < o->dim; i++) {
+            head[i] = oracle_round_fp8(head[i] / unit) * unit;
+        }
     }
 }
 
@@ -403,8 +415,8 @@ static void run_layer(struct oracle *o, int32_t layer)
         if (own) {
             project_heads(o, o->k[layer] + (int64_t)r * kv_width, &w->k, &w->k_norm, h, o->n_kv, r, theta);
             multiply(o->v[layer] + (int64_t)r * kv_width, &w->v, h);
-            round_cached(o, o->k[layer] + (int64_t)r * kv_width, kv_width);
-            round_cached(o, o->v[layer] + (int64_t)r * kv_width, kv_width);
+            round_cached(o, o->k[layer] + (int64_t)r * kv_width, window);
+            round_cached(o, o->v[layer] + (int64_t)r * kv_width, window);
         }
     }
     if (o->plan->layers[layer].index_from == layer) {
@@ -435,8 +447,8 @@ static void make_memory(struct oracle *o)
                  (double)o->plan->shape.norm_eps);
         multiply(o->k[slot] + (int64_t)r * kv_width, &o->weights->memory_k, h);
         multiply(o->v[slot] + (int64_t)r * kv_width, &o->weights->memory_v, h);
-        round_cached(o, o->k[slot] + (int64_t)r * kv_width, kv_width);
-        round_cached(o, o->v[slot] + (int64_t)r * kv_width, kv_width);
+        round_cached(o, o->k[slot] + (int64_t)r * kv_width, false);
+        round_cached(o, o->v[slot] + (int64_t)r * kv_width, false);
     }
 }
 

@@ -49,7 +49,7 @@ static struct model_shape random_shape(void)
 static struct plan random_plan(const char *method, const struct model_shape *shape)
 {
     struct plan_options options = plan_options_default();
-    options.kv_dtype = check_range(DTYPE_F32, DTYPE_BF16);
+    options.kv_dtype = check_range(DTYPE_F32, DTYPE_FP8);
     options.weight_dtype = check_range(DTYPE_F32, DTYPE_BF16);
     options.index_dtype = check_range(DTYPE_F32, DTYPE_FP8);
     options.keep_sink = check_range(0, 1) && shape->top_k > 64 ? 1 : 0;

@@ -134,17 +134,20 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
-// What comes with the program can be read, knows the device that it is for, and no other.
+// What comes with the program can be read, and knows the devices that it is for.
 static void test_shipped(void)
 {
     struct calibration *calibration;
-    const char *path = NULL;
-    CHECK(calibration_load_shipped(&calibration, &path, "H100-SXM") == 0 && calibration && path);
-    if (calibration) {
-        CHECK(calibration->profiles[0].n_curves > 10 && calibration->profiles[0].n_steps[PHASE_DECODE] > 1000);
-        calibration_free(calibration);
+    const char *paths = NULL;
+    CHECK(calibration_load_shipped(&calibration, &paths) == 0 && calibration && paths);
+    CHECK(calibration_find(calibration, "H100-SXM", "cuda") && strstr(paths, "sim/calibrations/h100-sxm.json"));
+    CHECK(!calibration_find(calibration, "no such device", NULL));
+    for (int32_t p = 0; p < calibration->n_profiles; p++) {
+        const struct calibration_profile *profile = &calibration->profiles[p];
+        CHECK(calibration_find(calibration, profile->rates.name, NULL) == profile);
+        CHECK(profile->n_curves > 10 && profile->n_steps[PHASE_DECODE] > 1000);
     }
-    CHECK(calibration_load_shipped(&calibration, NULL, "no such device") == 0 && !calibration);
+    calibration_free(calibration);
 }
 
 int main(void)

@@ -106,7 +106,7 @@ static void wrong_flags(void)
     expect_error(2, "run --model gigantic --text x", "gigantic|demo-8m");
     expect_error(2, "run --model tiny --text x --device abacus", "abacus");
     expect_error(2, "run --model tiny --method block --top-k 13 --block-tokens 4 --text x", "13");
-    expect_error(2, "run --model tiny --text x --kv-dtype fp8", "fp8");
+    expect_error(2, "run --model tiny --text x --weight-dtype fp8", "fp8");
     expect_error(2, "run --model tiny --text x --device cpu:1", "cpu:1|cuda");
     expect_error(2, "run --model tiny --text x --context 128M", "--context|--output");
     expect_error(2, "model info gigantic", "gigantic|demo-8m");

@@ -106,14 +106,21 @@ static void count_qkv(struct counter *counter, int32_t layer)
     }
 }
 
-static double key_value_bytes(const struct plan *plan)
+// ring: the window keeps what pages keep, but for fp8, which it keeps as bf16.
+static double key_value_bytes(const struct plan *plan, bool ring)
 {
     const struct model_shape *shape = &plan->shape;
-    int32_t elements = shape->mla.kv_lora_rank + shape->mla.rope_dim;
+    bool coded = plan->kv_dtype == DTYPE_FP8 && !ring;
+    int32_t elements = shape->mla.kv_lora_rank + shape->mla.rope_dim, scales = 0;
     for (int32_t head = 0; !shape->mla.kv_lora_rank && head < shape->n_kv_heads; head++) {
         elements += shape->head_dim + shape->head_dim;
+        scales += coded ? 2 : 0;
     }
-    return elements * dtype_bytes(plan->kv_dtype);
+    int32_t bytes = elements * (coded ? 1 : plan->kv_dtype == DTYPE_F32 ? 4 : 2) + scales;
+    while (scales && bytes % 16) {    // to a whole number of vector loads
+        bytes++;
+    }
+    return bytes;
 }
 
 static double flops_per_key(const struct plan *plan)
@@ -137,7 +144,7 @@ static void count_window_attention(struct counter *counter, int32_t layer)
             for (int32_t key = 0; key <= row; key++) {
                 if (row - key < counter->plan->shape.window_tokens) {
                     counter->flops += flops_per_key(counter->plan);
-                    counter->bytes += seen[key] ? 0 : key_value_bytes(counter->plan);
+                    counter->bytes += seen[key] ? 0 : key_value_bytes(counter->plan, true);
                     seen[key] = true;
                 }
             }
@@ -196,7 +203,7 @@ static void count_attention(struct counter *counter, int32_t layer)
                 if (!seen[key] && (!selected || fresh < plan->index.budget_tokens)) {
                     seen[key] = true;
                     fresh++;
-                    counter->bytes += key_value_bytes(plan);
+                    counter->bytes += key_value_bytes(plan, false);
                 }
                 if (!selected || attended < plan->index.budget_tokens) {
                     attended++;
@@ -229,14 +236,15 @@ static void count_kv_write(struct counter *counter, int32_t layer)
     const struct plan *plan = counter->plan;
     const struct layer_plan *l = &plan->layers[layer];
     bool indexes = l->attention == ATTENTION_SELECTED && l->index_from == layer;
+    bool window = l->attention == ATTENTION_WINDOW;
     for (int32_t s = 0; s < counter->n_seqs; s++) {
         const struct work *work = &counter->work[s];
         bool place[MAX_TOKENS] = {false}, unit[MAX_TOKENS] = {false};
         for (int32_t row = work->context_tokens; row < end_row(work); row++) {
-            int32_t at = l->attention == ATTENTION_WINDOW ? row % plan->shape.window_tokens : row;
-            counter->bytes += l->kv_from == layer && !place[at] ? key_value_bytes(plan) : 0;
+            int32_t at = window ? row % plan->shape.window_tokens : row;
+            counter->bytes += l->kv_from == layer && !place[at] ? key_value_bytes(plan, window) : 0;
             place[at] = true;
-            counter->bytes += names_memory(plan, layer) ? key_value_bytes(plan) : 0;
+            counter->bytes += names_memory(plan, layer) ? key_value_bytes(plan, false) : 0;
             if (indexes && plan->index.score != INDEX_PAGE_BOUND) {
                 counter->bytes += index_key_bytes(plan);
             } else if (indexes && !unit[row / plan->index.unit_tokens]) {

@@ -121,6 +121,41 @@ static void test_load_store(void)
     CHECK(strstr(status_text(), "fp16") && strstr(status_text(), "bf16"));
 }
 
+// Vectors of all sizes: the scale puts the greatest into [128, 256), codes are the nearest, and code times scale is a
+// bf16 number.
+static void test_cached_vectors(void)
+{
+    for (int i = 0; i < 3000; i++) {
+        uint16_t values[24];
+        uint8_t codes[24];
+        double greatest = 0;
+        int32_t n = check_range(1, 24), size = check_range(-126, 127);
+        for (int32_t j = 0; j < n; j++) {
+            values[j] = f32_to_bf16((float)(ldexp(check_uniform() - 0.5, size - 10 * (check_range(0, 3) == 0))));
+            greatest = fmax(greatest, fabs((double)bf16_to_f32(values[j])));
+        }
+        double scale = (double)kv_scale_to_f32(kv_quantise(codes, values, n));
+        bool small = greatest < ldexp(1, -110);
+        CHECK_MESSAGE(small ? scale == ldexp(1, -117) : greatest / scale >= 128 && greatest / scale < 256,
+                      "greatest %a, scale %a", greatest, scale);
+        for (int32_t j = 0; j < n; j++) {
+            double value = (double)bf16_to_f32(values[j]), cached = (double)fp8_to_f32(codes[j]) * scale;
+            CHECK(codes[j] == fp8_nearest(value / scale));
+            CHECK(cached == (double)bf16_to_f32(f32_to_bf16((float)cached)));
+        }
+    }
+    const float strange[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        uint16_t values[2] = {f32_to_bf16(1), f32_to_bf16(strange[i])};
+        uint8_t codes[2] = {1, 1};
+        CHECK(kv_quantise(codes, values, 2) == KV_SCALE_NAN && codes[0] == 0 && codes[1] == 0);
+        CHECK(isnan(kv_scale_to_f32(KV_SCALE_NAN)));
+    }
+    uint16_t zeros[3] = {0, 0x8000, 0};
+    uint8_t codes[3];
+    CHECK(kv_quantise(codes, zeros, 3) == KV_SCALE_LEAST && codes[0] == 0 && codes[1] == 0x80);
+}
+
 int main(void)
 {
     check_begin();
@@ -128,5 +163,6 @@ int main(void)
     test_fp8_rounding();
     test_bf16();
     test_load_store();
+    test_cached_vectors();
     return check_end();
 }

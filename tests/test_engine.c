@@ -37,6 +37,8 @@ static void random_answers(struct answer *answers, int32_t n)
     }
 }
 
+static bool warmed;    // whether engines are, before they run
+
 // Runs all at once. Checks that indices come in order, once each, and that the last one is marked.
 static void run(const struct engine_options *options, struct answer *answers, int32_t n, float temperature,
                 struct engine_stats *stats)
@@ -45,6 +47,11 @@ static void run(const struct engine_options *options, struct answer *answers, in
     const struct engine_output *outputs;
     int n_outputs, error = engine_open(&engine, options);
     CHECK_MESSAGE(!error, "%s", status_text());
+    if (!error && warmed) {
+        CHECK_MESSAGE(engine_warm(engine, 1) == 0, "%s", status_text());
+        struct engine_stats fresh = engine_stats(engine);
+        CHECK(fresh.steps == 0 && fresh.output_tokens == 0 && fresh.kv_bytes_used == 0);
+    }
     for (int32_t i = 0; i < n && !error; i++) {
         struct engine_request request = {.prompt = answers[i].prompt, .n_prompt = answers[i].n_prompt,
                                          .max_output_tokens = answers[i].wanted, .temperature = temperature,
@@ -99,6 +106,41 @@ static void check_preemption(const char *method)
         }
         CHECK(easy.output_tokens == hard.output_tokens);
         CHECK_MESSAGE(hard.prompt_tokens > easy.prompt_tokens, "%s: nothing was preempted", method);
+    }
+    model_file_close(model);
+}
+
+// What an engine has run to warm up is in no answer and told to nobody.
+static void count_steps(void *user, const struct observed_step *step)
+{
+    CHECK(step->step == *(int64_t *)user);
+    ++*(int64_t *)user;
+}
+
+static void check_warm(const char *method, const char *backend)
+{
+    struct plan plan = small_plan(method, 4);
+    struct model_weights weights;
+    struct model_file *model = fixture_model(&plan, check_random(), &weights);
+    int64_t steps = 0;
+    struct observer observer = {.user = &steps, .step_begin = count_steps};
+    struct engine_options options = {.plan = &plan, .model = model, .backend = backend, .threads = 2,
+                                     .max_seqs = check_range(1, 6), .max_context = MAX_PROMPT + MAX_OUTPUT,
+                                     .max_step_tokens = check_range(1, 40),
+                                     .cache_tokens = MAX_PROMPT + MAX_OUTPUT + check_range(0, 60)};
+    struct answer cold[MAX_REQUESTS], warm[MAX_REQUESTS];
+    struct engine_stats stats;
+    random_answers(cold, MAX_REQUESTS);
+    memcpy(warm, cold, sizeof warm);
+    run(&options, cold, MAX_REQUESTS, 0, &stats);
+    warmed = true;
+    options.observer = &observer;
+    run(&options, warm, MAX_REQUESTS, 0, &stats);
+    warmed = false;
+    CHECK(steps == stats.steps);
+    for (int32_t i = 0; i < MAX_REQUESTS; i++) {
+        CHECK_MESSAGE(memcmp(cold[i].tokens, warm[i].tokens, (size_t)cold[i].wanted * 4) == 0,
+                      "%s on %s: request %d was answered differently by a warmed engine", method, backend, i);
     }
     model_file_close(model);
 }
@@ -563,6 +605,8 @@ int main(void)
     check_begin();
     for (int32_t m = 0; m < plan_method_count(); m++) {
         check_preemption(plan_method(m)->name);
+        check_warm(plan_method(m)->name, "reference");
+        check_warm(plan_method(m)->name, "cpu");
         check_observer(plan_method(m)->name);
         int64_t reused = 0;
         for (int i = 0; i < 6; i++) {

@@ -14,11 +14,15 @@ static const struct tested {
     const char *backend;
     bool same_bits;         // else within `tolerance`, and only for plans that leave no key out
     double tolerance;
-    enum dtype dtype;       // of weights, keys and values
+    enum dtype weight_dtype, kv_dtype;
 } tested[] = {
-    {"reference", true, 0, DTYPE_BF16},
-    {"cpu", false, 1e-3, DTYPE_F32},      // a product of bf16 activations would hide a wrong result in its rounding
-    {"cuda", false, 0.15, DTYPE_BF16},    // it rounds activations to bf16 between operators; logits are about 1 in size
+    {"reference", true, 0, DTYPE_BF16, DTYPE_BF16},
+    {"reference", true, 0, DTYPE_BF16, DTYPE_FP8},
+    // A product of bf16 activations would hide a wrong result in its rounding.
+    {"cpu", false, 1e-3, DTYPE_F32, DTYPE_F32},
+    {"cpu", false, 0.1, DTYPE_F32, DTYPE_FP8},    // the last bit of a sum may decide where a key is rounded to
+    // It rounds activations to bf16 between operators; logits are about 1 in size.
+    {"cuda", false, 0.15, DTYPE_BF16, DTYPE_BF16},
 };
 
 enum { N_TOKENS = 45, N_PROMPT = 37, VOCAB = 61, MAX_CONTEXT = 48 };
@@ -43,7 +47,8 @@ static struct plan_options small_blocks(void)
 
 static struct plan build(const struct tested *with, const char *method, struct plan_options options)
 {
-    options.weight_dtype = options.kv_dtype = (int32_t)with->dtype;
+    options.weight_dtype = (int32_t)with->weight_dtype;
+    options.kv_dtype = (int32_t)with->kv_dtype;
     bool blocks = strstr(method, "block") || strcmp(method, "quest") == 0;
     options.block_tokens = blocks ? options.block_tokens : 0;
     return fixture_plan(&shape, method, &options);

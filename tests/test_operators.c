@@ -33,7 +33,7 @@ static struct plan random_plan(const char *method)
 {
     struct plan_options options = plan_options_default();
     struct model_shape shape = random_shape();
-    options.kv_dtype = check_range(DTYPE_F32, DTYPE_BF16);
+    options.kv_dtype = check_range(DTYPE_F32, DTYPE_FP8);
     options.weight_dtype = check_range(DTYPE_F32, DTYPE_BF16);
     options.index_dtype = check_range(DTYPE_F32, DTYPE_FP8);
     options.page_tokens = check_range(0, 1) ? 16 : 64;

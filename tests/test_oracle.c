@@ -132,8 +132,9 @@ static void compare(const char *method, const struct shape_case *shape, const st
     sizes.rope_theta_window = 1e4f;
     sizes.rope_theta_global = 5e5f;
     sizes.norm_eps = 1e-5f;
-    options.weight_dtype = rounded ? DTYPE_BF16 : DTYPE_F32;
-    options.kv_dtype = rounded ? DTYPE_BF16 : DTYPE_F32;
+    // Activations rounded for bf16 weights now and then bring a key to another fp8 code, an eighth away.
+    options.kv_dtype = rounded ? check_range(DTYPE_BF16, DTYPE_FP8) : DTYPE_F32;
+    options.weight_dtype = options.kv_dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     options.index_dtype = rounded ? check_range(DTYPE_BF16, DTYPE_FP8) : DTYPE_F32;
     options.keep_local = check_range(-1, 1);
     if (strcmp(method, "token") == 0 || strcmp(method, "clsa") == 0) {

@@ -291,8 +291,11 @@ static void test_refused_plans(void)
 static void test_runnable(void)
 {
     struct plan plan = build("demo-8m", "dense", NULL);
-    plan.kv_dtype = DTYPE_FP8;
+    plan.weight_dtype = DTYPE_FP8;
     CHECK(plan_check(&plan) == 0 && plan_check_runnable(&plan) == -EINVAL && strstr(status_text(), "fp8"));
+    plan = build("demo-8m", "dense", NULL);
+    plan.kv_dtype = DTYPE_FP8;
+    CHECK(plan_check_runnable(&plan) == 0);
     plan = build("demo-8m", "dense", NULL);
     plan.layers[2].attention = ATTENTION_WINDOW;
     CHECK(plan_check(&plan) == 0 && plan_check_runnable(&plan) == -EINVAL && strstr(status_text(), "window"));

@@ -232,6 +232,41 @@ static void test_jumps(int64_t *preemptions, int64_t *jumps, int64_t *reused)
     workload_close(&workload);
 }
 
+struct clock {
+    int64_t calls;
+    double seconds, priced_s;
+};
+
+static double take_seconds(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
+{
+    struct clock *clock = user;
+    CHECK(now_s >= 0 && n_seqs > 0 && work[0].new_tokens > 0 && priced_s > 0);
+    clock->calls++;
+    clock->priced_s += priced_s;
+    return clock->seconds;
+}
+
+// Steps that take what the caller says: a request's times are counts of them.
+static void test_clock(void)
+{
+    static struct serve_result result;
+    struct plan plan = random_plan();
+    struct device device = random_device();
+    struct workload_request request = {.prefix_id = -1, .prompt_tokens = 300, .output_tokens = 40};
+    struct workload workload = {.n = 1, .requests = &request};
+    struct clock clock = {.seconds = 0.125};
+    struct serve_options options = {.plan = &plan, .device = &device, .max_step_tokens = 128, .every_step = true};
+    CHECK(serve_run(&result, &workload, &options) == 0);
+    double priced_s = result.records[0].finished_s;
+    serve_close(&result);
+    options.clock = take_seconds;
+    options.clock_user = &clock;
+    CHECK_MESSAGE(serve_run(&result, &workload, &options) == 0, "%s", status_text());
+    CHECK(clock.calls == 3 + 39 && result.steps == clock.calls && near(clock.priced_s, priced_s, 1e-9));
+    CHECK(result.records[0].first_token_s == 3 * 0.125 && result.records[0].finished_s == 42 * 0.125);
+    serve_close(&result);
+}
+
 // One request alone: its times follow from predict_step by hand.
 static void test_alone(void)
 {
@@ -338,6 +373,7 @@ int main(void)
                   "%lld preemptions, %lld jumped steps, %lld tokens reused: shows too little", (long long)preemptions,
                   (long long)jumps, (long long)reused);
     test_alone();
+    test_clock();
     test_verdict();
     test_wrong_input();
     return check_end();

@@ -205,8 +205,12 @@ uint64_t writer_pick_lane(struct trace_writer *writer, struct byte_buffer *buffe
 // The type of what a stage multiplies.
 static enum dtype operands_of(const struct sample_source *source, enum stage stage)
 {
-    bool attends = stage == STAGE_WINDOW_ATTENTION || stage == STAGE_ATTENTION;
-    return attends ? source->kv_dtype : stage == STAGE_INDEX_SCORE ? source->index_dtype : source->weight_dtype;
+    switch (stage) {
+    case STAGE_ATTENTION:
+    case STAGE_WINDOW_ATTENTION: return source->kv_dtype == DTYPE_FP8 ? DTYPE_BF16 : source->kv_dtype;    // widened
+    case STAGE_INDEX_SCORE: return source->index_dtype;
+    default: return source->weight_dtype;
+    }
 }
 
 static void add_floor(struct event *event, const struct source_track *source, const struct stage_sample *sample)

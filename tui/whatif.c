@@ -121,13 +121,10 @@ static void answer_it(struct scenario_answer *answer, const struct whatif *whati
     }
 }
 
-// Devices [n] of the table take the shipped calibration: of the first of them that has one.
+// Devices [n] of the table take the shipped calibrations: their own, or the nearest one's curves.
 static int calibrate(struct whatif *whatif, int32_t n)
 {
-    int error = 0;
-    for (int32_t i = 0; i < n && !error && !whatif->calibration; i++) {
-        error = calibration_load_shipped(&whatif->calibration, NULL, whatif->devices[i].name);
-    }
+    int error = calibration_load_shipped(&whatif->calibration, NULL);
     for (int32_t i = 0; i < n && !error && whatif->calibration; i++) {
         struct device *device = &whatif->devices[i];
         const struct calibration_profile *own = calibration_find(whatif->calibration, device->name, NULL);

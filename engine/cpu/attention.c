@@ -74,14 +74,23 @@ void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t toke
             view->ring
                 ? keys->batch->seqs[keys->seq].slot
                 : keys->batch->pages[(int64_t)keys->seq * keys->batch->max_pages + (token + i) / view->page_tokens];
-        const unsigned char *base = view->data + page * view->page_stride + kv_head * view->head_stride;
+        const unsigned char *first = view->data + page * view->page_stride, *base = first + kv_head * view->head_stride;
+        const unsigned char *scales = first + view->scale_offset;
         for (; i < end; i++, place++) {
             tile->key[i] = base + place * view->token_stride;
             tile->value[i] = tile->key[i] + view->value_offset;
+            tile->scales[i] = scales + place * view->scale_token_stride;
         }
     }
     tile->head_stride = view->head_stride;
     tile->n = n;
+}
+
+void cpu_scales(float *out, const struct cpu_tile *tile, const struct kv_view *view, int32_t kv_head, bool value)
+{
+    for (int32_t i = 0; i < tile->n; i++) {
+        out[i] = kv_scale_to_f32(tile->scales[i][kv_head * view->scale_head_stride + value]);
+    }
 }
 
 // Selected tokens one by one. Pages are nearly always a power of two of tokens, which spares a division a token.
@@ -92,8 +101,10 @@ static void locate_tokens(struct cpu_tile *tile, const struct kv_view *view, con
     for (int32_t i = 0; i < tile->n; i++) {
         uint32_t page = shift >= 0 ? (uint32_t)token[i] >> shift : (uint32_t)token[i] / page_tokens;
         uint32_t place = (uint32_t)token[i] - page * page_tokens;
-        tile->key[i] = view->data + pages[page] * view->page_stride + place * view->token_stride;
+        const unsigned char *base = view->data + pages[page] * view->page_stride;
+        tile->key[i] = base + place * view->token_stride;
         tile->value[i] = tile->key[i] + view->value_offset;
+        tile->scales[i] = base + view->scale_offset + place * view->scale_token_stride;
     }
 }
 
@@ -112,6 +123,7 @@ static void locate_units(struct cpu_tile *tile, const struct token_list *list, c
         for (; i < end; i++, place++) {
             tile->key[i] = base + place * view->token_stride;
             tile->value[i] = tile->key[i] + view->value_offset;
+            tile->scales[i] = base + view->scale_offset + place * view->scale_token_stride;
         }
     }
 }
@@ -164,6 +176,19 @@ struct part {
     float *scores;              // [group][CPU_TILE_KEYS]
 };
 
+// Weights [n_heads][CPU_TILE_KEYS] of a tile's tokens, times the scales of their fp8 keys, or of their values.
+static void multiply_scales(float *weights, int32_t n_heads, const struct cpu_tile *tile, const struct kv_view *view,
+                            int32_t kv_head, bool value)
+{
+    float scale[CPU_TILE_KEYS];
+    cpu_scales(scale, tile, view, kv_head, value);
+    for (int32_t h = 0; h < n_heads; h++) {
+        for (int32_t i = 0; i < tile->n; i++) {
+            weights[h * CPU_TILE_KEYS + i] *= scale[i];
+        }
+    }
+}
+
 // One tile for heads [first, end), which share the KV head that the tile's addresses are of.
 static void attend_tile(const struct attention_task *task, const struct part *part, const struct cpu_tile *tile,
                         const struct cpu_ahead ahead[2], int32_t first, int32_t end)
@@ -172,6 +197,10 @@ static void attend_tile(const struct attention_task *task, const struct part *pa
     int32_t dim = task->head_dim, padded = cpu_padded(dim), n_heads = end - first;
     kernels->dots_list(part->scores, CPU_TILE_KEYS, part->queries + (int64_t)first * padded, padded, n_heads, tile->key,
                        tile->n, dim, task->view->dtype, &ahead[0]);
+    bool fp8 = task->view->dtype == DTYPE_FP8;
+    if (fp8) {
+        multiply_scales(part->scores, n_heads, tile, task->view, first / task->group, false);
+    }
     float scale = (float)(1.0 / sqrt((double)dim));
     for (int32_t h = first; h < end; h++) {
         float *sum = part->sum + (int64_t)h * padded;
@@ -182,6 +211,9 @@ static void attend_tile(const struct attention_task *task, const struct part *pa
                 sum[d] *= factor;
             }
         }
+    }
+    if (fp8) {
+        multiply_scales(part->scores, n_heads, tile, task->view, first / task->group, true);
     }
     kernels->weigh_list(part->sum + (int64_t)first * padded, padded, part->scores, CPU_TILE_KEYS, n_heads, tile->value,
                         tile->n, dim, task->view->dtype, &ahead[1]);

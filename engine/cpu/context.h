@@ -119,8 +119,12 @@ struct cpu_tile {
     int32_t n;
     int64_t head_stride;
     const unsigned char *key[CPU_TILE_KEYS], *value[CPU_TILE_KEYS];
+    const unsigned char *scales[CPU_TILE_KEYS];    // fp8: those of KV head 0
     const unsigned char *token[CPU_TILE_KEYS];    // attention.c: the keys of KV head 0
 };
+
+// The scales of a tile's keys (value: values) for one KV head, f32 [tile->n].
+void cpu_scales(float *out, const struct cpu_tile *tile, const struct kv_view *view, int32_t kv_head, bool value);
 
 // Tokens from `token` on, at most n and a tile's worth, all of one source. tile->n says how many.
 void cpu_locate(struct cpu_tile *tile, const struct cpu_keys *keys, int32_t token, int32_t n, int32_t kv_head);

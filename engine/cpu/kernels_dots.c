@@ -193,10 +193,14 @@ void CPU_VARIANT(cpu_dots_list)(float *out, int64_t out_stride, const float *que
                                 int32_t n_queries, const unsigned char *const *keys, int32_t n, int32_t dim,
                                 enum dtype dtype, const struct cpu_ahead *ahead)
 {
-    if (dtype == DTYPE_BF16) {
-        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_BF16, ahead);
-    } else {
+    switch (dtype) {
+    case DTYPE_F32:
         dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_F32, ahead);
+        break;
+    case DTYPE_BF16:
+        dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_BF16, ahead);
+        break;
+    default: dots_by_list(out, out_stride, queries, query_stride, n_queries, keys, n, dim, DTYPE_FP8, ahead); break;
     }
 }
 
@@ -296,9 +300,13 @@ void CPU_VARIANT(cpu_weigh_list)(float *out, int64_t out_stride, const float *we
                                  int32_t n_queries, const unsigned char *const *values, int32_t n, int32_t dim,
                                  enum dtype dtype, const struct cpu_ahead *ahead)
 {
-    if (dtype == DTYPE_BF16) {
-        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16, ahead);
-    } else {
+    switch (dtype) {
+    case DTYPE_F32:
         weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_F32, ahead);
+        break;
+    case DTYPE_BF16:
+        weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_BF16, ahead);
+        break;
+    default: weigh_any(out, out_stride, weights, weight_stride, n_queries, values, n, dim, DTYPE_FP8, ahead); break;
     }
 }

@@ -93,11 +93,21 @@ static void store_outputs(const struct prefill_task *task, const struct prefill_
     }
 }
 
-static void widen_tile(const struct prefill_task *task, float *out, const unsigned char *const *vectors, int32_t n)
+// The tile's keys, or values, in f32.
+static void widen_tile(const struct prefill_task *task, float *out, const struct cpu_tile *tile, int32_t kv_head,
+                       bool value)
 {
-    for (int32_t i = 0; i < n; i++) {
-        task->context->kernels->widen(out + (int64_t)i * task->head_dim, vectors[i], task->head_dim,
-                                      task->run->keys.view->dtype);
+    const struct kv_view *view = task->run->keys.view;
+    int32_t dim = task->head_dim;
+    float scale[CPU_TILE_KEYS];
+    if (view->dtype == DTYPE_FP8) {
+        cpu_scales(scale, tile, view, kv_head, value);
+    }
+    for (int32_t i = 0; i < tile->n; i++, out += dim) {
+        task->context->kernels->widen(out, value ? tile->value[i] : tile->key[i], dim, view->dtype);
+        for (int32_t d = 0; view->dtype == DTYPE_FP8 && d < dim; d++) {
+            out[d] *= scale[i];
+        }
     }
 }
 
@@ -120,12 +130,12 @@ static void prefill_item(void *user, int32_t item, int32_t thread)
     struct cpu_tile tile;
     for (int32_t token = (int32_t)buffers.first[0]; token < end; token += tile.n) {
         cpu_locate(&tile, &run->keys, token, end - token, kv_head);
-        widen_tile(task, buffers.vectors, tile.key, tile.n);
+        widen_tile(task, buffers.vectors, &tile, kv_head, false);
         kernels->multiply(buffers.scores, COLUMNS, buffers.vectors, dim, 1, buffers.query, COLUMNS, tile.n, n_columns,
                           dim, false);
         kernels->softmax_columns(buffers.scores, COLUMNS, tile.n, token, scale, &columns);
         kernels->scale_columns(buffers.sum, COLUMNS, dim, n_columns, buffers.factor);
-        widen_tile(task, buffers.vectors, tile.value, tile.n);
+        widen_tile(task, buffers.vectors, &tile, kv_head, true);
         kernels->multiply(buffers.sum, COLUMNS, buffers.vectors, 1, dim, buffers.scores, COLUMNS, dim, n_columns,
                           tile.n, true);
     }

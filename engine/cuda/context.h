@@ -41,7 +41,7 @@ struct recording {
     int64_t used;                       // when last, in steps
 };
 
-enum { MAX_RECORDINGS = 64 };           // shapes kept; a service whose batch shrinks one by one stays within them
+enum { MAX_RECORDINGS = 256 };          // shapes kept: 64 sequences at four powers of two of the longest context
 
 struct backend_context {
     const struct plan *plan;            // borrowed

@@ -1,7 +1,8 @@
 // engine/cuda/gemm.c - products of many rows through cuBLASLt, found at run time.
 //
 // The library is looked for when a context opens; without it, linear.cu's kernels do all products, slower from about 64
-// rows on. The algorithm of a shape is asked for once and kept.
+// rows on. Algorithms are asked for once per product and eighth of an octave of rows, for the most rows in it, and kept:
+// prompts differ in length, and each algorithm that is new costs the time to choose it and to load its kernel.
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,20 +12,26 @@
 #include "engine/cuda/context.h"
 #include "engine/status.h"
 
-enum { WORKSPACE_BYTES = 32 << 20, MAX_SHAPES = 64 };
+enum { WORKSPACE_BYTES = 32 << 20 };
+enum { MAX_LEVELS = 8 * 32, MAX_PRODUCTS = 16 };    // a plan has at most 11 products that differ
 
 struct shape {
-    int32_t n, n_in, n_out;
+    int32_t n_in, n_out;
     bool f32, add;
     cublasLtMatmulAlgo_t algorithm;
+};
+
+// The products of one level of rows.
+struct level {
+    struct shape shapes[MAX_PRODUCTS];    // the latest, round robin
+    int32_t n_shapes, next;
 };
 
 struct gemm {
     void *library;
     cublasLtHandle_t handle;
     void *workspace;
-    struct shape shapes[MAX_SHAPES];    // the latest, round robin
-    int32_t n_shapes, next;
+    struct level *levels[MAX_LEVELS];    // owned; NULL: no such rows yet
     cublasStatus_t (*create)(cublasLtHandle_t *);
     cublasStatus_t (*destroy)(cublasLtHandle_t);
     cublasStatus_t (*matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t,
@@ -81,6 +88,9 @@ void gemm_close(struct gemm *gemm)
     if (!gemm) {
         return;
     }
+    for (int32_t i = 0; i < MAX_LEVELS; i++) {
+        free(gemm->levels[i]);
+    }
     cudaFree(gemm->workspace);
     if (gemm->handle) {
         gemm->destroy(gemm->handle);
@@ -124,15 +134,21 @@ static void forget(struct gemm *gemm, struct product *p)
     }
 }
 
-// The algorithm for a shape, from those kept or from the library; NULL if it has none.
-static const cublasLtMatmulAlgo_t *algorithm(struct gemm *gemm, const struct product *p, struct shape wanted)
+// Rows that share algorithms: the number of their level, and the most of them, which algorithms are chosen for.
+static int32_t level_of(int32_t n, int32_t *most)
 {
-    for (int32_t i = 0; i < gemm->n_shapes; i++) {
-        const struct shape *s = &gemm->shapes[i];
-        if (s->n == wanted.n && s->n_in == wanted.n_in && s->n_out == wanted.n_out && s->f32 == wanted.f32 && s->add == wanted.add) {
-            return &s->algorithm;
-        }
+    int32_t octave = 0, below = n > 1 ? n - 1 : 1;    // powers of two end a level: chunks are as long
+    while (below >> (octave + 1) > 0) {
+        octave++;
     }
+    int32_t step = octave > 3 ? 1 << (octave - 3) : 1, eighth = (below - (1 << octave)) / step;
+    *most = (1 << octave) + (eighth + 1) * step;
+    return 8 * octave + eighth;
+}
+
+// Asks the library; false if it has none.
+static bool choose(struct gemm *gemm, cublasLtMatmulAlgo_t *out, const struct product *p)
+{
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t result;
     size_t bytes = WORKSPACE_BYTES;
@@ -145,29 +161,61 @@ static const cublasLtMatmulAlgo_t *algorithm(struct gemm *gemm, const struct pro
         }
         gemm->preference_destroy(preference);
     }
-    if (!found) {
+    if (found) {
+        *out = result.algo;
+    }
+    return found;
+}
+
+// The algorithm for the level of `n` rows, kept or chosen; NULL if there is none.
+static const cublasLtMatmulAlgo_t *algorithm(struct gemm *gemm, int32_t n, struct shape wanted)
+{
+    int32_t most, number = level_of(n, &most);
+    struct product p = {0};
+    struct level *level = gemm->levels[number];
+    level = level ? level : calloc(1, sizeof *level);
+    gemm->levels[number] = level;
+    for (int32_t i = 0; level && i < level->n_shapes; i++) {
+        const struct shape *s = &level->shapes[i];
+        if (s->n_in == wanted.n_in && s->n_out == wanted.n_out && s->f32 == wanted.f32 && s->add == wanted.add) {
+            return &s->algorithm;
+        }
+    }
+    bool chosen = level && describe(gemm, &p, most, wanted.n_in, wanted.n_out, wanted.f32) &&
+                  choose(gemm, &wanted.algorithm, &p);
+    forget(gemm, &p);
+    if (!chosen) {
         return NULL;
     }
-    struct shape *to = &gemm->shapes[gemm->next];
-    gemm->next = (gemm->next + 1) % MAX_SHAPES;
-    gemm->n_shapes += gemm->n_shapes < MAX_SHAPES;
+    struct shape *to = &level->shapes[level->next];
+    level->next = (level->next + 1) % MAX_PRODUCTS;
+    level->n_shapes += level->n_shapes < MAX_PRODUCTS;
     *to = wanted;
-    to->algorithm = result.algo;
     return &to->algorithm;
+}
+
+// What one product of a batch is given to the library as.
+static cublasStatus_t launch(struct gemm *gemm, const struct product *p, const cublasLtMatmulAlgo_t *algo, void *out,
+                             const void *x, const void *weight, bool add, cudaStream_t stream)
+{
+    const float one = 1, beta = add ? 1 : 0;
+    return gemm->matmul(gemm->handle, p->desc, &one, weight, p->weight, x, p->x, &beta, out, p->out, out, p->out, algo,
+                        gemm->workspace, WORKSPACE_BYTES, stream);
 }
 
 int gemm_run(struct gemm *gemm, void *out, const void *x, const void *weight, int32_t n, int32_t n_in, int32_t n_out,
              bool f32, bool add, cudaStream_t stream)
 {
     struct product p = {0};
-    const float one = 1, beta = add ? 1 : 0;
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
     if (describe(gemm, &p, n, n_in, n_out, f32)) {
         const cublasLtMatmulAlgo_t *algo =
-            algorithm(gemm, &p, (struct shape){.n = n, .n_in = n_in, .n_out = n_out, .f32 = f32, .add = add});
-        if (algo) {
-            status = gemm->matmul(gemm->handle, p.desc, &one, weight, p.weight, x, p.x, &beta, out, p.out, out, p.out, algo,
-                                  gemm->workspace, WORKSPACE_BYTES, stream);
+            algorithm(gemm, n, (struct shape){.n_in = n_in, .n_out = n_out, .f32 = f32, .add = add});
+        cublasLtMatmulAlgo_t own;
+        status = algo ? launch(gemm, &p, algo, out, x, weight, add, stream) : status;
+        // What suits the most rows of a level may refuse fewer.
+        if (status != CUBLAS_STATUS_SUCCESS && choose(gemm, &own, &p)) {
+            status = launch(gemm, &p, &own, out, x, weight, add, stream);
         }
     }
     forget(gemm, &p);

@@ -5,7 +5,8 @@
 // are kept that a GPU replays from a recording, one in --every of them with the times of its stages: those before load
 // kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below
 // a power of two: a recording is for one, and a longer context needs the next. The prompt is made up; weights are
-// random. What it costs is the prompts, so longest contexts come last.
+// random. What it costs is the prompts, so longest contexts come last. --prompts are run by themselves, --mixed while each
+// batch decodes: a service's steps have both, and chunks of any length. Each comes twice.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,20 +19,22 @@
 #include "engine/status.h"
 #include "traces/trace.h"
 
-enum { MAX_POINTS = 32 };
+enum { MAX_POINTS = 32, REPEATS = 2 };
 
 struct list {
     int32_t n, values[MAX_POINTS];
 };
 
 struct record {
-    const char *model, *methods, *device, *folder, *name, *contexts_text, *batches_text;
+    const char *model, *methods, *device, *folder, *name, *contexts_text, *batches_text,
+        *prompts_text, *mixed_text;
     int32_t steps, every, chunk, threads;
-    struct list contexts, batches;
+    struct list contexts, batches, prompts, mixed;
     struct plan_flags flags;
     struct model_file *files[BACKBONE_COUNT];
     struct engine *engine;
     struct sample_sink out;    // the trace's
+    bool cold;
     bool keep;                 // whether samples go there
     int32_t *prompt;           // [longest context]
 };
@@ -117,15 +120,53 @@ static int32_t warm_steps(const struct record *record)
     return 2 * record->every + 1;
 }
 
+// More steps than a prompt takes beside a batch.
+static int32_t mixed_steps(const struct record *record, int32_t tokens)
+{
+    return tokens / (record->chunk - largest(&record->batches)) + 3;
+}
+
 static int32_t answer_tokens(const struct record *record)
 {
-    return record->batches.n * (warm_steps(record) + record->steps) + 2;
+    int32_t steps = warm_steps(record) + record->steps;
+    for (int32_t i = 0; i < record->mixed.n; i++) {
+        steps += REPEATS * mixed_steps(record, record->mixed.values[i]);
+    }
+    return record->batches.n * steps + 2;
+}
+
+// A prompt that is answered by one token, beside whatever decodes.
+static int run_prompt(struct record *record, int32_t tokens)
+{
+    struct engine_request request = {.prompt = record->prompt, .n_prompt = tokens, .max_output_tokens = 1};
+    int32_t before = engine_stats(record->engine).running;
+    int64_t id;
+    int error = engine_submit(record->engine, &request, &id);
+    int32_t most = mixed_steps(record, tokens);
+    for (int32_t step = 0; !error && step < most; step++) {
+        error = run_steps(record, 1, false);
+        struct engine_stats stats = engine_stats(record->engine);
+        if (stats.waiting == 0 && stats.running <= before) {
+            return error;
+        }
+    }
+    return error ? error : status_fail(-EAGAIN, "a prompt of %d tokens did not end beside %d sequences", tokens, before);
+}
+
+static int run_prompts(struct record *record, const struct list *lengths)
+{
+    int error = 0;
+    for (int32_t i = 0; i < REPEATS * lengths->n && !error; i++) {
+        error = run_prompt(record, lengths->values[i / REPEATS]);
+    }
+    return error;
 }
 
 static int run_context(struct record *record, const struct plan *plan, int32_t context)
 {
     int32_t page = plan->page_tokens, length = context + answer_tokens(record);
-    int32_t fits = engine_stats(record->engine).cache_tokens / ((length + page - 1) / page * page);
+    int32_t beside = record->mixed.n > 0 ? largest(&record->mixed) + page : 0;
+    int32_t fits = (engine_stats(record->engine).cache_tokens - beside) / ((length + page - 1) / page * page);
     struct engine_request request = {
         .prompt = record->prompt, .n_prompt = context, .max_output_tokens = answer_tokens(record)};
     int64_t first, id;
@@ -149,16 +190,24 @@ static int run_context(struct record *record, const struct plan *plan, int32_t c
         error = error ? error : run_steps(record, warm_steps(record), false);
         record->keep = true;
         error = error ? error : run_steps(record, record->steps, false);
+        error = error ? error : run_prompts(record, &record->mixed);
     }
     record->keep = false;
     return error ? error : drain(record);
+}
+
+static int32_t longest_prompt(const struct record *record)
+{
+    int32_t longest = largest(&record->contexts), alone = largest(&record->prompts), beside = largest(&record->mixed);
+    longest = alone > longest ? alone : longest;
+    return beside > longest ? beside : longest;
 }
 
 static int run_engine(struct record *record, const struct plan *plan, struct model_file *model,
                       struct collector *collector)
 {
     char backend[32];
-    int32_t number, longest = largest(&record->contexts);
+    int32_t number, longest = longest_prompt(record);
     int error = measure_device(backend, sizeof backend, &number, record->device);
     bool gpu = strcmp(backend, "cuda") == 0;
     struct engine_options options = {
@@ -167,9 +216,9 @@ static int run_engine(struct record *record, const struct plan *plan, struct mod
         .backend = backend,
         .device = number,
         .threads = record->threads,
-        .max_seqs = largest(&record->batches),
+        .max_seqs = largest(&record->batches) + 1,
         .max_context = longest + answer_tokens(record),
-        .max_step_tokens = record->chunk ? record->chunk : measure_chunk(record->device),
+        .max_step_tokens = record->chunk,
         .cache_tokens = gpu ? CACHE_ALL_FREE : 0,
         .observer = collector_observer(collector),
         .stage_every = record->every,
@@ -182,14 +231,19 @@ static int run_engine(struct record *record, const struct plan *plan, struct mod
     engine_source(record->engine, &source);
     collector_set_source(collector, &source);
     record->keep = false;
-    // What is loaded or chosen at first use, once for a whole chunk and once for a single row.
-    int32_t warm = options.max_step_tokens < longest ? options.max_step_tokens : longest;
-    struct engine_request request = {.prompt = record->prompt, .n_prompt = warm, .max_output_tokens = 2};
-    int64_t id;
-    error = engine_submit(record->engine, &request, &id);
-    error = error ? error : drain(record);
+    // Batches record themselves before their steps are kept.
+    error = record->cold ? 0 : engine_warm(record->engine, options.max_context);
+    record->keep = true;
+    error = error ? error : run_prompts(record, &record->prompts);
+    record->keep = false;
     for (int32_t c = 0; c < record->contexts.n && !error; c++) {
         error = run_context(record, plan, record->contexts.values[c]);
+    }
+    struct engine_stats stats = engine_stats(record->engine);
+    if (gpu && !error) {
+        fprintf(stderr, "%s: %.1f MB of device memory in use, weights %.1f, cache %.1f of %d tokens, chunk %d, %d sequences\n",
+                plan->method, 1e-6 * (double)engine_device_bytes(record->engine), 1e-6 * (double)stats.weight_bytes,
+                1e-6 * (double)stats.kv_bytes_allocated, stats.cache_tokens, options.max_step_tokens, options.max_seqs);
     }
     engine_close(record->engine);
     record->engine = NULL;
@@ -237,10 +291,16 @@ static int run(struct record *record)
     int error = plan_flags_resolve(&record->flags);
     error = error ? error : parse_list(&record->contexts, "contexts", record->contexts_text);
     error = error ? error : parse_list(&record->batches, "batches", record->batches_text);
+    error = error || !record->prompts_text ? error : parse_list(&record->prompts, "prompts", record->prompts_text);
+    error = error || !record->mixed_text ? error : parse_list(&record->mixed, "mixed", record->mixed_text);
     if (error) {
         return error;
     }
-    int32_t longest = largest(&record->contexts);
+    record->chunk = record->chunk ? record->chunk : measure_chunk(record->device);
+    if (record->chunk <= largest(&record->batches)) {
+        return status_fail(-EINVAL, "--chunk: expected more than the largest batch");
+    }
+    int32_t longest = longest_prompt(record);
     record->prompt = malloc((size_t)longest * sizeof *record->prompt);
     if (!record->prompt) {
         return status_fail(-ENOMEM, "no memory for a prompt of %d tokens", longest);
@@ -271,10 +331,13 @@ int main(int argc, char **argv)
         {"device", OPTION_TEXT, &record.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"contexts", OPTION_TEXT, &record.contexts_text, 0, 0, "N[,N...]", "lengths of prompts"},
         {"batches", OPTION_TEXT, &record.batches_text, 0, 0, "N[,N...]", "sequences that decode, ascending"},
+        {"prompts", OPTION_TEXT, &record.prompts_text, 0, 0, "N[,N...]", "lengths of prompts that run alone"},
+        {"mixed", OPTION_TEXT, &record.mixed_text, 0, 0, "N[,N...]", "lengths of prompts that run beside each batch"},
         {"steps", OPTION_INT, &record.steps, 1, 4096, "steps", "kept of each batch"},
         {"every", OPTION_INT, &record.every, 1, 1024, "steps", "on a GPU one in so many tells its stages"},
         {"chunk", OPTION_INT, &record.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"threads", OPTION_INT, &record.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"cold", OPTION_FLAG, &record.cold, 0, 0, NULL, "the first prompts pay for what is loaded at first use"},
         {"folder", OPTION_TEXT, &record.folder, 0, 0, "FOLDER", "where traces go"},
         {"name", OPTION_TEXT, &record.name, 0, 0, "NAME", "how they begin"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

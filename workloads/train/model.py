@@ -46,9 +46,10 @@ class Geometry:
     def windows(self):
         return self.layers // 2 if self.yoco else 0
 
-    def config(self):
+    def config(self, name=""):
         return {
-            "architectures": ["ClsaForCausalLM"], "model_type": "clsa", "_name_or_path": f"demo-{self.backbone}",
+            "architectures": ["ClsaForCausalLM"], "model_type": "clsa",
+            "_name_or_path": name or f"demo-{self.backbone}",
             "clsa_backbone": self.backbone, "hidden_size": self.hidden, "intermediate_size": self.ffn,
             "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads, "head_dim": self.head_dim, "vocab_size": self.vocab,
@@ -124,14 +125,14 @@ def is_index(name):
     return "indexer." in name
 
 
-def save(folder, g, weights):
-    """A model folder as the engine reads it; bf16, each file replaced whole."""
+def save(folder, g, weights, name=""):
+    """A model folder as the engine reads it; bf16, each file replaced whole. `name`: that tables show."""
     os.makedirs(folder, exist_ok=True)
     part = os.path.join(folder, "model.safetensors.part")
     save_file({name: w.detach().to("cpu", torch.bfloat16).contiguous() for name, w in weights.items()}, part)
     os.replace(part, part[:-len(".part")])
     with open(os.path.join(folder, "config.json"), "w", encoding="ascii") as file:
-        json.dump(g.config(), file, indent=2)
+        json.dump(g.config(name), file, indent=2)
         file.write("\n")
 
 

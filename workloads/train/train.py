@@ -137,9 +137,11 @@ class Run:
     def save(self, done):
         save_whole(self.path("state.pt"), {"phase": self.args.phase, "weights": self.model.weights, "step": self.step,
                                            "seconds": self.seconds, "optimizer": self.optimizer.state_dict()})
-        backbone.save(self.path("model"), self.g, self.model.weights)
+        # Both sets of weights are compared in one table: those of joint training have a name of their own.
+        name = f"demo-{self.g.backbone}-joint" if self.args.phase == "joint" else ""
+        backbone.save(self.path("model"), self.g, self.model.weights, name)
         if done:
-            backbone.save(self.path(f"model-{self.args.phase}"), self.g, self.model.weights)
+            backbone.save(self.path(f"model-{self.args.phase}"), self.g, self.model.weights, name)
 
     def progress(self):
         return self.step / self.args.steps if self.args.steps else self.seconds / self.args.seconds

@@ -14,10 +14,12 @@ case $backbone in
 yoco)
     dense=(--steps 2124 --lengths 0.2015:512,0.5494:2048,1:8192 --decay-from 0.689)
     distill=(--steps 947 --decay-from 0.404)
+    joint=(--steps 400)
     ;;
 transformer)
     dense=(--steps 2074 --lengths 0.2502:512,0.6490:2048,1:8192 --decay-from 0.806)
     distill=(--steps 469 --decay-from 0.616)
+    joint=(--steps 250)
     ;;
 *) echo "train.sh: $backbone: expected yoco or transformer" >&2; exit 2 ;;
 esac
@@ -30,5 +32,7 @@ phase() {
     [ -d "$folder/$backbone/model-$name" ] || python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
         --corpus "$folder/corpus.xz" --heldout "$folder/heldout.txt" --out "$folder/$backbone"
 }
+small=(--samples 16 --cases 2 --sparse-samples 8)     # `clsa eval` is the evaluation; this only tells whether it goes well
 phase dense "${dense[@]}"
-phase distill "${distill[@]}"
+phase distill "${distill[@]}" "${small[@]}"
+phase joint "${joint[@]}" "${small[@]}"

@@ -1,0 +1,438 @@
+// tests/bench/bench_serving.c - the live engine under load, and the simulation of the same, side by side.
+//
+// For each method three workloads are made to measure: `steady` arrives at --load times what the simulator says that the
+// service can do, `saturated` at twice of it, and `preemption` likewise with a KV cache so small that requests lose their
+// pages. The engine replays them in real time and warmed; the simulator gets the same requests, cache and limits, as a
+// bare roofline and calibrated. Both reduce with the same code. Printed and appended (--results): throughput, mean and P95
+// of TTFT and TPOT as measured, the simulator's errors with their sign, preemptions, and the most sequences that ran.
+//
+// Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
+// each step's price is held against that time: --steps writes all of them, one line a step.
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/calibrated.h"
+#include "cli/choice.h"
+#include "cli/command.h"
+#include "cli/measure.h"
+#include "cli/serving.h"
+#include "engine/status.h"
+#include "sim/serve.h"
+
+enum { MAX_METHODS = 16, CASES = 3, MODES = 3 };
+enum { STEADY, SATURATED, PREEMPTION };
+enum { MEASURED, ROOFLINE, CALIBRATED };
+static const char *const case_names[CASES] = {"steady", "saturated", "preemption"};
+static const char *const mode_names[MODES] = {"measured", "roofline", "calibrated"};
+
+struct step {
+    double begin_s, end_s;
+};
+
+struct bench {
+    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *commit, *driver;
+    int32_t requests, prompt, output, max_seqs, chunk, threads;
+    int64_t seed;
+    double load;
+    bool virtual_clock, cold;
+    struct plan_flags flags;
+    struct model_config config;
+    struct calibration *calibration;
+    struct device bare, calibrated;
+    FILE *steps_out, *results_out;
+    struct sample_source source;
+    struct step *steps;                  // [n_steps] of the replay, owned
+    int64_t n_steps, step_capacity;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is served
+
+// Requests whose prompts and outputs spread by a factor of four both ways around their medians. rate 0: all at once.
+static int make_workload(struct workload *out, const struct bench *bench, double rate_per_s)
+{
+    char text[1024];
+    int n = snprintf(text, sizeof text,
+                     "{\"name\": \"bench\", \"source\": \"made up\", \"seed\": %lld, \"requests\": %d, "
+                     "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": %.9g}, "
+                     "\"classes\": [{\"name\": \"all\", "
+                     "\"prompt\": {\"law\": \"quantiles\", \"at\": [0, 0.5, 1], \"tokens\": [%d, %d, %d]}, "
+                     "\"output\": {\"law\": \"quantiles\", \"at\": [0, 0.5, 1], \"tokens\": [%d, %d, %d]}}]}",
+                     (long long)bench->seed, bench->requests, rate_per_s > 0 ? rate_per_s : 1e6, bench->prompt / 4,
+                     bench->prompt, 4 * bench->prompt, bench->output / 4, bench->output, 4 * bench->output);
+    return workload_parse(out, text, (size_t)n, "bench", NULL);
+}
+
+static int64_t longest_request(const struct workload *workload)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < workload->n; i++) {
+        int64_t tokens = (int64_t)workload->requests[i].prompt_tokens + workload->requests[i].output_tokens;
+        most = tokens > most ? tokens : most;
+    }
+    return most;
+}
+
+struct setup {
+    const struct plan *plan;
+    struct workload workload;
+    int64_t cache_tokens;
+};
+
+static int simulate(struct serve_result *out, const struct bench *bench, const struct setup *setup,
+                    const struct device *device)
+{
+    struct serve_options options = {.plan = setup->plan, .device = device, .max_seqs = bench->max_seqs,
+                                    .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens};
+    return serve_run(out, &setup->workload, &options);
+}
+
+// Requests a second when all come at once.
+static int capacity(double *out, const struct bench *bench, struct setup *setup)
+{
+    struct serve_result result;
+    int error = make_workload(&setup->workload, bench, 0);
+    setup->cache_tokens = error ? 0 : longest_request(&setup->workload) * bench->max_seqs;
+    error = error ? error : simulate(&result, bench, setup, &bench->calibrated);
+    workload_close(&setup->workload);
+    if (!error) {
+        *out = result.metrics.requests_per_s;
+        serve_close(&result);
+    }
+    return error;
+}
+
+// Halves the cache until the simulator preempts one request in eight, or the longest one alone is left room.
+static int shrink_cache(const struct bench *bench, struct setup *setup)
+{
+    int64_t longest = longest_request(&setup->workload);
+    for (;;) {
+        struct serve_result result;
+        int error = simulate(&result, bench, setup, &bench->calibrated);
+        if (error) {
+            return error;
+        }
+        bool enough = result.metrics.preemptions * 8 >= setup->workload.n;
+        serve_close(&result);
+        if (enough || setup->cache_tokens * 3 / 4 < longest) {
+            return 0;
+        }
+        setup->cache_tokens = setup->cache_tokens * 3 / 4;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The engine
+
+static void on_step(void *user, double begin_s, double end_s)
+{
+    struct bench *bench = user;
+    if (bench->n_steps == bench->step_capacity) {
+        int64_t grown_capacity = bench->step_capacity ? 2 * bench->step_capacity : 1 << 16;
+        struct step *grown = realloc(bench->steps, (size_t)grown_capacity * sizeof *grown);
+        if (!grown) {
+            return;    // told by the count of steps, which the simulator's then exceeds
+        }
+        bench->steps = grown;
+        bench->step_capacity = grown_capacity;
+    }
+    bench->steps[bench->n_steps++] = (struct step){begin_s, end_s};
+}
+
+static int replay(struct serving_result *out, struct bench *bench, const struct setup *setup, struct model_file *file)
+{
+    char backend[32];
+    int32_t number;
+    int error = measure_device(backend, sizeof backend, &number, bench->device);
+    struct serving_options options = {.plan = setup->plan, .model = file, .backend = backend, .device = number,
+                                      .threads = bench->threads, .max_seqs = bench->max_seqs,
+                                      .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
+                                      .virtual_clock = bench->virtual_clock, .cold = bench->cold, .seed = 1,
+                                      .stepped = on_step, .stepped_user = bench};
+    bench->n_steps = 0;
+    return error ? error : serving_run(out, &setup->workload, &options);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Step by step
+
+enum { DECODE, MIXED, PROMPT, KINDS };
+static const char *const kind_names[KINDS] = {"decode", "mixed", "prefill"};
+
+struct judge {
+    struct bench *bench;
+    const char *method, *name;
+    int64_t next;
+    double measured_s[KINDS], priced_s[KINDS], pause_s;    // pause: between steps that follow each other
+    double *errors[KINDS];                                 // [n] owned
+    int64_t n[KINDS];
+};
+
+static double on_clock(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
+{
+    struct judge *judge = user;
+    struct bench *bench = judge->bench;
+    int64_t at = judge->next++, contexts = 0;
+    int32_t rows = 0, logits = 0, deepest = 0, prompts = 0;
+    if (at >= bench->n_steps) {
+        return priced_s;
+    }
+    for (int32_t i = 0; i < n_seqs; i++) {
+        rows += work[i].new_tokens;
+        logits += work[i].logit_rows;
+        contexts += work[i].context_tokens;
+        deepest = work[i].context_tokens > deepest ? work[i].context_tokens : deepest;
+        prompts += work[i].new_tokens > 1 || work[i].logit_rows == 0;
+    }
+    int kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
+    const struct step *step = &bench->steps[at];
+    double measured_s = step->end_s - step->begin_s;
+    double pause_s = at > 0 && step->begin_s - bench->steps[at - 1].end_s < 1e-3 ? step->begin_s - bench->steps[at - 1].end_s : 0;
+    judge->measured_s[kind] += measured_s;
+    judge->priced_s[kind] += priced_s;
+    judge->pause_s += pause_s;
+    judge->errors[kind][judge->n[kind]++] = fabs(priced_s / measured_s - 1);
+    if (bench->steps_out) {
+        fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
+                kind_names[kind], n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
+                1e6 * priced_s, 1e6 * pause_s);
+    }
+    return step->end_s - now_s;
+}
+
+static int compare_doubles(const void *left, const void *right)
+{
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+static void append(const struct bench *bench, const struct setup *setup, const char *quantity, double value, const char *unit)
+{
+    char date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    if (!bench->results_out || !isfinite(value)) {
+        return;
+    }
+    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    fprintf(bench->results_out, "%s\t%s\t%s\t%s\tbench_serving%s\t%s\t%s\t-\t%d\t%s\t%.5g\t-\t-\t%s\n", date, bench->commit,
+            bench->source.device, bench->driver, bench->cold ? " --cold" : "", bench->model, setup->plan->method,
+            bench->max_seqs, quantity, value, unit);
+}
+
+static int judge_steps(struct bench *bench, const struct setup *setup, const char *name)
+{
+    struct judge judge = {.bench = bench, .method = setup->plan->method, .name = name};
+    struct serve_options options = {.plan = setup->plan, .device = &bench->calibrated, .max_seqs = bench->max_seqs,
+                                    .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
+                                    .every_step = true, .clock = on_clock, .clock_user = &judge};
+    struct serve_result result = {0};
+    int error = 0;
+    for (int k = 0; k < KINDS; k++) {
+        judge.errors[k] = malloc((size_t)bench->n_steps * sizeof **judge.errors + 1);
+        error = judge.errors[k] ? error : status_fail(-ENOMEM, "no memory for the errors of steps");
+    }
+    error = error ? error : serve_run(&result, &setup->workload, &options);
+    if (!error && result.steps != bench->n_steps) {
+        printf("  steps: the engine took %lld, the simulator with their times %lld\n", (long long)bench->n_steps,
+               (long long)result.steps);
+    }
+    for (int k = 0; k < KINDS && !error; k++) {
+        double *errors = judge.errors[k];
+        int64_t n = judge.n[k];
+        if (n == 0) {
+            continue;
+        }
+        qsort(errors, (size_t)n, sizeof *errors, compare_doubles);
+        double median = 100 * errors[n / 2], p95 = 100 * errors[(int64_t)ceil(0.95 * (double)n) - 1];
+        char quantity[96];
+        printf("  %-8s %7lld steps, %8.3f s; predicted %+6.1f%% in all, each off by %5.1f%% (median), %5.1f%% (P95)\n",
+               kind_names[k], (long long)n, judge.measured_s[k], 100 * (judge.priced_s[k] / judge.measured_s[k] - 1),
+               median, p95);
+        snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s", name, kind_names[k]);
+        append(bench, setup, quantity, median, "%");
+        snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s.p95", name, kind_names[k]);
+        append(bench, setup, quantity, p95, "%");
+    }
+    if (!error) {
+        printf("  between steps %.3f s\n", judge.pause_s);
+    }
+    for (int k = 0; k < KINDS; k++) {
+        free(judge.errors[k]);
+    }
+    serve_close(&result);
+    return error;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Side by side
+
+static void report(const struct bench *bench, const struct setup *setup, const char *name,
+                   const struct serve_metrics *const *metrics, const double (*extra)[2])
+{
+    static const struct {
+        const char *name, *unit;
+        double factor;
+    } rows[] = {{"output_tokens_per_s", "tokens/s", 1}, {"ttft_mean", "ms", 1e3}, {"ttft_p95", "ms", 1e3},
+                {"tpot_mean", "ms", 1e3}, {"tpot_p95", "ms", 1e3}, {"preemptions", "times", 1},
+                {"peak_sequences", "sequences", 1}, {"peak_kv", "MB", 1e-6}};
+    enum { ROWS = sizeof rows / sizeof *rows };
+    printf("%-10s %-10s %20s %12s %12s %9s %12s %9s\n", setup->plan->method, name, "", "measured", "roofline", "error",
+           "calibrated", "error");
+    for (int r = 0; r < ROWS; r++) {
+        double values[MODES];
+        for (int m = 0; m < MODES; m++) {
+            const struct serve_metrics *of = metrics[m];
+            const double all[ROWS] = {of->output_tokens_per_s, of->ttft_s.mean, of->ttft_s.p95, of->tpot_s.mean,
+                                      of->tpot_s.p95, (double)of->preemptions, extra[m][0], extra[m][1]};
+            values[m] = rows[r].factor * all[r];
+        }
+        printf("%-10s %-10s %20s %12.4g %12.4g %+8.1f%% %12.4g %+8.1f%%\n", "", "", rows[r].name, values[MEASURED],
+               values[ROOFLINE], 100 * (values[ROOFLINE] / values[MEASURED] - 1), values[CALIBRATED],
+               100 * (values[CALIBRATED] / values[MEASURED] - 1));
+        char quantity[96];
+        snprintf(quantity, sizeof quantity, "serving.%s.%s", name, rows[r].name);
+        append(bench, setup, quantity, values[MEASURED], rows[r].unit);
+        for (int m = ROOFLINE; m < MODES && values[MEASURED] > 0; m++) {
+            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", name, rows[r].name, mode_names[m]);
+            append(bench, setup, quantity, 100 * (values[m] / values[MEASURED] - 1), "%");
+        }
+    }
+    printf("%-10s %-10s %20s %12s %12s %9s %12s\n", "", "", "verdict", saturation_name(metrics[MEASURED]->saturation),
+           saturation_name(metrics[ROOFLINE]->saturation), "", saturation_name(metrics[CALIBRATED]->saturation));
+}
+
+static int run_case(struct bench *bench, struct setup *setup, struct model_file *file, double requests_per_s, int c)
+{
+    struct serving_result measured = {0};
+    struct serve_result simulated[2] = {0};
+    double rate = requests_per_s * (c == STEADY ? bench->load : 2);
+    int error = make_workload(&setup->workload, bench, rate);
+    if (error) {
+        return error;
+    }
+    setup->cache_tokens = longest_request(&setup->workload) * bench->max_seqs;
+    error = c == PREEMPTION ? shrink_cache(bench, setup) : 0;
+    error = error ? error : replay(&measured, bench, setup, file);
+    error = error ? error : simulate(&simulated[0], bench, setup, &bench->bare);
+    error = error ? error : simulate(&simulated[1], bench, setup, &bench->calibrated);
+    if (!error) {
+        const struct serve_metrics *metrics[MODES] = {&measured.metrics, &simulated[0].metrics, &simulated[1].metrics};
+        const double extra[MODES][2] = {{measured.peak_running, (double)measured.peak_kv_bytes},
+                                        {simulated[0].peak_running, (double)simulated[0].peak_kv_bytes},
+                                        {simulated[1].peak_running, (double)simulated[1].peak_kv_bytes}};
+        bench->source = measured.source;
+        printf("\n%s %s, %lld requests at %.3g/s, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
+               bench->source.device, bench->source.backend, (long long)setup->workload.n, rate,
+               (long long)setup->cache_tokens, measured.warm_s, measured.metrics.span_s,
+               100 * measured.busy_s / measured.metrics.span_s);
+        if (measured.device_bytes > 0) {
+            printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f\n", 1e-6 * (double)measured.device_bytes,
+                   1e-6 * (double)measured.weight_bytes, 1e-6 * (double)measured.kv_bytes,
+                   1e-6 * (double)(measured.device_bytes - measured.weight_bytes - measured.kv_bytes));
+        }
+        report(bench, setup, case_names[c], metrics, extra);
+        error = judge_steps(bench, setup, case_names[c]);
+        fflush(stdout);
+    }
+    serving_close(&measured);
+    serve_close(&simulated[0]);
+    serve_close(&simulated[1]);
+    workload_close(&setup->workload);
+    return error;
+}
+
+static int run_method(struct bench *bench, struct model_file **files, const char *name)
+{
+    static struct plan plan;
+    struct setup setup = {.plan = &plan};
+    double requests_per_s;
+    const struct method_info *method = plan_find_method(name);
+    if (!method) {
+        return status_fail(-EINVAL, "--methods: %s is no method", name);
+    }
+    struct model_file **file = &files[method->backbone];
+    int error = *file ? 0 : command_model_open(file, bench->model, name, &bench->flags, 1);
+    error = error ? error : command_plan_build(&plan, *file, name, &bench->flags);
+    error = error ? error : capacity(&requests_per_s, bench, &setup);
+    for (int c = 0; c < CASES && !error; c++) {
+        error = strstr(bench->cases, case_names[c]) ? run_case(bench, &setup, *file, requests_per_s, c) : 0;
+    }
+    return error ? status_prefix(error, "%s: ", name) : 0;
+}
+
+static int run(struct bench *bench)
+{
+    struct device *table = NULL;
+    struct model_file *files[BACKBONE_COUNT] = {NULL};
+    int32_t n_table;
+    char list[256], *rest = NULL;
+    int error = plan_flags_resolve(&bench->flags);
+    error = error ? error : device_table_load(&table, &n_table, NULL);
+    error = error ? error : calibrated_open(&bench->calibration, &bench->calibration_file, bench->device_name, NULL);
+    error = error ? error : choice_device(&bench->calibrated, table, n_table, bench->calibration, bench->device_name, bench->threads);
+    bench->bare = bench->calibrated;    // the same rates
+    bench->bare.calibration = NULL;
+    bench->steps_out = !error && bench->steps_file ? fopen(bench->steps_file, "we") : NULL;
+    bench->results_out = !error && bench->results ? fopen(bench->results, "ae") : NULL;
+    snprintf(list, sizeof list, "%s", bench->methods);
+    for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
+        error = run_method(bench, files, name);
+    }
+    for (int b = 0; b < BACKBONE_COUNT; b++) {
+        model_file_close(files[b]);
+    }
+    if (bench->steps_out && fclose(bench->steps_out) != 0 && !error) {
+        error = status_fail(-EIO, "--steps %s: %s", bench->steps_file, strerror(errno));
+    }
+    if (bench->results_out && fclose(bench->results_out) != 0 && !error) {
+        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
+    }
+    free(bench->steps);
+    free(table);
+    calibration_free(bench->calibration);
+    return error;
+}
+
+int main(int argc, char **argv)
+{
+    static struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .device_name = "host",
+                                 .cases = "steady,saturated,preemption", .commit = "-", .driver = "-", .requests = 100,
+                                 .prompt = 512, .output = 64, .max_seqs = 8, .chunk = 512, .seed = 1, .load = 0.6};
+    bench.flags = plan_flags_default();
+    const struct option_spec options[] = {
+        {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size (random weights)"},
+        {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M[,M...]", "methods"},
+        {"device", OPTION_TEXT, &bench.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
+        {"threads", OPTION_INT, &bench.threads, 1, 1024, "threads", "CPU threads (default: all)"},
+        {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "what is simulated (clsa devices)"},
+        {"calibration", OPTION_TEXT, &bench.calibration_file, 0, 0, "FILE", "none: bare roofline"},
+        {"cases", OPTION_TEXT, &bench.cases, 0, 0, "C[,C...]", "steady, saturated, preemption"},
+        {"requests", OPTION_INT, &bench.requests, 1, 1 << 20, "requests", "of each case"},
+        {"prompt", OPTION_INT, &bench.prompt, 4, 1 << 20, "tokens", "median; from a quarter to four times of it"},
+        {"output", OPTION_INT, &bench.output, 4, 1 << 20, "tokens", "likewise"},
+        {"load", OPTION_REAL, &bench.load, 0.01, 1, "share", "of the predicted capacity that arrives in `steady`"},
+        {"max-seqs", OPTION_INT, &bench.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
+        {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one step"},
+        {"seed", OPTION_LONG, &bench.seed, 1, 9e18, "N", "of the requests"},
+        {"virtual", OPTION_FLAG, &bench.virtual_clock, 0, 0, NULL, "do not wait for arrivals"},
+        {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "the first requests pay for what is loaded at first use"},
+        {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
+        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
+        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
+        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
+    };
+    const struct command_spec command = {"bench_serving", "The engine under load beside its simulation.", NULL, 0, 0, options};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    if (error == 1) {
+        return 0;
+    }
+    error = error ? error : run(&bench);
+    return error ? command_fail("bench_serving", error) : 0;
+}
