@@ -82,9 +82,28 @@ void terminal_close(struct terminal *terminal)
 
 void terminal_keys(struct terminal *terminal, const char *keys)
 {
-    char arguments[256];
+    char arguments[1024];
     snprintf(arguments, sizeof arguments, "send-keys -- '%s'", keys);
     free(tmux(terminal, arguments));
+}
+
+void terminal_bytes(struct terminal *terminal, const char *hex)
+{
+    char arguments[256];
+    snprintf(arguments, sizeof arguments, "send-keys -H %s", hex);
+    free(tmux(terminal, arguments));
+}
+
+void terminal_print(struct terminal *terminal, const char *text)
+{
+    char *path = tmux(terminal, "display-message -p '#{pane_tty}'");
+    path[strcspn(path, "\n")] = 0;
+    FILE *stream = *path ? fopen(path, "we") : NULL;
+    if (stream) {
+        fputs(text, stream);
+        fclose(stream);
+    }
+    free(path);
 }
 
 void terminal_resize(struct terminal *terminal, int32_t rows, int32_t cols)

@@ -14,6 +14,8 @@ struct terminal *terminal_open(const char *command, const char *locale, int32_t 
 void terminal_close(struct terminal *terminal);    // NULL-safe; ends the server and all that runs in it
 
 void terminal_keys(struct terminal *terminal, const char *keys);    // as tmux names them: "q", "Tab", "F10"
+void terminal_bytes(struct terminal *terminal, const char *hex);     // as they are: "1b 5b 4d"
+void terminal_print(struct terminal *terminal, const char *text);     // as if another program wrote there
 void terminal_resize(struct terminal *terminal, int32_t rows, int32_t cols);
 char *terminal_screen(struct terminal *terminal);                  // lines without trailing spaces; to be freed
 

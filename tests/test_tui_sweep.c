@@ -136,6 +136,14 @@ static void test_curves(void)
         compare_golden(path, text);
         free(text);
     }
+    for (int i = 0; i < 400; i++) {    // screens of any size
+        char *text;
+        struct ui ui = ui_default();
+        ui.view = VIEW_COMPARE;
+        struct snapshot_options options = {.script = scripts[i % 2], .rows = check_range(1, 70), .cols = check_range(1, 230)};
+        CHECK(dashboard_snapshot(&text, state, &ui, &options) == 0);
+        free(text);
+    }
     state_close(state);
 }
 

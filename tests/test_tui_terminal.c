@@ -137,8 +137,11 @@ static void test_ascii(void)
 // Signals: asked to end, it ends well; killed by a fault, it still gives the terminal back.
 static void test_signals(void)
 {
-    static const struct { const char *name, *status; } signals[] = {{"TERM", "status=0"}, {"SEGV", "status="}};
-    for (int i = 0; i < 2; i++) {
+    static const struct { const char *name, *status; } signals[] = {
+        {"TERM", "status=0"}, {"HUP", "status=0"}, {"INT", "status=0"}, {"SEGV", "status="}, {"ABRT", "status="},
+        {"BUS", "status="}, {"FPE", "status="}, {"ILL", "status="}};
+    static const int numbers[] = {SIGTERM, SIGHUP, SIGINT, SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
+    for (int i = 0; i < 8; i++) {
         char before[256], path[128];
         snprintf(path, sizeof path, "%s/pid", folder);
         snprintf(before, sizeof before, "sh -c 'echo $$ >%s; exec \"$0\" \"$@\"' ", path);
@@ -151,7 +154,7 @@ static void test_signals(void)
             fclose(stream);
         }
         if (pid > 1) {
-            kill(pid, i == 0 ? SIGTERM : SIGSEGV);
+            kill(pid, numbers[i]);
         }
         check_given_back(terminal, signals[i].status);
         terminal_close(terminal);
@@ -205,26 +208,56 @@ static void test_live(void)
     terminal_close(terminal);
 }
 
-// Whatever is typed, however fast the window changes: it lives, and gives the terminal back.
+// What stands on the terminal is what the program thinks stands there: drawn anew from nothing it looks the same.
+static void check_cells(struct terminal *terminal, int32_t round)
+{
+    struct timespec moment = {.tv_nsec = 150000000};    // the last keys and the last size are on the screen by then
+    nanosleep(&moment, NULL);
+    char *before = terminal_screen(terminal);
+    terminal_keys(terminal, "C-l");
+    nanosleep(&moment, NULL);
+    char *after = terminal_screen(terminal);
+    for (int32_t i = 0; i < 40 && strcmp(before, after) != 0; i++) {    // a busy machine has not drawn it yet
+        free(before);
+        before = after;
+        terminal_keys(terminal, "C-l");
+        nanosleep(&moment, NULL);
+        after = terminal_screen(terminal);
+        if (i == 39) {
+            check_failed(__FILE__, __LINE__, "round %d: the screen was\n%s\nand drawn anew is\n%s", round, before, after);
+        }
+    }
+    free(before);
+    free(after);
+}
+
+// Whatever is typed, however fast the window changes: it lives, no cell is wrong, and it gives the terminal back.
 static void test_storm(void)
 {
-    // Without what writes files, leaves, or simulates for long.
-    static const char keys[] = "12345678?hjknNmbfR<>+-=,./ps ac{}[]dx";
-    static const char *const named[] = {"Tab", "Enter", "Escape", "Up", "Down", "Left", "Right", "PageUp", "PageDown",
+    enum { ROUNDS = 100, KEYS = 99 };    // and a named one each: 10,000
+    // Without what writes files, leaves, or simulates for long; with what begins a line, and what ends it.
+    static const char keys[] = "12345678?hjknNmbfR<>+-=,./:ps ac{}[]()idxvA";
+    static const char *const named[] = {"Tab", "Enter", "Escape", "Up", "Down", "Left", "Right", "NPage", "PPage",
                                         "Home", "End", "BSpace", "DC", "BTab"};
     struct terminal *terminal = start("", "", "C.UTF-8", 24, 80);
     CHECK_SHOWS(terminal, "replay ended");
-    for (int32_t round = 0; round < 60; round++) {
-        char typed[9] = "";
-        for (int i = 0; i < 8; i++) {
+    for (int32_t round = 0; round < ROUNDS; round++) {
+        char typed[KEYS + 1] = "";
+        for (int i = 0; i < KEYS; i++) {
             typed[i] = keys[check_range(0, (int32_t)sizeof keys - 2)];
         }
         terminal_keys(terminal, typed);
         terminal_keys(terminal, named[check_range(0, (int32_t)(sizeof named / sizeof named[0]) - 1)]);
-        if (round % 2 == 0) {
-            terminal_resize(terminal, check_range(1, 70), check_range(1, 220));
+        terminal_resize(terminal, check_range(1, 70), check_range(1, 220));
+        if (round % 10 == 9) {
+            terminal_keys(terminal, "Escape");
+            check_cells(terminal, round);
         }
     }
+    for (int32_t size = 0; size < 200; size++) {    // and sizes alone, as a window is dragged
+        terminal_resize(terminal, 10 + size % 50, 30 + size * 7 % 170);
+    }
+    check_cells(terminal, ROUNDS);
     terminal_resize(terminal, 24, 80);
     terminal_keys(terminal, "Escape");
     terminal_keys(terminal, "F10");

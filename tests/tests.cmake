@@ -21,6 +21,8 @@ foreach(source ${TEST_SOURCES})
         ENVIRONMENT "CLSA_BINARY=$<TARGET_FILE:clsa>")
 endforeach()
 
+set_tests_properties(test_tui_keys test_tui_terminal PROPERTIES TIMEOUT 900)    # many screens, each looked at
+
 # Tests whose threads ThreadSanitizer should watch.
 set(THREADED test_cupti test_cupti_late test_device test_thread_pool test_backend_cpu test_tui_feed test_tui_whatif
     test_tui_attach test_counters)

@@ -168,6 +168,7 @@ static void act(struct session *session, const struct request_to_owner *request)
     case COMMAND_EXPORT: export_shown(session, request->text); return;
     case COMMAND_RECORD: toggle_recording(session, request->text); return;
     case COMMAND_DUMP: dump_ring(session, request->text); return;
+    case COMMAND_REDRAW: draw_again(); return;
     case COMMAND_SAVE_SETTINGS: save_settings(session); return;
     default: steer(session, request); return;
     }

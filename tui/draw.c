@@ -208,6 +208,11 @@ void draw_cells(const struct cells *cells)
     refresh();
 }
 
+void draw_again(void)
+{
+    clearok(curscr, true);
+}
+
 static int32_t translate_mouse(void)
 {
     MEVENT event;

@@ -19,6 +19,7 @@ void draw_close(void);    // harmless when not open
 bool draw_color(void);
 void draw_theme(int32_t theme);    // theme.h
 void draw_size(int32_t *rows, int32_t *cols);
+void draw_again(void);    // the next draw_cells writes every cell, whatever the terminal is thought to show
 void draw_cells(const struct cells *cells);
 
 // Waits for a key until `timeout_ms` have passed, the terminal has another size, or a signal came. A character or an

@@ -28,6 +28,7 @@ const struct ui_key_help ui_keys[] = {
     {"mouse", "tabs, scroll, select", -1, false},
     {"j k, arrows", "scroll", -1, false},
     {"+ -", "redraw more, less often", -1, false},
+    {"Ctrl-L", "redraw everything now", -1, false},
     {"left, right", "select a stage", VIEW_STAGES, false},
     {"Enter", "its slowest on the timeline", VIEW_STAGES, false},
     {"d, Esc", "its kernels; back", VIEW_STAGES, false},
@@ -43,7 +44,7 @@ const struct ui_key_help ui_keys[] = {
     {"+ -, Enter", "zoom; to the selection", VIEW_TIMELINE, false},
     {"< >, PgUp", "pan by a quarter, a screen", VIEW_TIMELINE, false},
     {"Home, End", "first step; follow the newest", VIEW_TIMELINE, false},
-    {"Esc", "see everything", VIEW_TIMELINE, false},
+    {"Esc", "see everything; again: select nothing", VIEW_TIMELINE, false},
     {"w", "slowest step; again: the next", VIEW_TIMELINE, false},
     {"/ n N", "search a stage, phase, method, step", VIEW_TIMELINE, false},
     {"A", "align other traces with the selected step", VIEW_TIMELINE, false},
@@ -298,6 +299,8 @@ struct request_to_owner ui_key(struct ui *ui, const struct state *state, int32_t
     ui->message[0] = 0;
     if (key == KEY_QUIT) {
         ui->quit = true;
+    } else if (key == 'L' - '@') {
+        request.command = COMMAND_REDRAW;
     } else if (ui->help) {
         type_help(ui, key);
     } else if (ui->input.mode == INPUT_COMMAND) {

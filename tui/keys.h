@@ -36,6 +36,7 @@ enum command {
     // Of the dashboard itself; `text` is a path, "": one that it makes up.
     COMMAND_EXPORT,        // the view, to a file
     COMMAND_RECORD,        // begin or end a trace
+    COMMAND_REDRAW,        // the whole screen: something else has written on it
     COMMAND_DUMP,          // write the last seconds as a trace
     COMMAND_SAVE_SETTINGS
 };

@@ -53,7 +53,7 @@ static void clamp(struct timeline_look *look, const struct timeline *timeline)
 {
     int64_t begin, end;
     timeline_range(timeline, &begin, &end);
-    if (look->width_ns >= end - begin) {
+    if (look->width_ns >= end - begin - (end - begin) / 64) {    // all but what rounding took away
         timeline_look_all(look);
         return;
     }
@@ -206,6 +206,14 @@ void timeline_look_enter(struct timeline_look *look, const struct timeline *time
     if (selected(look, timeline, &begin_ns, &duration_ns)) {
         timeline_look_show(look, timeline, begin_ns, begin_ns + duration_ns);
     }
+}
+
+void timeline_look_back(struct timeline_look *look)
+{
+    if (look->width_ns == 0) {
+        look->step = -1;
+    }
+    timeline_look_all(look);
 }
 
 void timeline_look_all(struct timeline_look *look)

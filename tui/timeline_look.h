@@ -36,6 +36,7 @@ void timeline_look_zoom(struct timeline_look *look, const struct timeline *timel
 void timeline_look_enter(struct timeline_look *look, const struct timeline *timeline);    // what is selected, whole
 void timeline_look_show(struct timeline_look *look, const struct timeline *timeline, int64_t begin_ns, int64_t end_ns);
 void timeline_look_all(struct timeline_look *look);
+void timeline_look_back(struct timeline_look *look);      // everything; where that is seen already, nothing is selected
 void timeline_look_to_begin(struct timeline_look *look, const struct timeline *timeline);
 void timeline_look_to_end(struct timeline_look *look, const struct timeline *timeline);
 

@@ -51,7 +51,7 @@ static bool timeline_key(struct ui *ui, const struct state *state, int32_t key)
     case KEY_TO_BEGIN: timeline_look_to_begin(look, timeline); return true;
     case KEY_TO_END: timeline_look_to_end(look, timeline); return true;
     case KEY_RETURN: timeline_look_enter(look, timeline); return true;
-    case KEY_ESCAPE: timeline_look_all(look); return true;
+    case KEY_ESCAPE: timeline_look_back(look); return true;
     case 'w': timeline_look_slowest(look, timeline); return true;
     case 'n': search(ui, state, 1); return true;
     case 'N': search(ui, state, -1); return true;
