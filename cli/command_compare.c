@@ -1,8 +1,11 @@
-// cli/command_compare.c - the same work under several methods: measured, floor, predicted, agreement with the dense form.
+// cli/command_compare.c - the same work under several methods: measured, floor, predicted, agreement with the dense form,
+// right bytes.
 //
-// Every method processes the same text. The dense form of a backbone runs first; its greedy answer is then forced on the
-// methods that approximate it, so that agreement counts equal draws on one and the same text. Floors and predictions
-// come from the cost model and the machine's measured rates. --paper runs another experiment, cli/paper.c.
+// Every method processes the same text. Where the text goes on behind the prompt, all methods decode along it, whatever
+// they draw: how often a method's greedy draw is the text's next token is its accuracy, how often it is the dense form's
+// draw its agreement. Where the text ends with the prompt, the dense form of a backbone runs first and its greedy answer
+// is then forced on the methods that approximate it. Floors and predictions come from the cost model and the machine's
+// measured rates. --paper runs another experiment, cli/paper.c.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -46,7 +49,7 @@ struct compare {
         const struct method_info *method;
         struct plan plan;
         struct measurement measured;
-        double agreement;           // NaN: unknown
+        double agreement, right;    // shares of the draws; NaN: unknown
         bool done;
     } entries[MAX_METHODS];
 };
@@ -63,7 +66,7 @@ static int build_plans(struct compare *compare)
     for (int32_t i = 0; i < compare->n_methods && !error; i++) {
         struct entry *entry = &compare->entries[i];
         entry->method = methods[i];
-        entry->agreement = NAN;
+        entry->agreement = entry->right = NAN;
         error = models_plan(&entry->plan, compare->files, methods[i], &compare->flags, compare->models);
     }
     return error;
@@ -80,9 +83,27 @@ static const struct entry *dense_entry(const struct compare *compare, const stru
     return NULL;
 }
 
+// The text behind the prompt [output]; NULL where it is shorter.
+static const int32_t *text_behind(const struct compare *compare)
+{
+    bool enough = compare->n_tokens - compare->output >= compare->context;
+    return enough ? compare->tokens + compare->context : NULL;
+}
+
+// The share of a method's draws that are `tokens`; NaN without any.
+static double equal_share(const struct measurement *measured, const int32_t *tokens)
+{
+    int32_t equal = 0;
+    for (int32_t t = 0; t < measured->n_tokens; t++) {
+        equal += measured->tokens[t] == tokens[t];
+    }
+    return measured->n_tokens > 0 ? (double)equal / measured->n_tokens : NAN;
+}
+
 static int run_entry(struct compare *compare, struct entry *entry, struct trace_summary *summary)
 {
     const struct entry *dense = dense_entry(compare, entry);
+    const int32_t *behind = text_behind(compare);
     struct sample_sink sinks[2] = {trace_summary_sink(summary)};
     int32_t n_sinks = 1;
     if (compare->writer) {
@@ -92,7 +113,7 @@ static int run_entry(struct compare *compare, struct entry *entry, struct trace_
         .plan = &entry->plan, .model = compare->files[entry->method->backbone], .device = compare->device,
         .threads = compare->threads, .batch = compare->batch, .chunk_tokens = compare->chunk, .text = compare->tokens,
         .n_text = compare->n_tokens, .context_tokens = compare->context, .output_tokens = compare->output,
-        .forced = dense ? dense->measured.tokens : NULL, .sinks = sinks, .n_sinks = n_sinks,
+        .forced = behind ? behind : dense ? dense->measured.tokens : NULL, .sinks = sinks, .n_sinks = n_sinks,
         .collect = compare->collect.mode, .stage_every = compare->collect.every,
     };
     int error = measure(&entry->measured, &options);
@@ -100,15 +121,9 @@ static int run_entry(struct compare *compare, struct entry *entry, struct trace_
         return status_prefix(error, "%s: ", entry->method->name);
     }
     entry->done = true;
-    if (dense && entry->measured.n_tokens > 0) {
-        int32_t equal = 0;
-        for (int32_t t = 0; t < entry->measured.n_tokens; t++) {
-            equal += entry->measured.tokens[t] == dense->measured.tokens[t];
-        }
-        entry->agreement = (double)equal / entry->measured.n_tokens;
-    } else if (strcmp(entry->method->name, entry->method->dense_form) == 0) {
-        entry->agreement = 1;
-    }
+    bool is_dense = strcmp(entry->method->name, entry->method->dense_form) == 0;
+    entry->agreement = is_dense ? 1 : dense ? equal_share(&entry->measured, dense->measured.tokens) : NAN;
+    entry->right = behind ? equal_share(&entry->measured, behind) : NAN;
     return 0;
 }
 
@@ -144,6 +159,7 @@ static const struct table_column columns[] = {
     {"speedup", "vs dense", 2},
     {"kv_mib", "KV MiB", 2},
     {"agreement_percent", "agreement %", 1},
+    {"right_percent", "right %", 1},
 };
 
 // What decode should take half-way through the answer, and prefill in chunks, one sequence after the other.
@@ -202,6 +218,7 @@ static struct table *make_table(const struct compare *compare)
         }
         table_number(table, "kv_mib", (double)measured->kv_bytes / 1048576);
         table_number(table, "agreement_percent", 100 * entry->agreement);
+        table_number(table, "right_percent", 100 * entry->right);
         if (compare->rates_known) {
             predict_entry(compare, entry, table);
         }
@@ -311,9 +328,10 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
         table_print(tables[0], stdout);
         printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s%s, roofline %%: the\n"
                "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights (dense |\n"
-               "yoco), on its text\n",
+               "yoco), on %s\n",
                compare->predicts.calibration ? "calibrated by " : "roofline with launches",
-               compare->predicts.calibration ? compare->calibration_file : "");
+               compare->predicts.calibration ? compare->calibration_file : "",
+               text_behind(compare) ? "the text behind the prompt; right: equal tokens with that text" : "its text");
         printf("\ndecode, us per step (mean)\n");
         table_print(tables[1], stdout);
         printf("\nprefill, ms in all\n");

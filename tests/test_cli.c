@@ -131,6 +131,14 @@ static void wrong_files(void)
     unlink(path);
 }
 
+// What `compare --json` printed of its first method; NaN: unknown.
+static double right_percent(void)
+{
+    const char *value = strstr(output, "\"right_percent\": ");
+    double right = NAN;
+    return value && sscanf(value, "\"right_percent\": %lf", &right) == 1 ? right : NAN;    // null: unknown
+}
+
 // The trained models are found by name from anywhere; what they have no weights for is left out of a comparison.
 static void shipped_models(void)
 {
@@ -140,6 +148,17 @@ static void shipped_models(void)
     CHECK(clsa("run --model demo --method block --text hello --output 2") == 0);
     CHECK(clsa("compare --model demo --text hello --context 40 --output 2") == 0);
     CHECK(strstr(output, "clsa-block") && strstr(output, "quest") && !strstr(output, "dsa"));
+    // A text that goes on behind the prompt is decoded along: half of its bytes a trained model guesses, a random one few.
+    const char *text = "compare --prompt workloads/texts/persuasion.txt --context 512 --output 64 --methods clsa --json";
+    char line[512];
+    CHECK(clsa(format(line, sizeof line, "%s --model demo", text)) == 0);
+    double right = right_percent();
+    CHECK_MESSAGE(right > 40 && right < 100, "%g", right);
+    CHECK(clsa(format(line, sizeof line, "%s --model demo-8m", text)) == 0);
+    right = right_percent();
+    CHECK_MESSAGE(right >= 0 && right < 20, "%g", right);
+    CHECK(clsa("compare --model demo --text hello --context 40 --output 2 --methods clsa --json") == 0);
+    CHECK(isnan(right_percent()));    // nothing behind the prompt
     expect_error(2, "run --model demo-yoco --method dense --text x", "demo-yoco|dense");
     expect_error(2, "run --model demo --method dsa --text x", "demo-transformer|lightning_indexer");
     expect_error(2, "run --model ../models/demo-yoco --text x", "neither a folder");
