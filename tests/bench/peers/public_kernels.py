@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""FlashInfer's and DeepGEMM's kernels at the shapes of `cuda_kernels bench`, checked first, then timed in the same manner.
+"""Public kernels faster than PyTorch's own at the shapes of `cuda_kernels bench`: checked first, then timed in the same manner.
 
-The peers that are faster than PyTorch's own:
 - FlashInfer's decode attention from a paged cache (tensor cores, the FA2 kernel it picks by itself, and its FA3 kernel):
   dense over pages of 64 tokens, sparse with pages of one token and the selected tokens as page table, a window as the pages
   that hold it, blocks of 128 with one page table for each head. Its plan is made before the graph, for the exact lengths: what
   it takes is not in the time. FlashInfer's kernel without tensor cores has no groups of 5 query heads.
+- FlashAttention-3 in the same places, through flash_attn_with_kvcache with its own choice of splits, and over a whole prompt.
 - FlashInfer's top_k and top_k_ragged_transform: as they come (any order, ties anyhow), and the latter deterministic with the
   lower index first among equals, which is what ours always does.
 - FlashInfer's FA3 kernel over a whole causal prompt.
@@ -72,12 +72,12 @@ class Decode:
     """FlashInfer's decode over pages: `pages` [rows, pages of a row], all full, made once for each set of indices."""
     workspace = None
 
-    def __init__(self, pages, page_tokens, backend, heads=HEADS, kv_heads=KV_HEADS, layout="NHD"):
+    def __init__(self, pages, page_tokens, backend, heads, kv_heads):
         from flashinfer.decode import BatchDecodeWithPagedKVCacheWrapper as Wrapper
         if Decode.workspace is None:
             Decode.workspace = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
         rows, row_pages = pages.shape
-        self.wrapper = Wrapper(Decode.workspace, layout, use_tensor_cores=True, backend=backend)
+        self.wrapper = Wrapper(Decode.workspace, "NHD", use_tensor_cores=True, backend=backend)
         self.wrapper.plan(torch.arange(0, rows * row_pages + 1, row_pages, dtype=torch.int32), pages.flatten().int().contiguous(),
                           torch.full((rows,), page_tokens, dtype=torch.int32), heads, kv_heads, DIM, page_tokens,
                           q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16)
@@ -86,7 +86,26 @@ class Decode:
         return self.wrapper.run(q, cache)
 
 
-BACKENDS = (("auto", "flashinfer"), ("fa3", "flashinfer_fa3"))
+class FlashAttention3:
+    """The same through FlashAttention-3, which plans in each call: `flash_attn_interface` is what its package installs."""
+
+    def __init__(self, pages, page_tokens):
+        from flash_attn_interface import flash_attn_with_kvcache
+        self.attend, self.table = flash_attn_with_kvcache, pages.int().contiguous()
+        self.lengths = torch.full((len(pages),), pages.shape[1] * page_tokens, dtype=torch.int32, device="cuda")
+
+    def __call__(self, q, cache):
+        k, v = cache if isinstance(cache, tuple) else cache.unbind(1)
+        return self.attend(q.unsqueeze(1), k, v, cache_seqlens=self.lengths, page_table=self.table).squeeze(1)
+
+
+def attention(peer, pages, page_tokens, heads=HEADS, kv_heads=KV_HEADS):
+    if peer == "flash_attention_3":
+        return FlashAttention3(pages, page_tokens)
+    return Decode(pages, page_tokens, "fa3" if peer == "flashinfer_fa3" else "auto", heads, kv_heads)
+
+
+PEERS = ("flashinfer", "flashinfer_fa3", "flash_attention_3")
 
 
 def dense(n):
@@ -96,9 +115,9 @@ def dense(n):
     last = cache[pages[-1]]
     want = attention_reference(q[-1], last[:, 0].reshape(CONTEXT, KV_HEADS, DIM), last[:, 1].reshape(CONTEXT, KV_HEADS, DIM))
     del last
-    for backend, peer in BACKENDS:
+    for peer in PEERS:
         with named(f"attention_dense ({peer})", n):
-            attend = Decode(pages, PAGE, backend)
+            attend = attention(peer, pages, PAGE)
             report(f"attention_dense ({peer})", n, lambda _: attend(q, cache), 6 if n == 1 else 3,
                    lambda: check(attend(q, cache)[-1], want, 2e-2))
 
@@ -111,9 +130,9 @@ def sparse(n):
     tokens = [torch.rand(n, CONTEXT, device="cuda").topk(TOP_K).indices.sort().values + base for _ in range(lists)]
     last = cache[tokens[0][-1]]
     want = attention_reference(q[-1], last[:, 0, 0], last[:, 1, 0])
-    for backend, peer in BACKENDS:
+    for peer in PEERS:
         with named(f"attention_2048_tokens ({peer})", n):
-            attend = [Decode(t, 1, backend) for t in tokens]
+            attend = [attention(peer, t, 1) for t in tokens]
 
             def checked():
                 return check(attend[0](q, cache)[-1], want, 2e-2)
@@ -128,9 +147,9 @@ def window(n):
     pages = torch.randperm(n * WINDOW // PAGE, device="cuda").view(n, -1)
     last = caches[0][pages[-1]]
     want = attention_reference(q[-1], last[:, 0].reshape(WINDOW, KV_HEADS, DIM), last[:, 1].reshape(WINDOW, KV_HEADS, DIM))
-    for backend, peer in BACKENDS:
+    for peer in PEERS:
         with named(f"attention_window_512 ({peer})", n):
-            attend = Decode(pages, PAGE, backend)
+            attend = attention(peer, pages, PAGE)
             report(f"attention_window_512 ({peer})", n, lambda i: attend(q, caches[i % sets]), 32,
                    lambda: check(attend(q, caches[0])[-1], want, 2e-2))
 
@@ -150,9 +169,9 @@ def blocks(n):
     kv = (cache[: -KV_HEADS], cache[KV_HEADS:])
     keys, values = (torch.stack([x[chosen[0][-1, h], h, :, 0].reshape(TOP_K, DIM) for h in range(KV_HEADS)], 1) for x in (k, v))
     want = attention_reference(q[-KV_HEADS:].reshape(HEADS, DIM), keys, values)
-    for backend, peer in BACKENDS:
+    for peer in PEERS:
         with named(f"attention_16_blocks_4_sets ({peer})", n):
-            attend = [Decode(p, BLOCK, backend, HEADS // KV_HEADS, 1) for p in pages]
+            attend = [attention(peer, p, BLOCK, HEADS // KV_HEADS, 1) for p in pages]
             report(f"attention_16_blocks_4_sets ({peer})", n, lambda i: attend[i % lists](q, kv), 32 if n > 1 else 64,
                    lambda: check(attend[0](q, kv)[-KV_HEADS:].reshape(HEADS, DIM), want, 2e-2))
 
@@ -261,20 +280,28 @@ def rows():
 
 
 def prefill():
-    from flashinfer.prefill import BatchPrefillWithRaggedKVCacheWrapper as Wrapper
-    workspace = torch.zeros(256 << 20, dtype=torch.uint8, device="cuda")
     q, k, v = (random(CONTEXT, h, DIM) for h in (HEADS, KV_HEADS, KV_HEADS))
-    with named("prefill_dense_131072 (flashinfer_fa3)", 1):
-        attend = Wrapper(workspace, "NHD", backend="fa3")
-        span = torch.tensor([0, CONTEXT], dtype=torch.int32)
-        attend.plan(span, span, HEADS, KV_HEADS, DIM, causal=True, q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16)
 
-        def checked():
-            got = attend.run(q, k, v)
-            for row in (0, 1000, CONTEXT - 1):
-                found = check(got[row], attention_reference(q[row], k[:row + 1], v[:row + 1]), 2e-2)
-            return found
-        report("prefill_dense_131072 (flashinfer_fa3)", 1, lambda _: attend.run(q, k, v), 5, checked, "ms")
+    def flashinfer_fa3():
+        from flashinfer.prefill import BatchPrefillWithRaggedKVCacheWrapper as Wrapper
+        wrapper = Wrapper(torch.zeros(256 << 20, dtype=torch.uint8, device="cuda"), "NHD", backend="fa3")
+        span = torch.tensor([0, CONTEXT], dtype=torch.int32)
+        wrapper.plan(span, span, HEADS, KV_HEADS, DIM, causal=True, q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16)
+        return lambda: wrapper.run(q, k, v)
+
+    def flash_attention_3():
+        from flash_attn_interface import flash_attn_func
+        return lambda: flash_attn_func(q[None], k[None], v[None], causal=True)[0]
+    for peer in (flashinfer_fa3, flash_attention_3):
+        with named(f"prefill_dense_131072 ({peer.__name__})", 1):
+            attend = peer()
+
+            def checked():
+                got = attend()
+                for row in (0, 1000, CONTEXT - 1):
+                    found = check(got[row], attention_reference(q[row], k[:row + 1], v[:row + 1]), 2e-2)
+                return found
+            report(f"prefill_dense_131072 ({peer.__name__})", 1, lambda _: attend(), 5, checked, "ms")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import sys
 
 import torch
 
-NAMES = {"cudnn": "cudnn", "flash": "flash_attention"} | {
-    name: name for name in ("flashinfer", "flashinfer_fa3", "flashinfer_transform", "flashinfer_deterministic", "deep_gemm")}
+NAMES = {"cudnn": "cudnn", "flash": "flash_attention"}
+NAMES |= {name: name for name in ("flashinfer", "flashinfer_fa3", "flashinfer_transform", "flashinfer_deterministic",
+                                  "flash_attention_3", "deep_gemm")}
 
 
 def output_of(*command):
