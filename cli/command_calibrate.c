@@ -31,7 +31,7 @@ static const struct table_column profile_columns[] = {
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
     {"per_sequence_us", "per sequence us", 2},
-    {"mark_us", "a mark us", 2},
+    {"mark_us", "a mark us", 2}, {"chunk_mark_us", "in prefill us", 2},
     {"steps", "steps", 0},
 };
 
@@ -172,7 +172,9 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->n_steps[PHASE_DECODE] ? 1e6 * profile->overhead_s[PHASE_DECODE] : NAN);
         table_number(profiles, "per_sequence_us",
                      profile->overhead_per_seq_s > 0 ? 1e6 * profile->overhead_per_seq_s : NAN);
-        table_number(profiles, "mark_us", profile->mark_s > 0 ? 1e6 * profile->mark_s : NAN);
+        const double *mark_s = profile->mark_s;
+        table_number(profiles, "mark_us", mark_s[PHASE_DECODE] > 0 ? 1e6 * mark_s[PHASE_DECODE] : NAN);
+        table_number(profiles, "chunk_mark_us", mark_s[PHASE_PREFILL] > 0 ? 1e6 * mark_s[PHASE_PREFILL] : NAN);
         table_number(profiles, "steps", (double)(profile->n_steps[PHASE_PREFILL] + profile->n_steps[PHASE_DECODE]));
         for (int32_t c = 0; c < profile->n_curves; c++) {
             add_curve(stages, profile, &profile->curves[c]);

@@ -81,7 +81,13 @@ struct level {
     bool inside;       // between its first and its last point
 };
 
-static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip)
+// Where a kernel takes the same time whatever its work, its efficiency grows with the work: a straight line of logarithms.
+static double between(double low, double high, double share, bool linear)
+{
+    return linear ? low + share * (high - low) : low * pow(high / low, share);
+}
+
+static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear)
 {
     int32_t behind = point_behind(curve, rows, work);
     const struct calibration_point *below = point_at(curve, behind - 1, skip, -1);
@@ -96,8 +102,8 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     if (above) {
         double octaves = log2(above->work / work);
         if (below) {
-            double share = level.nearest / (level.nearest + octaves);
-            level.efficiency += share * (above->efficiency - below->efficiency);
+            level.efficiency = between(below->efficiency, above->efficiency, level.nearest / (level.nearest + octaves),
+                                       linear);
         } else {
             level.efficiency = above->efficiency;
         }
@@ -106,7 +112,7 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
-bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
+bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear,
                           double *efficiency, enum provenance *provenance)
 {
     const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, skip, -1);
@@ -116,7 +122,7 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
         return false;
     }
     if (low == 0 || high == INT32_MAX || low == high) {
-        struct level level = level_at(curve, low == 0 ? high : low, work, skip);
+        struct level level = level_at(curve, low == 0 ? high : low, work, skip, linear);
         *efficiency = level.efficiency;
         *provenance = low != high                          ? PROVENANCE_EXTRAPOLATED
                       : level.nearest <= MEASURED_OCTAVES ? PROVENANCE_MEASURED
@@ -124,12 +130,21 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
                                                           : PROVENANCE_EXTRAPOLATED;
         return true;
     }
-    struct level below = level_at(curve, low, work, skip), above = level_at(curve, high, work, skip);
+    struct level below = level_at(curve, low, work, skip, linear), above = level_at(curve, high, work, skip, linear);
     double share = log2((double)rows / low) / log2((double)high / low);
-    *efficiency = below.efficiency + share * (above.efficiency - below.efficiency);
+    *efficiency = between(below.efficiency, above.efficiency, share, linear);
     bool near = (below.inside || below.nearest <= MEASURED_OCTAVES) && (above.inside || above.nearest <= MEASURED_OCTAVES);
     *provenance = near ? PROVENANCE_INTERPOLATED : PROVENANCE_EXTRAPOLATED;
     return true;
+}
+
+static bool has_phase(const struct calibration_profile *profile, enum stage stage, enum phase phase)
+{
+    bool found = false;
+    for (int32_t c = 0; c < profile->n_curves && !found; c++) {
+        found = profile->curves[c].stage == stage && profile->curves[c].phase == phase;
+    }
+    return found;
 }
 
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
@@ -137,20 +152,21 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
 {
     const struct calibration_curve *best = NULL;
     int best_score = -1;
+    enum phase phase = query->phase == PHASE_MIXED && !has_phase(profile, query->stage, PHASE_MIXED) ? PHASE_DECODE : query->phase;
     int32_t unit_tokens = calibration_depends_on_unit(query->stage) ? query->unit_tokens : 0;
     for (int32_t c = 0; c < profile->n_curves && best_score < 3; c++) {
         const struct calibration_curve *curve = &profile->curves[c];
-        if (curve->stage != query->stage || curve->phase != query->phase) {
+        if (curve->stage != query->stage || curve->phase != phase) {
             continue;
         }
         // How keys are chosen changes a kernel more than their type does.
-        int score = 2 * (curve->unit_tokens == unit_tokens) + (curve->dtype == query->dtype);
+        int score = 2 * (curve->unit_tokens == unit_tokens && curve->window == query->window) + (curve->dtype == query->dtype);
         if (score > best_score) {
             best = curve;
             best_score = score;
         }
     }
-    if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1,
+    if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1, false,
                                        &out->efficiency, &out->provenance)) {
         return false;
     }

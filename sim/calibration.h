@@ -32,8 +32,10 @@ struct calibration_error {
 
 struct calibration_curve {
     enum stage stage;
-    enum phase phase;         // DECODE: one row per sequence; PREFILL: several
+    enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
+                              // has more, where the device replays steps that only decode
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
+    bool window;              // kv_write of layers that attend to a window: attention may have written already
     enum dtype dtype;         // of the operands that are multiplied
     double floor_s;
     int32_t n_points;
@@ -49,7 +51,7 @@ struct calibration_profile {
     int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
     double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
     double overhead_per_seq_s;           // more of it for each sequence of a step that decodes (a GPU's page tables)
-    double mark_s;                       // that marks added to each stage of a replayed step, and was taken off again
+    double mark_s[PHASE_COUNT];          // that marks added to each stage of a step on a GPU, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned
 };
@@ -67,7 +69,7 @@ enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv,
 // Whether a stage's speed depends on what is selected: index stages, gather, global attention.
 bool calibration_depends_on_unit(enum stage stage);
 
-// The efficiency at one place. False: no curve of that stage and phase. Without a curve of that unit and type the
+// The efficiency at one place. False: no curve of that stage and phase; without MIXED ones DECODE's count. Without a curve of that unit and type the
 // nearest is taken, and its answer is EXTRAPOLATED.
 struct calibration_query {
     enum stage stage;
@@ -75,6 +77,7 @@ struct calibration_query {
     int32_t unit_tokens, rows;
     enum dtype dtype;
     double work;
+    bool window;
 };
 struct calibration_answer {
     double floor_s, efficiency;

@@ -2,7 +2,8 @@
 //
 // Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a curve
 // is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as under
-// the best; 0 below five points.
+// the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the floor more
+// than their logarithms do: these take a constant time for an efficiency that grows, which another device's would not.
 // A curve's residuals are those of its points left out. The floor has seen all points: with few of them residuals are
 // flattered a little.
 #include "sim/calibration_internal.h"
@@ -48,9 +49,9 @@ static double work_of(const struct fit_sample *sample)
 
 static int compare_curve(const struct fit_sample *a, const struct fit_sample *b)
 {
-    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, a->unit_tokens, (int32_t)a->dtype};
-    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, b->unit_tokens, (int32_t)b->dtype};
-    for (int i = 0; i < 5; i++) {
+    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, a->window, a->unit_tokens, (int32_t)a->dtype};
+    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, b->window, b->unit_tokens, (int32_t)b->dtype};
+    for (int i = 0; i < 6; i++) {
         if (left[i] != right[i]) {
             return left[i] < right[i] ? -1 : 1;
         }
@@ -112,7 +113,7 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
 
 // Fits the efficiencies to a floor and predicts each point from the others. errors [n_points].
 static struct calibration_error try_floor(struct calibration_curve *curve, const struct fit_point *points,
-                                          double floor_s, double *errors)
+                                          double floor_s, bool linear, double *errors)
 {
     int32_t n = 0;
     curve->floor_s = floor_s;
@@ -123,7 +124,7 @@ static struct calibration_error try_floor(struct calibration_curve *curve, const
         const struct calibration_point *point = &curve->points[i];
         double efficiency;
         enum provenance provenance;
-        if (calibration_curve_at(curve, point->rows, point->work, i, &efficiency, &provenance)) {
+        if (calibration_curve_at(curve, point->rows, point->work, i, linear, &efficiency, &provenance)) {
             errors[n++] = fabs((floor_s + points[i].roof_s / efficiency) / points[i].time_s - 1);
         }
     }
@@ -142,7 +143,7 @@ static void fit_curve(struct calibration_curve *curve, const struct fit_point *p
     int shares = curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1;
     double medians[FLOOR_SHARES];
     for (int share = 0; share < shares; share++) {
-        medians[share] = try_floor(curve, points, shortest_s * share / FLOOR_SHARES, errors).median;
+        medians[share] = try_floor(curve, points, shortest_s * share / FLOOR_SHARES, true, errors).median;
         best = medians[share] < best ? medians[share] : best;
     }
     // The lowest of those that are about as good: where all times are alike, any floor fits, and a high one would say
@@ -150,7 +151,7 @@ static void fit_curve(struct calibration_curve *curve, const struct fit_point *p
     for (int share = shares - 1; share >= 0; share--) {
         best_floor_s = medians[share] <= ABOUT_AS_GOOD * best + LEAST_ERROR ? shortest_s * share / FLOOR_SHARES : best_floor_s;
     }
-    curve->calibrated = try_floor(curve, points, best_floor_s, errors);
+    curve->calibrated = try_floor(curve, points, best_floor_s, false, errors);
 }
 
 // One curve from its sorted samples [n]. scratch [n].
@@ -161,7 +162,8 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
         n_points += i == 0 || compare_samples(&samples[i], &samples[i - 1]) != 0;
     }
     *out = (struct calibration_curve){.stage = samples->stage, .phase = samples->phase,
-                                      .unit_tokens = samples->unit_tokens, .dtype = samples->dtype};
+                                      .unit_tokens = samples->unit_tokens, .window = samples->window,
+                                      .dtype = samples->dtype};
     struct fit_point *points = calloc((size_t)n_points, sizeof *points);
     out->points = calloc((size_t)n_points, sizeof *out->points);
     if (!points || !out->points) {

@@ -2,8 +2,8 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "dtype",
-// "floor_s", "points": [[rows, work, efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated":
+// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "window"
+// (may be missing: false), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated":
 // {...}}]}]}. Numbers keep all their bits. An unknown or missing key, a number out of range, points out of order or a
 // curve that occurs twice is an error that names file and place. The rates are validated by sim/device.c. No model of
 // the file is kept: it is parsed whole or not at all.
@@ -76,10 +76,14 @@ static json_t *write_curve(const struct calibration_curve *curve)
         json_array_append_new(points, json_pack("[i, f, f, I]", (int)point->rows, point->work, point->efficiency,
                                                 (json_int_t)point->samples));
     }
-    return json_pack("{s:s, s:s, s:i, s:s, s:f, s:o, s:o, s:o}", "stage", stage_name(curve->stage), "phase",
-                     phase_name(curve->phase), "unit_tokens", (int)curve->unit_tokens, "dtype",
-                     dtype_name(curve->dtype), "floor_s", curve->floor_s, "points", points, "roofline",
-                     write_error(&curve->roofline), "calibrated", write_error(&curve->calibrated));
+    json_t *object = json_pack("{s:s, s:s, s:i, s:s, s:f, s:o, s:o, s:o}", "stage", stage_name(curve->stage), "phase",
+                               phase_name(curve->phase), "unit_tokens", (int)curve->unit_tokens, "dtype",
+                               dtype_name(curve->dtype), "floor_s", curve->floor_s, "points", points, "roofline",
+                               write_error(&curve->roofline), "calibrated", write_error(&curve->calibrated));
+    if (curve->window) {
+        json_object_set_new(object, "window", json_true());
+    }
+    return object;
 }
 
 static json_t *write_overhead(const struct calibration_profile *profile)
@@ -258,17 +262,22 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
 {
     static const char *const keys[] = {"stage",   "phase",  "unit_tokens", "dtype",     "floor_s",
                                        "points", "roofline", "calibrated",  NULL};
+    static const char *const with_window[] = {"stage",  "phase",    "unit_tokens", "window", "dtype", "floor_s",
+                                              "points", "roofline", "calibrated",  NULL};
     char stage[32], phase[32], dtype[32];
-    int error = check_keys(place, object, "the curve", keys);
+    json_t *window = json_object_get(object, "window");
+    int error = check_keys(place, object, "the curve", window ? with_window : keys);
+    error = error || !window || json_is_boolean(window) ? error : wrong(place, "\"window\" must be true or false");
+    out->window = json_is_true(window);
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));
     error = error ? error : read_text(dtype, sizeof dtype, place, "\"dtype\"", json_object_get(object, "dtype"));
     if (error) {
         return error;
     }
-    if (stage_from_name(&out->stage, stage) || phase_from_name(&out->phase, phase) || out->phase == PHASE_MIXED ||
+    if (stage_from_name(&out->stage, stage) || phase_from_name(&out->phase, phase) ||
         dtype_from_name(&out->dtype, dtype)) {
-        return wrong(place, "\"%s\", \"%s\", \"%s\": not a stage, a phase (prefill, decode) and a type", stage, phase,
+        return wrong(place, "\"%s\", \"%s\", \"%s\": not a stage, a phase and a type", stage, phase,
                      dtype);
     }
     error = read_int(&out->unit_tokens, place, "\"unit_tokens\"", json_object_get(object, "unit_tokens"), 0, 1 << 30);
@@ -297,7 +306,7 @@ static int read_curves(struct calibration_profile *out, struct place *place, jso
         }
         for (const struct calibration_curve *other = out->curves; other < curve; other++) {
             if (other->stage == curve->stage && other->phase == curve->phase && other->dtype == curve->dtype &&
-                other->unit_tokens == curve->unit_tokens) {
+                other->unit_tokens == curve->unit_tokens && other->window == curve->window) {
                 return wrong(place, "the same stage, phase, unit and type as curve %d", (int)(other - out->curves));
             }
         }

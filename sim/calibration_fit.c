@@ -189,7 +189,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
         const struct sample_source *source = &from->source;
         *slot = ++fit->n_pending;
         fit->samples[fit->n_samples + *slot - 1] = (struct fit_sample){
-            .profile = from->profile, .stage = sample->stage, .phase = PHASE_DECODE,
+            .profile = from->profile, .layer = sample->layer, .stage = sample->stage, .phase = PHASE_DECODE,
             .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
             .dtype = calibration_dtype(sample->stage, source->weight_dtype, source->kv_dtype, source->index_dtype),
         };
@@ -210,21 +210,29 @@ static void on_stage(void *user, const struct stage_sample *sample)
 }
 
 // The samples of a step that has ended are complete: its bytes are the working set.
-static void complete(struct calibration_fit *fit, bool replayed)
+static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase)
 {
     struct fit_sample *pending = fit->samples + fit->n_samples;
-    int64_t step_bytes = 0, kept = 0;
+    int64_t step_bytes = 0, kept = 0, sums = 0;
     for (int64_t i = 0; i < fit->n_pending; i++) {
         step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
     }
     for (int64_t i = 0; i < fit->n_pending; i++) {
         pending[i].step_bytes = step_bytes;
-        pending[i].replayed = replayed;
-        if (pending[i].duration_ns > 0 && pending[i].bytes > 0) {
+        pending[i].marked = graph;
+        pending[i].window = pending[i].stage == STAGE_KV_WRITE && fit->slots[STAGE_WINDOW_ATTENTION][pending[i].layer + 1];
+        pending[i].step_phase = phase;
+        // A device that replays steps that decode runs the others kernel by kernel: few rows take longer in those.
+        pending[i].phase = graph && phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
+        // Attention of a step that mixes them is two kernels: one sum says nothing of either.
+        bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
+                   (pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
+        if (pending[i].duration_ns > 0 && pending[i].bytes > 0 && !sum) {
             pending[kept++] = pending[i];
         }
+        sums += sum;
     }
-    fit->dropped += fit->n_pending - kept;
+    fit->dropped += fit->n_pending - kept - sums;
     fit->n_samples += kept;
     fit->n_pending = 0;
     drop_pending(fit);
@@ -235,8 +243,9 @@ static void on_step(void *user, const struct step_sample *step)
     struct calibration_fit *fit = user;
     const struct fit_source *from = find_source(fit, step->source);
     bool mine = fit->n_pending > 0 && step->source == fit->pending_source && step->step == fit->pending_step;
-    // Of what a GPU replays whole, most steps tell no stages. On other devices such a step has lost them.
-    bool whole = fit->n_pending == 0 && from && from->source.graph && step->phase == PHASE_DECODE;
+    // A GPU's steps may tell no stages, and then run without marks. On other devices such a step has lost them.
+    bool whole = fit->n_pending == 0 && from && from->source.graph;
+    enum phase phase = step->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL;
     if (fit->error) {
         return;
     }
@@ -254,11 +263,10 @@ static void on_step(void *user, const struct step_sample *step)
     int32_t context = step->context_tokens > 0 ? step->context_tokens : 1;
     fit->steps[fit->n_steps++] = (struct fit_step){
         .profile = from->profile, .source = from->number, .graph = from->source.graph,
-        .phase = step->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL,
-        .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
+        .phase = phase, .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
         .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
     };
-    complete(fit, from->source.graph && step->phase == PHASE_DECODE);
+    complete(fit, step, from->source.graph, phase);
 }
 
 struct sample_sink calibration_fit_sink(struct calibration_fit *fit)

@@ -9,25 +9,27 @@ enum { CALIBRATION_MAX_PROFILES = 64 };
 
 // One stage of one layer in one step.
 struct fit_sample {
-    int32_t profile, rows, unit_tokens;
+    int32_t profile, rows, unit_tokens, layer;
+    bool window;                     // of kv_write: its layer has window attention in the same step
     enum stage stage;
     enum phase phase;
     enum dtype dtype;
     int64_t bytes, flops, step_bytes, duration_ns;
     int32_t parts;                   // samples that were put together
-    bool replayed;                   // of a step that a GPU replays, with marks that others of its kind do not have
+    bool marked;                     // on a GPU, where most steps of its kind have no marks between their stages
+    enum phase step_phase;           // of its step: DECODE, or PREFILL for all others
     // Known once the rates are:
     int32_t bin;
     double roof_s, launch_s;
 };
 
-// A step: with the sums of its stages, or replayed whole, without any.
+// A step: with the sums of its stages, or, on a GPU, whole, without any.
 struct fit_step {
     int32_t profile, source;         // source: counted over all traces
     enum phase phase;
     int32_t n_seqs, n_tokens, bin;   // bin: of its context, eighths of an octave
     int64_t duration_ns, stages_ns;
-    int32_t n_stages;                // 0: it told none
+    int32_t n_stages;                // 0: it told none, and on a GPU has no marks
     bool graph;
 };
 
@@ -58,8 +60,9 @@ struct calibration_fit {
     int error;                       // the first failure of a sink's slot; -ENOMEM or -EINVAL
 };
 
-// The efficiency of a curve, as if point `skip` (-1: none) were not there. False: no point is left.
-bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
+// The efficiency of a curve, as if point `skip` (-1: none) were not there. `linear`: between points efficiencies go straight,
+// not their logarithms. False: no point is left.
+bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear,
                           double *efficiency, enum provenance *provenance);
 
 // Of values [n], n > 0, which it sorts. Of an even number the mean of the two in the middle.

@@ -1,14 +1,16 @@
 // sim/calibration_steps.c - what whole steps say: the time outside of stages, and what marking stages cost.
 //
-// On a CPU every step tells its stages, and what is left of it is overhead. A GPU replays most steps whole and one in
-// some with marks between its stages; kernels then follow each other less closely, so that n stages S of B sequences
-// add up to more than a step W without marks takes:
+// On a CPU every step tells its stages, and what is left of it is overhead. A GPU runs most steps without marks between
+// their stages; with them kernels follow each other less closely, so that n stages S of B sequences add up to more than a
+// step W without marks takes:
 //
 //     W = S - n mark + rest + B per_seq
 //
-// Shapes (one source, size and context) give one such equation each. per_seq is the median slope between shapes of one
-// source and context (Theil and Sen), mark the median of what then remains per stage with rest 0, and rest the median
-// of what is left. Marks are taken off each stage, so that stages mean what they take in steps as they are run.
+// Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole, per_seq
+// is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then remains per
+// stage with rest 0, and rest the median of what is left. Steps with prompts launch their kernels one by one: rest is what
+// those with marks take outside of stages, and mark the median of what then remains. Marks are taken off each stage, so
+// that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -49,7 +51,7 @@ static bool reduce(struct shape *out, const struct fit_step *steps, int64_t n, d
     out->whole_s = n_whole > 0 ? calibration_median(scratch, n_whole) : 0;
     for (int64_t i = 0; i < n; i++) {
         if (steps[i].n_stages > 0) {
-            out->n_stages = steps[i].n_stages;    // one plan: the same in all
+            out->n_stages = steps[i].n_stages;    // one plan, one shape: the same in all
             scratch[n_staged++] = 1e-9 * (double)steps[i].stages_ns;
         }
     }
@@ -85,11 +87,11 @@ static double per_sequence(const struct shape *shapes, int64_t n, double *slopes
     return slope > 0 ? slope : 0;
 }
 
-static void unmark(struct calibration_fit *fit, int32_t profile, double mark_s)
+static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phase, double mark_s)
 {
     for (int64_t i = 0; i < fit->n_samples; i++) {
         struct fit_sample *sample = &fit->samples[i];
-        if (sample->profile == profile && sample->replayed) {
+        if (sample->profile == profile && sample->marked && sample->step_phase == phase) {
             double least_ns = LEAST_SHARE * (double)sample->duration_ns;
             double left_ns = (double)sample->duration_ns - 1e9 * mark_s * sample->parts;
             left_ns = left_ns > least_ns ? left_ns : least_ns;
@@ -111,6 +113,16 @@ static double overhead_of(const struct fit_step *steps, int64_t n, double *scrat
     return *n_steps > 0 ? calibration_median(scratch, *n_steps) : 0;
 }
 
+// What marks add to each stage of steps with prompts.
+static double chunk_mark(const struct shape *shapes, int64_t n, double rest_s, double *values)
+{
+    for (int64_t i = 0; i < n; i++) {
+        values[i] = (shapes[i].stages_s + rest_s - shapes[i].whole_s) / shapes[i].n_stages;
+    }
+    double mark_s = calibration_median(values, n);
+    return mark_s > 0 ? mark_s : 0;
+}
+
 static void take_phase(struct calibration_profile *profile, struct calibration_fit *fit, const struct fit_step *steps,
                        int64_t n, double *scratch)
 {
@@ -118,8 +130,10 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     double *values = scratch + fit->n_steps;
     struct shape *shapes = calloc((size_t)n, sizeof *shapes);
     int64_t n_shapes = shapes ? find_shapes(shapes, steps, n, scratch) : 0;
-    if (n_shapes == 0) {
+    if (n_shapes == 0 || phase != PHASE_DECODE) {
         profile->overhead_s[phase] = overhead_of(steps, n, scratch, &profile->n_steps[phase]);
+        profile->mark_s[phase] = n_shapes > 0 ? chunk_mark(shapes, n_shapes, profile->overhead_s[phase], values) : 0;
+        unmark(fit, steps->profile, phase, profile->mark_s[phase]);
         free(shapes);
         return;
     }
@@ -134,8 +148,8 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     }
     double rest_s = calibration_median(values, n_shapes);
     free(shapes);
-    unmark(fit, steps->profile, mark_s);
-    profile->mark_s = mark_s;
+    unmark(fit, steps->profile, phase, mark_s);
+    profile->mark_s[phase] = mark_s;
     profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
     profile->overhead_per_seq_s = per_seq_s;
     profile->n_steps[phase] = n;

@@ -52,6 +52,11 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
+bool predict_splits(const struct plan *plan, enum stage stage, int32_t layer)
+{
+    return (stage == STAGE_WINDOW_ATTENTION || stage == STAGE_ATTENTION) && !skips_prompt(plan, stage, layer);
+}
+
 // Whether the calibration was made on another device.
 static bool foreign(const struct device *device)
 {
@@ -69,9 +74,10 @@ static void calibrate(struct stage_prediction *out, const struct predict_pass *p
     int64_t rows = few ? pass->logit_rows : pass->new_rows;
     struct calibration_query query = {
         .stage = stage,
-        .phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : PHASE_DECODE,
+        .phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : pass->chunked ? PHASE_MIXED : PHASE_DECODE,
         .unit_tokens = selects ? pass->plan->index.unit_tokens : 0,
         .rows = rows < 1 ? 1 : rows > INT32_MAX ? INT32_MAX : (int32_t)rows,
+        .window = stage == STAGE_KV_WRITE && pass->plan->layers[layer].attention == ATTENTION_WINDOW,
         .dtype = stage_dtype(pass->plan, stage),
         .work = (double)out->cost.bytes + (double)out->cost.flops,
     };
@@ -139,19 +145,6 @@ static int check_device(const struct device *device)
     return 0;
 }
 
-int predict_stage(struct stage_prediction *out, const struct device *device, const struct plan *plan, enum stage stage,
-                  int32_t layer, const struct work *work, int32_t n_seqs)
-{
-    struct stage_cost cost;
-    int error = check_device(device);
-    error = error ? error : stage_cost(&cost, plan, stage, layer, work, n_seqs);
-    if (error) {
-        return error;
-    }
-    struct predict_pass pass = pass_of(device, plan, work, n_seqs);
-    return predict_cost(out, &pass, stage, layer, &cost);
-}
-
 static bool outside_layers(enum stage stage)
 {
     return stage == STAGE_EMBED || stage >= STAGE_HEAD;
@@ -169,6 +162,82 @@ static void add(struct stage_prediction *sum, double *under, const struct stage_
     for (int b = 0; b < BOUND_COUNT; b++) {
         sum->bound = under[b] > under[sum->bound] ? (enum bound)b : sum->bound;
     }
+}
+
+// A batch, and its two parts where it has prompts as well as rows that decode.
+struct batch_parts {
+    const struct work *work;
+    int32_t n_seqs;
+    struct predict_pass pass, part_pass[2];
+    struct work *parts;         // [n_seqs] prompts first; owned, NULL: there is one part only
+    int32_t n_prompts;
+};
+
+static int split_batch(struct batch_parts *out, const struct device *device, const struct plan *plan,
+                       const struct work *work, int32_t n_seqs)
+{
+    *out = (struct batch_parts){.work = work, .n_seqs = n_seqs, .pass = pass_of(device, plan, work, n_seqs)};
+    int32_t n_decode = 0;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        n_decode += work[i].new_tokens == 1 && work[i].logit_rows == 1;
+    }
+    if (n_decode == 0 || n_decode == n_seqs) {
+        return 0;
+    }
+    out->parts = malloc((size_t)n_seqs * sizeof *out->parts);
+    if (!out->parts) {
+        return status_fail(-ENOMEM, "no memory for a batch of %d", n_seqs);
+    }
+    for (int part = 0, n = 0; part < 2; part++) {
+        for (int32_t i = 0; i < n_seqs; i++) {
+            bool decodes = work[i].new_tokens == 1 && work[i].logit_rows == 1;
+            if (decodes == (part == 1)) {
+                out->parts[n++] = work[i];
+            }
+        }
+    }
+    out->n_prompts = n_seqs - n_decode;
+    out->part_pass[0] = out->part_pass[1] = out->pass;
+    out->part_pass[0].new_rows -= n_decode;
+    out->part_pass[0].chunked = true;
+    out->part_pass[1].new_rows = n_decode;
+    out->part_pass[1].chunked = false;
+    return 0;
+}
+
+static int predict_parts(struct stage_prediction *out, const struct batch_parts *batch, enum stage stage, int32_t layer)
+{
+    const struct plan *plan = batch->pass.plan;
+    struct stage_prediction one[2];
+    struct stage_cost cost;
+    int error = 0;
+    if (!batch->parts || !predict_splits(plan, stage, layer)) {
+        error = stage_cost(&cost, plan, stage, layer, batch->work, batch->n_seqs);
+        return error ? error : predict_cost(out, &batch->pass, stage, layer, &cost);
+    }
+    for (int part = 0; part < 2 && !error; part++) {
+        int32_t n = part == 0 ? batch->n_prompts : batch->n_seqs - batch->n_prompts;
+        error = stage_cost(&cost, plan, stage, layer, part == 0 ? batch->parts : batch->parts + batch->n_prompts, n);
+        error = error ? error : predict_cost(&one[part], &batch->part_pass[part], stage, layer, &cost);
+    }
+    if (!error) {
+        double under[BOUND_COUNT] = {0};
+        *out = (struct stage_prediction){.provenance = PROVENANCE_MEASURED};
+        add(out, under, &one[0]);
+        add(out, under, &one[1]);
+    }
+    return error;
+}
+
+int predict_stage(struct stage_prediction *out, const struct device *device, const struct plan *plan, enum stage stage,
+                  int32_t layer, const struct work *work, int32_t n_seqs)
+{
+    struct batch_parts batch = {0};
+    int error = check_device(device);
+    error = error ? error : split_batch(&batch, device, plan, work, n_seqs);
+    error = error ? error : predict_parts(out, &batch, stage, layer);
+    free(batch.parts);
+    return error;
 }
 
 double predict_overhead_s(const struct predict_pass *pass)
@@ -237,32 +306,32 @@ int predict_step(struct step_prediction *out, const struct device *device, const
                  const struct work *work, int32_t n_seqs)
 {
     struct step_prediction step = {.provenance = PROVENANCE_MEASURED};
-    struct predict_pass pass = pass_of(device, plan, work, n_seqs);
+    struct batch_parts batch = {0};
     int error = check_device(device);
+    error = error ? error : split_batch(&batch, device, plan, work, n_seqs);
     for (int s = 0; !error && s < STAGE_COUNT; s++) {
         enum stage stage = (enum stage)s;
         double under[BOUND_COUNT] = {0};
         step.stages[s].provenance = PROVENANCE_MEASURED;
         int32_t first = outside_layers(stage) ? -1 : 0, end = outside_layers(stage) ? 0 : plan->shape.n_layers;
         for (int32_t layer = first; !error && layer < end; layer++) {
-            struct stage_cost cost;
             struct stage_prediction one;
-            error = stage_cost(&cost, plan, stage, layer, work, n_seqs);
-            error = error ? error : predict_cost(&one, &pass, stage, layer, &cost);
+            error = predict_parts(&one, &batch, stage, layer);
             if (!error) {
                 add(&step.stages[s], under, &one);
             }
         }
         if (stage == STAGE_HOST && device->calibration) {
-            add_overhead(&step.stages[s], &pass);
+            add_overhead(&step.stages[s], &batch.pass);
         }
         if (stage == STAGE_COMMUNICATE && device->ranks > 1) {
-            add_communication(&step.stages[s], &pass);
+            add_communication(&step.stages[s], &batch.pass);
         }
         step.seconds += step.stages[s].seconds;
         step.off_s = hypot(step.off_s, step.stages[s].off_s);
         step.provenance = provenance_weaker(step.provenance, step.stages[s].provenance);
     }
+    free(batch.parts);
     if (!error) {
         *out = step;
     }

@@ -52,6 +52,10 @@ struct predict_pass {
     int64_t new_rows, logit_rows;
     bool chunked, logits_chunked;    // some sequence has more than one such row
 };
+// Attention is two kernels in a step that has both prompts and rows that decode: each part is priced by itself, with a pass
+// that has its rows only (chunked for prompts), and `predict_splits` says which stages are. Rows of one token that leave
+// logits decode.
+bool predict_splits(const struct plan *plan, enum stage stage, int32_t layer);
 int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
                  const struct stage_cost *cost);
 double predict_overhead_s(const struct predict_pass *pass);

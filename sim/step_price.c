@@ -187,6 +187,7 @@ static int add_terms(struct step_price *price, int32_t layer, double n_layers, b
     for (int s = 0; s < STAGE_COUNT; s++) {
         struct term term = {.stage = (enum stage)s, .layer = layer, .n_layers = n_layers};
         term.rate = rate_of(price, &term);
+        term.splits = predict_splits(&price->plan, term.stage, term.layer);
         if (reads_cache(term.stage) != additive || !ever_costs(price, &term)) {
             continue;
         }
@@ -304,8 +305,23 @@ double step_price_of(struct step_price *price, const struct batch *batch)
     if (!price->timer.seconds) {
         seconds += predict_overhead_s(&pass) + predict_communicate_s(&pass);
     }
+    int32_t n_decode = (int32_t)batch->features[FEATURE_ROWS];
+    bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
+    struct predict_pass prompts = pass, decode = pass;
+    prompts.new_rows -= n_decode;
+    prompts.chunked = true;
+    decode.new_rows = n_decode;
+    decode.chunked = false;
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
-        seconds += time_of(price, &pass, &price->terms[i], &cost[i], batch->n_seqs);
+        const struct term *term = &price->terms[i];
+        if (both && term->splits) {
+            const struct stage_cost *of_prompts = &price->extra[i];
+            struct stage_cost rest = {cost[i].bytes - of_prompts->bytes, cost[i].flops - of_prompts->flops};
+            seconds += time_of(price, &prompts, term, of_prompts, batch->n_seqs);
+            seconds += time_of(price, &decode, term, &rest, batch->n_seqs);
+        } else {
+            seconds += time_of(price, &pass, term, &cost[i], batch->n_seqs);
+        }
     }
     return seconds;
 }

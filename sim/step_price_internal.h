@@ -22,6 +22,7 @@ struct term {
     int32_t layer;              // the kind's first; -1 outside layers
     double n_layers;
     double rate;                // of the roofline
+    bool splits;                // priced by itself for prompts and for rows that decode
     // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
     // others.
     double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];

@@ -87,7 +87,7 @@ static struct calibration *make_law(int32_t rows, double noise)
 static bool ask(struct calibration_answer *out, const struct calibration *calibration, enum stage stage, int32_t rows,
                 double work)
 {
-    struct calibration_query query = {stage, PHASE_DECODE, 0, rows, DTYPE_BF16, work};
+    struct calibration_query query = {stage, PHASE_DECODE, 0, rows, DTYPE_BF16, work, false};
     return calibration_ask(out, &calibration->profiles[0], &query);
 }
 
@@ -134,7 +134,7 @@ static void check_residuals(void)
             efficiency = p[i == 0 ? 1 : n - 2].efficiency;
         } else {
             double share = log(p[i].work / p[i - 1].work) / log(p[i + 1].work / p[i - 1].work);
-            efficiency = (1 - share) * p[i - 1].efficiency + share * p[i + 1].efficiency;
+            efficiency = exp((1 - share) * log(p[i - 1].efficiency) + share * log(p[i + 1].efficiency));
         }
         errors[i] = fabs((curve->floor_s + roof_s / efficiency) / time_s - 1);
         roofline[i] = fabs((roof_s + 1e-6) / time_s - 1);
@@ -162,19 +162,19 @@ static void check_between(void)
         before = answer;
     }
     CHECK(ask(&answer, calibration, STAGE_QKV, 1, 8e6) && answer.provenance == PROVENANCE_INTERPOLATED);
-    CHECK(fabs(answer.efficiency - (low + high) / 2) < 1e-3);
+    CHECK(fabs(answer.efficiency - sqrt(low * high)) < 1e-3);
     CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1.01e6) && answer.provenance == PROVENANCE_MEASURED);
     CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1e9) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(fabs(answer.efficiency - high) < 1e-3);
     CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1e3) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(fabs(answer.efficiency - low) < 1e-3);
     CHECK(ask(&answer, calibration, STAGE_QKV, 2, 1e6) && answer.provenance == PROVENANCE_INTERPOLATED);
-    CHECK(fabs(answer.efficiency - 0.75 * low) < 1e-3);    // half-way between 1 and 4 rows
+    CHECK(fabs(answer.efficiency - sqrt(low * low / 2)) < 1e-3);    // half-way between 1 and 4 rows
     CHECK(ask(&answer, calibration, STAGE_QKV, 64, 1e6) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(!ask(&answer, calibration, STAGE_HEAD, 1, 1e6));
-    struct calibration_query other = {STAGE_QKV, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6};
+    struct calibration_query other = {STAGE_QKV, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6, false};
     CHECK(calibration_ask(&answer, &calibration->profiles[0], &other) && answer.provenance == PROVENANCE_EXTRAPOLATED);
-    other = (struct calibration_query){STAGE_QKV, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6};
+    other = (struct calibration_query){STAGE_QKV, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6, false};
     CHECK(!calibration_ask(&answer, &calibration->profiles[0], &other));
     calibration_free(calibration);
 }
@@ -397,7 +397,7 @@ static void check_file(void)
     check_refused(text, "\"version\": 1", "\"version\": 2");
     check_refused(text, "\"version\": 1", "\"version\": 1, \"more\": 1");
     check_refused(text, "\"stage\": \"ffn\"", "\"stage\": \"fnf\"");
-    check_refused(text, "\"phase\": \"decode\"", "\"phase\": \"mixed\"");
+    check_refused(text, "\"phase\": \"decode\"", "\"phase\": \"answer\"");
     check_refused(text, "\"floor_s\": ", "\"floor_s\": -1");
     check_refused(text, "\"seconds\": ", "\"seconds\": \"x\", \"y\": ");
     check_refused(text, "\"threads\": 2", "\"threads\": 2.5");

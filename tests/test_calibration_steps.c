@@ -91,7 +91,7 @@ static void test_marks(void)
     per_seq_s = 1e-6 * (1 + check_uniform());
     struct calibration *calibration = calibrate(mark_s, 0, false, true);
     const struct calibration_profile *profile = &calibration->profiles[0];
-    CHECK_MESSAGE(fabs(profile->mark_s / mark_s - 1) <= 0.05, "a mark: %g us, truly %g", 1e6 * profile->mark_s,
+    CHECK_MESSAGE(fabs(profile->mark_s[PHASE_DECODE] / mark_s - 1) <= 0.05, "a mark: %g us, truly %g", 1e6 * profile->mark_s[PHASE_DECODE],
                   1e6 * mark_s);
     CHECK(fabs(profile->overhead_s[PHASE_DECODE]) <= 1e-6 && profile->n_steps[PHASE_DECODE] > 0);
     CHECK_MESSAGE(fabs(profile->overhead_per_seq_s / per_seq_s - 1) <= 0.25, "per sequence: %g us, truly %g",
@@ -122,14 +122,14 @@ static void test_overhead(void)
     for (int graph = 0; graph < 2; graph++) {
         struct calibration *calibration = calibrate(0, 50e-6, true, graph);
         const struct calibration_profile *profile = &calibration->profiles[0];
-        CHECK(profile->mark_s <= 0);
+        CHECK(profile->mark_s[PHASE_DECODE] <= 0);
         CHECK_MESSAGE(fabs(profile->overhead_s[PHASE_DECODE] - 50e-6) <= 3e-6, "overhead %g us",
                       1e6 * profile->overhead_s[PHASE_DECODE]);
         calibration_free(calibration);
     }
     // A device that waits between steps longer than marks cost: stages stay, the rest is overhead.
     struct calibration *calibration = calibrate(0, 40e-6, false, true);
-    CHECK(calibration->profiles[0].mark_s <= 0);
+    CHECK(calibration->profiles[0].mark_s[PHASE_DECODE] <= 0);
     CHECK(fabs(calibration->profiles[0].overhead_s[PHASE_DECODE] - 40e-6) <= 3e-6);
     calibration_free(calibration);
 }

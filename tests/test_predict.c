@@ -140,7 +140,7 @@ static void stages_add_up(void)
     struct work work[3];
     int32_t n_seqs = check_range(1, 3);
     for (int32_t i = 0; i < n_seqs; i++) {
-        work[i] = (struct work){check_range(0, 3000), check_range(1, 50), check_range(0, 1)};
+        work[i] = (struct work){check_range(0, 3000), check_range(0, 2) ? check_range(1, 50) : 1, check_range(0, 1)};
     }
     struct step_prediction step;
     memset(&step, 0x5a, sizeof step);
@@ -159,8 +159,21 @@ static void stages_add_up(void)
                 continue;
             }
             CHECK(predict_stage(&one, &device, &plan, (enum stage)s, layer, work, n_seqs) == 0);
-            expected += roof(&device, (double)one.cost.bytes, (double)one.cost.flops, device.flops_per_s[dtype].value,
-                             bandwidth);
+            // Attention of prompts and of rows that decode is two kernels, save where only rows that leave logits are left.
+            bool attends = s == STAGE_WINDOW_ATTENTION || (s == STAGE_ATTENTION && layer < plan_first_cross_layer(&plan));
+            for (int decodes = 0; decodes < 1 + attends; decodes++) {
+                struct work part[3];
+                struct stage_cost cost = one.cost;
+                int32_t n = 0;
+                for (int32_t i = 0; attends && i < n_seqs; i++) {
+                    if ((work[i].new_tokens == 1 && work[i].logit_rows == 1) == (decodes == 1)) {
+                        part[n++] = work[i];
+                    }
+                }
+                CHECK(!attends || n == 0 || stage_cost(&cost, &plan, (enum stage)s, layer, part, n) == 0);
+                expected += attends && n == 0 ? 0 : roof(&device, (double)cost.bytes, (double)cost.flops,
+                                                         device.flops_per_s[dtype].value, bandwidth);
+            }
             bytes += one.cost.bytes;
             flops += one.cost.flops;
         }

@@ -6,7 +6,8 @@
 // kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below
 // a power of two: a recording is for one, and a longer context needs the next. The prompt is made up; weights are
 // random. What it costs is the prompts, so longest contexts come last. --prompts are run by themselves, --mixed while each
-// batch decodes: a service's steps have both, and chunks of any length. Each comes twice.
+// batch decodes: a service's steps have both, and chunks of any length. Each
+// comes four times, every other one without its stages told, as a service on a GPU runs.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@
 #include "engine/status.h"
 #include "traces/trace.h"
 
-enum { MAX_POINTS = 32, REPEATS = 2 };
+enum { MAX_POINTS = 32, REPEATS = 4 };
 
 struct list {
     int32_t n, values[MAX_POINTS];
@@ -35,6 +36,8 @@ struct record {
     struct engine *engine;
     struct sample_sink out;    // the trace's
     bool cold;
+    const struct observer *collecting;    // the collector's
+    struct observer observer;  // the same, now and then without the stages of a GPU
     bool keep;                 // whether samples go there
     int32_t *prompt;           // [longest context]
 };
@@ -157,8 +160,10 @@ static int run_prompts(struct record *record, const struct list *lengths)
 {
     int error = 0;
     for (int32_t i = 0; i < REPEATS * lengths->n && !error; i++) {
+        record->observer.device_stages = i % 2 == 0 ? record->collecting->device_stages : NULL;
         error = run_prompt(record, lengths->values[i / REPEATS]);
     }
+    record->observer.device_stages = record->collecting->device_stages;
     return error;
 }
 
@@ -210,6 +215,8 @@ static int run_engine(struct record *record, const struct plan *plan, struct mod
     int32_t number, longest = longest_prompt(record);
     int error = measure_device(backend, sizeof backend, &number, record->device);
     bool gpu = strcmp(backend, "cuda") == 0;
+    record->collecting = collector_observer(collector);
+    record->observer = *record->collecting;
     struct engine_options options = {
         .plan = plan,
         .model = model,
@@ -220,7 +227,7 @@ static int run_engine(struct record *record, const struct plan *plan, struct mod
         .max_context = longest + answer_tokens(record),
         .max_step_tokens = record->chunk,
         .cache_tokens = gpu ? CACHE_ALL_FREE : 0,
-        .observer = collector_observer(collector),
+        .observer = &record->observer,
         .stage_every = record->every,
     };
     error = error ? error : engine_open(&record->engine, &options);

@@ -7,7 +7,8 @@
 // of TTFT and TPOT as measured, the simulator's errors with their sign, preemptions, and the most sequences that ran.
 //
 // Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
-// each step's price is held against that time: --steps writes all of them, one line a step.
+// each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a file in
+// place of the engine: what another calibration would have said of a run on another machine.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,10 +35,10 @@ struct step {
 };
 
 struct bench {
-    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *commit, *driver;
+    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *measured_file, *commit, *driver;
     int32_t requests, prompt, output, max_seqs, chunk, threads;
     int64_t seed;
-    double load;
+    double load, capacity;
     bool virtual_clock, cold;
     struct plan_flags flags;
     struct model_config config;
@@ -46,7 +47,7 @@ struct bench {
     FILE *steps_out, *results_out;
     struct sample_source source;
     struct step *steps;                  // [n_steps] of the replay, owned
-    int64_t n_steps, step_capacity;
+    int64_t n_steps, step_capacity, next_step;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -95,6 +96,10 @@ static int simulate(struct serve_result *out, const struct bench *bench, const s
 static int capacity(double *out, const struct bench *bench, struct setup *setup)
 {
     struct serve_result result;
+    *out = bench->capacity;
+    if (*out > 0) {
+        return 0;
+    }
     int error = make_workload(&setup->workload, bench, 0);
     setup->cache_tokens = error ? 0 : longest_request(&setup->workload) * bench->max_seqs;
     error = error ? error : simulate(&result, bench, setup, &bench->calibrated);
@@ -157,6 +162,55 @@ static int replay(struct serving_result *out, struct bench *bench, const struct 
     return error ? error : serving_run(out, &setup->workload, &options);
 }
 
+// The steps of a case from --measured: how long each took and what came before it.
+static int read_steps(struct bench *bench, const char *method, const char *name)
+{
+    char line[512], of[64], by[64], kind[64];
+    double took_us, priced_us, pause_us;
+    FILE *file = fopen(bench->measured_file, "re");
+    if (!file) {
+        return status_fail(-errno, "--measured %s: %s", bench->measured_file, strerror(errno));
+    }
+    bench->n_steps = 0;
+    while (fgets(line, sizeof line, file)) {
+        if (sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %lf %lf", of, by, kind, &took_us, &priced_us, &pause_us) == 6 &&
+            strcmp(of, name) == 0 && strcmp(by, method) == 0) {
+            on_step(bench, 1e-6 * pause_us, 1e-6 * (pause_us + took_us));    // relative: the simulator's clock adds them up
+        }
+    }
+    fclose(file);
+    return bench->n_steps > 0 ? 0 : status_fail(-EINVAL, "--measured %s: no steps of %s, %s", bench->measured_file, method, name);
+}
+
+static double take_measured(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
+{
+    struct bench *bench = user;
+    (void)now_s;
+    (void)work;
+    (void)n_seqs;
+    return bench->next_step < bench->n_steps ? bench->steps[bench->next_step++].end_s : priced_s;
+}
+
+// The run that --measured tells of: the simulator takes the same decisions, with its times.
+static int rerun(struct serving_result *out, struct bench *bench, const struct setup *setup, const char *name)
+{
+    struct serve_options options = {.plan = setup->plan, .device = &bench->bare, .max_seqs = bench->max_seqs,
+                                    .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
+                                    .every_step = true, .clock = take_measured, .clock_user = bench};
+    struct serve_result result;
+    bench->next_step = 0;
+    int error = read_steps(bench, setup->plan->method, name);
+    error = error ? error : serve_run(&result, &setup->workload, &options);
+    if (!error) {
+        *out = (struct serving_result){.metrics = result.metrics, .records = result.records, .n_records = result.n_records,
+                                       .steps = result.steps, .busy_s = result.busy_s, .peak_running = result.peak_running,
+                                       .peak_kv_bytes = result.peak_kv_bytes};
+        snprintf(out->source.device, sizeof out->source.device, "%s", bench->device_name);
+        snprintf(out->source.backend, sizeof out->source.backend, "as measured");
+    }
+    return error;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Step by step
 
@@ -190,8 +244,8 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     }
     int kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
     const struct step *step = &bench->steps[at];
-    double measured_s = step->end_s - step->begin_s;
-    double pause_s = at > 0 && step->begin_s - bench->steps[at - 1].end_s < 1e-3 ? step->begin_s - bench->steps[at - 1].end_s : 0;
+    double measured_s = step->end_s - step->begin_s, before_s = at > 0 ? step->begin_s - bench->steps[at - 1].end_s : 1;
+    double pause_s = bench->measured_file ? step->begin_s : before_s < 1e-3 ? before_s : 0;
     judge->measured_s[kind] += measured_s;
     judge->priced_s[kind] += priced_s;
     judge->pause_s += pause_s;
@@ -201,7 +255,7 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
                 kind_names[kind], n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
                 1e6 * priced_s, 1e6 * pause_s);
     }
-    return step->end_s - now_s;
+    return bench->measured_file ? step->end_s : step->end_s - now_s;
 }
 
 static int compare_doubles(const void *left, const void *right)
@@ -317,7 +371,9 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
     }
     setup->cache_tokens = longest_request(&setup->workload) * bench->max_seqs;
     error = c == PREEMPTION ? shrink_cache(bench, setup) : 0;
-    error = error ? error : replay(&measured, bench, setup, file);
+    if (!error) {
+        error = bench->measured_file ? rerun(&measured, bench, setup, case_names[c]) : replay(&measured, bench, setup, file);
+    }
     error = error ? error : simulate(&simulated[0], bench, setup, &bench->bare);
     error = error ? error : simulate(&simulated[1], bench, setup, &bench->calibrated);
     if (!error) {
@@ -326,7 +382,7 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
                                         {simulated[0].peak_running, (double)simulated[0].peak_kv_bytes},
                                         {simulated[1].peak_running, (double)simulated[1].peak_kv_bytes}};
         bench->source = measured.source;
-        printf("\n%s %s, %lld requests at %.3g/s, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
+        printf("\n%s %s, %lld requests at %.9g/s, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
                bench->source.device, bench->source.backend, (long long)setup->workload.n, rate,
                (long long)setup->cache_tokens, measured.warm_s, measured.metrics.span_s,
                100 * measured.busy_s / measured.metrics.span_s);
@@ -415,12 +471,14 @@ int main(int argc, char **argv)
         {"requests", OPTION_INT, &bench.requests, 1, 1 << 20, "requests", "of each case"},
         {"prompt", OPTION_INT, &bench.prompt, 4, 1 << 20, "tokens", "median; from a quarter to four times of it"},
         {"output", OPTION_INT, &bench.output, 4, 1 << 20, "tokens", "likewise"},
+        {"capacity", OPTION_REAL, &bench.capacity, 0, 1e9, "1/s", "requests that the service can do; 0: as simulated"},
         {"load", OPTION_REAL, &bench.load, 0.01, 1, "share", "of the predicted capacity that arrives in `steady`"},
         {"max-seqs", OPTION_INT, &bench.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one step"},
         {"seed", OPTION_LONG, &bench.seed, 1, 9e18, "N", "of the requests"},
         {"virtual", OPTION_FLAG, &bench.virtual_clock, 0, 0, NULL, "do not wait for arrivals"},
         {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "the first requests pay for what is loaded at first use"},
+        {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
         {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
         {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
         {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},

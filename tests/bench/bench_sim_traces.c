@@ -3,11 +3,11 @@
 // bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by
 // (both as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one
 // context, or one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step
-// is the median of the steps that told none, where a GPU replays them whole, else of all. What marks add to the stages
-// of a replayed step (sim/calibration_steps.c) is taken off the measured ones too. Prompts are run once, and a shape's
-// first run also chooses kernels: a prompt's stages are "undisturbed", as many times their median as they have layers
-// and parts of that size; its step as it was run is a level of its own. Errors are |predicted / measured - 1|, of the
-// bare roofline and calibrated. Appends to --results.
+// is the median of the steps that told none, if there are any, else of all, less their marks (sim/calibration_steps.c),
+// which are taken off the measured stages too. Where a shape was run only with its stages told, and of prompts the first
+// run may also have chosen kernels: its step is also taken "undisturbed", each stage as many times its median as it has
+// layers and parts of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare
+// roofline and calibrated. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -30,6 +30,7 @@ struct datum {
     bool ends;                               // a prompt's last chunk: its row leaves logits
     int32_t n_whole, n_staged;
     double whole_s[MAX_STEPS], staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];
+    double beside_s[MAX_STEPS];              // of a step that tells stages, what is outside of them
     int32_t parts[STAGE_COUNT];              // samples of a stage in one step
 };
 
@@ -44,7 +45,7 @@ struct bench {
     int32_t n_data;
     struct stage_sample *pending;            // [n_pending] of the step that is told, owned
     int32_t n_pending;
-    double mark_s;
+    double mark_s[PHASE_COUNT];
 };
 
 static int compare_doubles(const void *left, const void *right)
@@ -160,6 +161,11 @@ static void on_step(void *user, const struct step_sample *sample)
         datum->whole_s[datum->n_whole++] = seconds;
     } else if (datum && bench->n_pending > 0 && datum->n_staged < MAX_STEPS) {
         sum_stages(bench, datum);
+        datum->beside_s[datum->n_staged] = seconds;
+        for (int32_t i = 0; i < bench->n_pending; i++) {
+            double stage_s = 1e-9 * (double)bench->pending[i].duration_ns;
+            datum->beside_s[datum->n_staged] -= bench->pending[i].stage != STAGE_HOST ? stage_s : 0;
+        }
         datum->staged_s[datum->n_staged++] = seconds;
     }
     bench->n_pending = 0;
@@ -199,13 +205,16 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
     if (error) {
         return error;
     }
+    bool decode = datum->phase == PHASE_DECODE;
+    double staged_s = 0, mark_s = bench->mark_s[decode ? PHASE_DECODE : PHASE_PREFILL], marks_s = 0;
+    for (int s = 0; s < STAGE_HOST; s++) {
+        marks_s += mark_s * datum->parts[s];
+    }
     double whole_s = datum->n_whole > 0 ? median_of(datum->whole_s, datum->n_whole)
-                                        : median_of(datum->staged_s, datum->n_staged);
-    double staged_s = 0;
-    bool decode = datum->phase == PHASE_DECODE, marked = decode && datum->n_whole > 0;
+                                        : median_of(datum->staged_s, datum->n_staged) - marks_s;
     for (int s = 0; s < STAGE_HOST && datum->n_staged > 0; s++) {
         double measured_s = median_of(datum->stages_s[s], datum->n_staged), predicted_s = step.stages[s].seconds;
-        measured_s -= marked ? bench->mark_s * datum->parts[s] : 0;
+        measured_s -= mark_s * datum->parts[s];
         staged_s += measured_s;
         if (predicted_s > 0 && measured_s > 0) {
             note(STAGE_ALL, mode, predicted_s, measured_s);
@@ -218,7 +227,8 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
             }
         }
     }
-    double undisturbed_s = decode ? whole_s : staged_s + (whole_s - median_of(datum->staged_s, datum->n_staged));
+    double beside_s = datum->n_staged > 0 ? median_of(datum->beside_s, datum->n_staged) : 0;
+    double undisturbed_s = datum->n_whole > 0 ? whole_s : staged_s + (beside_s > 0 ? beside_s : 0);
     note(decode ? STEP_DECODE : STEP_PREFILL, mode, step.seconds, whole_s);
     note(STEP_ALL, mode, step.seconds, undisturbed_s);
     if (!decode) {
@@ -305,7 +315,7 @@ static int run(struct bench *bench)
     if (!error) {
         calibrated = device;
         calibrated.calibration = &calibration->profiles[0];
-        bench->mark_s = calibration->profiles[0].mark_s;
+        memcpy(bench->mark_s, calibration->profiles[0].mark_s, sizeof bench->mark_s);
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
         error = judge(bench, &bench->data[i], &device, 0);
