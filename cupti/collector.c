@@ -289,6 +289,7 @@ static struct observer observer_of(struct collector *collector, enum collector_s
         .device_stages = stages && source != COLLECTOR_KERNELS ? on_device_stages : NULL,
         .enqueue_begin = enqueued ? on_enqueue_begin : NULL,
         .enqueue_end = enqueued ? on_enqueue_end : NULL,
+        .in_pieces = source == COLLECTOR_KERNELS,
         .request = on_request,
         .counter = on_counter,
     };

@@ -249,6 +249,9 @@ struct op_sample {                     // the host memory is borrowed until end_
     int32_t *token;                    // out [last.n] host memory
 };
 
+// Recordings of a step: as it is; with marks in it; in pieces that are launched one after the other.
+enum record { RECORD_PLAIN, RECORD_MARKED, RECORD_PIECES, RECORD_KINDS };
+
 struct backend {
     int32_t abi;                       // BACKEND_ABI
     const char *name;                  // "reference", "cpu", "cuda"
@@ -298,11 +301,13 @@ struct backend {
     int (*mark)(struct backend_context *context, int32_t id);
     int (*marks)(struct backend_context *context, int64_t *ns, int32_t n);
     // Steps that decode are recorded and replayed. Between begin_step and end_step, replay runs the recording of an
-    // earlier step of the same shape (sequences, context_bound; with marks or without) on this step's batch and returns
-    // 1; 0: there is none. Then record_begin returns 1 if the operators that follow are recorded, 0 if they just run (the
-    // first step of a shape), and record_end, only after a 1, runs what was recorded, or drops it where `error` is set.
-    int (*replay)(struct backend_context *context, const struct op_sample *sample, bool marked);
-    int (*record_begin)(struct backend_context *context, bool marked);
+    // earlier step of the same shape (sequences, context_bound) and kind on this step's batch and returns 1; 0: there is
+    // none. Then record_begin returns 1 if the operators that follow are recorded, 0 if they just run (the first step of
+    // a shape), and record_end, only after a 1, runs what was recorded, or drops it where `error` is set. record_cut, in
+    // between and for RECORD_PIECES: what follows will be launched by itself.
+    int (*replay)(struct backend_context *context, const struct op_sample *sample, enum record kind);
+    int (*record_begin)(struct backend_context *context, enum record kind);
+    int (*record_cut)(struct backend_context *context);
     int (*record_end)(struct backend_context *context, int error);
 };
 

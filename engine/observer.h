@@ -47,6 +47,9 @@ struct observer {
     // gave.
     void (*enqueue_begin)(void *user, const struct observed_stage *stage, bool replayed);
     void (*enqueue_end)(void *user, const struct observed_stage *stage, bool replayed);
+    // Each kernel is followed, which makes a recording slow to launch: it is launched in pieces, so that the device
+    // begins with the first while the host still launches the others.
+    bool in_pieces;
     // A request changed its state; the source and the time are the collector's to fill.
     void (*request)(void *user, const struct request_sample *request);
     void (*counter)(void *user, enum counter counter, double value);

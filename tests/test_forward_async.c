@@ -71,7 +71,7 @@ static void on_device_stages(void *user, const struct device_stage *stages, int3
 }
 
 // The device: a shape is recorded when it is seen the second time; with and without marks are two recordings.
-static struct { int32_t seen, n_marks, n_replays, recorded; bool has[2], open; } device;
+static struct { int32_t seen, n_marks, n_replays, recorded, n_cuts; bool has[RECORD_KINDS], open; } device;
 
 static int mark(struct backend_context *context, int32_t id)
 {
@@ -89,10 +89,10 @@ static int marks(struct backend_context *context, int64_t *ns, int32_t n)
     return 0;
 }
 
-static int replay(struct backend_context *context, const struct op_sample *sample, bool marked)
+static int replay(struct backend_context *context, const struct op_sample *sample, enum record kind)
 {
     (void)context;
-    if (!device.has[marked]) {
+    if (!device.has[kind]) {
         return 0;
     }
     sample->token[0] = 0;
@@ -100,17 +100,26 @@ static int replay(struct backend_context *context, const struct op_sample *sampl
     return 1;
 }
 
-static int record_begin(struct backend_context *context, bool marked)
+static int record_begin(struct backend_context *context, enum record kind)
 {
     (void)context;
-    device.has[marked] = device.seen > 0;
+    device.open = device.has[kind] = device.seen > 0;
     return device.seen++ > 0;
+}
+
+static int record_cut(struct backend_context *context)
+{
+    (void)context;
+    CHECK(device.open && device.has[RECORD_PIECES]);
+    device.n_cuts++;
+    return 0;
 }
 
 static int record_end(struct backend_context *context, int error)
 {
     (void)context;
     device.recorded++;
+    device.open = false;
     return error;
 }
 
@@ -173,6 +182,7 @@ static void test_method(const char *method)
     table.marks = marks;
     table.replay = replay;
     table.record_begin = record_begin;
+    table.record_cut = record_cut;
     table.record_end = record_end;
     memset(&expected, 0, sizeof expected);
     run(&expected, &plan, &backend_reference, &watch, tokens);
@@ -181,7 +191,7 @@ static void test_method(const char *method)
     memset(&got, 0, sizeof got);
     memset(&device, 0, sizeof device);
     run(&got, &plan, &table, &enqueue, tokens);
-    CHECK(device.n_marks == 0 && device.recorded == 1 && device.n_replays == STEPS - 3);
+    CHECK(device.n_marks == 0 && device.recorded == 1 && device.n_replays == STEPS - 3 && device.n_cuts == 0);
     CHECK_MESSAGE(got.n == expected.n && got.n_ended == got.n, "%s: %d stages, %d expected", method, got.n, expected.n);
     for (int32_t s = 0; s < STEPS; s++) {
         CHECK(got.step_begin[s] == expected.step_begin[s]);
@@ -192,6 +202,15 @@ static void test_method(const char *method)
             CHECK(got.replayed[i] == (s > 2));
         }
     }
+
+    // In pieces: behind layers 0 and 3, in the step that is recorded. What is told stays.
+    enqueue.in_pieces = true;
+    memset(&got, 0, sizeof got);
+    memset(&device, 0, sizeof device);
+    run(&got, &plan, &table, &enqueue, tokens);
+    CHECK(device.recorded == 1 && device.n_cuts == 1 + (plan.shape.n_layers >= 4) && device.n_replays == STEPS - 3);
+    CHECK(got.n == expected.n && got.n_ended == got.n);
+    enqueue.in_pieces = false;
 
     // With marks beside: the prompt's and those of each STAGE_EVERY-th step, which is recorded by itself.
     enqueue.device_stages = on_device_stages;

@@ -325,6 +325,7 @@ static const struct backend table = {
     .marks = cuda_marks,
     .replay = cuda_replay,
     .record_begin = cuda_record_begin,
+    .record_cut = cuda_record_cut,
     .record_end = cuda_record_end,
 };
 

@@ -35,9 +35,11 @@ struct results {
 };
 
 // A recorded step that decodes.
+enum { MAX_PIECES = 6 };
+
 struct recording {
     int32_t n_seqs, context_bound;      // its shape
-    cudaGraphExec_t exec[2];            // owned; without marks, with them. NULL: not recorded yet
+    cudaGraphExec_t exec[RECORD_KINDS][MAX_PIECES];    // owned; one after the other up to NULL. First NULL: none yet
     int64_t used;                       // when last, in steps
 };
 
@@ -80,7 +82,8 @@ struct backend_context {
     struct recording recordings[MAX_RECORDINGS];
     int32_t n_recordings;
     struct recording *open;             // the one that is being recorded
-    bool open_marked;
+    enum record open_kind;
+    int32_t open_pieces;                // that are complete
     int64_t steps;
 };
 
@@ -96,8 +99,9 @@ int cuda_begin_step(struct backend_context *, const struct batch *);
 int cuda_end_step(struct backend_context *);
 int cuda_mark(struct backend_context *, int32_t id);
 int cuda_marks(struct backend_context *, int64_t *ns, int32_t n);
-int cuda_replay(struct backend_context *, const struct op_sample *, bool marked);
-int cuda_record_begin(struct backend_context *, bool marked);
+int cuda_replay(struct backend_context *, const struct op_sample *, enum record kind);
+int cuda_record_begin(struct backend_context *, enum record kind);
+int cuda_record_cut(struct backend_context *);
 int cuda_record_end(struct backend_context *, int error);
 void cuda_step_close(struct backend_context *);    // what the functions above took
 

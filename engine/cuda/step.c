@@ -5,7 +5,7 @@
 // happen inside a capture), is captured into a graph the second time, and replayed from then on. Kernels read lengths,
 // page numbers and tokens from the mirror, whose place does not change, so a graph stays right while contexts grow. Marks
 // are events; inside a graph they are nodes, so a step with marks is a graph of its own, and its kernels follow each other
-// less closely.
+// less closely. A step in pieces is several graphs, launched one after the other.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +17,20 @@
 // ---------------------------------------------------------------------------------------------------------------------
 // The batch
 
+static void forget_kind(struct recording *recording, enum record kind)
+{
+    for (int piece = 0; piece < MAX_PIECES; piece++) {
+        if (recording->exec[kind][piece]) {
+            cudaGraphExecDestroy(recording->exec[kind][piece]);
+        }
+        recording->exec[kind][piece] = NULL;
+    }
+}
+
 static void forget_recording(struct recording *recording)
 {
-    for (int marked = 0; marked < 2; marked++) {
-        if (recording->exec[marked]) {
-            cudaGraphExecDestroy(recording->exec[marked]);
-        }
+    for (int kind = 0; kind < RECORD_KINDS; kind++) {
+        forget_kind(recording, (enum record)kind);
     }
     *recording = (struct recording){0};
 }
@@ -188,49 +196,82 @@ static void add_recording(struct backend_context *c)
     *r = (struct recording){.n_seqs = c->batch->n_seqs, .context_bound = c->batch->context_bound, .used = c->steps};
 }
 
-int cuda_replay(struct backend_context *c, const struct op_sample *sample, bool marked)
+static int launch(struct backend_context *c, const struct recording *r, enum record kind)
+{
+    int error = 0;
+    for (int piece = 0; piece < MAX_PIECES && r->exec[kind][piece] && !error; piece++) {
+        error = cuda_status(cudaGraphLaunch(r->exec[kind][piece], c->stream), "replaying a step");
+    }
+    return error;
+}
+
+int cuda_replay(struct backend_context *c, const struct op_sample *sample, enum record kind)
 {
     const struct recording *r = find_recording(c);
-    if (!r || !r->exec[marked]) {
+    if (!r || !r->exec[kind][0]) {
         return 0;
     }
     c->draw = *sample;
-    int error = cuda_status(cudaGraphLaunch(r->exec[marked], c->stream), "replaying a step");
+    int error = launch(c, r, kind);
     return error ? error : 1;
 }
 
-int cuda_record_begin(struct backend_context *c, bool marked)
+static int begin_piece(struct backend_context *c)
+{
+    return cuda_status(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step");
+}
+
+// Makes a piece of what was captured, unless an error came before.
+static int end_piece(struct backend_context *c, int error)
+{
+    cudaGraph_t graph = NULL;
+    cudaError_t ended = cudaStreamEndCapture(c->stream, &graph);
+    error = error ? error : cuda_status(ended, "recording a step");
+    error = error ? error
+                  : cuda_status(cudaGraphInstantiate(&c->open->exec[c->open_kind][c->open_pieces], graph, 0),
+                                "recording a step");
+    c->open_pieces += !error;
+    if (graph) {
+        cudaGraphDestroy(graph);
+    }
+    return error;
+}
+
+int cuda_record_begin(struct backend_context *c, enum record kind)
 {
     struct recording *r = find_recording(c);
     if (!r) {
         add_recording(c);
         return 0;
     }
-    int error = cuda_status(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step");
+    int error = begin_piece(c);
     if (error) {
         return error;
     }
     c->open = r;
-    c->open_marked = marked;
+    c->open_kind = kind;
+    c->open_pieces = 0;
     return 1;
+}
+
+int cuda_record_cut(struct backend_context *c)
+{
+    if (!c->open || c->open_pieces == MAX_PIECES - 1) {
+        return 0;
+    }
+    int error = end_piece(c, 0);
+    return error ? error : begin_piece(c);
 }
 
 int cuda_record_end(struct backend_context *c, int error)
 {
     struct recording *r = c->open;
-    cudaGraph_t graph = NULL;
-    cudaError_t ended = cudaStreamEndCapture(c->stream, &graph);
+    error = end_piece(c, error);
     c->open = NULL;
-    if (!error) {
-        error = cuda_status(ended, "recording a step");
-        error =
-            error ? error : cuda_status(cudaGraphInstantiate(&r->exec[c->open_marked], graph, 0), "recording a step");
-        error = error ? error : cuda_status(cudaGraphLaunch(r->exec[c->open_marked], c->stream), "replaying a step");
+    if (error) {
+        forget_kind(r, c->open_kind);
     }
-    if (graph) {
-        cudaGraphDestroy(graph);
-    }
-    return error;
+    return error ? error : launch(c, r, c->open_kind);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
