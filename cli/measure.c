@@ -243,6 +243,13 @@ static int count(struct counting *counting, const struct measure_options *option
     return 0;
 }
 
+// A step that tells its stages takes half as long again: a long run does not feel one in 64. Short ones tell too.
+static int32_t choose_every(const struct measure_options *options)
+{
+    int32_t quarter = options->output_tokens / 4;
+    return options->stage_every || quarter >= 64 ? options->stage_every : quarter > 0 ? quarter : 1;
+}
+
 int measure(struct measurement *out, const struct measure_options *options)
 {
     *out = (struct measurement){0};
@@ -271,7 +278,7 @@ int measure(struct measurement *out, const struct measure_options *options)
         .plan = options->plan, .model = options->model, .backend = backend, .threads = options->threads,
         .device = number, .max_seqs = options->batch, .max_context = options->context_tokens + options->output_tokens,
         .max_step_tokens = options->chunk_tokens ? options->chunk_tokens : measure_chunk(options->device),
-        .stage_every = options->stage_every,
+        .stage_every = choose_every(options),
     };
     if (options->collect == COLLECT_COUNTERS) {
         error = count(&out->counting, options, &engine_options, &fanout, &sink);

@@ -22,7 +22,7 @@ struct measure_options {
     const struct sample_sink *sinks; // [n_sinks] see everything; at most 6
     int32_t n_sinks;
     enum collect collect;            // how they see it
-    int32_t stage_every;             // of engine_options
+    int32_t stage_every;             // of engine_options; 0: as there, but four times at least in a run
     void (*token)(void *user, int32_t token);    // each token of the first sequence as it comes; may be NULL
     void *token_user;
 };

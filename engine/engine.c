@@ -12,7 +12,7 @@
 enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
 // Of a device's memory, one part in so many stays free for what the driver and cuBLASLt take later.
 enum { SPARE_SHARE = 64 };
-enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 16 };
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 64 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Life

@@ -28,7 +28,7 @@ struct engine_options {
     bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
     const struct observer *observer; // borrowed until close; NULL: none
     int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
-                                     // in so many. 0: 16; negative: none. On a CPU and in prefill, of every step's
+                                     // in so many. 0: 64; negative: none. On a CPU and in prefill, of every step's
     bool eager;                      // on a GPU, decode steps are not replayed either: slower, but each stage's work is
                                      // enqueued between the observer's enqueue_begin and enqueue_end (hardware counters)
 };

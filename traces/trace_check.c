@@ -300,7 +300,7 @@ static void check_ends(struct checker *checker)
         one_ended += checker->flows.values[i] > 0 && !has_both_ends(checker->flows.values[i]);
     }
     if (open > 0) {
-        find(checker, "%lld slices have no end", (long long)open);
+        find(checker, "%lld slices have no end: the recording was cut, or not closed", (long long)open);
     }
     if (one_ended > 0) {
         find(checker, "%lld flows have one end only", (long long)one_ended);
