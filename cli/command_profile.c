@@ -88,6 +88,12 @@ static void print_tables(const struct profile *profile, const struct table *summ
         fputs(i > 0 ? "\n" : "", stdout);
         table_print(tables[i], stdout);
     }
+    struct summary_loss loss = trace_summary_loss(profile->summary);
+    if (loss.dropped > 0 || loss.invalid > 0) {
+        fflush(stdout);
+        fprintf(stderr, "\nlost: of the device's work %lld records, and %lld without times; its stages are too short\n",
+                (long long)loss.dropped, (long long)loss.invalid);
+    }
     if (written) {
         fflush(stdout);    // the hint stands below the tables, also where both go to one place
         fprintf(stderr, "\n%s: open it in https://ui.perfetto.dev, or: clsa top --replay %s\n", profile->record.out,

@@ -210,6 +210,22 @@ static void test_kernel_names(void)
     feed_close(feed);
 }
 
+// What a collector lost counts too; each source tells its own, added up.
+static void test_losses(void)
+{
+    struct feed *feed;
+    CHECK(feed_open(&feed, 64) == 0);
+    struct sample_sink sink = feed_sink(feed);
+    const struct loss_sample told[] = {{.source = 0, .dropped = 3}, {.source = 0, .dropped = 5, .invalid = 1},
+                                       {.source = 1, .invalid = 2}, {.source = 1, .dropped = 4, .invalid = 2}};
+    const int64_t expected[] = {3, 6, 8, 12};
+    for (int i = 0; i < 4; i++) {
+        sink.loss(sink.user, &told[i]);
+        CHECK_MESSAGE(feed_dropped(feed) == expected[i], "%lld lost", (long long)feed_dropped(feed));
+    }
+    feed_close(feed);
+}
+
 int main(void)
 {
     check_begin();
@@ -217,5 +233,6 @@ int main(void)
     test_one_thread();
     test_many_sources();
     test_two_threads();
+    test_losses();
     return check_end();
 }

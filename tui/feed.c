@@ -28,6 +28,8 @@ struct feed {
     _Atomic uint64_t source_head;
     _Atomic int64_t dropped;
     bool dropping;             // of the producer: until the end of the broken step
+    int32_t losing;            // of the producer: the source that told losses last
+    int64_t told_lost;         // ... and how many
     _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t tail;
     _Atomic uint64_t source_tail;
 };
@@ -47,7 +49,8 @@ int feed_open(struct feed **out, int32_t capacity)
         free(events);
         return status_fail(-ENOMEM, "out of memory for a feed of %llu events", (unsigned long long)slots);
     }
-    *feed = (struct feed){.events = events, .names = names, .capacity = slots, .reserve = slots / 8};
+    *feed = (struct feed){.events = events, .names = names, .capacity = slots, .reserve = slots / 8,
+                           .losing = -1};
     *out = feed;
     return 0;
 }
@@ -146,11 +149,21 @@ static void on_gauge(void *user, const struct gauge_sample *sample)
     push(feed, &event, feed->reserve);
 }
 
+// What the collector has lost is missing here too. Each source counts its own, from nothing on.
+static void on_loss(void *user, const struct loss_sample *sample)
+{
+    struct feed *feed = user;
+    int64_t lost = sample->dropped + sample->invalid, before = sample->source == feed->losing ? feed->told_lost : 0;
+    atomic_fetch_add_explicit(&feed->dropped, lost - before, memory_order_relaxed);
+    feed->losing = sample->source;
+    feed->told_lost = lost;
+}
+
 struct sample_sink feed_sink(struct feed *feed)
 {
     return (struct sample_sink){.user = feed, .source = on_source, .stage = on_stage, .step = on_step,
                                 .request = on_request, .counter = on_counter, .kernel = on_kernel,
-                                .gauge = on_gauge};
+                                .gauge = on_gauge, .loss = on_loss};
 }
 
 int64_t feed_drain(struct feed *feed, const struct sample_sink *to)

@@ -20,5 +20,5 @@ struct sample_sink feed_sink(struct feed *feed);
 // The consumer's end: hands over what is there, in order. Returns the number of events.
 int64_t feed_drain(struct feed *feed, const struct sample_sink *to);
 
-// Samples lost so far. Any thread.
+// Samples lost so far, those included that the collector says it lost. Any thread.
 int64_t feed_dropped(const struct feed *feed);

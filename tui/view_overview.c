@@ -268,7 +268,7 @@ static bool find_alert(char *note, const struct state *state, const struct ui *u
         snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %.0f MHz.", slowed[0] > 0 ? "heat" : "its power limit",
                  state_gauge(state, "SM clock"));
     } else if (ui->dropped > 0) {
-        snprintf(note, NOTE_BYTES, "! %lld samples were lost: the screen does not keep up with the engine.",
+        snprintf(note, NOTE_BYTES, "! %lld samples were lost on their way from the engine to the screen.",
                  (long long)ui->dropped);
     } else if (told.queue > 0 && told.queue >= told.batch) {
         snprintf(note, NOTE_BYTES, "! %.0f requests wait, as many as run or more.", told.queue);
