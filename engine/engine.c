@@ -196,9 +196,9 @@ static int check_room(const struct engine *engine, int64_t n_pages)
     } else {
         snprintf(fitting, sizeof fitting, "one sequence of %lld tokens", (long long)alone * room.page_tokens);
     }
-    return status_fail(-ENOMEM, "no memory for a KV cache of %lld tokens with the windows of %d sequences (%.2f GiB) beside "
-                       "weights of %.2f GiB: %.2f of %.2f GiB are free; %s would fit", (long long)n_pages * room.page_tokens,
-                       room.max_seqs, gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs),
+    return status_fail(-ENOMEM, "no memory for a KV cache of %lld tokens with the windows of %d sequences (%.2f GiB) "
+                       "beside weights of %.2f GiB: %.2f of %.2f GiB are free; %s would fit",
+                       (long long)n_pages * room.page_tokens, room.max_seqs, gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs),
                        gib(room.weight_bytes), gib(room.free_bytes), gib(room.total_bytes), fitting);
 }
 
@@ -216,9 +216,9 @@ static int pages_that_fit(struct engine *engine, int32_t *n_pages)
     }
     int64_t pages = pages_in(&room, room.max_seqs), most = (INT32_MAX - room.page_tokens) / room.page_tokens;
     *n_pages = (int32_t)(pages < most ? pages : most);
-    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.2f of %.2f GiB are free beside the weights, and "
-                                       "the windows of %d sequences take %.2f", gib(room.free_bytes), gib(room.total_bytes),
-                                       room.max_seqs, gib(room.sequence_bytes * room.max_seqs));
+    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.2f of %.2f GiB are free beside the weights, "
+                                       "and the windows of %d sequences take %.2f", gib(room.free_bytes),
+                                       gib(room.total_bytes), room.max_seqs, gib(room.sequence_bytes * room.max_seqs));
 }
 
 static int open_step(struct engine *engine)

@@ -1,5 +1,5 @@
-// tests/test_cuda_absent.c - a GPU that cannot be used is told in one line before any work: another version's plug-in, a
-// driver that is too old, no device. Libraries of our own stand in for the plug-in and the driver.
+// tests/test_cuda_absent.c - a GPU that cannot be used is told in one line before any work: another version's plug-in,
+// a driver that is too old. Libraries of our own stand in for the plug-in and the driver.
 #include <stdlib.h>
 
 #include "tests/cli.h"

@@ -1,9 +1,10 @@
 // tests/bench/bench_steps.c - whole steps on a GPU: the paper's experiment, as rows of results.tsv.
 //
 // Runs cli/paper.c with every method and appends decode_step and prefill (ms), end_to_end (tokens/s) and, where a method
-// selects, stages.index_select (ms: all layers of one step; stage.* is one layer). A machine without a usable GPU is told
-// so and nothing is measured. --results takes another file, so that the rows of a machine without the checkout can be
-// brought back; --commit and --driver say what such a machine cannot know.
+// selects, stages.index_select (ms: all layers of one step; stage.* is one layer); prints, beside them, the stages of one
+// step and the tables of clsa compare --paper. A machine without a usable GPU is told so and nothing is measured.
+// --results takes another file, so that the rows of a machine without the checkout can be brought back; --commit and
+// --driver say what such a machine cannot know.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -50,9 +51,16 @@ static void on_point(void *user, const struct paper_point *point)
         row(bench, point, "prefill", point->prefill_s * 1e3, NAN, NAN, "ms");
     }
     row(bench, point, "decode_step", point->step_s * 1e3, point->spread_s * 1e3, point->floor_s * 1e3, "ms");
-    if (point->select_s > 0) {
-        row(bench, point, "stages.index_select", point->select_s * 1e3, NAN, NAN, "ms");
+    if (point->stage_s[STAGE_INDEX_SELECT] > 0) {
+        row(bench, point, "stages.index_select", point->stage_s[STAGE_INDEX_SELECT] * 1e3, NAN, NAN, "ms");
     }
+    printf("  us:");
+    for (int stage = 0; stage < STAGE_COUNT; stage++) {
+        if (point->stage_s[stage] > 0) {
+            printf(" %s %.0f", stage_name(stage), point->stage_s[stage] * 1e6);
+        }
+    }
+    printf("\n");
     if (!isnan(point->end_to_end)) {
         row(bench, point, "end_to_end", point->end_to_end, NAN, NAN, "tokens/s");
     }
@@ -121,6 +129,12 @@ static int run(struct bench *bench)
         options.text = text;
         options.n_text = n_text;
         error = paper_run(tables, &options);
+    }
+    static const char *const titles[PAPER_TABLES] = {"measured", "with selection as slow as the paper's implies",
+                                                     "the paper's own figures (B200), not measured here"};
+    for (int i = 0; i < PAPER_TABLES && !error; i++) {
+        printf("\n%s\n", titles[i]);
+        table_print(tables[i], stdout);
     }
     for (int i = 0; i < PAPER_TABLES; i++) {
         table_close(tables[i]);
