@@ -120,16 +120,17 @@ static enum blocked why_waiting(const struct service *service, int64_t rows)
     return rows >= service->options.max_step_tokens ? BLOCKED_ROWS : BLOCKED_MEMORY;
 }
 
-// Adds what `steps` steps over service->work [n], `seconds` long in all, were busy with.
-static void note_time(struct service *service, double seconds, int32_t steps, int32_t n)
+// What the sequences of a step hold and run, added up.
+struct sums {
+    int64_t contexts, rows;
+};
+
+// Adds what `steps` steps over n sequences, `seconds` long in all, were busy with; `sums` are of the first.
+static void note_time(struct service *service, double seconds, int32_t steps, int32_t n, const struct sums *sums)
 {
     struct serve_result *result = service->result;
-    double contexts = 0;
-    int64_t rows = 0;
-    for (int32_t i = 0; i < n; i++) {
-        contexts += service->work[i].context_tokens + 0.5 * (steps - 1);
-        rows += service->work[i].new_tokens;
-    }
+    double contexts = (double)sums->contexts + 0.5 * n * (steps - 1);
+    int64_t rows = sums->rows;
     result->busy_s += seconds;
     result->prefill_s += rows > n ? seconds : 0;
     result->sequence_s += n * seconds;
@@ -139,12 +140,19 @@ static void note_time(struct service *service, double seconds, int32_t steps, in
     }
 }
 
-static void begin_parts(struct service *service, int32_t n)
+// Records are far apart in memory: those of who goes on answering need no look. `answers` [slot] says who that is.
+static struct sums begin_parts(struct service *service, int32_t n)
 {
+    struct sums sums = {0};
     for (int32_t i = 0; i < n; i++) {
         const struct scheduled *part = &service->parts[i];
-        struct request_record *record = &service->records[part->request];
         service->work[i] = (struct work){part->context_tokens, part->new_tokens, part->wants_logits};
+        sums.contexts += part->context_tokens;
+        sums.rows += part->new_tokens;
+        if (service->answers[part->slot] == part->request) {
+            continue;
+        }
+        struct request_record *record = &service->records[part->request];
         service->result->reused_tokens += part->reused_tokens;
         if (isnan(record->started_s)) {
             record->started_s = service->now_s;
@@ -155,6 +163,7 @@ static void begin_parts(struct service *service, int32_t n)
             remember(service, EVENT_CHUNK, part->request, part->new_tokens);
         }
     }
+    return sums;
 }
 
 // Saving and restoring windows, once each way over the device's memory.
@@ -177,21 +186,26 @@ static void take_step(struct service *service)
         service->records[service->preempted[i]].preemptions++;
         remember(service, EVENT_PREEMPT, service->preempted[i], i);
     }
-    begin_parts(service, n);
+    for (int32_t slot = 0; slot < service->options.max_seqs && n_preempted > 0; slot++) {
+        service->answers[slot] = -1;    // who lost its pages may come back to the same slot
+    }
+    struct sums sums = begin_parts(service, n);
     double seconds = step_price_seconds(service->price, service->work, n) + copy_seconds(service, n);
     if (service->options.clock && service->options.every_step) {
         seconds = service->options.clock(service->options.clock_user, service->now_s, service->work, n, seconds);
     }
     service->now_s += seconds;
-    note_time(service, seconds, 1, n);
+    note_time(service, seconds, 1, n, &sums);
     for (int32_t i = 0; i < n; i++) {
-        if (service->parts[i].wants_logits) {
-            struct request_record *record = &service->records[service->parts[i].request];
+        const struct scheduled *part = &service->parts[i];
+        service->output_tokens += part->wants_logits;
+        if (part->wants_logits && service->answers[part->slot] != part->request) {
+            struct request_record *record = &service->records[part->request];
+            service->answers[part->slot] = part->request;
             if (isnan(record->first_token_s)) {
                 record->first_token_s = service->now_s;
                 watch_ttft(service, record);
             }
-            service->output_tokens++;
         }
     }
     result->steps++;
@@ -218,8 +232,10 @@ static void begin_jump(struct service *service, int32_t steps, int32_t n)
 {
     bool room = scheduler_waiting(service->scheduler) == 0 && n < service->options.max_seqs &&
                 n < service->options.max_step_tokens;
+    service->jump.contexts = 0;
     for (int32_t i = 0; i < n; i++) {
         service->work[i] = (struct work){service->parts[i].context_tokens, 1, 1};
+        service->jump.contexts += service->parts[i].context_tokens;
     }
     step_walk_begin(service->walk, service->work, n);
     service->jump.steps = steps;
@@ -249,7 +265,8 @@ static void end_jump(struct service *service)
     struct serve_result *result = service->result;
     int32_t taken = service->jump.taken, n = service->jump.n, n_finished;
     note_use(service, pages_after(service, taken, n), n);
-    note_time(service, service->now_s - service->jump.begin_s, taken, n);
+    struct sums sums = {service->jump.contexts, n};
+    note_time(service, service->now_s - service->jump.begin_s, taken, n, &sums);
     result->steps += taken;
     result->jumped_steps += taken;
     service->output_tokens += (double)taken * n;
@@ -444,7 +461,11 @@ int service_open(struct service *service)
     service->ended = calloc(seqs, sizeof *service->ended);
     service->preempted = calloc(seqs, sizeof *service->preempted);
     service->finished = calloc(seqs, sizeof *service->finished);
-    if (!service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
+    service->answers = malloc(seqs * sizeof *service->answers);
+    for (size_t slot = 0; service->answers && slot < seqs; slot++) {
+        service->answers[slot] = -1;
+    }
+    if (!service->answers || !service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
         return status_fail(-ENOMEM, "no memory to simulate %d sequences", o->max_seqs);
     }
     describe(service);
@@ -464,4 +485,5 @@ void service_close(struct service *service)
     free(service->ended);
     free(service->preempted);
     free(service->finished);
+    free(service->answers);
 }

@@ -36,6 +36,7 @@ struct service {
         int32_t steps, taken, n;              // steps 0: none is under way
         bool room;                            // who comes would be let in
         double begin_s;
+        int64_t contexts;                     // that its first step finds, in all
     } jump;
     int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
@@ -50,6 +51,7 @@ struct service {
     struct work *work;                        // [max_seqs]
     bool *ended;                              // [max_seqs] always false: texts end at their length
     int64_t *preempted, *finished;            // [max_seqs]
+    int64_t *answers;                         // [max_seqs] by slot: the request that has put out a token there; -1: none
 };
 
 // Fills in defaults. -EINVAL out of range.
