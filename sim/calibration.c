@@ -47,7 +47,16 @@ bool calibration_depends_on_unit(enum stage stage)
 
 int32_t calibration_level_rows(int32_t rows)
 {
-    return rows <= 16 ? rows : (int32_t)ceil(exp2(floor(8 * log2(rows)) / 8));
+    static const double eighths[] = {1, 1.0905077326652577, 1.189207115002721, 1.2968395546510096, 1.4142135623730951,
+                                     1.5422108254079407, 1.681792830507429, 1.8340080864093424};    // 2^(i/8)
+    if (rows <= 16) {
+        return rows;
+    }
+    int octave = 31 - __builtin_clz((unsigned)rows), eighth = 7;
+    while (rows < eighths[eighth] * (1 << octave)) {
+        eighth--;
+    }
+    return (int32_t)ceil(eighths[eighth] * (1 << octave));
 }
 
 // The first point behind (rows, work): points ascend by rows, then by work.
@@ -147,25 +156,34 @@ static bool has_phase(const struct calibration_profile *profile, enum stage stag
     return found;
 }
 
-bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
-                     const struct calibration_query *query)
+// The curve for a query; *score is 3 where it is that one's own.
+static const struct calibration_curve *find_curve(const struct calibration_profile *profile,
+                                                  const struct calibration_query *query, int *best_score)
 {
     const struct calibration_curve *best = NULL;
-    int best_score = -1;
     enum phase phase = query->phase == PHASE_MIXED && !has_phase(profile, query->stage, PHASE_MIXED) ? PHASE_DECODE : query->phase;
     int32_t unit_tokens = calibration_depends_on_unit(query->stage) ? query->unit_tokens : 0;
-    for (int32_t c = 0; c < profile->n_curves && best_score < 3; c++) {
+    *best_score = -1;
+    for (int32_t c = 0; c < profile->n_curves && *best_score < 3; c++) {
         const struct calibration_curve *curve = &profile->curves[c];
         if (curve->stage != query->stage || curve->phase != phase) {
             continue;
         }
         // How keys are chosen changes a kernel more than their type does.
         int score = 2 * (curve->unit_tokens == unit_tokens && curve->window == query->window) + (curve->dtype == query->dtype);
-        if (score > best_score) {
+        if (score > *best_score) {
             best = curve;
-            best_score = score;
+            *best_score = score;
         }
     }
+    return best;
+}
+
+bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
+                     const struct calibration_query *query)
+{
+    int best_score;
+    const struct calibration_curve *best = find_curve(profile, query, &best_score);
     if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1, false,
                                        &out->efficiency, &out->provenance)) {
         return false;
@@ -177,6 +195,44 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
     // A point that stands alone is predicted from ones that say nothing of it: more than all of a time is "unknown".
     out->off_share = best->calibrated.n > 1 && best->calibrated.p95 < 1 ? best->calibrated.p95 : best->calibrated.n > 1 ? 1 : NAN;
     out->off_share *= out->provenance == PROVENANCE_EXTRAPOLATED ? 2 : 1;
+    return true;
+}
+
+// Adds one level's line, `share` of it, and cuts the stretch at its points.
+static void add_line(struct calibration_stretch *out, const struct calibration_curve *curve, int32_t rows, double work,
+                     double share)
+{
+    int32_t behind = point_behind(curve, rows, work);
+    const struct calibration_point *below = point_at(curve, behind - 1, -1, -1), *above = point_at(curve, behind, -1, 1);
+    below = below && below->rows == rows ? below : NULL;
+    above = above && above->rows == rows ? above : NULL;
+    const struct calibration_point *one = below ? below : above;
+    double slope = below && above ? log(above->efficiency / below->efficiency) / log(above->work / below->work) : 0;
+    out->slope += share * slope;
+    out->log_efficiency += share * (log(one->efficiency) - slope * log(one->work));
+    out->from_work = below && below->work > out->from_work ? below->work : out->from_work;
+    out->to_work = above && above->work < out->to_work ? above->work : out->to_work;
+}
+
+bool calibration_stretch(struct calibration_stretch *out, const struct calibration_profile *profile,
+                         const struct calibration_query *query)
+{
+    int score;
+    const struct calibration_curve *curve = find_curve(profile, query, &score);
+    if (!curve || curve->n_points == 0) {
+        return false;
+    }
+    int32_t rows = calibration_level_rows(query->rows);
+    const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, -1, -1);
+    const struct calibration_point *at_least = point_at(curve, point_behind(curve, rows - 1, INFINITY), -1, 1);
+    *out = (struct calibration_stretch){.phase = query->phase, .rows = query->rows, .to_work = INFINITY, .floor_s = curve->floor_s};
+    if (!at_most || !at_least || at_most->rows == at_least->rows) {
+        add_line(out, curve, at_most ? at_most->rows : at_least->rows, query->work, 1);
+    } else {
+        double share = log2((double)rows / at_most->rows) / log2((double)at_least->rows / at_most->rows);
+        add_line(out, curve, at_most->rows, query->work, 1 - share);
+        add_line(out, curve, at_least->rows, query->work, share);
+    }
     return true;
 }
 

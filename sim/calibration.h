@@ -87,6 +87,16 @@ struct calibration_answer {
 };
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
                      const struct calibration_query *query);
+// The same for a caller that asks on and on: around one place the logarithm of the efficiency is a straight line of the work's,
+// as long as the rest of the query stays.
+struct calibration_stretch {
+    enum phase phase;
+    int32_t rows;                      // of the query; 0: nothing is kept
+    double from_work, to_work;         // [from, to)
+    double floor_s, log_efficiency, slope;    // log(efficiency) = log_efficiency + slope * log(work)
+};
+bool calibration_stretch(struct calibration_stretch *out, const struct calibration_profile *profile,
+                         const struct calibration_query *query);
 
 // The profile of a device by the name of its rates, or by what its samples call it or its processor; case-insensitive.
 // `backend` is a prefix of the profile's ("cpu"), NULL: the first. NULL if there is none.

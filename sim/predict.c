@@ -81,8 +81,18 @@ static void calibrate(struct stage_prediction *out, const struct predict_pass *p
         .dtype = stage_dtype(pass->plan, stage),
         .work = (double)out->cost.bytes + (double)out->cost.flops,
     };
-    struct calibration_answer answer;
-    if (!calibration_ask(&answer, profile, &query)) {
+    struct calibration_answer answer = {.provenance = PROVENANCE_ROOFLINE, .off_share = NAN};
+    struct calibration_stretch *kept = pass->kept;
+    if (kept) {
+        bool same = kept->rows == query.rows && kept->phase == query.phase && query.work >= kept->from_work &&
+                    query.work < kept->to_work;
+        if (!same && !calibration_stretch(kept, profile, &query)) {
+            kept->rows = 0;
+            return;
+        }
+        answer.floor_s = kept->floor_s;
+        answer.efficiency = exp(kept->log_efficiency + kept->slope * log(query.work));
+    } else if (!calibration_ask(&answer, profile, &query)) {
         out->provenance = PROVENANCE_ROOFLINE;
         return;
     }

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 
 #include "engine/cost.h"
+#include "sim/calibration.h"
 #include "sim/device.h"
 
 enum bound { BOUND_BANDWIDTH, BOUND_COMPUTE, BOUND_LATENCY };
@@ -51,6 +52,9 @@ struct predict_pass {
     double bandwidth;                // for the step's whole working set
     int64_t new_rows, logit_rows;
     bool chunked, logits_chunked;    // some sequence has more than one such row
+    // Where a caller asks for one stage of one layer again and again: what the calibration said last, kept between calls.
+    // NULL: it is asked each time. The error bar and the provenance are then those of a bare roofline.
+    struct calibration_stretch *kept;
 };
 // Attention is two kernels in a step that has both prompts and rows that decode: each part is priced by itself, with a pass
 // that has its rows only (chunked for prompts), and `predict_splits` says which stages are. Rows of one token that leave

@@ -196,9 +196,10 @@ static void take_step(struct service *service)
     }
     service->now_s += seconds;
     note_time(service, seconds, 1, n, &sums);
+    int32_t n_tokens = 0;
     for (int32_t i = 0; i < n; i++) {
         const struct scheduled *part = &service->parts[i];
-        service->output_tokens += part->wants_logits;
+        n_tokens += part->wants_logits;
         if (part->wants_logits && service->answers[part->slot] != part->request) {
             struct request_record *record = &service->records[part->request];
             service->answers[part->slot] = part->request;
@@ -208,6 +209,7 @@ static void take_step(struct service *service)
             }
         }
     }
+    service->output_tokens += n_tokens;
     result->steps++;
     scheduler_complete(service->scheduler, service->parts, service->ended, n, service->finished, &n_finished);
     finish(service, n_finished);

@@ -307,20 +307,24 @@ double step_price_of(struct step_price *price, const struct batch *batch)
     }
     int32_t n_decode = (int32_t)batch->features[FEATURE_ROWS];
     bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
-    struct predict_pass prompts = pass, decode = pass;
+    struct predict_pass prompts = pass, decode = pass, whole = pass;
     prompts.new_rows -= n_decode;
     prompts.chunked = true;
     decode.new_rows = n_decode;
     decode.chunked = false;
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
-        const struct term *term = &price->terms[i];
+        struct term *term = &price->terms[i];
+        bool decodes = batch->n_seqs == n_decode;
+        prompts.kept = &term->kept[0];
+        decode.kept = &term->kept[1];
+        whole.kept = &term->kept[decodes];
         if (both && term->splits) {
             const struct stage_cost *of_prompts = &price->extra[i];
             struct stage_cost rest = {cost[i].bytes - of_prompts->bytes, cost[i].flops - of_prompts->flops};
             seconds += time_of(price, &prompts, term, of_prompts, batch->n_seqs);
             seconds += time_of(price, &decode, term, &rest, batch->n_seqs);
         } else {
-            seconds += time_of(price, &pass, term, &cost[i], batch->n_seqs);
+            seconds += time_of(price, &whole, term, &cost[i], batch->n_seqs);
         }
     }
     return seconds;

@@ -23,6 +23,7 @@ struct term {
     double n_layers;
     double rate;                // of the roofline
     bool splits;                // priced by itself for prompts and for rows that decode
+    struct calibration_stretch kept[2];    // of the whole or the prompts, and of rows that decode
     // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
     // others.
     double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
