@@ -94,9 +94,9 @@ static const struct check checks[] = {
                                {"k", "\u25b8paper-4b"}}, 0, 0},
     {"left, right", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Right", "\u25b8clsa-block"}, {"Left", "\u25b8clsa"},
                                   {"Up", "\u25b8paper-4b"}}, 0, 0},
-    {"Enter", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Enter", " ="}, {"dens", " = dens"}, {"Enter", "dense, H100"},
-                            {"Enter", " ="}, {"xyz", " = xyz"}, {"Enter", "xyz: no value for method"}, {"Enter", " ="},
-                            {"clsa", " = clsa"}, {"Enter", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}}, 0, 0},
+    {"Enter", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Enter", "method ="}, {"dens", "method = dens"}, {"Enter", "dense, H100"},
+                            {"Enter", "method ="}, {"xyz", "method = xyz"}, {"Enter", "xyz: no value for method"}, {"Enter", "method ="},
+                            {"clsa", "method = clsa"}, {"Enter", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}}, 0, 0},
     {"a, d", VIEW_WHATIF, {{"", "Pinned: a keeps"}, {"a", "!Pinned: a keeps"}, {"d", "Pinned: a keeps"}}, 0, 0},
     {"c", VIEW_WHATIF, {{"c", "Nothing to take"}}, 0, 0},    // a made-up model; test_live takes over a known one
     {"w, x", VIEW_WHATIF, {{"w", "reasoning: "}, {"x", "!simulates the"}}, 0, 0},
@@ -121,6 +121,7 @@ static const struct check live_checks[] = {
     {"i", -1, {{"i", "batch on: index-every 1"}, {"i", "index-every 2"}, {"i", "index-every 4"}, {"i", "index-every 8"},
                {"i", "each method's own index sharing"}}, 0, 0},
     {"c", VIEW_ROUTING, {{"c", "holds last step"}, {"c", "!holds last step"}}, 0, 0},
+    {"u", VIEW_ROUTING, {{"u", "Blocks of 64"}, {"u", "Selected by"}}, 0, 0},
     {"p, s", -1, {{"p", "PAUSED"}, {"s", "PAUSED"}, {"p", "!PAUSED"}}, 0, 0},
     {"c", VIEW_WHATIF, {{"c", "Taken from what is shown."}}, 0, 0},
 };

@@ -58,10 +58,10 @@ int main(void)
     layout_compute(&layout, VIEW_OVERVIEW, 24, 80, 1, 12);
     CHECK(layout.now.rows > 0 && layout.history.rows > 0 && layout.stack.rows > 0 && layout.framed);
     layout_compute(&layout, VIEW_OVERVIEW, 12, 40, 1, 12);
-    CHECK(layout.now.rows == 9 && layout.history.rows == 0 && layout.stack.rows == 0);
+    CHECK(layout.now.rows == 8 && layout.history.rows == 0 && layout.stack.rows == 0);
     layout_compute(&layout, VIEW_COMPARE, 24, 80, 11, 12);
     CHECK(layout.table.rows == 13 && layout.bars.rows == 8);
     layout_compute(&layout, VIEW_COMPARE, 12, 40, 11, 12);
-    CHECK(layout.table.rows == 9 && layout.bars.rows == 0);
+    CHECK(layout.table.rows == 8 && layout.bars.rows == 0);
     return check_end();
 }

@@ -26,6 +26,39 @@ static bool near(float value, double expected)
     return (isnan(value) && isnan(expected)) || fabs((double)value - expected) <= 1e-5;
 }
 
+// Blocks by a sort: as many as the selection's units pay for, those with most of them first.
+static void check_blocks(const struct routing_layer *shown, int32_t layer, int32_t context)
+{
+    enum { BLOCKS = MAX_CONTEXT / ROUTING_BLOCK_UNITS + 1 };
+    int32_t counts[BLOCKS] = {0}, n = 0, held = 0, chosen_units = 0;
+    for (int32_t unit = 0; unit < context; unit++) {
+        counts[unit / ROUTING_BLOCK_UNITS] += flags[1][layer][unit];
+        n += flags[1][layer][unit];
+    }
+    for (int32_t i = 0; i < BLOCKS; i++) {
+        for (int32_t j = i + 1; j < BLOCKS; j++) {
+            if (counts[j] > counts[i]) {
+                int32_t other = counts[i];
+                counts[i] = counts[j];
+                counts[j] = other;
+            }
+        }
+    }
+    for (int32_t i = 0; i < n / ROUTING_BLOCK_UNITS; i++) {
+        held += counts[i];
+    }
+    CHECK_MESSAGE(near(shown->in_blocks, n >= ROUTING_BLOCK_UNITS ? (double)held / n : NAN), "%g in blocks, expected %g",
+                  (double)shown->in_blocks, (double)held / n);
+    for (int32_t bin = 0; bin < ROUTING_BINS && n >= ROUTING_BLOCK_UNITS; bin++) {
+        int32_t of = (int32_t)(((int64_t)(bin + 1) * context + ROUTING_BINS - 1) / ROUTING_BINS -
+                               ((int64_t)bin * context + ROUTING_BINS - 1) / ROUTING_BINS);
+        CHECK(shown->block_density[bin] >= 0 && shown->block_density[bin] <= 1);
+        chosen_units += (int32_t)lround((double)shown->block_density[bin] * of);
+    }
+    CHECK_MESSAGE(chosen_units <= n / ROUTING_BLOCK_UNITS * ROUTING_BLOCK_UNITS, "%d units in blocks of a selection of %d",
+                  chosen_units, n);
+}
+
 static void check_layer(int32_t layer, int32_t context)
 {
     const struct routing_layer *shown = &got.layers[layer];
@@ -45,6 +78,7 @@ static void check_layer(int32_t layer, int32_t context)
                   (double)shown->same_as_before, before / n);
     CHECK(near(shown->coverage, layer == 0 ? NAN : 0.1 * layer));
     CHECK(near(shown->same_as_first, n > 0 ? first / n : NAN));
+    check_blocks(shown, layer, context);
     for (int32_t bin = 0; bin < ROUTING_BINS; bin++) {
         CHECK_MESSAGE(near(shown->density[bin], of[bin] > 0 ? hits[bin] / of[bin] : 0), "bin %d of %d units: %g", bin,
                       context, (double)shown->density[bin]);
@@ -89,6 +123,7 @@ int main(void)
         routing_end(routing);
     }
     CHECK(routing_get(routing, &got) && got.n_history == 1 && got.context_units == 8 && got.n_layers == 1);
+    CHECK(isnan(got.layers[0].in_blocks));
     CHECK(got.layers[0].same_as_before == 1 && got.layers[0].density[0] == 1);
     routing_close(routing);
     return check_end();

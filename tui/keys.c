@@ -57,6 +57,7 @@ const struct ui_key_help ui_keys[] = {
     {"w, x", "simulate the workload; cancel", VIEW_WHATIF, false},
     {"P", "find the smallest fleet within the limits", VIEW_WHATIF, false},
     {"c", "what selections hold of dense attention: slower steps", VIEW_ROUTING, true},
+    {"u", "the tokens, or blocks that would hold most of them", VIEW_ROUTING, true},
     {"j k, arrows", "select a request", VIEW_REQUESTS, false},
     {"Enter", "its timeline", VIEW_REQUESTS, false},
     {"/", "only a method, a state, a number", VIEW_REQUESTS, false},

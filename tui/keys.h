@@ -78,6 +78,7 @@ struct ui {
     int32_t tab_ends[VIEW_COUNT];  // columns where the tabs ended when drawn last, for the pointer
     struct rect timeline_columns;  // where its tracks were drawn last, for the pointer
     int32_t timeline_request_rows;
+    bool blocks;                   // Routing shows the blocks that would hold most of a selection
     enum sweep_over curves;        // Compare shows them instead of bars
     struct sweep sweep;            // as drawn last
     bool kernels;                  // Stages shows those of the selected stage

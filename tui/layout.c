@@ -10,6 +10,7 @@ enum {
     LEGEND_COLS = 42, LEGEND_ROWS = 9,    // of the roofline: a stage and three figures; beside the plot or below
     KNOB_ROWS = 20, KNOB_COLS = 32,       // eighteen knobs in a border: "index every  method's"
     FEW_KNOB_ROWS = 16,                   // on a terminal of 24 rows, so that scenarios have room below
+    NARROW_COLS = 60,
     DETAIL_ROWS = 3        // what it is, what it moved, where it belongs
 };
 
@@ -121,7 +122,7 @@ void layout_compute(struct layout *out, enum view view, int32_t rows, int32_t co
     struct rect body = out->screen;
     out->tabs = take_top(&body, 1);
     if (rows >= 8) {
-        out->note = take_top(&body, 1);
+        out->note = take_top(&body, cols < NARROW_COLS && rows >= 12 ? 2 : 1);    // what follows is said to its end
         out->footer = (struct rect){rows - 1, 0, 1, cols};
         body.rows--;
     }

@@ -119,6 +119,47 @@ static void set_density(float *density, const int32_t *units, int32_t n, int32_t
     }
 }
 
+// The blocks that hold most units of a selection, as many as its budget pays for; among equals the first ones.
+static void set_blocks(struct routing_layer *out, const int32_t *units, int32_t n, int32_t context_units)
+{
+    int32_t n_blocks = (context_units + ROUTING_BLOCK_UNITS - 1) / ROUTING_BLOCK_UNITS, budget = n / ROUTING_BLOCK_UNITS;
+    uint8_t *counts = budget > 0 ? calloc((size_t)n_blocks, 1) : NULL;
+    int32_t with[ROUTING_BLOCK_UNITS + 1] = {0}, least = ROUTING_BLOCK_UNITS, taken = 0, held = 0;
+    out->in_blocks = NAN;
+    if (!counts) {
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if (units[i] >= 0 && units[i] < context_units && counts[units[i] / ROUTING_BLOCK_UNITS] < ROUTING_BLOCK_UNITS) {
+            counts[units[i] / ROUTING_BLOCK_UNITS]++;
+        }
+    }
+    for (int32_t b = 0; b < n_blocks; b++) {
+        with[counts[b]]++;
+    }
+    for (; least > 0 && taken + with[least] < budget; least--) {
+        taken += with[least];    // all blocks with more units than the last count that is reached
+    }
+    int32_t chosen_units[ROUTING_BINS] = {0}, all_units[ROUTING_BINS] = {0}, left = budget - taken;
+    for (int32_t unit = 0; unit < context_units; unit++) {
+        int32_t b = unit / ROUTING_BLOCK_UNITS, bin = (int32_t)((int64_t)unit * ROUTING_BINS / context_units);
+        bool first = unit % ROUTING_BLOCK_UNITS == 0;
+        if (first && counts[b] == least && least > 0) {
+            counts[b] = left > 0 ? counts[b] : 0;
+            left--;
+        }
+        bool chosen = counts[b] >= least && counts[b] > 0;
+        held += first && chosen ? counts[b] : 0;
+        chosen_units[bin] += chosen;
+        all_units[bin]++;
+    }
+    for (int32_t bin = 0; bin < ROUTING_BINS; bin++) {
+        out->block_density[bin] = all_units[bin] > 0 ? (float)chosen_units[bin] / (float)all_units[bin] : 0;
+    }
+    out->in_blocks = (float)held / (float)n;
+    free(counts);
+}
+
 void routing_put(struct routing *routing, int32_t layer, const int32_t *units, int32_t n, double coverage)
 {
     struct routing_snapshot *making = &routing->making;
@@ -139,6 +180,10 @@ void routing_put(struct routing *routing, int32_t layer, const int32_t *units, i
     *out = (struct routing_layer){.layer = layer, .n_units = n, .same_as_before = NAN,
                                   .same_as_first = share_in(now, &routing->now[0]), .coverage = (float)coverage};
     set_density(out->density, units, n, making->context_units);
+    out->in_blocks = NAN;
+    if (making->unit_tokens == 1) {
+        set_blocks(out, units, n, making->context_units);
+    }
     for (int32_t i = 0; i < routing->n_before; i++) {
         if (routing->before[i].layer == layer) {
             out->same_as_before = share_in(now, &routing->before[i]);

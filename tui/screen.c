@@ -23,7 +23,9 @@ enum tab_style { TABS_TITLES, TABS_SHORT, TABS_NUMBERS, TABS_ONE };
 static int32_t tab_text(char *text, size_t bytes, int view, const struct ui *ui, enum tab_style style)
 {
     bool here = view == (int)ui->view;
-    if (here || style == TABS_TITLES) {
+    if (here && style == TABS_ONE) {    // that there are others
+        snprintf(text, bytes, " %d/%d %s ", view + 1, VIEW_COUNT, view_title((enum view)view));
+    } else if (here || style == TABS_TITLES) {
         snprintf(text, bytes, " %d %s ", view + 1, view_title((enum view)view));
     } else if (style == TABS_SHORT) {
         snprintf(text, bytes, " %d %.4s", view + 1, view_title((enum view)view));
@@ -95,7 +97,12 @@ static void draw_tabs(struct cells *cells, const struct layout *layout, const st
 // The line that is typed, with its cursor.
 static void draw_input(struct cells *cells, struct rect line, const struct ui *ui)
 {
-    const char *prompt = ui->input.mode == INPUT_COMMAND ? ":" : ui->input.mode == INPUT_VALUE ? "= " : "/";
+    char prompt[64] = "/";
+    if (ui->input.mode == INPUT_COMMAND) {
+        strcpy(prompt, ":");
+    } else if (ui->input.mode == INPUT_VALUE) {
+        snprintf(prompt, sizeof prompt, "%s = ", ui->whatif ? knob_name((enum knob)ui->whatif->knob) : "");
+    }
     int32_t col = cells_text(cells, line, 0, 1, key_pen, prompt);
     int32_t hidden = ui->input.cursor - (line.cols - col - 2);    // a long line shows its end
     hidden = hidden > 0 ? hidden : 0;
@@ -127,6 +134,9 @@ static const struct hint general_hints[] = {
 }, whatif_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"arrows", "knobs"}, {"Enter", "type"}, {"a", "pin"}, {"d", "unpin"},
     {"w", "simulate"}, {"P", "plan"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
+}, routing_hints[] = {
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"u", "blocks"}, {"c", "coverage"}, {"j k", "layers"}, {"m", "method"},
+    {"p", "pause"}, {NULL, NULL},
 }, requests_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "select"}, {"Enter", "timeline"}, {"<>", "sort"},
     {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
@@ -141,6 +151,7 @@ static const struct hint *hints_of(enum view view)
     case VIEW_ROOFLINE: return roofline_hints;
     case VIEW_WHATIF: return whatif_hints;
     case VIEW_REQUESTS: return requests_hints;
+    case VIEW_ROUTING: return routing_hints;
     default: return general_hints;
     }
 }
@@ -223,7 +234,19 @@ static void draw_note(struct cells *cells, const struct layout *layout, const st
     } else {
         views[ui->view].note(note, state, ui);
     }
-    cells_text_fit(cells, layout->note, 0, 1, layout->note.cols - 2, pen, note);
+    int32_t width = layout->note.cols - 2, row = 0;
+    if (layout->note.rows > 1 && cells_width(note) > width) {    // the first row ends with a word
+        int32_t length = width;
+        while (length > 0 && note[length] != ' ') {
+            length--;
+        }
+        if (length > 0) {
+            note[length] = 0;
+            cells_text_fit(cells, layout->note, row++, 1, width, pen, note);
+            memmove(note, note + length + 1, strlen(note + length + 1) + 1);
+        }
+    }
+    cells_text_fit(cells, layout->note, row, 1, width, pen, note);
 }
 
 void view_draw(struct cells *cells, const struct state *state, struct ui *ui)

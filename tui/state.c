@@ -500,6 +500,29 @@ const struct state_mark *state_mark(const struct state *state, int32_t n)
     return first + n < state->n_marks ? &state->marks[(first + n) % STATE_MARKS] : NULL;
 }
 
+int32_t state_stage_history(const struct state *state, int32_t method, enum phase phase, enum stage stage,
+                            double *bytes_per_s, double *flops_per_s, int32_t n)
+{
+    const struct phase_window *window = state->methods[method]->phases[phase];
+    int64_t kept = !window ? 0 : window->n_steps < STATE_STEPS ? window->n_steps : STATE_STEPS;
+    int32_t count = 0;
+    for (int64_t i = kept; i > 0 && count < n; i--) {    // the newest first, then turned around
+        const struct window_stage *at = &window->steps[(window->n_steps - (kept - i) - 1) % STATE_STEPS].stages[stage];
+        if (at->duration_ns > 0) {
+            bytes_per_s[count] = at->bytes / (double)at->duration_ns * 1e9;
+            flops_per_s[count++] = at->flops / (double)at->duration_ns * 1e9;
+        }
+    }
+    for (int32_t i = 0; i < count / 2; i++) {
+        double bytes = bytes_per_s[i], flops = flops_per_s[i];
+        bytes_per_s[i] = bytes_per_s[count - 1 - i];
+        flops_per_s[i] = flops_per_s[count - 1 - i];
+        bytes_per_s[count - 1 - i] = bytes;
+        flops_per_s[count - 1 - i] = flops;
+    }
+    return count;
+}
+
 const struct kernel_table *state_kernels(const struct state *state, int32_t method)
 {
     return state->methods[method]->kernels;

@@ -97,6 +97,10 @@ int32_t state_history(const struct state *state, int32_t method, enum phase phas
 // When the i-th of the most recent n of them began.
 int64_t state_history_begin(const struct state *state, int32_t method, enum phase phase, int32_t i, int32_t n);
 
+// What one stage did in each of the recent steps that told it, oldest first; returns their number, at most `n`.
+int32_t state_stage_history(const struct state *state, int32_t method, enum phase phase, enum stage stage,
+                            double *bytes_per_s, double *flops_per_s, int32_t n);
+
 // The kernels that were told of a method; NULL: none.
 const struct kernel_table *state_kernels(const struct state *state, int32_t method);
 

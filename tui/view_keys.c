@@ -219,6 +219,12 @@ static bool compare_key(struct ui *ui, int32_t key)
     return key == 'v';
 }
 
+static bool routing_key(struct ui *ui, int32_t key)
+{
+    ui->blocks = key == 'u' ? !ui->blocks : ui->blocks;
+    return key == 'u';
+}
+
 bool view_has_filter(enum view view)
 {
     return view == VIEW_COMPARE || view == VIEW_STAGES || view == VIEW_TIMELINE || view == VIEW_REQUESTS;
@@ -232,6 +238,7 @@ bool view_key(struct ui *ui, const struct state *state, int32_t key)
     case VIEW_TIMELINE: return timeline_key(ui, state, key);
     case VIEW_WHATIF: return whatif_key(ui, state, key);
     case VIEW_REQUESTS: return requests_key(ui, state, key);
+    case VIEW_ROUTING: return routing_key(ui, key);
     default: return false;
     }
 }

@@ -76,12 +76,16 @@ static int32_t gauges(struct figure *out, const struct state *state)
     return n;
 }
 
-static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, int32_t method,
-                     bool known, const struct phase_summary *phase)
+static void draw_now(struct cells *cells, const struct layout *layout, const struct state *state, const struct ui *ui,
+                     int32_t method, bool known, const struct phase_summary *phase)
 {
     char title[SOURCE_NAME_BYTES] = "waiting for samples";
     if (method >= 0) {
         state_label(state, method, title, sizeof title);
+        size_t length = strlen(title);
+        if (ui->live && ui->pinned < 0 && state_method_count(state) > 1) {    // why the name changes by itself
+            snprintf(title + length, sizeof title - length, ", in turn (m)");
+        }
     }
     struct rect inside = layout_inside(layout, layout->now);
     if (layout->framed) {
@@ -239,7 +243,7 @@ void view_overview(struct cells *cells, const struct layout *layout, const struc
     enum phase phase;
     int32_t method = ui_method(ui, state);
     bool known = view_phase(state, ui, method, &phase, &summary);
-    draw_now(cells, layout, state, method, known, &summary);
+    draw_now(cells, layout, state, ui, method, known, &summary);
     if (layout->history.rows > 0) {
         draw_history(cells, layout, state, method, phase);
     }

@@ -155,6 +155,24 @@ static void draw_axes(struct cells *cells, const struct plot *plot, struct rect 
     }
 }
 
+// Where the selected stage has been in recent steps: a dot each.
+static void draw_trail(struct cells *cells, const struct plot *plot, struct rect area, const struct state *state,
+                       int32_t method, enum phase phase)
+{
+    double bytes_per_s[STATE_STEPS], flops_per_s[STATE_STEPS];
+    if (plot->selected < 0) {
+        return;
+    }
+    int32_t stage = plot->points[plot->selected].stage;
+    int32_t n = state_stage_history(state, method, phase, (enum stage)stage, bytes_per_s, flops_per_s, STATE_STEPS);
+    for (int32_t i = 0; i < n; i++) {
+        if (flops_per_s[i] > 0 && bytes_per_s[i] > 0) {
+            int32_t x = dot_x(plot, area, log10(flops_per_s[i] / bytes_per_s[i])), y = dot_y(plot, area, log10(flops_per_s[i]));
+            cells_dot(cells, area, x, y, (struct pen){(enum role)(ROLE_STAGE + stage), 0});
+        }
+    }
+}
+
 static void draw_points(struct cells *cells, const struct plot *plot, struct rect area)
 {
     for (int pass = 0; pass < 2; pass++) {    // the selected one last, over the others
@@ -205,7 +223,7 @@ void view_roofline(struct cells *cells, const struct layout *layout, const struc
     if (known) {
         ui->scroll = plot.selected;
         state_label(state, ui_method(ui, state), label, sizeof label);
-        snprintf(title, sizeof title, "Roofline: %s of %s", phase_name(phase), label);
+        snprintf(title, sizeof title, "Roofline: %s of %s; dots: recent steps", phase_name(phase), label);
     }
     if (layout->framed) {
         cells_frame(cells, layout->table, title);
@@ -218,9 +236,12 @@ void view_roofline(struct cells *cells, const struct layout *layout, const struc
     }
     if (plot.peak_flops_per_s > 0) {
         draw_ceiling(cells, &plot, area);
-        draw_ceiling_names(cells, &plot, area);
+        if (area.cols >= 33) {    // or they would stand in the way of the points
+            draw_ceiling_names(cells, &plot, area);
+        }
     }
     draw_axes(cells, &plot, inside, area);
+    draw_trail(cells, &plot, area, state, ui_method(ui, state), phase);
     draw_points(cells, &plot, area);
     if (layout->detail.rows > 0) {
         draw_legend(cells, &plot, layout_inside(layout, layout->detail));
@@ -251,7 +272,7 @@ void note_roofline(char *note, const struct state *state, const struct ui *ui)
         format_number(intensity, point->intensity);
         format_percent(part, point->floor_part);
         format_number(ridge, plot.peak_flops_per_s / plot.bytes_per_s);
-        snprintf(note, NOTE_BYTES, "%s: %s flop/byte, bound by %s, at %s of its roof (the ridge is at %s).", name,
+        snprintf(note, NOTE_BYTES, "%s: %s flop/byte, bound by %s, at %s of its roof (ridge at %s).", name,
                  intensity, bound_name(point->bound), part, ridge);
     }
 }

@@ -7,7 +7,7 @@
 
 static const struct pen dim_pen = {ROLE_DIM, 0};
 
-enum { LABEL_COLS = 9, FIGURE_COLS = 17, COVERAGE_COLS = 7, WIDE_COLS = 56 };    // "layer 31", "  100%   100%"
+enum { LABEL_COLS = 9, FIGURE_COLS = 17, COVERAGE_COLS = 7, BLOCKS_COLS = 11, WIDE_COLS = 56 };    // "layer 31", "  100%   100%"
 
 // Shades by the share of the densest part of the row; nothing is blank.
 static void put_shades(struct cells *cells, struct rect clip, int32_t row, int32_t col, int32_t width,
@@ -54,7 +54,9 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
     struct rect inside = layout_inside(layout, layout->table);
     bool figures = inside.cols >= WIDE_COLS;
     bool coverage = figures && measures_coverage(routing);
-    int32_t taken = LABEL_COLS + (figures ? FIGURE_COLS : 0) + (coverage ? COVERAGE_COLS : 0);
+    bool blocks = inside.cols >= WIDE_COLS + BLOCKS_COLS && !isnan(routing->layers[0].in_blocks);
+    int32_t coverage_end = inside.cols - FIGURE_COLS - (blocks ? BLOCKS_COLS : 0);
+    int32_t taken = LABEL_COLS + (figures ? FIGURE_COLS : 0) + (coverage ? COVERAGE_COLS : 0) + (blocks ? BLOCKS_COLS : 0);
     int32_t width = inside.cols - taken, rows = inside.rows - 1;
     int32_t most = routing->n_layers > rows ? routing->n_layers - rows : 0;
     ui->scroll = ui->scroll < most ? ui->scroll : most;
@@ -63,7 +65,10 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
         cells_text_right(cells, inside, 0, inside.cols, dim_pen, "1st");
     }
     if (coverage) {
-        cells_text_right(cells, inside, 0, inside.cols - FIGURE_COLS, dim_pen, "holds");
+        cells_text_right(cells, inside, 0, coverage_end, dim_pen, "holds");
+    }
+    if (blocks) {
+        cells_text_right(cells, inside, 0, inside.cols - FIGURE_COLS, dim_pen, "in blocks");
     }
     put_axis(cells, inside, 0, LABEL_COLS, width, routing->context_units * routing->unit_tokens);
     for (int32_t i = 0; i < rows && ui->scroll + i < routing->n_layers; i++) {
@@ -71,7 +76,9 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
         char text[FORMAT_BYTES];
         snprintf(text, sizeof text, "layer %d", layer->layer);
         cells_text(cells, inside, 1 + i, 0, dim_pen, text);
-        put_shades(cells, inside, 1 + i, LABEL_COLS, width, layer->density, (struct pen){ROLE_ACCENT, 0});
+        bool as_blocks = ui->blocks && !isnan(layer->in_blocks);
+        put_shades(cells, inside, 1 + i, LABEL_COLS, width, as_blocks ? layer->block_density : layer->density,
+                   (struct pen){as_blocks ? ROLE_WARN : ROLE_ACCENT, 0});
         if (figures) {
             format_percent(text, (double)layer->same_as_before);
             cells_text_right(cells, inside, 1 + i, inside.cols - 7, (struct pen){ROLE_TEXT, 0}, text);
@@ -80,6 +87,10 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
         }
         if (coverage) {
             format_percent(text, (double)layer->coverage);
+            cells_text_right(cells, inside, 1 + i, coverage_end, (struct pen){ROLE_TEXT, 0}, text);
+        }
+        if (blocks) {
+            format_percent(text, (double)layer->in_blocks);
             cells_text_right(cells, inside, 1 + i, inside.cols - FIGURE_COLS, (struct pen){ROLE_TEXT, 0}, text);
         }
     }
@@ -104,11 +115,15 @@ void view_routing(struct cells *cells, const struct layout *layout, const struct
 {
     const struct routing_snapshot *routing = ui->routing;
     (void)state;
-    char title[SOURCE_NAME_BYTES + 64] = "Selections";
+    char title[SOURCE_NAME_BYTES + 96] = "Selections";
     bool known = routing && routing->n_layers > 0;
     if (known) {
-        snprintf(title, sizeof title, "Selected by %s in step %lld, and share that is as before", routing->method,
-                 (long long)routing->step);
+        if (ui->blocks) {
+            snprintf(title, sizeof title, "Blocks of %d that hold most of what %s selected", ROUTING_BLOCK_UNITS, routing->method);
+        } else {
+            snprintf(title, sizeof title, "Selected by %s in step %lld; shares as in the last step, the 1st layer",
+                     routing->method, (long long)routing->step);
+        }
     }
     if (layout->framed) {
         cells_frame(cells, layout->table, title);
@@ -159,30 +174,33 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
         snprintf(note, NOTE_BYTES, "No selections to show.");
         return;
     }
-    double before = 0, first = 0, half = 0, coverage = 0;
+    double before = 0, first = 0, half = 0, coverage = 0, in_blocks = 0;
     int32_t n = 0;
     for (int32_t i = 0; i < routing->n_layers; i++) {
         const struct routing_layer *layer = &routing->layers[i];
         half += half_of(layer) / routing->n_layers;
         first += (double)layer->same_as_first / routing->n_layers;
         coverage += (double)layer->coverage / routing->n_layers;
+        in_blocks += (double)layer->in_blocks / routing->n_layers;
         if (!isnan(layer->same_as_before)) {
             before += (double)layer->same_as_before;
             n++;
         }
     }
-    char same[FORMAT_BYTES], across[FORMAT_BYTES], places[FORMAT_BYTES];
+    char same[FORMAT_BYTES], across[FORMAT_BYTES], places[FORMAT_BYTES], blocks[FORMAT_BYTES];
     format_percent(same, n > 0 ? before / n : (double)NAN);
     format_percent(places, half);
+    format_percent(blocks, in_blocks);
     if (measures_coverage(routing)) {
         char holds[FORMAT_BYTES];
         format_percent(holds, coverage);
         snprintf(note, NOTE_BYTES, "Selections hold %s of dense attention; %s of them was there a step ago.", holds, same);
-        return;
+    } else if (ui->blocks && isfinite(in_blocks)) {
+        snprintf(note, NOTE_BYTES, "As many tokens in whole blocks of %d hold at most %s of a selection.", ROUTING_BLOCK_UNITS,
+                 blocks);
+    } else {
+        format_percent(across, first);
+        snprintf(note, NOTE_BYTES, "%s kept since last step; half lies in %s of the context; %s as layer %d.", same, places,
+                 across, routing->layers[0].layer);
     }
-    int length = snprintf(note, NOTE_BYTES, "%s of a selection was there a step ago; half of it lies in %s of the "
-                          "context", same, places);
-    format_percent(across, first);
-    snprintf(note + length, (size_t)(NOTE_BYTES - length),
-             routing->n_layers > 1 ? "; %s is what layer %d selects." : ".", across, routing->layers[0].layer);
 }

@@ -274,7 +274,7 @@ void note_timeline(char *note, const struct state *state, const struct ui *ui)
     format_time_ns(time, (double)worst->duration_ns);
     format_ratio(ratio, (double)worst->duration_ns * (double)n / sum_ns);
     format_number(steps, (double)(timeline_end(timeline) - timeline_first(timeline)));
-    snprintf(note, NOTE_BYTES, "%s steps; slowest: step %lld of %s, %s, %s the mean of its %s steps (w goes there).",
-             steps, (long long)worst->number, timeline_source_name(timeline, worst->source), time, ratio,
+    snprintf(note, NOTE_BYTES, "Slowest of %s steps (w): %lld of %s, %s, %s its mean %s step.", steps,
+             (long long)worst->number, timeline_source_name(timeline, worst->source), time, ratio,
              phase_name((enum phase)worst->phase));
 }

@@ -144,7 +144,7 @@ static void draw_job(struct cells *cells, struct rect clip, int32_t row, const s
         return;
     case JOB_RUNNING: {
         if (report.fleet) {
-            snprintf(line, sizeof line, "%s: looking for the smallest fleet; x cancels", report.workload);
+            snprintf(line, sizeof line, "%s: seeking a fleet (x cancels)", report.workload);
             cells_text_fit(cells, clip, row, 0, clip.cols, text_pen, line);
             return;
         }
@@ -294,7 +294,7 @@ void note_whatif(char *note, const struct state *state, const struct ui *ui)
             greatest = stage;
         }
     }
-    snprintf(note, NOTE_BYTES, "%s tok/s, TTFT %s, KV %s a sequence%s. Decode waits most for %s (%s).", rate, ttft,
+    snprintf(note, NOTE_BYTES, "%s tok/s, TTFT %s, KV %s each%s; decode waits for %s (%s).", rate, ttft,
              bytes, whatif->answer.fits ? "" : ": does not fit", stage_name((enum stage)greatest),
              bound_name(request->first_decode.stages[greatest].bound));
 }
