@@ -319,7 +319,7 @@ static void test_late_rates(void)
 {
     struct device device = tui_stream_device();
     struct stream_options options = {.seed = 3, .decode_steps = 300, .prefill_steps = 4, .requests = 2};
-    struct state *early, *late;
+    struct state *early = NULL, *late = NULL;
     CHECK(state_open(&early, &device) == 0 && state_open(&late, NULL) == 0);
     struct sample_sink to_early = state_sink(early), to_late = state_sink(late);
     tui_stream(&to_early, &options);

@@ -53,7 +53,7 @@ static void test_sweep(void)
     static const char *const methods[] = {"dense", "clsa", "token", "yoco"};
     struct device device = tui_stream_device();
     static struct sweep sweep;
-    struct state *state;
+    struct state *state = NULL;
     CHECK(state_open(&state, NULL) == 0);
     struct sample_sink sink = state_sink(state);
     for (int32_t i = 0; i < 4; i++) {
@@ -118,7 +118,7 @@ static void test_curves(void)
     static const struct { int32_t rows, cols; } sizes[] = {{60, 200}, {40, 120}, {24, 80}, {12, 40}};
     static const char *const scripts[] = {"v", "vv"}, *const names[] = {"curves", "curves-batch"};
     struct device device = tui_stream_device();
-    struct state *state;
+    struct state *state = NULL;
     CHECK(state_open(&state, &device) == 0);
     struct sample_sink sink = state_sink(state);
     for (int32_t i = 0; i < 4; i++) {
@@ -170,7 +170,7 @@ static void test_beside(void)
 {
     char folder[] = "/tmp/clsa-beside-XXXXXX", one[64], two[64], line[128];
     struct beside beside = {0};
-    struct state *state;
+    struct state *state = NULL;
     CHECK(mkdtemp(folder) != NULL && state_open(&state, NULL) == 0);
     snprintf(one, sizeof one, "%s/one.pftrace", folder);
     snprintf(two, sizeof two, "%s/two.pftrace", folder);
@@ -216,7 +216,7 @@ static void test_beside(void)
 
 static void test_marks_and_gauges(void)
 {
-    struct state *state;
+    struct state *state = NULL;
     struct snapshot_options options = {.rows = 40, .cols = 120};
     char *text;
     CHECK(state_open(&state, NULL) == 0);
