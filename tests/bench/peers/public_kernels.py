@@ -13,8 +13,9 @@
 - The same for a prompt's rows, with top_k_ragged_transform behind it, over the scores of as many rows as ours takes at once.
 
 Every result is compared with PyTorch in fp32 at the timed shape; a peer that fails has no time. A row is the median of 21
-replays of a CUDA graph whose calls rotate over inputs larger than L2. `public_kernels.py [--results FILE] [FILTER...]` runs
-the groups named: dense, sparse, window, blocks, top_k, index, rows, prefill. A library that is not there is named and skipped.
+replays of a CUDA graph whose calls rotate over inputs larger than L2. `public_kernels.py [--results FILE] [WORD...]` runs
+the groups named (dense, sparse, window, blocks, top_k, index, rows, prefill) and, of attention's libraries, those named
+(flashinfer, flashinfer_fa3, flash_attention_3). A library that is not there is named and skipped.
 
 Not here, and why: FlashMLA's sparse kernels take one KV head of 576 (MLA), none of 4 heads of 128. DeepGEMM's indexer takes 32
 or 64 heads: not the single head of CLSA.
@@ -115,7 +116,7 @@ def dense(n):
     last = cache[pages[-1]]
     want = attention_reference(q[-1], last[:, 0].reshape(CONTEXT, KV_HEADS, DIM), last[:, 1].reshape(CONTEXT, KV_HEADS, DIM))
     del last
-    for peer in PEERS:
+    for peer in wanted(PEERS):
         with named(f"attention_dense ({peer})", n):
             attend = attention(peer, pages, PAGE)
             report(f"attention_dense ({peer})", n, lambda _: attend(q, cache), 6 if n == 1 else 3,
@@ -130,7 +131,7 @@ def sparse(n):
     tokens = [torch.rand(n, CONTEXT, device="cuda").topk(TOP_K).indices.sort().values + base for _ in range(lists)]
     last = cache[tokens[0][-1]]
     want = attention_reference(q[-1], last[:, 0, 0], last[:, 1, 0])
-    for peer in PEERS:
+    for peer in wanted(PEERS):
         with named(f"attention_2048_tokens ({peer})", n):
             attend = [attention(peer, t, 1) for t in tokens]
 
@@ -147,7 +148,7 @@ def window(n):
     pages = torch.randperm(n * WINDOW // PAGE, device="cuda").view(n, -1)
     last = caches[0][pages[-1]]
     want = attention_reference(q[-1], last[:, 0].reshape(WINDOW, KV_HEADS, DIM), last[:, 1].reshape(WINDOW, KV_HEADS, DIM))
-    for peer in PEERS:
+    for peer in wanted(PEERS):
         with named(f"attention_window_512 ({peer})", n):
             attend = attention(peer, pages, PAGE)
             report(f"attention_window_512 ({peer})", n, lambda i: attend(q, caches[i % sets]), 32,
@@ -169,7 +170,7 @@ def blocks(n):
     kv = (cache[: -KV_HEADS], cache[KV_HEADS:])
     keys, values = (torch.stack([x[chosen[0][-1, h], h, :, 0].reshape(TOP_K, DIM) for h in range(KV_HEADS)], 1) for x in (k, v))
     want = attention_reference(q[-KV_HEADS:].reshape(HEADS, DIM), keys, values)
-    for peer in PEERS:
+    for peer in wanted(PEERS):
         with named(f"attention_16_blocks_4_sets ({peer})", n):
             attend = [attention(peer, p, BLOCK, HEADS // KV_HEADS, 1) for p in pages]
             report(f"attention_16_blocks_4_sets ({peer})", n, lambda i: attend[i % lists](q, kv), 32 if n > 1 else 64,
@@ -292,16 +293,17 @@ def prefill():
     def flash_attention_3():
         from flash_attn_interface import flash_attn_func
         return lambda: flash_attn_func(q[None], k[None], v[None], causal=True)[0]
-    for peer in (flashinfer_fa3, flash_attention_3):
-        with named(f"prefill_dense_131072 ({peer.__name__})", 1):
-            attend = peer()
+    by_name = {"flashinfer_fa3": flashinfer_fa3, "flash_attention_3": flash_attention_3}
+    for peer in wanted(by_name):
+        with named(f"prefill_dense_131072 ({peer})", 1):
+            attend = by_name[peer]()
 
             def checked():
                 got = attend()
                 for row in (0, 1000, CONTEXT - 1):
                     found = check(got[row], attention_reference(q[row], k[:row + 1], v[:row + 1]), 2e-2)
                 return found
-            report(f"prefill_dense_131072 ({peer.__name__})", 1, lambda _: attend(), 5, checked, "ms")
+            report(f"prefill_dense_131072 ({peer})", 1, lambda _: attend(), 5, checked, "ms")
 
 
 @contextlib.contextmanager
@@ -313,23 +315,32 @@ def named(name, n):
         print(f"{name:<52} {n:4d} not run: {(str(error) or repr(error)).splitlines()[0][:140]}", flush=True)
 
 
+def words():
+    return [w for before, w in zip(sys.argv, sys.argv[1:]) if "--results" not in (before, w)]
+
+
+def wanted(names):
+    """Those of `names` that the command line has, or all."""
+    return [name for name in names if name in words()] or list(names)
+
+
 def main():
-    words = [w for i, w in enumerate(sys.argv[1:]) if w != "--results" and sys.argv[i] != "--results"]
+    by_rows = {"dense": dense, "sparse": sparse, "window": window, "blocks": blocks, "top_k": top_k, "index": index}
+    whole = {"rows": rows, "prefill": prefill}
+    for word in words():
+        if word not in by_rows | whole and word not in PEERS:
+            print(f"public_kernels.py: \"{word}\" is none of {', '.join(by_rows | whole)}, {', '.join(PEERS)}", file=sys.stderr)
+            return 2
     torch.manual_seed(1)
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name()}, "
           + ", ".join(f"{name} {getattr(library(name), '__version__', 'not there')}" for name in ("flashinfer", "deep_gemm")), flush=True)
-    by_rows = {"dense": dense, "sparse": sparse, "window": window, "blocks": blocks, "top_k": top_k, "index": index}
-    whole = {"rows": rows, "prefill": prefill}
-    for group in [w for w in words if w not in by_rows | whole]:
-        sys.exit(f"public_kernels.py: no group \"{group}\": one of {', '.join(by_rows | whole)}")
-    for group in by_rows | whole:
-        if words and group not in words:
-            continue
+    for group in wanted(by_rows | whole):
         for n in (1, 8, 32) if group in by_rows else (None,):
             with named(group, n or 1):
                 by_rows[group](n) if n else whole[group]()
             torch.cuda.empty_cache()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
