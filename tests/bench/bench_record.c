@@ -26,7 +26,7 @@ struct list {
     int32_t n, values[MAX_POINTS];
 };
 
-struct record {
+struct bench {
     const char *model, *methods, *device, *folder, *name, *contexts_text, *batches_text,
         *prompts_text, *mixed_text;
     int32_t steps, every, chunk, threads;
@@ -71,13 +71,13 @@ static int32_t largest(const struct list *list)
 
 static void on_source(void *user, const struct sample_source *source)
 {
-    struct record *record = user;
+    struct bench *record = user;
     record->out.source(record->out.user, source);
 }
 
 static void on_stage(void *user, const struct stage_sample *sample)
 {
-    struct record *record = user;
+    struct bench *record = user;
     if (record->keep) {
         record->out.stage(record->out.user, sample);
     }
@@ -85,7 +85,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
 
 static void on_step(void *user, const struct step_sample *sample)
 {
-    struct record *record = user;
+    struct bench *record = user;
     if (record->keep) {
         record->out.step(record->out.user, sample);
     }
@@ -95,7 +95,7 @@ static void on_step(void *user, const struct step_sample *sample)
 // Runs
 
 // Steps until one puts something out (`until_output`), or `n` of them.
-static int run_steps(struct record *record, int32_t n, bool until_output)
+static int run_steps(struct bench *record, int32_t n, bool until_output)
 {
     const struct engine_output *outputs;
     for (int32_t i = 0; until_output || i < n; i++) {
@@ -108,7 +108,7 @@ static int run_steps(struct record *record, int32_t n, bool until_output)
     return 0;
 }
 
-static int drain(struct record *record)
+static int drain(struct bench *record)
 {
     const struct engine_output *outputs;
     int n;
@@ -118,18 +118,18 @@ static int drain(struct record *record)
 }
 
 // Steps before a batch's are kept: eager ones and those that record, with marks and without.
-static int32_t warm_steps(const struct record *record)
+static int32_t warm_steps(const struct bench *record)
 {
     return 2 * record->every + 1;
 }
 
 // More steps than a prompt takes beside a batch.
-static int32_t mixed_steps(const struct record *record, int32_t tokens)
+static int32_t mixed_steps(const struct bench *record, int32_t tokens)
 {
     return tokens / (record->chunk - largest(&record->batches)) + 3;
 }
 
-static int32_t answer_tokens(const struct record *record)
+static int32_t answer_tokens(const struct bench *record)
 {
     int32_t steps = warm_steps(record) + record->steps;
     for (int32_t i = 0; i < record->mixed.n; i++) {
@@ -139,7 +139,7 @@ static int32_t answer_tokens(const struct record *record)
 }
 
 // A prompt that is answered by one token, beside whatever decodes.
-static int run_prompt(struct record *record, int32_t tokens)
+static int run_prompt(struct bench *record, int32_t tokens)
 {
     struct engine_request request = {.prompt = record->prompt, .n_prompt = tokens, .max_output_tokens = 1};
     int32_t before = engine_stats(record->engine).running;
@@ -156,7 +156,7 @@ static int run_prompt(struct record *record, int32_t tokens)
     return error ? error : status_fail(-EAGAIN, "a prompt of %d tokens did not end beside %d sequences", tokens, before);
 }
 
-static int run_prompts(struct record *record, const struct list *lengths)
+static int run_prompts(struct bench *record, const struct list *lengths)
 {
     int error = 0;
     for (int32_t i = 0; i < REPEATS * lengths->n && !error; i++) {
@@ -167,7 +167,7 @@ static int run_prompts(struct record *record, const struct list *lengths)
     return error;
 }
 
-static int run_context(struct record *record, const struct plan *plan, int32_t context)
+static int run_context(struct bench *record, const struct plan *plan, int32_t context)
 {
     int32_t page = plan->page_tokens, length = context + answer_tokens(record);
     int32_t beside = record->mixed.n > 0 ? largest(&record->mixed) + page : 0;
@@ -201,14 +201,14 @@ static int run_context(struct record *record, const struct plan *plan, int32_t c
     return error ? error : drain(record);
 }
 
-static int32_t longest_prompt(const struct record *record)
+static int32_t longest_prompt(const struct bench *record)
 {
     int32_t longest = largest(&record->contexts), alone = largest(&record->prompts), beside = largest(&record->mixed);
     longest = alone > longest ? alone : longest;
     return beside > longest ? beside : longest;
 }
 
-static int run_engine(struct record *record, const struct plan *plan, struct model_file *model,
+static int run_engine(struct bench *record, const struct plan *plan, struct model_file *model,
                       struct collector *collector)
 {
     char backend[32];
@@ -257,7 +257,7 @@ static int run_engine(struct record *record, const struct plan *plan, struct mod
     return error;
 }
 
-static int run_method(struct record *record, const char *name)
+static int run_method(struct bench *record, const char *name)
 {
     static struct plan plan;
     const struct method_info *method = plan_find_method(name);
@@ -292,7 +292,7 @@ static int run_method(struct record *record, const char *name)
     return error ? status_prefix(error, "%s: ", name) : 0;
 }
 
-static int run(struct record *record)
+static int run(struct bench *record)
 {
     char list[256], *rest = NULL;
     int error = plan_flags_resolve(&record->flags);
@@ -329,7 +329,7 @@ static int run(struct record *record)
 
 int main(int argc, char **argv)
 {
-    struct record record = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .folder = ".",
+    struct bench record = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .folder = ".",
                             .name = "grid", .contexts_text = "512,1K,2K,4K", .batches_text = "1,2,4", .steps = 16,
                             .every = 4, .flags = plan_flags_default()};
     const struct option_spec options[] = {
