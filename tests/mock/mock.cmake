@@ -22,14 +22,22 @@ if(CLSA_NVTX_INCLUDE)
     add_dependencies(test_nvtx mock_nvtx)
 endif()
 
-# A plug-in of another version; and, where the real plug-in is built, a driver too old for it.
+# A plug-in of another version, one with little memory; and, where the real plug-in is built, a driver too old for it.
 add_library(mock_cuda MODULE tests/mock/mock_cuda.c)
 set_target_properties(mock_cuda PROPERTIES PREFIX "" OUTPUT_NAME libclsa_cuda SUFFIX .so
     LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/mock/plugin)
 target_include_directories(mock_cuda PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(mock_cuda PRIVATE ${CLSA_WARNINGS})
 target_compile_definitions(test_cuda_absent PRIVATE CLSA_MOCK_PLUGIN="${CMAKE_BINARY_DIR}/mock/plugin")
-add_dependencies(test_cuda_absent mock_cuda clsa)
+add_library(mock_cuda_small MODULE tests/mock/mock_cuda.c)
+set_target_properties(mock_cuda_small PROPERTIES PREFIX "" OUTPUT_NAME libclsa_cuda SUFFIX .so
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/mock/small)
+target_include_directories(mock_cuda_small PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_options(mock_cuda_small PRIVATE ${CLSA_WARNINGS})
+target_compile_definitions(mock_cuda_small PRIVATE MOCK_SMALL)
+target_compile_definitions(test_cuda_absent PRIVATE CLSA_MOCK_SMALL="${CMAKE_BINARY_DIR}/mock/small")
+set_target_properties(clsa PROPERTIES ENABLE_EXPORTS ON)    # whose reference backend it takes
+add_dependencies(test_cuda_absent mock_cuda mock_cuda_small clsa)
 if(TARGET clsa_cuda)
     add_library(mock_driver MODULE tests/mock/mock_cuda.c)
     set_target_properties(mock_driver PROPERTIES PREFIX "" OUTPUT_NAME libcuda SUFFIX .so.1
