@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# tests/bench/tables.sh - makes the tables of README.md and RESULTS.md from results.tsv, so that no figure is typed by hand.
+# tests/bench/tables.sh - makes the tables of the pages below from results.tsv, so that no figure is typed by hand.
 #
 # Each stands between a line "<!-- KIND QUANTITY on DEVICE at CONTEXT -->" and the next "<!-- end -->", made of the newest row
 # of every (device, model, method, context, sequences, quantity) that matches the three regular expressions. KIND is
 #   results  those rows as they are
 #   budgets  one quantity: a row for each model and method, a column for each budget that `clsa eval` wrote behind the
-#            quantity (accuracy.passkey.k256)
+#            quantity (accuracy.passkey.k256); QUANTITY is "quantity of model", two expressions
 #   steps    whole steps: a row for each method; QUANTITY is the model
 #   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
 # Run from the top of the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-for page in README.md tests/bench/RESULTS.md; do
+for page in README.md tests/bench/RESULTS.md workloads/train/README.md; do
 awk -F '\t' -v results=tests/bench/results.tsv '
 function percent(floor, median) { return floor + 0 > 0 && median + 0 > 0 ? sprintf("%.0f", 100 * floor / median) : "-" }
 function figure(x) { return sprintf(x + 0 >= 1000 ? "%.0f" : "%.4g", x) }
@@ -29,12 +29,12 @@ function table(words,    i, key, f, part) {
 }
 # One quantity by budget: "all" is what a method that selects nothing has.
 function budgets(words,    i, j, f, part, budget, name, cell, names, n_names, columns, n_columns, seen, line) {
-    split(words, part, / on | at /)
+    split(words, part, / of | on | at /)
     for (i = 1; i <= n; i++) {
         split(row[order[i]], f, "\t")
         budget = f[10]
         if (!sub("^" part[1] "(\\.k|$)", "", budget) || budget !~ /^[0-9]*$/) continue
-        if (f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        if (f[6] !~ "^(" part[2] ")$" || f[3] !~ "^(" part[3] ")$" || f[8] !~ "^(" part[4] ")$") continue
         budget = budget == "" ? "all" : budget
         name = f[6] " | " f[7]
         if (!(name in seen)) { seen[name] = 1; names[++n_names] = name }
