@@ -230,6 +230,7 @@ static int prepare(struct eval *eval)
     options->batch = eval->batch;
     options->probes = eval->probes;
     options->text_documents = eval->agree ? 0 : eval->text_documents;
+    options->leads = eval->agree != NULL;
     options->threads = eval->threads;
     options->seed = (uint64_t)eval->seed;
     int error = plan_flags_resolve(&eval->flags);

@@ -25,6 +25,7 @@ struct eval_options {             // what all runs share
     int32_t text_documents;    // for bits per byte
     int32_t threads;
     uint64_t seed;
+    bool leads;    // keep them: logits come to the host at every step
 };
 
 struct eval_answer {
@@ -32,6 +33,7 @@ struct eval_answer {
     double depth;    // NaN: none
     int32_t n;
     int32_t tokens[TASK_TEXT_BYTES];
+    float lead[TASK_TEXT_BYTES];    // how far each token's logit is above the next best one's; 0 where it is not kept
 };
 
 struct eval_mean {

@@ -86,6 +86,7 @@ static int open_asking(struct asking *a, const char *device)
     error = error ? error : engine_open(&a->engine, &engine_options);
     if (!error) {
         engine_source(a->engine, &a->run->source);
+        engine_keep_logits(a->engine, options->leads);
     }
     return error;
 }
@@ -170,12 +171,25 @@ static int32_t answer_byte(const struct asked *asked)
     return asked->next - (int32_t)strlen(asked->question->text);
 }
 
+// How far the drawn token's logit is above the next best one's.
+static float lead_of(const float *logits, int32_t vocab, int32_t drawn)
+{
+    float second = -INFINITY;
+    for (int32_t i = 0; i < vocab; i++) {
+        second = i != drawn && logits[i] > second ? logits[i] : second;
+    }
+    return logits[drawn] - second;
+}
+
 static void take_output(struct asking *a, struct asked *asked, const struct engine_output *output)
 {
     int32_t byte = answer_byte(asked);
     asked->next++;
     if (byte >= 0) {
         struct eval_answer *answer = asked->answer;
+        if (output->logits) {
+            answer->lead[answer->n] = lead_of(output->logits, a->run->plan->shape.vocab, output->token);
+        }
         answer->tokens[answer->n++] = output->token;
         answer->right &= output->token == (unsigned char)asked->question->answer[byte];
         answer->done = output->finished;

@@ -23,23 +23,18 @@ void eval_interval(double *low, double *high, int64_t right, int64_t n)
 }
 
 struct tally {
-    int64_t n, right, same;
+    int64_t n, right;
 };
 
-// Counts the answers that are done; only those at `depth` unless it is NaN. `others` may be NULL.
-static struct tally count(const struct eval_run *run, const struct eval_run *other, enum task task, int32_t samples,
-                          double depth)
+// Counts the answers that are done; only those at `depth` unless it is NaN.
+static struct tally count(const struct eval_run *run, enum task task, int32_t samples, double depth)
 {
     struct tally tally = {0};
     for (int32_t i = 0; run->answers[task] && i < samples; i++) {
         const struct eval_answer *a = &run->answers[task][i];
-        const struct eval_answer *b = other && other->answers[task] ? &other->answers[task][i] : NULL;
-        if (!a->done || (other && (!b || !b->done)) || !(isnan(depth) || a->depth == depth)) {
-            continue;
-        }
-        tally.n++;
-        tally.right += a->right;
-        tally.same += b && a->n == b->n && memcmp(a->tokens, b->tokens, (size_t)a->n * sizeof *a->tokens) == 0;
+        bool counts = a->done && (isnan(depth) || a->depth == depth);
+        tally.n += counts;
+        tally.right += counts && a->right;
     }
     return tally;
 }
@@ -81,7 +76,7 @@ static struct table *accuracy_table(const struct eval_results *results)
     for (int32_t r = 0; table && r < results->n_runs; r++) {
         for (int32_t t = 0; t < results->options->n_tasks; t++) {
             enum task task = results->options->tasks[t];
-            struct tally tally = count(&results->runs[r], NULL, task, results->options->samples, NAN);
+            struct tally tally = count(&results->runs[r], task, results->options->samples, NAN);
             double low, high;
             eval_interval(&low, &high, tally.right, tally.n);
             name_run(table, &results->runs[r]);
@@ -139,7 +134,7 @@ static struct table *depth_table(const struct eval_results *results)
         for (int32_t t = 0; t < options->n_tasks; t++) {
             for (int32_t d = 0; d < options->n_depths; d++) {
                 struct tally tally =
-                    count(&results->runs[r], NULL, options->tasks[t], options->samples, options->depths[d]);
+                    count(&results->runs[r], options->tasks[t], options->samples, options->depths[d]);
                 if (tally.n > 0) {
                     name_run(table, &results->runs[r]);
                     table_text(table, "task", task_name(options->tasks[t]));
@@ -153,22 +148,63 @@ static struct table *depth_table(const struct eval_results *results)
     return table;
 }
 
+// How two devices' answers to one task differ.
+struct agreement {
+    int64_t n, same, first_right, second_right;    // answers; the last two: right on one device alone
+    struct eval_mean lead, lead_apart;             // of bytes drawn alike; of the greater one at an answer's first other byte
+};
+
+static void hold_against(struct agreement *out, const struct eval_answer *a, const struct eval_answer *b)
+{
+    int32_t i = 0;
+    for (; i < a->n && i < b->n && a->tokens[i] == b->tokens[i]; i++) {
+        out->lead.sum += (double)a->lead[i];
+        out->lead.n++;
+    }
+    bool same = i == a->n && i == b->n;
+    out->n++;
+    out->same += same;
+    out->first_right += a->right && !b->right;
+    out->second_right += b->right && !a->right;
+    if (!same && i < a->n && i < b->n) {
+        out->lead_apart.sum += fmax((double)a->lead[i], (double)b->lead[i]);
+        out->lead_apart.n++;
+    }
+}
+
 static struct table *agreement_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
-        RUN_COLUMNS,         {"task", "task", -1},          {"samples", "samples", 0},
-        {"same", "same", 0}, {"same_percent", "same %", 2},
+        RUN_COLUMNS,
+        {"task", "task", -1},
+        {"samples", "samples", 0},
+        {"same", "same", 0},
+        {"same_percent", "same %", 2},
+        {"first_right", "right on 1st only", 0},
+        {"second_right", "on 2nd only", 0},
+        {"lead", "lead", 2},
+        {"lead_apart", "lead where apart", 2},
     };
     struct table *table = OPEN_TABLE("agreement", columns);
     for (int32_t r = 0; table && results->others && r < results->n_runs; r++) {
         for (int32_t t = 0; t < results->options->n_tasks; t++) {
             enum task task = results->options->tasks[t];
-            struct tally tally = count(&results->runs[r], &results->others[r], task, results->options->samples, NAN);
+            const struct eval_answer *first = results->runs[r].answers[task], *second = results->others[r].answers[task];
+            struct agreement agreement = {0};
+            for (int32_t i = 0; first && second && i < results->options->samples; i++) {
+                if (first[i].done && second[i].done) {
+                    hold_against(&agreement, &first[i], &second[i]);
+                }
+            }
             name_run(table, &results->runs[r]);
             table_text(table, "task", task_name(task));
-            table_number(table, "samples", (double)tally.n);
-            table_number(table, "same", (double)tally.same);
-            table_number(table, "same_percent", percent(tally.same, tally.n));
+            table_number(table, "samples", (double)agreement.n);
+            table_number(table, "same", (double)agreement.same);
+            table_number(table, "same_percent", percent(agreement.same, agreement.n));
+            table_number(table, "first_right", (double)agreement.first_right);
+            table_number(table, "second_right", (double)agreement.second_right);
+            table_number(table, "lead", eval_mean(&agreement.lead));
+            table_number(table, "lead_apart", eval_mean(&agreement.lead_apart));
         }
     }
     return table;
@@ -190,7 +226,7 @@ static struct table *wide_table(const struct eval_results *results)
     for (int32_t r = 0; table && r < results->n_runs; r++) {
         name_run(table, &results->runs[r]);
         for (int32_t t = 0; t < options->n_tasks; t++) {
-            struct tally tally = count(&results->runs[r], NULL, options->tasks[t], options->samples, NAN);
+            struct tally tally = count(&results->runs[r], options->tasks[t], options->samples, NAN);
             double low, high;
             char text[48];
             eval_interval(&low, &high, tally.right, tally.n);
@@ -228,7 +264,7 @@ static void print_map(const struct eval_results *results, enum task task, int32_
     for (int32_t d = 0; d < options->n_depths; d++) {
         printf("\n  %4.0f%%", 100 * options->depths[d]);
         for (int32_t r = first; r < end; r++) {
-            struct tally tally = count(&results->runs[r], NULL, task, options->samples, options->depths[d]);
+            struct tally tally = count(&results->runs[r], task, options->samples, options->depths[d]);
             if (tally.n == 0) {
                 printf("%9s", "-");
                 continue;
@@ -250,7 +286,7 @@ static void print_maps(const struct eval_results *results)
             for (end = first; end < results->n_runs && same_method(&results->runs[first], &results->runs[end]); end++) {
                 for (int32_t d = 0; d < options->n_depths; d++) {
                     any |=
-                        count(&results->runs[end], NULL, options->tasks[t], options->samples, options->depths[d]).n > 0;
+                        count(&results->runs[end], options->tasks[t], options->samples, options->depths[d]).n > 0;
                 }
             }
             if (any) {
@@ -281,7 +317,9 @@ int eval_print(const struct eval_results *results)
         return error;
     }
     if (results->others) {
-        printf("\nanswers that %s and %s gave alike, byte by byte\n\n", results->devices[0], results->devices[1]);
+        printf("\nanswers that %s and %s gave alike, byte by byte; lead: how far the drawn byte's logit is above the next best\n"
+               "one's, in the mean over bytes drawn alike, and over the first bytes that were not\n\n",
+               results->devices[0], results->devices[1]);
         return print_table(agreement_table(results));
     }
     printf(
@@ -343,7 +381,7 @@ static void append_run(const struct appending *a, const struct eval_results *res
 {
     const struct eval_options *options = results->options;
     for (int32_t t = 0; t < options->n_tasks; t++) {
-        struct tally tally = count(run, NULL, options->tasks[t], options->samples, NAN);
+        struct tally tally = count(run, options->tasks[t], options->samples, NAN);
         double low, high;
         char quantity[48];
         eval_interval(&low, &high, tally.right, tally.n);
