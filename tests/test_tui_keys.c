@@ -99,7 +99,7 @@ static const struct check checks[] = {
                             {"clsa", "method = clsa"}, {"Enter", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}}, 0, 0},
     {"a, d", VIEW_WHATIF, {{"", "Pinned: a keeps"}, {"a", "!Pinned: a keeps"}, {"d", "Pinned: a keeps"}}, 0, 0},
     {"c", VIEW_WHATIF, {{"c", "Nothing to take"}}, 0, 0},    // a made-up model; test_live takes over a known one
-    {"w, x", VIEW_WHATIF, {{"w", "reasoning: "}, {"x", "!simulates the"}}, 0, 0},
+    {"w, x", VIEW_WHATIF, {{"w", "!w simulates"}, {"x", "reasoning: "}}, 0, 0},
     {"P", VIEW_WHATIF, {{"P", "an hour"}}, 0, 0},
     {"j k, arrows", VIEW_REQUESTS, {{"", "\u25b8 21"}, {"j", "\u25b8 20"}, {"k", "\u25b8 21"}, {"Down", "\u25b8 20"},
                                     {"Up", "\u25b8 21"}, {"End", "\u25b8 0 "}, {"Home", "\u25b8 21"}}, 0, 0},

@@ -172,5 +172,8 @@ void whatif_job_report(struct whatif_job *job, struct job_report *out)
 {
     pthread_mutex_lock(&job->mutex);
     *out = job->report;
+    if (out->state == JOB_RUNNING && job->stop) {    // the thread may still be reading its workload
+        out->state = JOB_CANCELLED;
+    }
     pthread_mutex_unlock(&job->mutex);
 }
