@@ -74,6 +74,8 @@ int main(void)
     pump_until(late, behind, step.begin_ns + 5);
     CHECK(state_method_count(behind) == 3 && state_find_method(behind, "dense") == 1);
     CHECK(state_last_ns(behind) == step.begin_ns + 5 && state_lost(behind) == 0);
+    const struct request_log *requests = state_requests(behind), *all = state_requests(expected);
+    CHECK(request_log_end(requests) == request_log_end(all) && request_log_end(all) > 0);    // also those from before
     CHECK(!attachment_ended(late) && attachment_dropped(late) == 0);
     attachment_close(first);    // one that goes away harms nobody
     to_socket.step(to_socket.user, &step);

@@ -94,6 +94,16 @@ static void test_commands(const struct state *state)
     request = press(&ui, state, ":export some.csv<Enter>");
     CHECK(request.command == COMMAND_EXPORT && strcmp(request.text, "some.csv") == 0);
     CHECK(press(&ui, state, "r").command == COMMAND_RECORD);
+    static const char *const steering[] = {"]", "[", "}", "{", ")", "(", "i", ":k 4<Enter>", ":device cpu<Enter>"};
+    for (size_t i = 0; i < sizeof steering / sizeof steering[0]; i++) {    // where no engine runs, keys say so
+        ui.message[0] = 0;
+        CHECK_MESSAGE(press(&ui, state, steering[i]).command == COMMAND_NONE && ui.message[0], "%s is silent", steering[i]);
+    }
+    ui.live = true;
+    CHECK(press(&ui, state, ")").command == COMMAND_CONTEXT_UP && press(&ui, state, "i").command == COMMAND_INDEX_SHARING);
+    request = press(&ui, state, ":index-every 4<Enter>");
+    CHECK(request.command == COMMAND_ENGINE && strcmp(request.text, "index-every 4") == 0);
+    ui.live = false;
     CHECK(press(&ui, state, ":save<Enter>").command == COMMAND_SAVE_SETTINGS);
     static const char *const wrong[] = {":nothing<Enter>", ":view<Enter>", ":view nothing<Enter>", ":rate 7<Enter>",
                                         ":method nobody<Enter>", ":step 99999999<Enter>", ":theme mud<Enter>"};

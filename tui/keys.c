@@ -268,6 +268,11 @@ static struct request_to_owner order(struct ui *ui, const struct state *state, i
         snprintf(ui->message, sizeof ui->message, "The engine works for whoever started it: no pause from here.");
         return request;
     }
+    if (!ui->live && key > 0 && key < 0x7f && strchr("][}{)(i", key)) {
+        snprintf(ui->message, sizeof ui->message, ui->attached ? "The engine works for whoever started it."
+                                                               : "A recording is as it was: no engine to steer.");
+        return request;
+    }
     switch (key) {
     case 'p': case ' ':
         ui->paused = !ui->paused;

@@ -21,6 +21,7 @@ enum {
     FEED_EVENTS = 1 << 16,
     CLIENTS = 4,
     SOURCES = 64,                  // the recent ones, for who comes late
+    REQUESTS = 256,                // likewise: what became of requests
     BUFFER_BYTES = 1 << 20,        // written at once
     BEHIND_MS = 2000,              // a client that takes nothing for so long is let go
     PERIOD_MS = 50
@@ -36,6 +37,8 @@ struct listener {
     struct feed *feed;
     struct sample_source sources[SOURCES];
     int64_t n_sources;
+    struct request_sample requests[REQUESTS];
+    int64_t n_requests;
     int64_t told_dropped;
     unsigned char *buffer;         // [BUFFER_BYTES] what goes to all, owned
     size_t used;
@@ -105,6 +108,8 @@ static void on_step(void *user, const struct step_sample *sample)
 
 static void on_request(void *user, const struct request_sample *sample)
 {
+    struct listener *listener = user;
+    listener->requests[listener->n_requests++ % REQUESTS] = *sample;
     put(user, &(struct event){.kind = EVENT_REQUEST, .of.request = *sample}, NULL);
 }
 
@@ -138,6 +143,11 @@ static void take_client(struct listener *listener)
         struct event event = {.kind = EVENT_SOURCE};
         send_all(listener, place, &event, sizeof event);
         send_all(listener, place, &listener->sources[i % SOURCES], sizeof listener->sources[0]);
+    }
+    first = listener->n_requests > REQUESTS ? listener->n_requests - REQUESTS : 0;
+    for (int64_t i = first; i < listener->n_requests; i++) {
+        struct event event = {.kind = EVENT_REQUEST, .of.request = listener->requests[i % REQUESTS]};
+        send_all(listener, place, &event, sizeof event);
     }
 }
 

@@ -131,8 +131,9 @@ void view_routing(struct cells *cells, const struct layout *layout, const struct
     if (!known) {
         struct rect inside = layout_inside(layout, layout->table);
         cells_text_fit(cells, inside, 0, 0, inside.cols, dim_pen,
-                       ui->live ? "No selection yet: it takes a method that selects (m)."
-                                : "A trace holds no selections: they are seen while an engine runs.");
+                       ui->live       ? "No selection yet: it takes a method that selects (m)."
+                       : ui->attached ? "Selections stay with their engine: clsa top shows those of one that it runs itself."
+                                      : "A trace holds no selections: they are seen while an engine runs.");
         if (layout->framed && layout->detail.rows > 0) {
             cells_frame(cells, layout->detail, NULL);
         }
