@@ -34,7 +34,7 @@ static const struct table_column collector_columns[] = {
 
 static const struct table_column device_columns[] = {
     {"device", "device", -1},          {"gb_per_s", "GB/s", 0},       {"f32_tflops", "f32 Tflop/s", 1},
-    {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1},
+    {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1}, {"memory_overhead_gb", "taken GB", 1},
     {"link_gb_per_s", "link GB/s", 0}, {"link_us", "link us", 1}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
     {"provenance", "rates", -1},
 };
@@ -51,7 +51,7 @@ struct figure {
     double scale;
 };
 
-enum { N_FIGURES = 9 };
+enum { N_FIGURES = 10 };
 
 static void list_figures(struct figure *out, const struct device *device)
 {
@@ -61,6 +61,7 @@ static void list_figures(struct figure *out, const struct device *device)
         {"bf16_tflops", "Tflop/s", &device->flops_per_s[DTYPE_BF16], 1e-12},
         {"fp8_tflops", "Tflop/s", &device->flops_per_s[DTYPE_FP8], 1e-12},
         {"memory_gb", "GB", &device->memory_bytes, 1e-9},
+        {"memory_overhead_gb", "GB", &device->memory_overhead_bytes, 1e-9},
         {"link_gb_per_s", "GB/s", &device->link_bytes_per_s, 1e-9},
         {"link_us", "us", &device->link_s, 1e6},
         {"launch_us", "us", &device->launch_s, 1e6},

@@ -510,3 +510,19 @@ int64_t plan_kv_bytes_per_sequence(const struct plan *plan)
     }
     return total;
 }
+
+int64_t plan_row_bytes(const struct plan *plan)
+{
+    enum { F32_BYTES = 4, ACTIVATION_BYTES = 2 };
+    const struct model_shape *shape = &plan->shape;
+    const struct index_spec *index = &plan->index;
+    int64_t heads = (int64_t)shape->n_heads * shape->head_dim, kv_heads = (int64_t)shape->n_kv_heads * shape->head_dim;
+    int64_t hidden = shape->hidden, selected = 0;
+    for (int32_t layer = 0; layer < plan_first_cross_layer(plan); layer++) {
+        selected += plan_runs_indexer(plan, layer) ? (int64_t)index->sets * (plan_budget_units(plan) + 1) : 0;
+    }
+    int64_t activations = 2 * hidden + 2 * heads + 2 * kv_heads + 2 * (int64_t)shape->ffn;
+    activations += plan_has_shared_memory(plan) ? hidden : 0;
+    activations += index->budget_tokens > 0 ? (int64_t)(index->heads + 1) * index->dim : 0;
+    return F32_BYTES * (hidden + selected) + ACTIVATION_BYTES * activations;
+}

@@ -44,3 +44,6 @@ int64_t plan_weight_bytes(const struct plan *plan);
 int64_t plan_parameters(const struct plan *plan);
 int64_t plan_kv_bytes_per_token(const struct plan *plan);
 int64_t plan_kv_bytes_per_sequence(const struct plan *plan);
+// What an engine keeps of each row of a step, in 16 bits: it has room for as many rows as a step may have. Without what
+// kernels work in.
+int64_t plan_row_bytes(const struct plan *plan);

@@ -56,6 +56,7 @@ static json_t *write_rates(const struct device *device)
     }
     json_decref(curve);
     set_figure(object, "memory_bytes", &device->memory_bytes);
+    set_figure(object, "memory_overhead_bytes", &device->memory_overhead_bytes);
     set_figure(object, "link_bytes_per_s", &device->link_bytes_per_s);
     set_figure(object, "link_s", &device->link_s);
     set_figure(object, "launch_s", &device->launch_s);

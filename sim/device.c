@@ -77,9 +77,9 @@ static int check_keys(const struct place *place, json_t *object, const char *con
     if (!json_is_object(object)) {
         return wrong(place, "must be an object");
     }
-    char names[128] = "";
+    char names[256] = "";
     for (int i = 0; keys[i]; i++) {
-        strcat(strcat(names, i ? ", " : ""), keys[i]);    // the longest list, a device's, has 107 characters
+        strcat(strcat(names, i ? ", " : ""), keys[i]);    // the longest list, a device's, has 130 characters
     }
     const char *key;
     json_t *value;
@@ -199,6 +199,7 @@ static int parse_figures(struct device *out, struct place *place, json_t *object
     } figures[] = {
         {"bytes_per_s", &out->bytes_per_s, 1e18, true},
         {"memory_bytes", &out->memory_bytes, 1e18, false},
+        {"memory_overhead_bytes", &out->memory_overhead_bytes, 1e18, false},
         {"link_bytes_per_s", &out->link_bytes_per_s, 1e18, false},
         {"link_s", &out->link_s, 1, false},
         {"launch_s", &out->launch_s, 1, false},
@@ -229,6 +230,7 @@ static int parse_device(struct device *out, const char *where, json_t *object, s
 {
     static const char *const keys[] = {"name",     "driver_name",    "bytes_per_s",
                                        "flops_per_s", "curve",       "memory_bytes",
+                                       "memory_overhead_bytes",
                                        "link_bytes_per_s", "link_s", "launch_s",
                                        "price_per_hour",   NULL};
     char number[24];

@@ -47,6 +47,7 @@ struct device {
     double curve_bytes[DEVICE_CURVE_POINTS], curve_bytes_per_s[DEVICE_CURVE_POINTS];
     struct device_figure flops_per_s[DTYPE_COUNT];    // dense multiply-adds, counted as 2
     struct device_figure memory_bytes;
+    struct device_figure memory_overhead_bytes;       // taken by driver, libraries, kernels and recordings, before any weight
     struct device_figure link_bytes_per_s;            // to a neighbour, one way
     struct device_figure link_s;                      // until what is sent arrives, whatever its size
     struct device_figure launch_s;                    // cost of one kernel or operator

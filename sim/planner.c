@@ -71,7 +71,9 @@ static int check_size(struct planner *planner, bool *fits)
     const struct plan *plan = o->plan;
     double longest = (double)serve_longest_request(planner->workload);
     double pages = ceil(longest / plan->page_tokens), weights = (double)plan_weight_bytes(plan);
-    double ring = (double)plan_kv_bytes_per_sequence(plan), usable = o->device->memory_bytes.value * o->memory_share;
+    double ring = (double)plan_kv_bytes_per_sequence(plan);
+    double other = (double)predict_other_bytes(o->device, plan, o->max_step_tokens);
+    double usable = o->device->memory_bytes.value * o->memory_share - other;
     double request = pages * (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     *fits = true;
     if (o->cache_tokens > 0) {

@@ -447,23 +447,31 @@ static int predict_decode(struct request_prediction *out, const struct device *d
     return error;
 }
 
-static int predict_memory(struct request_prediction *out, const struct device *device, const struct plan *plan,
-                          int32_t n_seqs, int32_t context_tokens, int32_t output_tokens)
+int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows)
 {
+    double overhead = device->memory_overhead_bytes.value;
+    return overhead > 0 ? (int64_t)(overhead + (double)rows * (double)plan_row_bytes(plan)) : 0;
+}
+
+static int predict_memory(struct request_prediction *out, const struct device *device, const struct plan *plan,
+                          int32_t n_seqs, int32_t context_tokens, int32_t output_tokens, int32_t chunk_tokens)
+{
+    int32_t rows = chunk_tokens > 0 ? chunk_tokens : context_tokens;
     int64_t tokens = (int64_t)context_tokens + output_tokens, page = plan->page_tokens;
     tokens = (tokens + page - 1) / page * page;
     out->weight_bytes = plan_weight_bytes(plan);
+    out->other_bytes = predict_other_bytes(device, plan, rows);
     if (__builtin_mul_overflow(tokens, plan_kv_bytes_per_token(plan), &out->kv_bytes_per_seq) ||
         __builtin_add_overflow(out->kv_bytes_per_seq, plan_kv_bytes_per_sequence(plan), &out->kv_bytes_per_seq) ||
         __builtin_mul_overflow(out->kv_bytes_per_seq, n_seqs, &out->kv_bytes) ||
-        __builtin_add_overflow(out->kv_bytes, out->weight_bytes, &out->total_bytes)) {
+        __builtin_add_overflow(out->kv_bytes, out->weight_bytes + out->other_bytes, &out->total_bytes)) {
         return status_fail(-EINVAL, "%d sequences of %lld tokens: more bytes of cache than can be counted", n_seqs,
                            (long long)tokens);
     }
     if (!(device->memory_bytes.value > 0)) {
         out->max_seqs = -1;
     } else {
-        double left = device->memory_bytes.value - (double)out->weight_bytes;
+        double left = device->memory_bytes.value - (double)(out->weight_bytes + out->other_bytes);
         out->max_seqs = left > 0 && out->kv_bytes_per_seq > 0 ? (int64_t)(left / (double)out->kv_bytes_per_seq) : 0;
     }
     return 0;
@@ -481,7 +489,7 @@ int predict_request(struct request_prediction *out, const struct device *device,
     }
     struct request_prediction request = {0};
     int error = plan_check(plan);
-    error = error ? error : predict_memory(&request, device, plan, n_seqs, context_tokens, output_tokens);
+    error = error ? error : predict_memory(&request, device, plan, n_seqs, context_tokens, output_tokens, chunk_tokens);
     error = error ? error : predict_prefill(&request.prefill, device, plan, context_tokens, chunk_tokens);
     error = error ? error : predict_decode(&request, device, plan, n_seqs, context_tokens, output_tokens);
     if (error) {

@@ -66,6 +66,9 @@ double predict_overhead_s(const struct predict_pass *pass);
 // What the devices of a group tell each other in such a step: 0 for one device.
 double predict_communicate_s(const struct predict_pass *pass);
 
+// What an engine whose steps have at most `rows` rows takes beside weights and cache; 0 where that was never measured.
+int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows);
+
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are
 // output_tokens - 1 decode steps; without any, decode figures are 0.
@@ -81,7 +84,8 @@ struct request_prediction {
     double throughput_tokens_per_s;              // output tokens over end to end, prompts one after the other
     int64_t weight_bytes;
     int64_t kv_bytes_per_seq;                    // at the end, in whole pages
-    int64_t kv_bytes, total_bytes;               // of n_seqs sequences; with the weights
+    int64_t other_bytes;                         // what else an engine takes, for chunks of that size; 0 where not measured
+    int64_t kv_bytes, total_bytes;               // of n_seqs sequences; with the weights and the rest
     int64_t max_seqs;                            // how many such sequences memory holds; 0: not even one; -1: unknown
     enum provenance provenance;
 };

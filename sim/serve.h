@@ -59,6 +59,7 @@ struct serve_result {
     int32_t n_points;
     int64_t steps, jumped_steps;        // all, and those that were not taken by themselves
     int64_t n_pages, peak_pages;
+    int64_t other_bytes;                // of memory beside weights and cache; 0: not measured
     int64_t weight_bytes, kv_bytes, peak_kv_bytes;    // kv: of the whole cache, rings of all sequences included
     int32_t max_seqs, max_step_tokens, peak_running;
     int64_t reused_tokens;              // found in the cache at all starts, also those after a preemption

@@ -390,6 +390,14 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
             printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f\n", 1e-6 * (double)measured.device_bytes,
                    1e-6 * (double)measured.weight_bytes, 1e-6 * (double)measured.kv_bytes,
                    1e-6 * (double)(measured.device_bytes - measured.weight_bytes - measured.kv_bytes));
+            double predicted = (double)(simulated[1].weight_bytes + simulated[1].kv_bytes + simulated[1].other_bytes);
+            double off = 100 * (predicted / (double)measured.device_bytes - 1);
+            char quantity[96];
+            printf("predicted %.1f MB, %+.2f%%\n", 1e-6 * predicted, off);
+            snprintf(quantity, sizeof quantity, "serving.%s.device_memory", case_names[c]);
+            append(bench, setup, quantity, 1e-6 * (double)measured.device_bytes, "MB");
+            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.device_memory", case_names[c]);
+            append(bench, setup, quantity, off, "%");
         }
         report(bench, setup, case_names[c], metrics, extra);
         error = judge_steps(bench, setup, case_names[c]);
