@@ -7,7 +7,8 @@
 // which are taken off the measured stages too. Where a shape was run only with its stages told, and of prompts the first
 // run may also have chosen kernels: its step is also taken "undisturbed", each stage as many times its median as it has
 // layers and parts of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare
-// roofline and calibrated. Appends to --results.
+// roofline and calibrated. With --borrowed another device's calibration takes the place of --fit: how far its curves carry.
+// Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -36,7 +37,7 @@ struct datum {
 
 struct bench {
     struct option_list fit_paths, held_paths;
-    const char *device_name, *save, *results, *commit, *driver;
+    const char *device_name, *save, *results, *commit, *driver, *borrowed;
     bool each;
     struct plan plans[MAX_PLANS];
     int32_t n_plans, of_source;              // the plan of the source that is told; -1: none
@@ -252,7 +253,7 @@ static void report(const struct bench *bench, int level, int mode, FILE *results
     qsort(of->values, (size_t)of->n, sizeof *of->values, compare_doubles);
     double median = 50 * (of->values[(of->n - 1) / 2] + of->values[of->n / 2]);
     double p95 = 100 * of->values[(int32_t)ceil(0.95 * of->n) - 1];
-    const char *mode_name = mode ? "calibrated" : "roofline";
+    const char *mode_name = mode == 0 ? "roofline" : bench->borrowed ? "borrowed" : "calibrated";
     printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
     char methods[128] = "", date[32];
     time_t now = time(NULL);
@@ -304,18 +305,20 @@ static int run(struct bench *bench)
     bench->data = calloc(MAX_DATA, sizeof *bench->data);
     bench->pending = calloc(MAX_SAMPLES, sizeof *bench->pending);
     int error = bench->data && bench->pending ? 0 : status_fail(-ENOMEM, "no memory for the data");
-    if (!error && (bench->fit_paths.n == 0 || bench->held_paths.n == 0 || !bench->device_name)) {
+    if (!error && ((bench->fit_paths.n == 0 && !bench->borrowed) || bench->held_paths.n == 0 || !bench->device_name)) {
         error = status_fail(-EINVAL, "expected --fit TRACE, --held TRACE (each may come several times) and --device-name");
     }
     error = error ? error : device_find(&device, bench->device_name, 0);
-    error = error ? error : fit(&calibration, bench, &device);
+    if (!error) {
+        error = bench->borrowed ? calibration_load(&calibration, bench->borrowed) : fit(&calibration, bench, &device);
+    }
     for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
         error = trace_read(bench->held_paths.items[i], &sink, NULL);
     }
     if (!error) {
         calibrated = device;
         calibrated.calibration = &calibration->profiles[0];
-        memcpy(bench->mark_s, calibration->profiles[0].mark_s, sizeof bench->mark_s);
+        memcpy(bench->mark_s, calibration->profiles[0].mark_s, sizeof bench->mark_s);    // a file has none
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
         error = judge(bench, &bench->data[i], &device, 0);
@@ -343,6 +346,7 @@ int main(int argc, char **argv)
         {"fit", OPTION_LIST, &bench.fit_paths, 0, 0, "TRACE", "to calibrate from"},
         {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
         {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
+        {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},
         {"save", OPTION_TEXT, &bench.save, 0, 0, "FILE", "the calibration"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every datum"},
         {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
