@@ -22,7 +22,7 @@ struct plan_command {
     int32_t threads, max_replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us, ttft_percent, tpot_percent;
-    bool json, no_headroom;
+    bool json, csv, no_headroom;
     struct option_list sweeps;
     struct workload_flags load;
     struct plan_flags flags;
@@ -242,11 +242,23 @@ static json_t *question_of(const struct plan_command *command)
 static void show_row(void *user, int64_t index)
 {
     struct plan_command *command = user;
-    if (!command->json) {
+    if (!command->json && !command->csv) {
         plan_rows_show(command->table, &command->rows, index);
         table_print_new(command->table, stdout);
         fflush(stdout);
     }
+}
+
+// The rows in the order of the cases, whatever the order in which they finished.
+static void print_csv(const struct plan_command *command)
+{
+    const struct table *table = command->table;
+    for (int64_t i = 0; i < command->rows.n; i++) {
+        if (command->rows.rows[i]) {
+            plan_rows_show(command->table, &command->rows, i);
+        }
+    }
+    tables_print_csv(&table, 1, stdout);
 }
 
 static void print_head(const struct plan_command *command, double rate_per_s)
@@ -347,7 +359,7 @@ static int run(struct plan_command *command)
         return error ? error : status_fail(-ENOMEM, "no memory for a table");
     }
     interrupt_catch();
-    if (!command->json) {
+    if (!command->json && !command->csv) {
         print_head(command, statistics.rate_per_s);
     }
     error = plan_work_run(&work, &command->rows, show_row, command);
@@ -356,6 +368,8 @@ static int run(struct plan_command *command)
     }
     if (command->json) {
         plan_rows_print_json(&command->rows, stdout);
+    } else if (command->csv) {
+        print_csv(command);
     } else {
         print_notes(command);
     }
@@ -463,6 +477,7 @@ int command_plan(int argc, char **argv)
         {"threads", OPTION_INT, &plan.threads, 0, 256, "threads", "that compute; 0: all. Rows do not depend on it"},
         {"html", OPTION_TEXT, &plan.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"json", OPTION_FLAG, &plan.json, 0, 0, NULL, "print JSON"},
+        {"csv", OPTION_FLAG, &plan.csv, 0, 0, NULL, "print CSV"},
         WORKLOAD_OPTIONS(plan.load),
         PLAN_OPTIONS(plan.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

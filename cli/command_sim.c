@@ -38,7 +38,7 @@ struct sim {
     int32_t batch, context, output, chunk, threads, ranks, replicas;
     const char *validate;
     const char *html, *trace;
-    bool json, stages, per_row, paper, positions;
+    bool json, csv, stages, per_row, paper, positions;
     struct plan_flags flags;
     // What it names.
     struct model_config config;    // of a file; a named size fills config.native.shape only
@@ -252,8 +252,8 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
 static void print_tables(const struct sim *sim, const struct table *requests, const struct table *stages)
 {
     const struct table *both[] = {requests, stages};
-    if (sim->json) {
-        tables_print_json(both, sim->stages ? 2 : 1, stdout);
+    if (sim->json || sim->csv) {
+        (sim->json ? tables_print_json : tables_print_csv)(both, sim->stages ? 2 : 1, stdout);
         return;
     }
     const struct model_shape *shape = &sim->config.native.shape;
@@ -420,17 +420,18 @@ static int print_positions(struct sim *sim)
     int error = sim->ranks > 1 ? status_fail(-EINVAL, "--positions: of one device; leave out --tp") : 0;
     error = error ? error : sim_positions(tables, &options);
     error = error || !sim->html ? error : report_positions(sim, tables);
-    if (!error && sim->json) {
-        tables_print_json((const struct table *const *)tables, SIM_POSITION_TABLES, stdout);
+    bool text = !sim->json && !sim->csv;
+    if (!error && !text) {
+        (sim->json ? tables_print_json : tables_print_csv)((const struct table *const *)tables, SIM_POSITION_TABLES, stdout);
     }
     for (int i = 0; i < SIM_POSITION_TABLES; i++) {
-        if (!error && !sim->json && table_rows(tables[i]) > 0) {
+        if (!error && text && table_rows(tables[i]) > 0) {
             table_print(tables[i], stdout);
             putchar('\n');
         }
         table_close(tables[i]);
     }
-    if (!error && !sim->json) {
+    if (!error && text) {
         fputs(sim_positions_definitions, stdout);
     }
     return error;
@@ -526,6 +527,7 @@ int command_sim(int argc, char **argv)
         {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
         {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
+        {"csv", OPTION_FLAG, &sim.csv, 0, 0, NULL, "print CSV (predictions and --positions)"},
         PLAN_OPTIONS(sim.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };

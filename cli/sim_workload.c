@@ -24,7 +24,7 @@ struct sim {
     int32_t max_seqs, chunk, threads, ranks, replicas, prefill_replicas;
     int64_t cache_tokens;
     double memory_percent, overhead_us, handover_gb_per_s;
-    bool json, timeline, per_request, every_step;
+    bool json, csv, timeline, per_request, every_step;
     struct workload_flags load;
     struct plan_flags flags;
     struct model_config config;
@@ -274,8 +274,8 @@ static void print(const struct sim *sim)
     if (sim->per_request) {
         tables[n++] = sim->requests;
     }
-    if (sim->json) {
-        tables_print_json(tables, n, stdout);
+    if (sim->json || sim->csv) {
+        (sim->json ? tables_print_json : tables_print_csv)(tables, n, stdout);
         return;
     }
     for (int32_t i = 0; i < n; i++) {
@@ -387,6 +387,7 @@ int command_sim_workload(int argc, char **argv)
         {"per-request", OPTION_FLAG, &sim.per_request, 0, 0, NULL, "a row for every request"},
         {"every-step", OPTION_FLAG, &sim.every_step, 0, 0, NULL, "do not jump over steady decode (slow, same results)"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
+        {"csv", OPTION_FLAG, &sim.csv, 0, 0, NULL, "print CSV"},
         WORKLOAD_OPTIONS(sim.load),
         PLAN_OPTIONS(sim.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

@@ -212,6 +212,53 @@ void table_print_new(struct table *table, FILE *out)
     table->n_printed = table->n_rows;
 }
 
+static void print_field(FILE *out, const char *text)
+{
+    bool quoted = strpbrk(text, ",\"\n\r") != NULL;
+    if (quoted) {
+        fputc('"', out);
+    }
+    for (; *text; text++) {
+        if (*text == '"') {
+            fputc('"', out);
+        }
+        fputc(*text, out);
+    }
+    if (quoted) {
+        fputc('"', out);
+    }
+}
+
+static void print_csv(const struct table *table, FILE *out)
+{
+    for (int32_t c = 0; c < table->n_columns; c++) {
+        fprintf(out, "%s%s", c ? "," : "", table->columns[c].key);
+    }
+    fputc('\n', out);
+    for (int32_t r = 0; r < table->n_rows; r++) {
+        for (int32_t c = 0; c < table->n_columns; c++) {
+            const struct cell *cell = &table->cells[r * table->n_columns + c];
+            fputs(c ? "," : "", out);
+            if (cell->text) {
+                print_field(out, cell->text);
+            } else if (isfinite(cell->number)) {
+                fprintf(out, "%.10g", cell->number);
+            }
+        }
+        fputc('\n', out);
+    }
+}
+
+void tables_print_csv(const struct table *const *tables, int32_t n, FILE *out)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (i) {
+            fputc('\n', out);
+        }
+        print_csv(tables[i], out);
+    }
+}
+
 static json_t *rows_json(const struct table *table)
 {
     json_t *rows = json_array();

@@ -35,4 +35,6 @@ void table_print(const struct table *table, FILE *out);      // aligned text
 void table_widen(struct table *table, const char *key, int32_t width);
 void table_print_new(struct table *table, FILE *out);
 void table_print_json(const struct table *table, FILE *out); // {"name": [{key: value, ...}, ...]} and a newline
+// For spreadsheets: keys, then rows, with commas; quoted where a text has one. Several tables have an empty line between them.
+void tables_print_csv(const struct table *const *tables, int32_t n, FILE *out);
 void tables_print_json(const struct table *const *tables, int32_t n, FILE *out);    // the same, one object for all

@@ -60,6 +60,31 @@ static const char *text(const json_t *row, const char *key)
     return value ? value : "";
 }
 
+static int32_t count(const char *line, char what)
+{
+    int32_t n = 0;
+    for (; *line && *line != '\n'; line++) {
+        n += *line == what;
+    }
+    return n;
+}
+
+// The same rows for spreadsheets: keys first, a text with commas in quotes.
+static void spreadsheet(void)
+{
+    char line[1024];
+    snprintf(line, sizeof line, "%s --method dense,clsa --device H100 --rate 40 --csv", small);
+    CHECK_MESSAGE(clsa(line) == 0, "%s", errors);
+    const char *row = output;
+    CHECK_MESSAGE(strstr(output, "method,") && strstr(output, ",replicas,"), "%s", output);
+    for (int r = 0; r < 3; r++) {
+        CHECK_MESSAGE(row && count(row, '"') % 2 == 0 && (count(row, ',') == count(output, ',') || count(row, '"') > 0), "%s", output);
+        row = row ? strchr(row, '\n') : NULL;
+        row = row ? row + 1 : NULL;
+    }
+    CHECK(row && !*row);
+}
+
 static void verdicts(void)
 {
     json_t *root,
@@ -217,6 +242,7 @@ int main(void)
         return check_skip("CLSA_BINARY does not name the program");
     }
     verdicts();
+    spreadsheet();
     same_rows();
     damaged();
     interrupted();
