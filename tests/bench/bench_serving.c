@@ -205,8 +205,9 @@ static int rerun(struct serving_result *out, struct bench *bench, const struct s
         *out = (struct serving_result){.metrics = result.metrics, .records = result.records, .n_records = result.n_records,
                                        .steps = result.steps, .busy_s = result.busy_s, .peak_running = result.peak_running,
                                        .peak_kv_bytes = result.peak_kv_bytes};
-        snprintf(out->source.device, sizeof out->source.device, "%s", bench->device_name);
-        snprintf(out->source.backend, sizeof out->source.backend, "as measured");
+        const struct calibration_profile *profile = bench->calibrated.calibration;
+        snprintf(out->source.device, sizeof out->source.device, "%s", profile ? profile->device : bench->device_name);
+        snprintf(out->source.backend, sizeof out->source.backend, "%s", profile ? profile->backend : "unknown");
     }
     return error;
 }
