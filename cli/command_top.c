@@ -32,7 +32,7 @@ struct top {
     struct option_list replays;     // the first is played, others lie beside it on the timeline
     struct beside beside;
     int64_t seed;
-    bool ascii, color, no_color, no_mouse;
+    bool ascii, no_braille, color, no_color, no_mouse;
     struct plan_flags flags;
     struct collect_flags collect;
     const char *view, *theme;
@@ -244,7 +244,8 @@ static int print_snapshot(struct top *top)
     }
     if (!error) {
         struct snapshot_options options = {
-            .script = top->script, .ascii = top->settings.ascii, .color = top->color,
+            .script = top->script, .ascii = top->settings.ascii,
+            .no_braille = top->settings.no_braille, .color = top->color,
         };
         screen_size(top, &options.rows, &options.cols);
         ui.view = top->settings.view;
@@ -301,6 +302,7 @@ static int read_settings(struct top *top)
     top->settings = settings_default();
     int error = top->snapshot || settings_path(path, sizeof path) != 0 ? 0 : settings_read(&top->settings, path);
     top->settings.ascii = top->settings.ascii || top->ascii;
+    top->settings.no_braille = top->settings.no_braille || top->no_braille;
     top->settings.mouse = top->settings.mouse && !top->no_mouse;
     return error;
 }
@@ -362,6 +364,7 @@ int command_top(int argc, char **argv)
         {"rows", OPTION_INT, &top.rows, 1, 1000, "rows", "of the snapshot (default: the terminal's, else 40)"},
         {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
+        {"no-braille", OPTION_FLAG, &top.no_braille, 0, 0, NULL, "draw curves with blocks, for fonts that lack braille"},
         {"theme", OPTION_TEXT, &top.theme, 0, 0, "dark|light|contrast", "colours (default: dark, or as saved)"},
         {"no-mouse", OPTION_FLAG, &top.no_mouse, 0, 0, NULL, "leave the mouse to the terminal"},
         {"color", OPTION_FLAG, &top.color, 0, 0, NULL, "the snapshot with colours"},

@@ -127,9 +127,10 @@ static void test_settings(void)
     written.theme = 2;
     written.ascii = true;
     written.mouse = false;
+    written.no_braille = true;
     CHECK(settings_write(&written, path) == 0 && settings_read(&got, path) == 0);
     CHECK(got.view == written.view && got.phase == written.phase && got.refresh == 0 && got.theme == 2 && got.ascii &&
-          !got.mouse);
+          !got.mouse && got.no_braille);
     static const char *const wrong[] = {"view = nothing", "ascii = maybe", "colour = red", "rate 10", "rate = 10 20"};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         FILE *file = fopen(path, "w");

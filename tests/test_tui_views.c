@@ -247,6 +247,17 @@ static void test_fuzz(void)
 static void test_text(void)
 {
     struct cells cells = {0};
+    // Dots of braille, one in each quarter, become that quarter; text stays.
+    struct rect two = {0, 0, 1, 5};
+    CHECK(cells_resize(&cells, 1, 5) == 0);
+    for (int32_t i = 0; i < 4; i++) {
+        cells_dot(&cells, two, 2 * i + i % 2, i < 2 ? i : i == 2 ? 2 : 3, (struct pen){ROLE_TEXT, 0});
+    }
+    cells_put(&cells, two, 0, 4, 'x', (struct pen){ROLE_TEXT, 0});
+    cells_blocks(&cells);
+    char *blocks = cells_text_of(&cells, false);
+    CHECK_MESSAGE(strcmp(blocks, "\u2598\u259d\u2596\u2597x\n") == 0, "drawn as %s", blocks);
+    free(blocks);
     CHECK(cells_resize(&cells, 1, 12) == 0);
     struct rect all = {0, 0, 1, 12};
     // An escape, a cut sequence, a wide character and an overlong text come from names in files.

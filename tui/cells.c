@@ -184,6 +184,20 @@ void cells_dot(struct cells *cells, struct rect rect, int32_t x, int32_t y, stru
     *cell = (struct cell){before | bits[y % 4][x % 2], (uint8_t)pen.role, pen.attributes};
 }
 
+void cells_blocks(struct cells *cells)
+{
+    // By which quarters are full: 1 upper left, 2 upper right, 4 lower left, 8 lower right.
+    static const uint16_t quarters[] = {0x20,   0x2598, 0x259d, 0x2580, 0x2596, 0x258c, 0x259e, 0x259b,
+                                        0x2597, 0x259a, 0x2590, 0x259c, 0x2584, 0x2599, 0x259f, 0x2588};
+    for (int64_t i = 0; i < (int64_t)cells->rows * cells->cols; i++) {
+        uint32_t *glyph = &cells->cell[i].glyph;
+        if (*glyph >= 0x2800 && *glyph < 0x2900) {
+            *glyph = quarters[(*glyph & 0x03 ? 1 : 0) | (*glyph & 0x18 ? 2 : 0) | (*glyph & 0x44 ? 4 : 0) |
+                              (*glyph & 0xa0 ? 8 : 0)];
+        }
+    }
+}
+
 uint32_t cells_ascii(uint32_t glyph)
 {
     if (glyph < 0x7f) {

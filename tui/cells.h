@@ -63,6 +63,9 @@ void cells_plot(struct cells *cells, struct rect rect, const double *values, int
 // are there; anything else in the cell is replaced.
 void cells_dot(struct cells *cells, struct rect rect, int32_t x, int32_t y, struct pen pen);
 
+// Braille becomes quarters of cells: for fonts that lack it, or draw it faintly.
+void cells_blocks(struct cells *cells);
+
 // The nearest ASCII character.
 uint32_t cells_ascii(uint32_t glyph);
 

@@ -52,6 +52,9 @@ static int draw_frame(struct session *session)
     ui->recording = recorder_active(session->recorder);
     stream->origin(stream->user, ui->origin, sizeof ui->origin);
     view_draw(&session->cells, session->state, ui);
+    if (session->options->settings.no_braille && !session->options->settings.ascii) {
+        cells_blocks(&session->cells);
+    }
     draw_theme(ui->theme);
     draw_cells(&session->cells);
     return 0;
@@ -343,6 +346,9 @@ int dashboard_snapshot(char **out, const struct state *state, const struct ui *u
     error = error ? error : cells_resize(&cells, options->rows, options->cols);
     if (!error) {
         view_draw(&cells, state, &copy);
+        if (options->no_braille && !options->ascii) {
+            cells_blocks(&cells);
+        }
         *out = options->color ? ansi_of(&cells, options->ascii, copy.theme) : cells_text_of(&cells, options->ascii);
     }
     cells_close(&cells);

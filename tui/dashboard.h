@@ -38,7 +38,7 @@ int dashboard_run(const struct dashboard_stream *stream, const struct dashboard_
 struct snapshot_options {
     const char *script;    // keys pressed before (script.h); NULL: none
     int32_t rows, cols;
-    bool ascii;
+    bool ascii, no_braille;
     bool color;            // with colours of the ui's theme (ansi.h)
 };
 

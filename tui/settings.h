@@ -11,6 +11,7 @@ struct settings {
     int32_t refresh;           // index into ui_refresh_hz
     int32_t theme;
     bool ascii, mouse;
+    bool no_braille;           // curves of blocks
 };
 
 struct settings settings_default(void);

@@ -282,6 +282,13 @@ static int part_idle(struct bench *bench)
     }
     keys.n = 0;
     press_views(bench, pty, 12, &keys);
+    struct values knobs = {0};
+    press(bench, pty, "6", "What-if", &knobs);
+    knobs.n = 0;
+    for (int32_t i = 0; i < 60; i++) {    // down the knobs, each changed there and back
+        press(bench, pty, i % 3 == 0 ? "j" : i % 3 == 1 ? "+" : "-", NULL, &knobs);
+    }
+    report(bench, "key_whatif", &knobs, "ms", "<= 50");
     report(bench, "idle", &percent, "percent", "<= 2");
     report(bench, "key_idle", &keys, "ms", "<= 30");
     return pty_close(pty);
