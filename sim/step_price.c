@@ -15,15 +15,16 @@
 #include "sim/step_price_internal.h"
 
 enum { CACHE_ENTRIES = 1024, MAX_PROBES = 24 };
-static const double never = 1e18;    // a window or a budget that no context reaches
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Features
 
 static void features_of(double *out, const struct step_price *price, int32_t context_tokens)
 {
+    struct feature_sums sums = {0};
     memset(out, 0, FEATURE_COUNT * sizeof *out);
-    add_features(out, price, context_tokens);
+    count_features(&sums, price, context_tokens);
+    add_features(out, &sums);
 }
 
 static struct stage_cost cost_of(const struct step_price *price, const struct term *term, const struct work *work)
@@ -333,22 +334,26 @@ double step_price_of(struct step_price *price, const struct batch *batch)
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs)
 {
     struct batch batch = {.n_seqs = n_seqs};
+    struct feature_sums sums = {0};
     bool extra = false;
     for (int32_t i = 0; i < n_seqs; i++) {
-        batch.new_rows += work[i].new_tokens;
-        batch.logit_rows += work[i].logit_rows;
-        batch.logits_chunked = batch.logits_chunked || work[i].logit_rows > 1;
         if (work[i].new_tokens == 1 && work[i].logit_rows == 1) {
-            add_features(batch.features, price, work[i].context_tokens);
+            count_features(&sums, price, work[i].context_tokens);
             continue;
         }
         extra = true;
+        batch.new_rows += work[i].new_tokens;
+        batch.logit_rows += work[i].logit_rows;
+        batch.logits_chunked = batch.logits_chunked || work[i].logit_rows > 1;
         for (int32_t t = price->n_rows_terms; t < price->n_terms; t++) {
             struct stage_cost cost = cost_of(price, &price->terms[t], &work[i]);
             price->extra[t].bytes += cost.bytes;
             price->extra[t].flops += cost.flops;
         }
     }
+    batch.new_rows += sums.rows;
+    batch.logit_rows += sums.rows;
+    add_features(batch.features, &sums);
     double seconds = step_price_of(price, &batch);
     if (extra) {
         memset(price->extra, 0, sizeof price->extra);
@@ -394,9 +399,9 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     price->overhead_s = options->step_overhead_s;
     price->max_seqs = options->max_seqs;
     price->provenance = probe.provenance;
-    price->window = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : never;
-    price->budget = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : never;
-    price->budget_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : never;
+    price->window_tokens = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : INT64_MAX;
+    price->budget_tokens = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : INT64_MAX;
+    price->budget_of_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : INT64_MAX;
     price->unit = plan->index.budget_tokens > 0 ? plan->index.unit_tokens : 1;
     error = find_terms(price);
     error = error ? error : open_tables(price);

@@ -48,7 +48,7 @@ struct step_price {
     enum provenance provenance;
     int32_t n_terms, n_rows_terms;
     struct term terms[MAX_TERMS];      // functions of rows first
-    double window, budget, budget_units;
+    int64_t window_tokens, budget_tokens, budget_of_units;    // INT64_MAX where no context reaches one
     int32_t unit;
     struct rows_entry *cache;          // [CACHE_ENTRIES]
     struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
@@ -64,20 +64,35 @@ struct batch {
     bool logits_chunked;               // some sequence has more than one row that leaves logits
 };
 
-// Adds those of one row that decodes.
-static inline void add_features(double *sums, const struct step_price *price, int32_t context_tokens)
+// Sums over rows that decode, as whole numbers: all stay far below 2^53, so that no order of adding changes them.
+struct feature_sums {
+    int64_t rows, tokens, window, budget, units, budget_units, broken;
+};
+
+static inline void count_features(struct feature_sums *sums, const struct step_price *price, int32_t context_tokens)
 {
-    double tokens = context_tokens + 1.0, units = tokens;
+    int64_t tokens = (int64_t)context_tokens + 1, units = tokens;
     if (price->unit > 1) {
         units = context_tokens / price->unit + 1;
-        sums[FEATURE_BROKEN] += context_tokens % price->unit != 0;
+        sums->broken += context_tokens % price->unit != 0;
     }
-    sums[FEATURE_ROWS] += 1;
-    sums[FEATURE_TOKENS] += tokens;
-    sums[FEATURE_WINDOW] += tokens < price->window ? tokens : price->window;
-    sums[FEATURE_BUDGET] += tokens < price->budget ? tokens : price->budget;
-    sums[FEATURE_UNITS] += units;
-    sums[FEATURE_BUDGET_UNITS] += units < price->budget_units ? units : price->budget_units;
+    sums->rows++;
+    sums->tokens += tokens;
+    sums->window += tokens < price->window_tokens ? tokens : price->window_tokens;
+    sums->budget += tokens < price->budget_tokens ? tokens : price->budget_tokens;
+    sums->units += units;
+    sums->budget_units += units < price->budget_of_units ? units : price->budget_of_units;
+}
+
+static inline void add_features(double *features, const struct feature_sums *sums)
+{
+    features[FEATURE_ROWS] += (double)sums->rows;
+    features[FEATURE_TOKENS] += (double)sums->tokens;
+    features[FEATURE_WINDOW] += (double)sums->window;
+    features[FEATURE_BUDGET] += (double)sums->budget;
+    features[FEATURE_UNITS] += (double)sums->units;
+    features[FEATURE_BUDGET_UNITS] += (double)sums->budget_units;
+    features[FEATURE_BROKEN] += (double)sums->broken;
 }
 
 // Seconds of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.

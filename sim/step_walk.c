@@ -20,32 +20,33 @@ struct step_walk {
 static void begin_segment(struct step_walk *walk)
 {
     const struct step_price *price = walk->price;
-    double length = INT32_MAX;
+    struct feature_sums sums = {0};
+    int64_t length = INT32_MAX, below_window = 0, below_budget = 0;
     memset(walk->features, 0, sizeof walk->features);
     memset(walk->slope, 0, sizeof walk->slope);
     memset(walk->units_at, 0, (size_t)price->unit * sizeof *walk->units_at);
     memset(walk->budget_at, 0, (size_t)price->unit * sizeof *walk->budget_at);
     for (int32_t i = 0; i < walk->n_seqs; i++) {
         int32_t context = walk->contexts[i];
-        double tokens = context + 1.0;
-        add_features(walk->features, price, context);
-        if (tokens < price->window) {
-            walk->slope[FEATURE_WINDOW]++;
-            length = price->window - tokens < length ? price->window - tokens : length;
-        }
-        if (tokens < price->budget) {
-            walk->slope[FEATURE_BUDGET]++;
-            length = price->budget - tokens < length ? price->budget - tokens : length;
-        }
-        if (price->unit > 1) {
-            walk->units_at[context % price->unit]++;
-            if (context / price->unit + 1 < price->budget_units) {
-                walk->budget_at[context % price->unit]++;
-                double left = price->budget_units * price->unit - context;
-                length = left < length ? left : length;
-            }
+        int64_t to_window = price->window_tokens - context - 1, to_budget = price->budget_tokens - context - 1;
+        count_features(&sums, price, context);
+        below_window += to_window > 0;
+        below_budget += to_budget > 0;
+        length = to_window > 0 && to_window < length ? to_window : length;
+        length = to_budget > 0 && to_budget < length ? to_budget : length;
+    }
+    for (int32_t i = 0; i < walk->n_seqs && price->unit > 1; i++) {
+        int32_t context = walk->contexts[i];
+        walk->units_at[context % price->unit]++;
+        if (context / price->unit + 1 < price->budget_of_units) {
+            walk->budget_at[context % price->unit]++;
+            int64_t left = price->budget_of_units * price->unit - context;
+            length = left < length ? left : length;
         }
     }
+    add_features(walk->features, &sums);
+    walk->slope[FEATURE_WINDOW] = (double)below_window;
+    walk->slope[FEATURE_BUDGET] = (double)below_budget;
     walk->slope[FEATURE_TOKENS] = walk->n_seqs;
     if (price->unit == 1) {
         walk->slope[FEATURE_UNITS] = walk->n_seqs;
