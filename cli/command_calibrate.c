@@ -19,7 +19,7 @@
 enum { MAX_RATES = 64 };
 
 struct calibrate {
-    const char *out, *device_name, *devices_file;
+    const char *out, *device_name, *devices_file, *commit;
     bool json;
 };
 
@@ -116,11 +116,14 @@ static int fit_all(struct calibration **out, const struct calibrate *calibrate, 
             return error;
         }
     }
-    char date[CALIBRATION_DATE_BYTES];
+    char date[CALIBRATION_DATE_BYTES], command[CALIBRATION_TEXT_BYTES] = "clsa calibrate";
+    if (calibrate->commit) {
+        snprintf(command, sizeof command, "clsa calibrate, traces of %.64s", calibrate->commit);
+    }
     time_t now = time(NULL);
     struct tm utc;
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
-    return calibration_fit_finish(out, fit, rates, date, "clsa calibrate");
+    return calibration_fit_finish(out, fit, rates, date, command);
 }
 
 static void add_curve(struct table *table, const struct calibration_profile *profile,
@@ -235,6 +238,7 @@ int command_calibrate(int argc, char **argv)
     struct calibrate calibrate = {0};
     const struct option_spec options[] = {
         {"out", OPTION_TEXT, &calibrate.out, 0, 0, "FILE", "the calibration to write"},
+        {"commit", OPTION_TEXT, &calibrate.commit, 0, 0, "ID", "of the program that wrote the traces, to be kept in the file"},
         {"device-name", OPTION_TEXT, &calibrate.device_name, 0, 0, "NAME",
          "what predictions call the device (default: the processor's name); for a GPU, one of clsa devices"},
         {"devices", OPTION_TEXT, &calibrate.devices_file, 0, 0, "FILE",

@@ -281,7 +281,9 @@ static int fit(struct calibration **out, struct bench *bench, const struct devic
     char date[CALIBRATION_DATE_BYTES];
     time_t now = time(NULL);
     struct tm utc;
+    char command[128];
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    snprintf(command, sizeof command, "bench_sim_traces, traces of %.64s", bench->commit);
     int error = calibration_fit_open(&fit);
     for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
         struct sample_sink sink = calibration_fit_sink(fit);
@@ -292,7 +294,7 @@ static int fit(struct calibration **out, struct bench *bench, const struct devic
     for (int32_t p = 0; p < 64; p++) {
         rates[p] = *device;
     }
-    error = error ? error : calibration_fit_finish(out, fit, rates, date, "bench_sim_traces");
+    error = error ? error : calibration_fit_finish(out, fit, rates, date, command);
     calibration_fit_close(fit);
     return error;
 }
