@@ -27,6 +27,12 @@ struct orders {
     int64_t change;                // counts changes that end the current batch
 };
 
+// The engine of one method: it stays open while others have their turn.
+struct slot {
+    struct engine *engine;         // owned; NULL: none
+    struct orders orders;          // under which it was opened
+};
+
 struct live {
     struct live_options options;
     char names[MAX_METHODS][PLAN_NAME_BYTES];
@@ -36,10 +42,8 @@ struct live {
     struct collector *collector;
     int32_t *prompt;               // [prompt_tokens], owned
     int32_t prompt_tokens;
-    // The engine of the current batch.
-    struct engine *engine;
-    int32_t engine_method;
-    struct orders engine_orders;   // under which it was opened
+    struct slot slots[MAX_METHODS];
+    struct engine *engine;         // of the present batch; a slot's
     bool stepped;                  // the batch has begun
     int32_t last_context;          // of the first sequence that drew a token in the last step
     // Shared with the screen's thread, under the mutex.
@@ -120,10 +124,23 @@ int live_open(struct live **out, const struct live_options *options)
     return 0;
 }
 
-static void close_engine(struct live *live)
+static void close_slot(struct live *live, int32_t method)
 {
-    engine_close(live->engine);
-    live->engine = NULL;
+    struct slot *slot = &live->slots[method];
+    live->engine = live->engine == slot->engine ? NULL : live->engine;
+    engine_close(slot->engine);
+    *slot = (struct slot){.engine = NULL};
+}
+
+// Returns whether there were any.
+static bool close_engines(struct live *live)
+{
+    bool any = false;
+    for (int32_t i = 0; i < live->n_methods; i++) {
+        any = any || live->slots[i].engine;
+        close_slot(live, i);
+    }
+    return any;
 }
 
 void live_close(struct live *live)
@@ -138,7 +155,7 @@ void live_close(struct live *live)
         pthread_mutex_unlock(&live->mutex);
         pthread_join(live->thread, NULL);
     }
-    close_engine(live);
+    close_engines(live);
     collector_close(live->collector);
     for (int32_t i = 0; i < BACKBONE_COUNT; i++) {
         model_file_close(live->files[i]);
@@ -149,19 +166,33 @@ void live_close(struct live *live)
     free(live);
 }
 
-// The engine for a method under these orders: the one at hand, or a new one.
+static bool same_work(const struct orders *a, const struct orders *b)
+{
+    return a->batch == b->batch && a->context == b->context && a->top_k == b->top_k && a->index_every == b->index_every &&
+           strcmp(a->device, b->device) == 0;
+}
+
+// CUPTI's records come late: what they belong to must not have changed meanwhile. Then one engine is open at a time.
+static bool keeps_engines(const struct live *live)
+{
+    return live->options.collect.mode == COLLECT_STAGE || live->options.collect.mode == COLLECT_OFF;
+}
+
+// The engine for a method under these orders: the one at hand, or a new one, for which others make room if they must.
 static int open_engine(struct live *live, int32_t method, const struct orders *orders)
 {
     const struct live_options *options = &live->options;
+    struct slot *slot = &live->slots[method];
     char backend[32];
     int32_t number;
-    const struct orders *old = &live->engine_orders;
-    if (live->engine && live->engine_method == method && old->batch == orders->batch && old->context == orders->context &&
-        old->top_k == orders->top_k && old->index_every == orders->index_every &&
-        strcmp(old->device, orders->device) == 0) {
+    if (slot->engine && same_work(&slot->orders, orders)) {
+        live->engine = slot->engine;
         return 0;
     }
-    close_engine(live);
+    close_slot(live, method);
+    if (!keeps_engines(live)) {
+        close_engines(live);
+    }
     int error = measure_device(backend, sizeof backend, &number, orders->device);
     struct engine_options engine_options = {
         .plan = &live->plans[method],
@@ -171,9 +202,12 @@ static int open_engine(struct live *live, int32_t method, const struct orders *o
         .observer = collector_observer(live->collector),
         .stage_every = options->collect.every,
     };
-    error = error ? error : engine_open(&live->engine, &engine_options);
-    live->engine_method = method;
-    live->engine_orders = *orders;
+    error = error ? error : engine_open(&slot->engine, &engine_options);
+    if (error == -ENOMEM && close_engines(live)) {
+        error = engine_open(&slot->engine, &engine_options);
+    }
+    slot->orders = *orders;
+    live->engine = slot->engine;
     return error;
 }
 
@@ -195,11 +229,10 @@ static int make_prompt(struct live *live, int32_t tokens)
     return 0;
 }
 
-// Announces the engine and gives it a batch of requests.
-static int submit(struct live *live, const struct orders *orders)
+// Says whose samples come next.
+static void announce(struct live *live, const struct orders *orders)
 {
     struct sample_source source;
-    int error = make_prompt(live, orders->context);
     engine_source(live->engine, &source);
     source.id = collector_set_source(live->collector, &source);
     pthread_mutex_lock(&live->mutex);
@@ -207,6 +240,12 @@ static int submit(struct live *live, const struct orders *orders)
     live->has_source = true;
     live->source_change = orders->change;
     pthread_mutex_unlock(&live->mutex);
+}
+
+// Gives the engine a batch of requests.
+static int submit(struct live *live, const struct orders *orders)
+{
+    int error = make_prompt(live, orders->context);
     struct engine_request request = {.prompt = live->prompt, .n_prompt = orders->context,
                                      .max_output_tokens = live->options.output_tokens, .seed = live->options.seed};
     for (int32_t i = 0; i < orders->batch && !error; i++) {
@@ -276,7 +315,10 @@ int live_run_once(struct live *live, const struct sample_sink *sink)
         int64_t tokens = live->options.context_tokens + live->options.output_tokens;
         progress_begin(&progress, live->names[method], tokens * live->orders.batch);
         error = open_engine(live, method, &live->orders);
-        error = error ? error : submit(live, &live->orders);
+        if (!error) {
+            announce(live, &live->orders);
+            error = submit(live, &live->orders);
+        }
         while (!error) {
             int n = engine_step(live->engine, &outputs);
             live->last_context = n > 0 ? live->orders.context + outputs[0].index : 0;
@@ -288,7 +330,7 @@ int live_run_once(struct live *live, const struct sample_sink *sink)
         progress_end(&progress);
         error = error == -ENODATA ? 0 : error;
     }
-    close_engine(live);
+    close_engines(live);
     return error;
 }
 
@@ -308,13 +350,17 @@ static bool may_step(struct live *live, int64_t change)
     return go_on;
 }
 
+// One method's turn: a whole batch, since a request that waits for other methods would be charged with their time.
 static int run_batch(struct live *live, int32_t method, const struct orders *orders)
 {
     const struct engine_output *outputs;
     live->stepped = false;
     int error = build_plan(live, method, orders);
     error = error ? error : open_engine(live, method, orders);
-    error = error ? error : submit(live, orders);
+    if (!error) {
+        announce(live, orders);
+        error = submit(live, orders);
+    }
     while (!error && may_step(live, orders->change)) {
         error = choose_probe(live);
         int n = error ? error : engine_step(live->engine, &outputs);
@@ -326,7 +372,7 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     if (error == -ENODATA) {
         return 0;
     }
-    close_engine(live);    // failed, or with requests that nobody wants any more
+    close_slot(live, method);    // failed, or with requests that nobody wants any more
     return error;
 }
 

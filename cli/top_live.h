@@ -1,6 +1,7 @@
-// cli/top_live.h - an engine that works for the dashboard: batches of one prompt, the methods in turn.
+// cli/top_live.h - engines that work for the dashboard: batches of one prompt, the methods in turn.
 //
-// The engine runs in a thread of its own and hears commands between its steps. Nothing that the screen does makes it
+// Each method keeps its engine while others work; where memory does not hold them all, or kernels are collected, one is
+// open at a time. They run in a thread of their own, which hears commands between steps. Nothing that the screen does makes it
 // wait, except a pause that the user asked for.
 #pragma once
 

@@ -140,6 +140,23 @@ static void draw_beside(const struct tracks *tracks, struct rect rows, const str
     }
 }
 
+// Which requests a step worked for, as far as the log knows: "; for request 3, 4".
+static void format_requests(char *text, size_t bytes, const struct tracks *tracks, const struct timeline_step *step)
+{
+    const char *source = timeline_source_name(tracks->timeline, step->source);
+    int64_t end_ns = step->begin_ns + step->duration_ns;
+    size_t length = 0;
+    int32_t n = 0;
+    text[0] = 0;
+    for (int64_t i = request_log_first(tracks->requests); i < request_log_end(tracks->requests) && length < bytes; i++) {
+        const struct request_row *row = request_log_row(tracks->requests, i);
+        bool in = row->running_ns >= 0 && row->running_ns < end_ns && (row->finished_ns < 0 || row->finished_ns > step->begin_ns);
+        if (in && strcmp(request_log_source_name(tracks->requests, row->source), source) == 0) {
+            length += (size_t)snprintf(text + length, bytes - length, n++ == 0 ? "; for request %lld" : ", %lld", (long long)row->request);
+        }
+    }
+}
+
 static void draw_detail(struct cells *cells, const struct layout *layout, const struct tracks *tracks)
 {
     const struct timeline_step *step = timeline_look_step(tracks->look, tracks->timeline);
@@ -175,6 +192,8 @@ static void draw_detail(struct cells *cells, const struct layout *layout, const 
     snprintf(line, sizeof line, "%s %s step of %s: %d sequences, %d rows, context %d",
              timeline_source_name(tracks->timeline, step->source), phase_name((enum phase)step->phase), time,
              step->n_seqs, step->n_tokens, step->context_tokens);
+    length = (int)strlen(line);
+    format_requests(line + length, sizeof line - (size_t)length, tracks, step);
     cells_text_fit(cells, inside, 2, 0, inside.cols, dim_pen, line);
 }
 
