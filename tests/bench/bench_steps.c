@@ -4,7 +4,8 @@
 // selects, stages.index_select (ms: all layers of one step; stage.* is one layer); prints, beside them, the stages of one
 // step and the tables of clsa compare --paper. A machine without a usable GPU is told so and nothing is measured.
 // --results takes another file, so that the rows of a machine without the checkout can be brought back; --commit and
-// --driver say what such a machine cannot know.
+// --driver say what such a machine cannot know. Quantities under another --kv-dtype than bf16 end in it:
+// decode_step.kv_fp8.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@
 #include "engine/status.h"
 
 struct bench {
-    const char *model, *methods, *prompt, *results, *commit, *driver;
+    const char *model, *methods, *prompt, *results, *commit, *driver, *kv_dtype;
     int32_t context, output, batch, device;
     FILE *out;
     struct device rates;
@@ -28,19 +29,21 @@ struct bench {
 static void row(const struct bench *bench, const struct paper_point *point, const char *quantity, double value,
                 double spread, double floor, const char *unit)
 {
-    char spread_text[32] = "-", floor_text[32] = "-";
+    char spread_text[32] = "-", floor_text[32] = "-", name[64];
+    bool told = point->plan->kv_dtype != DTYPE_BF16;
+    snprintf(name, sizeof name, "%s%s%s", quantity, told ? ".kv_" : "", told ? dtype_name(point->plan->kv_dtype) : "");
     if (!isnan(spread)) {
         snprintf(spread_text, sizeof spread_text, "%.3g", spread);
     }
     if (!isnan(floor)) {
         snprintf(floor_text, sizeof floor_text, "%.4g", floor);
     }
-    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, quantity,
-           value, unit, floor_text);
+    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, name, value,
+           unit, floor_text);
     fflush(stdout);
     fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_steps\t%s\t%s\t%d\t%d\t%s\t%.5g\t%s\t%s\t%s\n", bench->date,
             bench->commit, bench->rates.name, bench->driver, point->plan->shape.name, point->plan->method,
-            point->context, point->batch, quantity, value, spread_text, floor_text, unit);
+            point->context, point->batch, name, value, spread_text, floor_text, unit);
     fflush(bench->out);
 }
 
@@ -71,21 +74,23 @@ static int choose(const struct bench *bench, struct plan *plans, struct model_fi
                   struct paper_options *options)
 {
     const struct model_shape *shape = plan_find_model(bench->model);
-    const struct plan_flags flags = plan_flags_default();
+    struct plan_flags flags = plan_flags_default();
     char list[512];
     if (!shape || snprintf(list, sizeof list, "%s", bench->methods) >= (int)sizeof list) {
         return status_fail(-EINVAL, "--model %s: not the name of a size", bench->model);
     }
-    for (int b = 0; b < 2; b++) {
-        int error = command_model_open(&files[b], bench->model, b == BACKBONE_YOCO ? "yoco" : "dense", &flags, 1);
-        if (error) {
-            return error;
-        }
+    flags.kv_dtype = bench->kv_dtype;
+    int error = plan_flags_resolve(&flags);
+    for (int b = 0; b < 2 && !error; b++) {
+        error = command_model_open(&files[b], bench->model, b == BACKBONE_YOCO ? "yoco" : "dense", &flags, 1);
+    }
+    if (error) {
+        return error;
     }
     for (char *name = strtok(list, ","); name; name = strtok(NULL, ",")) {
         const struct method_info *method = plan_find_method(name);
         struct plan *plan = &plans[options->n_methods];
-        int error =
+        error =
             !method || options->n_methods == PAPER_MAX_METHODS ? status_fail(-EINVAL, "--methods: %s", name) : 0;
         error = error ? error : command_plan_build(plan, files[method->backbone], name, &flags);
         if (error) {
@@ -167,6 +172,7 @@ int main(int argc, char **argv)
          "the longest; a quarter and a sixteenth are run too"},
         {"output", OPTION_INT, &bench.output, 1, 1 << 20, "tokens", "of a request, for end-to-end throughput"},
         {"batch", OPTION_INT, &bench.batch, 1, 1024, "sequences", "the largest"},
+        {"kv-dtype", OPTION_TEXT, &bench.kv_dtype, 0, 0, "bf16|fp8", "type of cached keys and values"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
         {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
         {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
