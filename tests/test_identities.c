@@ -23,6 +23,7 @@ static const struct tested {
     {"cpu", false, 0.1, DTYPE_F32, DTYPE_FP8},    // the last bit of a sum may decide where a key is rounded to
     // It rounds activations to bf16 between operators; logits are about 1 in size.
     {"cuda", false, 0.15, DTYPE_BF16, DTYPE_BF16},
+    {"cuda", false, 0.4, DTYPE_BF16, DTYPE_FP8},
 };
 
 enum { N_TOKENS = 45, N_PROMPT = 37, VOCAB = 61, MAX_CONTEXT = 48 };

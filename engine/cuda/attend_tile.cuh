@@ -7,11 +7,14 @@
 // value^T x probability^T, whose rows are dimensions. Groups of up to 8 heads (HALVES = 1) leave the upper rows of the
 // first product empty, groups of up to 16 (HALVES = 2) use them.
 //
+// Of fp8 pages a lane loads the codes of the same elements and widens them when they are multiplied; a token's two scales
+// wait in the lane that looked it up.
+//
 // In a lane g = lane / 4, t = lane % 4. Softmax state per query head: running maximum m (of scores in powers of 2),
 // sum l, out; a state without tokens has m = NO_SCORE, l = 0.
 #pragma once
 
-#include "engine/cuda/device.cuh"
+#include "engine/cuda/kv_codes.cuh"
 
 enum { TILE_TOKENS = 16 };
 
@@ -23,9 +26,14 @@ template <int HD> struct lane_words {
     static constexpr int key_run = key < 4 ? key : 4, value_run = value < 4 ? value : 4;
 };
 
-template <int HD> struct token_tile {
+template <int HD, bool FP8 = false> struct token_tile {
     uint32_t key[2][lane_words<HD>::key];        // of tokens g and g + 8
     uint32_t value[4][lane_words<HD>::value];    // of tokens 2t, 2t + 1, 2t + 8, 2t + 9
+};
+
+template <int HD> struct token_tile<HD, true> {    // codes of the same elements
+    uint32_t key[2][lane_words<HD>::key / 2];
+    uint32_t value[4][lane_words<HD>::value > 1 ? lane_words<HD>::value / 2 : 1];    // HD 16: two codes
 };
 
 template <int HD, int HALVES> struct attend_state {
@@ -65,13 +73,26 @@ static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::ke
     }
 }
 
+// This lane's codes of one key.
+template <int HD>
+static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::key / 2], const uint8_t *key)
+{
+    constexpr int run = lane_words<HD>::key_run / 2;
+    const uint8_t *from = key + threadIdx.x % 4 * run * 4;
+#pragma unroll
+    for (int w = 0; w < lane_words<HD>::key / 2; w += run) {
+        load_words<run>(r + w, from + w / run * run * 16);
+    }
+}
+
 // Lane i of 16 knows where token i lies.
 static __device__ __forceinline__ const uint8_t *address_from(const uint8_t *mine, int token)
 {
     return (const uint8_t *)__shfl_sync(FULL_MASK, (unsigned long long)mine, token);
 }
 
-template <int HD> static __device__ __forceinline__ void load_keys(token_tile<HD> &tile, const uint8_t *mine)
+template <int HD, bool FP8>
+static __device__ __forceinline__ void load_keys(token_tile<HD, FP8> &tile, const uint8_t *mine)
 {
     const int g = threadIdx.x % 32 / 4;
 #pragma unroll
@@ -80,17 +101,37 @@ template <int HD> static __device__ __forceinline__ void load_keys(token_tile<HD
     }
 }
 
-template <int HD> static __device__ __forceinline__ void load_values(token_tile<HD> &tile, const uint8_t *mine)
+template <int HD, bool FP8>
+static __device__ __forceinline__ void load_values(token_tile<HD, FP8> &tile, const uint8_t *mine)
 {
-    constexpr int run = lane_words<HD>::value_run;
+    constexpr int run = FP8 ? lane_words<HD>::value_run / 2 : lane_words<HD>::value_run;
+    constexpr int words = FP8 ? lane_words<HD>::value / 2 : lane_words<HD>::value;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint8_t *from = address_from(mine, 2 * t + i % 2 + i / 2 * 8) + g * run * 4;
+        const uint8_t *from = address_from(mine, 2 * t + i % 2 + i / 2 * 8);
+        if constexpr (words == 0) {    // two codes
+            uint16_t codes;
+            asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(codes) : "l"(from + g * 2));
+            tile.value[i][0] = codes;
+        } else {
+            from += g * run * 4;
 #pragma unroll
-        for (int w = 0; w < lane_words<HD>::value; w += run) {
-            load_words<run>(tile.value[i] + w, from + w / run * run * 32);
+            for (int w = 0; w < words; w += run) {
+                load_words<run>(tile.value[i] + w, from + w / run * run * 32);
+            }
         }
+    }
+}
+
+// What scores and probabilities of this lane's tokens 2t, 2t + 1, 2t + 8, 2t + 9 are multiplied by.
+static __device__ __forceinline__ void find_scales(float (&key)[4], float (&value)[4], uint32_t mine)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t scales = __shfl_sync(FULL_MASK, mine, i / 2 * 8 + 2 * (threadIdx.x % 4) + i % 2);
+        key[i] = key_scale(scales);
+        value[i] = value_scale(scales);
     }
 }
 
@@ -212,8 +253,8 @@ static __device__ __forceinline__ void place_query(uint32_t place, const uint8_t
 }
 
 // c[n]: scores of tokens 8n + 2t, 8n + 2t + 1; [0], [1] of head g, [2], [3] of head g + 8.
-template <int HD, int HALVES>
-static __device__ __forceinline__ void score_tokens(float (&c)[2][4], uint32_t query, const token_tile<HD> &tile)
+template <int HD, int HALVES, bool FP8>
+static __device__ __forceinline__ void score_tokens(float (&c)[2][4], uint32_t query, const token_tile<HD, FP8> &tile)
 {
     using at = query_place<HD, HALVES>;
     const int lane = threadIdx.x % 32;
@@ -232,26 +273,39 @@ static __device__ __forceinline__ void score_tokens(float (&c)[2][4], uint32_t q
         for (int w = 0; w < at::run; w += 2) {
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                const uint32_t *key = tile.key[n] + r * at::run + w;
-                mma_bf16(c[n], q[0][w], q[1][w], q[0][w + 1], q[1][w + 1], key[0], key[1]);
+                if constexpr (FP8) {
+                    const uint32_t codes = tile.key[n][(r * at::run + w) / 2];
+                    mma_bf16(c[n], q[0][w], q[1][w], q[0][w + 1], q[1][w + 1], widen_first(codes), widen_last(codes));
+                } else {
+                    const uint32_t *key = tile.key[n] + r * at::run + w;
+                    mma_bf16(c[n], q[0][w], q[1][w], q[0][w + 1], q[1][w + 1], key[0], key[1]);
+                }
             }
         }
     }
 }
 
 // Turns scores into probabilities p (the second operand of the next product) and brings the state to their maximum.
-// The first `valid` tokens count.
-template <int HD, int HALVES>
+// The first `valid` tokens count. FP8: `scales` are those of the token that this lane looked up.
+template <int HD, int HALVES, bool FP8>
 static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &s, uint32_t (&p)[HALVES][2],
-                                                      const float (&c)[2][4], int valid, float scale)
+                                                      const float (&c)[2][4], int valid, float scale, uint32_t scales)
 {
     const int t = threadIdx.x % 4;
+    float of_key[4], of_value[4];
+    if constexpr (FP8) {
+        find_scales(of_key, of_value, scales);
+    }
 #pragma unroll
     for (int h = 0; h < HALVES; h++) {
         float x[4], most = s.m[h];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            x[i] = i / 2 * 8 + 2 * t + i % 2 < valid ? c[i / 2][2 * h + i % 2] * scale : -INFINITY;
+            float score = c[i / 2][2 * h + i % 2] * scale;
+            if constexpr (FP8) {
+                score *= of_key[i];
+            }
+            x[i] = i / 2 * 8 + 2 * t + i % 2 < valid ? score : -INFINITY;
             most = fmaxf(most, x[i]);
         }
         most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 1));
@@ -261,6 +315,9 @@ static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &
         for (int i = 0; i < 4; i++) {
             x[i] = exp2f(x[i] - most);
             sum += x[i];
+            if constexpr (FP8) {
+                x[i] *= of_value[i];
+            }
         }
         p[h][0] = pack_bf16(x[0], x[1]);
         p[h][1] = pack_bf16(x[2], x[3]);
@@ -280,9 +337,33 @@ static __device__ __forceinline__ void softmax_tokens(attend_state<HD, HALVES> &
     }
 }
 
+// Code number `code` of two words side by side in one product's operand.
+static __device__ __forceinline__ uint32_t widen_both(uint32_t first, uint32_t second, int code)
+{
+    return widen_codes(__byte_perm(first, second, (uint32_t)(4 + code) << 12 | (uint32_t)code << 4));
+}
+
 template <int HD, int HALVES>
 static __device__ __forceinline__ void add_values(attend_state<HD, HALVES> &s, const uint32_t (&p)[HALVES][2],
-                                                  const token_tile<HD> &tile)
+                                                  const token_tile<HD, true> &tile)
+{
+#pragma unroll
+    for (int w = 0; w < HD / 16; w++) {
+        const int code = w % 2 * 2;
+        const uint32_t *v[4] = {tile.value[0] + w / 2, tile.value[1] + w / 2, tile.value[2] + w / 2,
+                                tile.value[3] + w / 2};
+        uint32_t low0 = widen_both(*v[0], *v[1], code), high0 = widen_both(*v[0], *v[1], code + 1);
+        uint32_t low1 = widen_both(*v[2], *v[3], code), high1 = widen_both(*v[2], *v[3], code + 1);
+#pragma unroll
+        for (int h = 0; h < HALVES; h++) {
+            mma_bf16(s.out[h][w], low0, high0, low1, high1, p[h][0], p[h][1]);
+        }
+    }
+}
+
+template <int HD, int HALVES>
+static __device__ __forceinline__ void add_values(attend_state<HD, HALVES> &s, const uint32_t (&p)[HALVES][2],
+                                                  const token_tile<HD, false> &tile)
 {
 #pragma unroll
     for (int w = 0; w < HD / 16; w++) {

@@ -19,6 +19,8 @@
 // 7.6 / 18.6 / 53.8 us, window of 512 5.4 / 8.4 / 16.5 us; before this version, 16 blocks of 128 for each KV head
 // 8.0 / 19.2 / 54.4 us. The kernel of attention_all.cu, which did this once: 10.7 / 22.9 / 60.9, 9.3 / 11.5 / 22.1,
 // 13.0 / 24.1 / 63.3 us.
+// On an H200 bf16 and fp8: 2048 tokens 6.6 / 16.1 / 43.5 and 6.4 / 16.7 / 47.5 us, 16 blocks of 128 for each KV head 6.6 /
+// 15.7 / 41.5 and 6.5 / 15.7 / 42.5 us: what fp8 spares in reading, widening it takes.
 #include "engine/cuda/attend_tile.cuh"
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/cluster.cuh"
@@ -146,8 +148,10 @@ static __device__ __forceinline__ int find_page(const attend_arguments &a, const
     return a.p.over == ATTEND_WINDOW ? 0 : a.p.rows.pages[f.pages_or_row + token / a.s.by_page];
 }
 
+// fp8: `scales` is loaded, for that takes as long as the keys that it is needed with.
+template <bool FP8>
 static __device__ __forceinline__ void find_address(const attend_arguments &a, const finder &f, int token, int page,
-                                                    const uint8_t *&key, const uint8_t *&value)
+                                                    const uint8_t *&key, const uint8_t *&value, uint32_t &scales)
 {
     const attention_params &p = a.p;
     if (p.over == ATTEND_WINDOW && token >= f.list_or_fresh) {
@@ -158,6 +162,13 @@ static __device__ __forceinline__ void find_address(const attend_arguments &a, c
     }
     key = f.cache + page * p.view.page_stride + token % a.s.by_page * p.view.token_stride;
     value = key + p.view.value_offset;
+    if constexpr (FP8) {
+        uint16_t both;
+        asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];"
+                     : "=h"(both)
+                     : "l"(scales_at(p.view, page, token % a.s.by_page, f.head)));
+        scales = both;
+    }
 }
 
 // What norms and turns heads on the way, in shared memory; written before the kernel waits for its predecessor.
@@ -251,7 +262,7 @@ static __device__ __forceinline__ void keep_own_value(const attend_arguments &a,
 
 // This warp's tiles of an item: `tile`, tile + step, ... below `end`. query: shared memory of this warp. Waits for the
 // kernel before where it must: at once, or (params.early) before q, or before a first tile that holds fresh tokens.
-template <int HD, int HALVES>
+template <int HD, int HALVES, bool FP8>
 static __device__ __forceinline__ void attend(const attend_arguments &a, attend_state<HD, HALVES> &s, uint32_t query,
                                               int item, int tokens, int tile, int end, int step, const finisher &finish)
 {
@@ -268,11 +279,12 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
         wait_for_predecessor();
     }
     const uint8_t *key, *value;
-    token_tile<HD> now;
+    token_tile<HD, FP8> now;
+    uint32_t scales = 0;    // FP8: of the keys in `now`, of the token that this lane looked up
     int token = find_token(a, f, tile * TILE_TOKENS + lane_token);
     int next = find_token(a, f, (tile + step) * TILE_TOKENS + lane_token);
     int page = find_page(a, f, token);
-    find_address(a, f, token, page, key, value);
+    find_address<FP8>(a, f, token, page, key, value, scales);
     load_keys<HD>(now, key);
     load_values<HD>(now, value);
     if (old) {
@@ -280,7 +292,7 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
     }
     int64_t q_head = (int64_t)(item / a.s.by_parts) * a.p.n_heads + item % a.s.by_parts * a.s.group;
     place_query<HD, HALVES>(query, (const uint8_t *)a.p.q + q_head * HD * 2, a.s.group, finish.query);
-    if (a.p.finishes && (end - 1 - tile) % step == 0) {    // the last tile will be this warp's
+    if (!FP8 && a.p.finishes && (end - 1 - tile) % step == 0) {    // the last tile will be this warp's
         finish_own_key<HD>(a, f, item, finish);
         keep_own_value<HD>(a, f, item);
     }
@@ -290,16 +302,19 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
     for (; tile < end; tile += step) {
         bool more = tile + step < end;
         float c[2][4];
-        if (a.p.finishes && tile == end - 1) {
-            take_own_key<HD>(f, now, finish.own_key);
+        if constexpr (!FP8) {
+            if (a.p.finishes && tile == end - 1) {
+                take_own_key<HD>(f, now, finish.own_key);
+            }
         }
         score_tokens<HD, HALVES>(c, query, now);
+        const uint32_t scales_now = scales;
         if (more) {
-            find_address(a, f, token, page, key, value);
+            find_address<FP8>(a, f, token, page, key, value, scales);
             load_keys<HD>(now, key);
         }
         uint32_t p[HALVES][2];
-        softmax_tokens<HD, HALVES>(s, p, c, tokens - tile * TILE_TOKENS, scale);
+        softmax_tokens<HD, HALVES, FP8>(s, p, c, tokens - tile * TILE_TOKENS, scale, scales_now);
         add_values<HD, HALVES>(s, p, now);
         if (more) {
             load_values<HD>(now, value);
@@ -378,7 +393,7 @@ static __device__ __forceinline__ void join(const attend_arguments &a, const blo
     }
 }
 
-template <int HD, int HALVES, int WARPS>
+template <int HD, int HALVES, int WARPS, bool FP8>
 __global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3)
     attention_kernel(const __grid_constant__ attend_arguments a)
 {
@@ -400,12 +415,12 @@ __global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3)
         wait_for_predecessor();
     }
     finisher finish = {};
-    if (a.p.finishes) {
+    if (!FP8 && a.p.finishes) {
         finish = fill_finisher<HD, WARPS>(a, tables, item);
     }
     attend_state<HD, HALVES> s;
     const int tokens = item_tokens(a, item), tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-    attend<HD, HALVES>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster, finish);
+    attend<HD, HALVES, FP8>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster, finish);
     save_state<HD, HALVES>(s, a.s.group, (float *)mine, memory.ml + warp * a.s.group);
     if (cluster > 1) {
         __syncwarp();
@@ -432,7 +447,7 @@ static int32_t item_cluster(const cluster_room &room, const attend_shape &s, int
 }
 
 // The room for clusters of this kernel, asked when more shared memory is needed than ever before.
-template <int HD, int HALVES, int WARPS> static int room_for(const cluster_room **out, attend_shape s)
+template <int HD, int HALVES, int WARPS, bool FP8> static int room_for(const cluster_room **out, attend_shape s)
 {
     static cluster_room room;
     static size_t asked;    // bytes of shared memory
@@ -444,15 +459,15 @@ template <int HD, int HALVES, int WARPS> static int room_for(const cluster_room 
     if (shape.smem_bytes <= asked) {
         return 0;
     }
-    int error = allow_smem("attention", attention_kernel<HD, HALVES, WARPS>, shape.smem_bytes);
+    int error = allow_smem("attention", attention_kernel<HD, HALVES, WARPS, FP8>, shape.smem_bytes);
     if (!error) {
-        room = room_for_clusters(attention_kernel<HD, HALVES, WARPS>, shape);
+        room = room_for_clusters(attention_kernel<HD, HALVES, WARPS, FP8>, shape);
         asked = shape.smem_bytes;
     }
     return error;
 }
 
-template <int HD, int HALVES, int WARPS>
+template <int HD, int HALVES, int WARPS, bool FP8>
 static int launch_blocks(attend_arguments &a, int32_t cluster_shift, cudaStream_t stream)
 {
     set_cluster(&a.s, cluster_shift);
@@ -461,24 +476,30 @@ static int launch_blocks(attend_arguments &a, int32_t cluster_shift, cudaStream_
     shape.threads = WARPS * 32;
     shape.cluster = (unsigned)a.s.cluster;
     shape.smem_bytes = (size_t)block_memory_bytes<HD, HALVES>(a.s, WARPS);
-    return launch("attention", attention_kernel<HD, HALVES, WARPS>, shape, stream, a);
+    return launch("attention", attention_kernel<HD, HALVES, WARPS, FP8>, shape, stream, a);
 }
 
-template <int HD> static int launch_dim(attend_arguments &a, int32_t most_tokens, cudaStream_t stream)
+template <int HD, bool FP8> static int launch_kind(attend_arguments &a, int32_t most_tokens, cudaStream_t stream)
 {
     const cluster_room *eight, *four;
     if (a.s.group > 8) {
-        int error = room_for<HD, 2, 8>(&eight, a.s);
-        return error ? error : launch_blocks<HD, 2, 8>(a, item_cluster(*eight, a.s, 8, most_tokens), stream);
+        int error = room_for<HD, 2, 8, FP8>(&eight, a.s);
+        return error ? error : launch_blocks<HD, 2, 8, FP8>(a, item_cluster(*eight, a.s, 8, most_tokens), stream);
     }
-    int error = room_for<HD, 1, 8>(&eight, a.s);
-    error = error ? error : room_for<HD, 1, 4>(&four, a.s);
+    int error = room_for<HD, 1, 8, FP8>(&eight, a.s);
+    error = error ? error : room_for<HD, 1, 4, FP8>(&four, a.s);
     if (error) {
         return error;
     }
     int32_t of_eight = item_cluster(*eight, a.s, 8, most_tokens), of_four = item_cluster(*four, a.s, 4, most_tokens);
-    return 4 << of_four > 8 << of_eight ? launch_blocks<HD, 1, 4>(a, of_four, stream)
-                                        : launch_blocks<HD, 1, 8>(a, of_eight, stream);
+    return 4 << of_four > 8 << of_eight ? launch_blocks<HD, 1, 4, FP8>(a, of_four, stream)
+                                        : launch_blocks<HD, 1, 8, FP8>(a, of_eight, stream);
+}
+
+template <int HD> static int launch_dim(attend_arguments &a, int32_t most_tokens, cudaStream_t stream)
+{
+    return a.p.view.dtype == DTYPE_FP8 ? launch_kind<HD, true>(a, most_tokens, stream)
+                                       : launch_kind<HD, false>(a, most_tokens, stream);
 }
 
 extern "C" int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim,
@@ -499,10 +520,11 @@ extern "C" int attention_launch(const attention_params *p, cudaStream_t stream)
     if (p->rows.n == 0) {
         return 0;
     }
-    if (p->view.dtype != DTYPE_BF16 || a.s.group > MAX_GROUP || a.s.group * a.s.parts != p->n_heads ||
+    const bool pages = !window && p->view.dtype == DTYPE_FP8;
+    if ((p->view.dtype != DTYPE_BF16 && !pages) || a.s.group > MAX_GROUP || a.s.group * a.s.parts != p->n_heads ||
         (!window && (int64_t)p->rows.n * sets * p->selection.stride > INT32_MAX)) {
         return status_fail(
-            -ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 caches and groups to %d",
+            -ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 or fp8 pages, bf16 rings, groups to %d",
             p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
     }
     if (p->over == ATTEND_ALL) {

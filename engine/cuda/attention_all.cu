@@ -9,10 +9,16 @@
 // running maximum m, sum l, out; two states merge as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut
 // into several runs leaves its states in the workspace; a second kernel merges them in the order of the runs.
 //
+// fp8 pages are copied as they are and widened on the way to tensor cores. Where an item has all heads of a token, whole
+// runs of tokens are copied, scales included: what scales leave of 16 bytes keeps rows off each other's banks, as the pad
+// of bf16 rows does. Elsewhere a computing warp loads the scales of its next tokens itself.
+//
 // Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
-// (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879).
+// (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957 us, fp8
+// 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us.
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/device.cuh"
+#include "engine/cuda/kv_codes.cuh"
 #include "engine/cuda/runs.cuh"
 
 enum {
@@ -49,6 +55,7 @@ struct all_shape {
     int64_t states_at;      // bytes of workspace before the states: first and last run of each item
     int32_t part_floats;    // of one saved state: q_heads * (head_dim + 2)
     bool bulk;              // a token's heads are one run
+    bool whole;             // fp8: an item has all heads, tokens are copied with their scales
 };
 
 struct all_arguments {
@@ -121,11 +128,51 @@ static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t
     }
 }
 
+// Fills stages with fp8 tokens as they lie, scales and all; a lane per run of tokens that surely lie side by side.
+static __device__ void copy_whole_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
+{
+    const int lane = threadIdx.x % 32, run = a.s.copy_tokens;
+    int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
+    uint32_t parity = 1;
+    for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
+        int tokens = item_tokens(a, w.item);
+        for (int tile = w.tile; tile < w.item_end; tile++) {
+            if (turns == 0) {
+                // Runs that begin beyond the end are left out: whatever their place in shared memory holds is a number.
+                const int first = tile * a.s.tile_tokens, n = min(a.s.tile_tokens, tokens - first);
+                const int runs = (n + run - 1) / run;
+                const uint8_t *key, *value;
+                token_address(a, w.item, 0, first + min(lane, runs - 1) * run, key, value);
+                barrier_wait(empty + stage * 8, parity);
+                if (lane == 0) {
+                    barrier_arrive_expect(full + stage * 8, (uint32_t)(runs * run * a.s.row_bytes));
+                }
+                __syncwarp();
+                uint32_t to = stages + stage * a.s.tile_tokens * a.s.row_bytes;
+                for (int i = lane; i < runs; i += 32) {
+                    if (i >= 32) {
+                        token_address(a, w.item, 0, first + i * run, key, value);
+                    }
+                    copy_bulk(to + i * run * a.s.row_bytes, key, run * a.s.row_bytes, full + stage * 8);
+                }
+                turns = COPY_WARPS;
+            }
+            turns--;
+            if (++stage == a.s.stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+    }
+}
+
 // The same with 16-byte copies: each copying warp takes groups of tokens that lie side by side, the address of the first
 // looked up once.
+template <bool FP8>
 static __device__ void copy_small_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
 {
-    const int warp = threadIdx.x / 32 - COMPUTE_WARPS, lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
+    const int warp = threadIdx.x / 32 - COMPUTE_WARPS, lane = threadIdx.x % 32,
+              half = a.s.kv_heads * a.p.head_dim * (FP8 ? 1 : 2);
     const int chunks = half / 16, group = a.s.copy_tokens;
     int stage = 0;
     uint32_t parity = 1;
@@ -163,7 +210,8 @@ template <int HD, int NT> struct all_state {
     float m[NT][2], l[NT][2];
 };
 
-template <int HD, int NT>
+// FP8: in the order in which four codes that lie side by side are widened, 0 and 2, 1 and 3.
+template <int HD, int NT, bool FP8>
 static __device__ __forceinline__ void load_query(const all_arguments &a, int row, int q_head, uint32_t (&q)[NT][HD / 16][2])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -172,36 +220,105 @@ static __device__ __forceinline__ void load_query(const all_arguments &a, int ro
         const uint32_t *from = (const uint32_t *)a.p.q + ((int64_t)row * a.p.n_heads + q_head + head) * (HD / 2);
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
-            q[n][k][0] = head < a.s.group ? from[k * 8 + t] : 0;
-            q[n][k][1] = head < a.s.group ? from[k * 8 + t + 4] : 0;
+            if constexpr (FP8) {
+                const uint32_t first = head < a.s.group ? from[k * 8 + 2 * t] : 0;
+                const uint32_t second = head < a.s.group ? from[k * 8 + 2 * t + 1] : 0;
+                q[n][k][0] = __byte_perm(first, second, 0x5410);
+                q[n][k][1] = __byte_perm(first, second, 0x7632);
+            } else {
+                q[n][k][0] = head < a.s.group ? from[k * 8 + t] : 0;
+                q[n][k][1] = head < a.s.group ? from[k * 8 + t + 4] : 0;
+            }
         }
     }
 }
 
-// 16 tokens: scores, softmax, values. `valid` of them count.
-template <int HD, int NT>
+// c += keys x query. `keys`: shared memory, where this lane's row of a matrix load begins.
+template <int HD, int NT, bool FP8>
+static __device__ __forceinline__ void score(float (&c)[NT][4], const uint32_t (&q)[NT][HD / 16][2], uint32_t keys)
+{
+    if constexpr (FP8) {    // a matrix load brings the codes of two products
+#pragma unroll
+        for (int k = 0; k < HD / 16; k += 2) {
+            uint32_t f[4];
+            load_matrix(f, keys + k * 16);
+#pragma unroll
+            for (int i = 0; i < 2 && k + i < HD / 16; i++) {
+                const uint32_t low = f[2 * i], high = f[2 * i + 1];
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    mma_bf16(c[n], widen_even(low), widen_even(high), widen_odd(low), widen_odd(high), q[n][k + i][0],
+                             q[n][k + i][1]);
+                }
+            }
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < HD / 16; k++) {
+            uint32_t f[4];
+            load_matrix(f, keys + k * 32);
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                mma_bf16(c[n], f[0], f[1], f[2], f[3], q[n][k][0], q[n][k][1]);
+            }
+        }
+    }
+}
+
+// s.out += values^T x probability. FP8: rows g and g + 8 of a product are dimensions 2g and 2g + 1 of its 16.
+template <int HD, int NT, bool FP8>
+static __device__ __forceinline__ void add_values(all_state<HD, NT> &s, const uint32_t (&probability)[NT][2],
+                                                  uint32_t values)
+{
+    if constexpr (FP8) {
+#pragma unroll
+        for (int d = 0; d < HD / 16; d += 2) {
+            uint32_t f[4];
+            load_matrix_transposed(f, values + d * 16);
+#pragma unroll
+            for (int i = 0; i < 2 && d + i < HD / 16; i++) {
+                const uint32_t low = f[i], high = f[i + 2];
+#pragma unroll
+                for (int n = 0; n < NT; n++) {
+                    mma_bf16(s.out[n][d + i], widen_even(low), widen_odd(low), widen_even(high), widen_odd(high),
+                             probability[n][0], probability[n][1]);
+                }
+            }
+        }
+    } else {
+#pragma unroll
+        for (int d = 0; d < HD / 16; d++) {
+            uint32_t f[4];
+            load_matrix_transposed(f, values + d * 32);
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                mma_bf16(s.out[n][d], f[0], f[1], f[2], f[3], probability[n][0], probability[n][1]);
+            }
+        }
+    }
+}
+
+// 16 tokens: scores, softmax, values. `valid` of them count. FP8: `scales` of tokens g and g + 8.
+template <int HD, int NT, bool FP8>
 static __device__ __forceinline__ void attend_tokens(const all_arguments &a, all_state<HD, NT> &s,
                                                      const uint32_t (&q)[NT][HD / 16][2], uint32_t keys, uint32_t values,
-                                                     int valid, float scale)
+                                                     int valid, float scale, const uint32_t (&scales)[2])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
     float c[NT][4] = {};
-    uint32_t key = keys + ((lane % 8) + (lane / 8 % 2) * 8) * a.s.row_bytes + (lane / 16) * 16;
-#pragma unroll
-    for (int k = 0; k < HD / 16; k++) {
-        uint32_t f[4];
-        load_matrix(f, key + k * 32);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            mma_bf16(c[n], f[0], f[1], f[2], f[3], q[n][k][0], q[n][k][1]);
-        }
+    score<HD, NT, FP8>(c, q, keys + ((lane % 8) + (lane / 8 % 2) * 8) * a.s.row_bytes + (lane / 16) * 16);
+    float scale_low = scale, scale_high = scale;
+    if constexpr (FP8) {
+        scale_low *= key_scale(scales[0]);
+        scale_high *= key_scale(scales[1]);
     }
     uint32_t probability[NT][2];
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float low = g < valid ? c[n][i] * scale : NO_SCORE, high = g + 8 < valid ? c[n][i + 2] * scale : NO_SCORE;
+            float low = g < valid ? c[n][i] * scale_low : NO_SCORE;
+            float high = g + 8 < valid ? c[n][i + 2] * scale_high : NO_SCORE;
             float m = fmaxf(low, high);
             m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 4));
             m = fmaxf(m, __shfl_xor_sync(FULL_MASK, m, 8));
@@ -217,20 +334,33 @@ static __device__ __forceinline__ void attend_tokens(const all_arguments &a, all
                 s.out[n][d][i] *= shrink;
                 s.out[n][d][i + 2] *= shrink;
             }
+            if constexpr (FP8) {
+                c[n][i] = g < valid ? c[n][i] * value_scale(scales[0]) : 0;
+                c[n][i + 2] = g + 8 < valid ? c[n][i + 2] * value_scale(scales[1]) : 0;
+            }
         }
         probability[n][0] = transpose_8x8(pack_bf16(c[n][0], c[n][1]));
         probability[n][1] = transpose_8x8(pack_bf16(c[n][2], c[n][3]));
     }
-    uint32_t value = values + ((lane % 8) + (lane / 16) * 8) * a.s.row_bytes + (lane / 8 % 2) * 16;
-#pragma unroll
-    for (int d = 0; d < HD / 16; d++) {
-        uint32_t f[4];
-        load_matrix_transposed(f, value + d * 32);
-#pragma unroll
-        for (int n = 0; n < NT; n++) {
-            mma_bf16(s.out[n][d], f[0], f[1], f[2], f[3], probability[n][0], probability[n][1]);
-        }
-    }
+    add_values<HD, NT, FP8>(s, probability,
+                            values + ((lane % 8) + (lane / 16) * 8) * a.s.row_bytes + (lane / 8 % 2) * 16);
+}
+
+static __device__ __forceinline__ uint32_t shared_u16(uint32_t address)
+{
+    uint16_t value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
+    return value;
+}
+
+// The scales of one token, for a KV head of an item, from where it lies.
+static __device__ __forceinline__ uint32_t load_scales(const all_arguments &a, int item, int head, int token)
+{
+    const attention_params &p = a.p;
+    const int row = item / a.s.parts, of_item = (int)((int64_t)(item % a.s.parts) * p.n_kv_heads / a.s.parts);
+    const int place = token % p.view.page_tokens;
+    int64_t page = p.rows.pages[(int64_t)p.rows.seq[row] * p.rows.max_pages + token / p.view.page_tokens];
+    return *(const uint16_t *)scales_at(p.view, page, place, of_item + head);
 }
 
 // Merges the states of the warps that share a KV head, in the order of their tokens, into the first of them.
@@ -303,7 +433,7 @@ static __device__ __forceinline__ void store_row(const attention_params &p, int 
 }
 
 // Stores the item's result, or its state where other runs hold the rest.
-template <int HD, int NT>
+template <int HD, int NT, bool FP8>
 static __device__ __forceinline__ void store_state(const all_arguments &a, const all_state<HD, NT> &s, int item, bool whole,
                                                    int head)
 {
@@ -323,7 +453,7 @@ static __device__ __forceinline__ void store_state(const all_arguments &a, const
 #pragma unroll
             for (int d = 0; d < HD / 16; d++) {
                 for (int half = 0; half < 2; half++) {
-                    int dim = d * 16 + half * 8 + g;
+                    int dim = FP8 ? d * 16 + 2 * g + half : d * 16 + half * 8 + g;
                     float value = s.out[n][d][i + 2 * half];
                     if (whole) {
                         store_row(a.p, row, q_head + column, dim, value * scale);
@@ -357,7 +487,7 @@ static __device__ __forceinline__ void note_run(const all_arguments &a, const wa
     }
 }
 
-template <int HD, int NT>
+template <int HD, int NT, bool FP8>
 __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_constant__ all_arguments a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
@@ -367,7 +497,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     const uint32_t stages = smem_address(shared);
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.s.stages; i++) {
-            barrier_init(full + i * 8, a.s.bulk ? 1 : COPY_WARPS * 32);
+            barrier_init(full + i * 8, (FP8 ? a.s.whole : a.s.bulk) ? 1 : COPY_WARPS * 32);
             barrier_init(empty + i * 8, a.s.kv_heads * a.s.tile_subs * 32);    // every lane that read
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -383,15 +513,20 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     }
     walk_begin(item_tiles{a}, a.s.items, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
     if (warp >= COMPUTE_WARPS) {
-        if (a.s.bulk) {
+        if constexpr (FP8) {
+            if (a.s.whole) {
+                copy_whole_tokens(a, w, stages, full, empty);
+                return;
+            }
+        } else if (a.s.bulk) {
             copy_bulk_tokens(a, w, stages, full, empty);
-        } else {
-            copy_small_tokens(a, w, stages, full, empty);
+            return;
         }
+        copy_small_tokens<FP8>(a, w, stages, full, empty);
         return;
     }
     const int head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads, group = sub / a.s.tile_subs;
-    const int first_token = sub % a.s.tile_subs * WARP_TOKENS;
+    const int first_token = sub % a.s.tile_subs * WARP_TOKENS, element = FP8 ? 1 : 2;
     const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
     float *merge = (float *)(shared + (int64_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes);
     int stage = 0, turn = 0;    // whose turn the current tile is
@@ -400,18 +535,38 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
         int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
         note_run(a, w);
         uint32_t q[NT][HD / 16][2];
-        load_query<HD, NT>(a, row, w.item % a.s.parts * a.s.q_heads + head * a.s.group, q);
+        load_query<HD, NT, FP8>(a, row, w.item % a.s.parts * a.s.q_heads + head * a.s.group, q);
         all_state<HD, NT> s = {};
         for (int n = 0; n < NT; n++) {
             s.m[n][0] = s.m[n][1] = NO_SCORE;
         }
+        uint32_t scales[2] = {}, coming[2] = {};    // FP8, not whole: those of the warp's next tokens are on their way
+        auto ask_scales = [&](int tile) {
+            if (FP8 && !a.s.whole) {
+                int token = tile * a.s.tile_tokens + first_token + threadIdx.x % 32 / 4;
+                coming[0] = load_scales(a, w.item, head, min(token, tokens - 1));
+                coming[1] = load_scales(a, w.item, head, min(token + 8, tokens - 1));
+            }
+        };
+        ask_scales(w.tile);
         for (int tile = w.tile; tile < w.item_end; tile++) {
             if (turn == group) {
+                if (FP8 && !a.s.whole) {    // then every tile is every warp's
+                    scales[0] = coming[0];
+                    scales[1] = coming[1];
+                    ask_scales(tile + 1);
+                }
                 barrier_wait(full + stage * 8, parity);
-                uint32_t keys = stages + (stage * a.s.tile_tokens + first_token) * a.s.row_bytes + head * HD * 2;
+                uint32_t keys = stages + (stage * a.s.tile_tokens + first_token) * a.s.row_bytes + head * HD * element;
                 int valid = tokens - tile * a.s.tile_tokens - first_token;
                 if (valid > 0) {
-                    attend_tokens<HD, NT>(a, s, q, keys, keys + a.s.kv_heads * HD * 2, valid, scale);
+                    if (FP8 && a.s.whole) {
+                        uint32_t at = keys - head * HD + 2 * a.s.kv_heads * HD + head * 2;
+                        at += threadIdx.x % 32 / 4 * a.s.row_bytes;
+                        scales[0] = shared_u16(at);
+                        scales[1] = shared_u16(at + 8 * a.s.row_bytes);
+                    }
+                    attend_tokens<HD, NT, FP8>(a, s, q, keys, keys + a.s.kv_heads * HD * element, valid, scale, scales);
                 }
                 barrier_arrive(empty + stage * 8);
             }
@@ -423,7 +578,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
         }
         merge_warps<HD, NT>(a, s, merge, warp);
         if (sub == 0) {
-            store_state<HD, NT>(a, s, w.item, w.first && w.last, head);
+            store_state<HD, NT, FP8>(a, s, w.item, w.first && w.last, head);
         }
     }
 }
@@ -483,18 +638,21 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_const
 }
 
 // neighbours: the KV heads of a token lie side by side, so that one copy takes several.
-static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, bool neighbours)
+static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, bool neighbours,
+                          bool fp8)
 {
+    const int32_t head_bytes = head_dim * (fp8 ? 1 : 2);
     all_shape s = {};
     s.kv_heads = neighbours && COMPUTE_WARPS % n_kv_heads == 0 ? n_kv_heads : 1;
     s.parts = n_kv_heads / s.kv_heads;
     s.q_heads = n_heads / s.parts;
     s.group = s.q_heads / s.kv_heads;
-    s.bulk = neighbours && s.kv_heads * head_dim * 2 >= BULK_BYTES;
+    s.whole = fp8 && neighbours && s.parts == 1;
+    s.bulk = neighbours && s.kv_heads * head_dim * 2 >= BULK_BYTES && s.whole == fp8;
     s.tile_subs = s.bulk ? 1 : COMPUTE_WARPS / s.kv_heads;
     s.groups = COMPUTE_WARPS / s.kv_heads / s.tile_subs;
     s.tile_tokens = WARP_TOKENS * s.tile_subs;
-    s.row_bytes = s.kv_heads * head_dim * 4 + ROW_PAD;
+    s.row_bytes = s.kv_heads * head_bytes * 2 + ROW_PAD;    // fp8: as plan_kv_token_bytes says of up to 8 KV heads
     int32_t merge_bytes = (COMPUTE_WARPS - s.kv_heads) * s.group * (head_dim + 2) * 4;
     int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
     s.stages = left / (s.tile_tokens * s.row_bytes);
@@ -510,7 +668,7 @@ int64_t attention_all_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n
 {
     int64_t most = 0;
     for (int neighbours = 0; neighbours < 2; neighbours++) {
-        all_shape s = shape_of(n_rows, n_heads, n_kv_heads, head_dim, neighbours);
+        all_shape s = shape_of(n_rows, n_heads, n_kv_heads, head_dim, neighbours, false);    // as of fp8
         int64_t bytes = s.states_at + ((int64_t)s.items + s.runs) * s.part_floats * (int64_t)sizeof(float);
         most = bytes > most ? bytes : most;
     }
@@ -536,16 +694,16 @@ static int32_t together(const attention_params *p)
     return tokens;
 }
 
-template <int HD, int NT> static int launch_attention(const all_arguments &a, cudaStream_t stream)
+template <int HD, int NT, bool FP8> static int launch_attention(const all_arguments &a, cudaStream_t stream)
 {
     launch_shape shape = {};
     shape.grid = dim3((unsigned)a.s.runs);
     shape.threads = THREADS;
     shape.smem_bytes = (size_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes +
                        (size_t)(COMPUTE_WARPS - a.s.kv_heads) * a.s.group * (HD + 2) * 4;
-    int error = allow_smem("attention", attention_all_kernel<HD, NT>, SMEM_BYTES - 1024);
+    int error = allow_smem("attention", attention_all_kernel<HD, NT, FP8>, SMEM_BYTES - 1024);
     if (!error) {
-        error = launch("attention", attention_all_kernel<HD, NT>, shape, stream, a);
+        error = launch("attention", attention_all_kernel<HD, NT, FP8>, shape, stream, a);
     }
     if (error) {
         return error;
@@ -558,14 +716,23 @@ template <int HD, int NT> static int launch_attention(const all_arguments &a, cu
 
 template <int HD> static int launch_dim(const all_arguments &a, cudaStream_t stream)
 {
-    return a.s.group <= 8 ? launch_attention<HD, 1>(a, stream) : launch_attention<HD, 2>(a, stream);
+    if (a.p.view.dtype == DTYPE_FP8) {
+        return a.s.group <= 8 ? launch_attention<HD, 1, true>(a, stream) : launch_attention<HD, 2, true>(a, stream);
+    }
+    return a.s.group <= 8 ? launch_attention<HD, 1, false>(a, stream) : launch_attention<HD, 2, false>(a, stream);
 }
 
 int attention_all_launch(const attention_params *p, cudaStream_t stream)
 {
     all_arguments a = {};
     a.p = *p;
-    a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim, p->view.head_stride == p->head_dim * 2);
+    const bool fp8 = p->view.dtype == DTYPE_FP8;
+    a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim,
+                   p->view.head_stride == p->head_dim * (fp8 ? 1 : 2), fp8);
+    if (a.s.whole && (p->view.token_stride != a.s.row_bytes || p->view.scale_offset != 2 * p->n_kv_heads * p->head_dim)) {
+        return status_fail(-ENOTSUP, "attention: fp8 tokens of %lld bytes; %d", (long long)p->view.token_stride,
+                           a.s.row_bytes);
+    }
     a.s.page_shift = log2_exact(p->view.page_tokens);
     a.s.copy_tokens = together(p);
     switch (p->head_dim) {

@@ -39,7 +39,7 @@ static void close_context(struct backend_context *c)
     cudaFreeHost(c->mirror_host);
     cudaFreeHost(c->results_host.nan_row);
     void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->next_x, c->next_squares, c->attention,
-                            c->maxima, c->results.nan_row};
+                            c->widened, c->widened_pages, c->maxima, c->results.nan_row};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) {
         cudaFree(device[i]);
     }
@@ -78,8 +78,8 @@ int cuda_choose_device(int32_t device, char *name, size_t bytes)
 static int check_plan(const struct plan *plan)
 {
     int32_t dim = plan->shape.head_dim;
-    if (plan->kv_dtype != DTYPE_BF16 || (plan->index.budget_tokens && plan->index.key_dtype == DTYPE_F32)) {
-        return status_fail(-EINVAL, "the cuda backend keeps keys and values in bf16, index keys in bf16 or fp8");
+    if (plan->kv_dtype == DTYPE_F32 || (plan->index.budget_tokens && plan->index.key_dtype == DTYPE_F32)) {
+        return status_fail(-EINVAL, "the cuda backend keeps keys and values, and index keys, in bf16 or fp8");
     }
     if (dim != 16 && dim != 32 && dim != 64 && dim != 128) {
         return status_fail(-EINVAL, "the cuda backend runs heads of 16, 32, 64 or 128; this model has %d", dim);
@@ -116,10 +116,36 @@ static int64_t selected_workspace(const struct backend_context *c, int32_t max_s
     int32_t units = (max_context - 1) / index->unit_tokens + 1, budget = plan_budget_units(plan);
     struct prefill_selected_params p = {
         .rows = {.n = c->max_rows, .max_pages = (max_context - 1) / plan->page_tokens + 1}, .n_seqs = max_seqs,
-        .view = {.dtype = plan->kv_dtype, .page_tokens = plan->page_tokens},
+        .view = {.dtype = DTYPE_BF16, .page_tokens = plan->page_tokens},    // fp8 is widened
         .selection = {.sets = index->sets, .unit_tokens = index->unit_tokens, .stride = budget < units ? budget : units},
         .n_heads = plan->shape.n_heads, .n_kv_heads = plan->shape.n_kv_heads, .head_dim = plan->shape.head_dim};
     return prefill_selected_workspace_bytes(&p);
+}
+
+// Prompts of the Transformer read their own pages, which kernels of many rows want in bf16. YOCO's prompts stop below the
+// layers that read pages; where every position runs them all, rows go one by one.
+static int take_widened(struct backend_context *c, int32_t max_context)
+{
+    const struct plan *plan = c->plan;
+    int32_t pages = (max_context - 1) / plan->page_tokens + 1;
+    if (plan->kv_dtype != DTYPE_FP8 || plan->shape.backbone != BACKBONE_TRANSFORMER) {
+        return 0;
+    }
+    int64_t page_bytes = 4 * (int64_t)plan->shape.n_kv_heads * plan->shape.head_dim * plan->page_tokens;
+    int error = cuda_take(&c->widened, pages * page_bytes, "fp8 keys and values as bf16, of one sequence");
+    error = error ? error : cuda_take((void **)&c->widened_pages, pages * (int64_t)sizeof(int32_t), "scratch");
+    int32_t *numbers = error ? NULL : malloc((size_t)pages * sizeof *numbers);
+    if (!error && !numbers) {
+        return status_fail(-ENOMEM, "no memory to number %d pages", pages);
+    }
+    for (int32_t i = 0; i < pages && !error; i++) {
+        numbers[i] = i;
+    }
+    error = error ? error
+                  : cuda_status(cudaMemcpy(c->widened_pages, numbers, (size_t)pages * sizeof *numbers,
+                                           cudaMemcpyHostToDevice), "scratch");
+    free(numbers);
+    return error;
 }
 
 static int take_scratch(struct backend_context *c, int32_t max_seqs, int32_t max_context)
@@ -138,6 +164,7 @@ static int take_scratch(struct backend_context *c, int32_t max_seqs, int32_t max
     error = error ? error : cuda_take(&c->inner, rows * shape->ffn * 2, "scratch");
     error = error ? error : cuda_take(&c->inner_up, rows * shape->ffn * 2, "scratch");
     error = error ? error : cuda_take(&c->attention, workspace, "attention workspace");
+    error = error ? error : take_widened(c, max_context);
     int64_t squares = (shape->hidden + LINEAR_SQUARES - 1) / LINEAR_SQUARES * LINEAR_MAX_ROWS;
     error = error ? error : cuda_take(&c->next_x, (int64_t)LINEAR_MAX_ROWS * shape->hidden * 2, "scratch");
     error = error ? error : cuda_take((void **)&c->next_squares, squares * (int64_t)sizeof *c->next_squares, "scratch");

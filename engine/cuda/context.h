@@ -57,6 +57,8 @@ struct backend_context {
     void *next_x;                       // owned: [LINEAR_MAX_ROWS][hidden] bf16
     float *next_squares;                // owned: [LINEAR_MAX_ROWS][ceil(hidden / LINEAR_SQUARES)]
     void *attention;                    // owned workspace
+    void *widened;                      // owned: fp8 pages of one sequence as bf16, for prompts; NULL: not needed
+    int32_t *widened_pages;             // owned: [pages of the longest context] 0, 1, 2, ...
     float *maxima;                      // owned, [maxima_floats]: of every 16 scores of a tile; grows with the tiles
     int64_t maxima_floats;
     float *logits_host;                 // owned: [vocab]

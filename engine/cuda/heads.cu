@@ -5,6 +5,7 @@
 // depends on the rest of the batch. Window attention of single rows does this by itself (attention.cu).
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
+#include "engine/cuda/kv_codes.cuh"
 #include "engine/cuda/rotary.cuh"
 
 enum {
@@ -36,8 +37,30 @@ static __device__ __forceinline__ uint8_t *cache_place(const kv_view &view, cons
     return view.data + page * view.page_stride + token % view.page_tokens * view.token_stride;
 }
 
+// A page's place for the scales of one row's head.
+static __device__ __forceinline__ uint8_t *scales_place(const kv_view &view, const gpu_rows &rows, int row, int head)
+{
+    const int token = rows.position[row];
+    return scales_at(view, rows.pages[(int64_t)rows.seq[row] * rows.max_pages + token / view.page_tokens],
+                     token % view.page_tokens, head);
+}
+
+// One head of a warp, two pairs of dimensions in a lane, into fp8 pages. `to`: NULL for a lane without dimensions.
+static __device__ __forceinline__ void store_coded(uint8_t *to, uint8_t *scale, uint32_t low, uint32_t high, int half)
+{
+    const int lane = threadIdx.x % 32;
+    const uint32_t byte = scale_byte(__reduce_max_sync(FULL_MASK, max(greatest_of(low), greatest_of(high))));
+    if (to) {
+        ((uint16_t *)to)[lane] = (uint16_t)encode_pair(low, byte);
+        ((uint16_t *)(to + half))[lane] = (uint16_t)encode_pair(high, byte);
+    }
+    if (lane == 0) {
+        *scale = (uint8_t)byte;
+    }
+}
+
 // One block per row; a warp has up to AT_ONCE heads: of q, of k, then of v. A lane holds two pairs of dimensions.
-template <int AT_ONCE>
+template <int AT_ONCE, bool FP8>
 __global__ void __launch_bounds__(1024) qkv_finish_kernel(const __grid_constant__ qkv_finish_params p)
 {
     __shared__ __align__(16) float2 turns[MAX_PAIRS];
@@ -98,7 +121,11 @@ __global__ void __launch_bounds__(1024) qkv_finish_kernel(const __grid_constant_
                 head[i][half / 2] = high[i];
             }
         }
-        if (!of_q && head[i] && place) {
+        if (FP8 && !of_q && item < q_heads + k_heads + v_heads && place) {
+            const int of = of_k ? item - q_heads : item - q_heads - k_heads;
+            uint8_t *to = place + of * p.view.head_stride + (of_k ? 0 : p.view.value_offset);
+            store_coded(head[i] ? to : nullptr, scales_place(p.view, p.rows, row, of) + !of_k, low[i], high[i], half);
+        } else if (!of_q && head[i] && place) {
             const int of = of_k ? item - q_heads : item - q_heads - k_heads;
             uint32_t *to = (uint32_t *)(place + of * p.view.head_stride + (of_k ? 0 : p.view.value_offset)) + lane;
             to[0] = low[i];
@@ -182,8 +209,47 @@ __global__ void __launch_bounds__(THREADS) kv_write_kernel(const __grid_constant
     }
 }
 
+// The same into fp8 pages: the threads of a head, a power of two of them, find its scale together.
+__global__ void __launch_bounds__(THREADS) kv_code_kernel(const __grid_constant__ kv_write_params p)
+{
+    dependents_may_launch();
+    wait_for_predecessor();
+    uint8_t *to = cache_place(p.view, p.rows, p.slot, p.context, p.n_rows, blockIdx.x);
+    const int head_vectors = p.head_dim / 8, vectors = p.n_kv_heads * head_vectors;
+    const int64_t from = (int64_t)blockIdx.x * vectors;
+    for (int base = 0; base < 2 * vectors; base += THREADS) {
+        const int i = base + threadIdx.x, j = i >= vectors ? i - vectors : i, head = j / head_vectors;
+        const bool inside = i < 2 * vectors, value = i >= vectors;
+        const uint4 v = inside ? ((const uint4 *)(value ? p.v : p.k))[from + j] : make_uint4(0, 0, 0, 0);
+        uint32_t most = max(max(greatest_of(v.x), greatest_of(v.y)), max(greatest_of(v.z), greatest_of(v.w)));
+        for (int other = head_vectors / 2; other; other /= 2) {
+            most = max(most, __shfl_xor_sync(FULL_MASK, most, other));
+        }
+        if (!inside) {
+            continue;
+        }
+        const uint32_t byte = scale_byte(most);
+        uint8_t *at = to + head * p.view.head_stride + j % head_vectors * 8 + (value ? p.view.value_offset : 0);
+        *(uint2 *)at = make_uint2(encode_pair(v.x, byte) | encode_pair(v.y, byte) << 16,
+                                  encode_pair(v.z, byte) | encode_pair(v.w, byte) << 16);
+        if (j % head_vectors == 0) {
+            scales_place(p.view, p.rows, blockIdx.x, head)[value] = (uint8_t)byte;
+        }
+    }
+}
+
+// Element d of a row's keys, all heads side by side, as fp8 pages hold it.
+static __device__ __forceinline__ float coded_key(const kv_write_params &p, int seq, int token, int d)
+{
+    const int64_t page = p.rows.pages[(int64_t)seq * p.rows.max_pages + token / p.view.page_tokens];
+    const int place = token % p.view.page_tokens, head = d / p.head_dim;
+    const uint8_t *key = p.view.data + page * p.view.page_stride + place * p.view.token_stride +
+                         head * p.view.head_stride + d % p.head_dim;
+    return bf16_high(widen_codes((uint32_t)*key << 24)) * scale_of_byte(*scales_at(p.view, page, place, head));
+}
+
 // One block per sequence and slice of dimensions; a sequence's rows in their order: a unit's first token overwrites.
-__global__ void __launch_bounds__(THREADS) bound_write_kernel(const __grid_constant__ kv_write_params p)
+template <bool FP8> __global__ void __launch_bounds__(THREADS) bound_write_kernel(const __grid_constant__ kv_write_params p)
 {
     dependents_may_launch();
     wait_for_predecessor();
@@ -196,9 +262,38 @@ __global__ void __launch_bounds__(THREADS) bound_write_kernel(const __grid_const
         int64_t page = p.rows.pages[(int64_t)seq * p.rows.max_pages + first / p.bounds.page_tokens];
         float *low = (float *)(p.bounds.data + page * p.bounds.page_stride) +
                      (int64_t)(first % p.bounds.page_tokens / p.bounds.unit_tokens) * 2 * width + d;
-        float k = load_bf16(p.k, (int64_t)(p.first_row[seq] + i) * width + d);
+        float k = FP8 ? coded_key(p, seq, token, d)
+                      : load_bf16(p.k, (int64_t)(p.first_row[seq] + i) * width + d);
         low[0] = token == first ? k : fminf(low[0], k);
         low[width] = token == first ? k : fmaxf(low[width], k);
+    }
+}
+
+static __device__ __forceinline__ uint32_t times(uint32_t pair, float scale)
+{
+    return pack_bf16(bf16_low(pair) * scale, bf16_high(pair) * scale);
+}
+
+// One block per token; a thread has 16 codes.
+__global__ void __launch_bounds__(THREADS) kv_widen_kernel(const __grid_constant__ kv_widen_params p)
+{
+    dependents_may_launch();
+    wait_for_predecessor();
+    const int token = blockIdx.x, place = token % p.from.page_tokens, head_runs = p.head_dim / 16;
+    const int64_t page = p.pages[token / p.from.page_tokens];
+    const uint8_t *from = p.from.data + page * p.from.page_stride + place * p.from.token_stride;
+    uint8_t *to = p.to.data + token / p.to.page_tokens * p.to.page_stride + place * p.to.token_stride;
+    for (int i = threadIdx.x; i < 2 * p.n_kv_heads * head_runs; i += blockDim.x) {
+        const int value = i / (p.n_kv_heads * head_runs), j = i % (p.n_kv_heads * head_runs);
+        const int head = j / head_runs, at = j % head_runs * 16;
+        const uint4 codes =
+            *(const uint4 *)(from + head * p.from.head_stride + (value ? p.from.value_offset : 0) + at);
+        const float scale = scale_of_byte(scales_at(p.from, page, place, head)[value]);
+        uint4 *out = (uint4 *)(to + head * p.to.head_stride + (value ? p.to.value_offset : 0) + at * 2);
+        out[0] = make_uint4(times(widen_first(codes.x), scale), times(widen_last(codes.x), scale),
+                            times(widen_first(codes.y), scale), times(widen_last(codes.y), scale));
+        out[1] = make_uint4(times(widen_first(codes.z), scale), times(widen_last(codes.z), scale),
+                            times(widen_first(codes.w), scale), times(widen_last(codes.w), scale));
     }
 }
 
@@ -264,12 +359,15 @@ extern "C" int qkv_finish_launch(const qkv_finish_params *p, cudaStream_t stream
         return 0;
     }
     // In decode every head has a warp of its own; in a prompt four share one, so that more rows are under way.
+    const bool fp8 = p->view.data && p->view.dtype == DTYPE_FP8;
     if (items <= 32 && p->rows.n <= multiprocessors()) {
         const int warps = items < 2 ? 2 : items;    // 2: the turns of a row take up to 64 threads
-        return launch("heads", qkv_finish_kernel<1>, blocks_of(p->rows.n, (unsigned)warps * 32), stream, *p);
+        return launch("heads", fp8 ? qkv_finish_kernel<1, true> : qkv_finish_kernel<1, false>,
+                      blocks_of(p->rows.n, (unsigned)warps * 32), stream, *p);
     }
     const int warps = (items + 3) / 4 < 2 ? 2 : (items + 3) / 4;
-    return launch("heads", qkv_finish_kernel<4>, blocks_of(p->rows.n, (unsigned)warps * 32), stream, *p);
+    return launch("heads", fp8 ? qkv_finish_kernel<4, true> : qkv_finish_kernel<4, false>,
+                  blocks_of(p->rows.n, (unsigned)warps * 32), stream, *p);
 }
 
 extern "C" int index_norm_launch(const index_norm_params *p, cudaStream_t stream)
@@ -285,13 +383,27 @@ extern "C" int kv_write_launch(const kv_write_params *p, cudaStream_t stream)
     if (p->head_dim % 8 != 0) {
         return status_fail(-ENOTSUP, "kv write: heads of %d; a multiple of 8", p->head_dim);
     }
-    int error = launch("kv write", kv_write_kernel, blocks_of(p->rows.n, THREADS), stream, *p);
+    const bool fp8 = p->view.dtype == DTYPE_FP8;
+    const int head_vectors = p->head_dim / 8;
+    if (fp8 && (p->view.ring || head_vectors > 32 || (head_vectors & (head_vectors - 1)) != 0)) {
+        return status_fail(-ENOTSUP, "kv write: heads of %d into fp8 pages; a power of two up to 256", p->head_dim);
+    }
+    int error = launch("kv write", fp8 ? kv_code_kernel : kv_write_kernel, blocks_of(p->rows.n, THREADS), stream, *p);
     if (error || !p->bounds.data) {
         return error;
     }
     launch_shape shape = blocks_of(p->n_seqs, THREADS);
     shape.grid.y = (unsigned)((p->n_kv_heads * p->head_dim + THREADS - 1) / THREADS);
-    return launch("bound write", bound_write_kernel, shape, stream, *p);
+    return launch("bound write", fp8 ? bound_write_kernel<true> : bound_write_kernel<false>, shape, stream, *p);
+}
+
+extern "C" int kv_widen_launch(const kv_widen_params *p, cudaStream_t stream)
+{
+    if (p->head_dim % 16 != 0 || p->from.page_tokens != p->to.page_tokens) {
+        return status_fail(-ENOTSUP, "kv widen: heads of %d; a multiple of 16", p->head_dim);
+    }
+    const int vectors = 2 * p->n_kv_heads * p->head_dim / 16, threads = vectors < THREADS ? (vectors + 31) / 32 * 32 : THREADS;
+    return launch("kv widen", kv_widen_kernel, blocks_of(p->n_tokens, (unsigned)threads), stream, *p);
 }
 
 extern "C" int index_write_launch(const index_write_params *p, cudaStream_t stream)

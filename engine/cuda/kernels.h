@@ -78,7 +78,7 @@ struct head_finish {
 struct attention_params {
     struct gpu_rows rows;
     const void *q;                    // [rows.n][n_heads*head_dim] bf16
-    struct kv_view view;              // bf16
+    struct kv_view view;              // bf16; pages also fp8
     enum attend_over over;
     struct selection selection;       // ATTEND_SELECTED
     const void *fresh_k, *fresh_v;    // ATTEND_WINDOW: [rows.n][n_kv_heads*head_dim] bf16
@@ -198,7 +198,7 @@ struct qkv_finish_params {
     const float *q_norm, *k_norm;     // [head_dim]
     int32_t n_heads, n_kv_heads, head_dim;
     float eps, theta;
-    struct kv_view view;              // data == NULL: no cache
+    struct kv_view view;              // bf16, pages also fp8; data == NULL: no cache
     const int32_t *slot, *context, *n_rows;    // [n_seqs]; rings
 };
 int qkv_finish_launch(const struct qkv_finish_params *params, cudaStream_t stream);
@@ -206,7 +206,7 @@ int qkv_finish_launch(const struct qkv_finish_params *params, cudaStream_t strea
 struct kv_write_params {
     struct gpu_rows rows;
     const void *k, *v;                // [rows.n][n_kv_heads*head_dim] bf16
-    struct kv_view view;
+    struct kv_view view;              // bf16; pages also fp8
     struct bound_view bounds;         // data == NULL: none
     const int32_t *slot;              // [n_seqs]; rings
     const int32_t *first_row, *context, *n_rows;    // [n_seqs]
@@ -214,6 +214,15 @@ struct kv_write_params {
     int32_t n_kv_heads, head_dim;
 };
 int kv_write_launch(const struct kv_write_params *params, cudaStream_t stream);
+
+// fp8 pages of one sequence as bf16 pages, page i of the sequence to page i: what kernels of many rows read, exactly.
+struct kv_widen_params {
+    struct kv_view from, to;          // fp8 and bf16, pages of as many tokens
+    const int32_t *pages;             // [pages that n_tokens take] of `from`
+    int32_t n_tokens;
+    int32_t n_kv_heads, head_dim;     // a multiple of 16
+};
+int kv_widen_launch(const struct kv_widen_params *params, cudaStream_t stream);
 
 struct index_write_params {
     struct gpu_rows rows;

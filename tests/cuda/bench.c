@@ -114,8 +114,29 @@ static int run_attention(void *context, int call, cudaStream_t stream)
     return attention_launch(&p, stream);
 }
 
+// Random codes are any numbers; scales are those of keys about 1 in size.
+static void fill_scales(const struct kv_view *view, int32_t n_pages)
+{
+    const bool head_major = view->scale_token_stride == 2;
+    gpu_must(head_major ? cudaMemset2D(view->data + view->scale_offset, (size_t)view->page_stride, 121,
+                                       (size_t)(2 * KV_HEADS * view->page_tokens), (size_t)n_pages)
+                        : cudaMemset2D(view->data + view->scale_offset, (size_t)view->token_stride, 121, 2 * KV_HEADS,
+                                       (size_t)n_pages * (size_t)view->page_tokens), "scales");
+}
+
+static struct kv_view bench_view(void *data, int32_t page_tokens, bool head_major, bool fp8)
+{
+    int64_t head = HEAD_DIM * (fp8 ? 1 : 2), token = 2 * KV_HEADS * head, run = fp8 ? (token + 2 * KV_HEADS + 15) / 16 * 16 : token;
+    return (struct kv_view){
+        .data = data, .dtype = fp8 ? DTYPE_FP8 : DTYPE_BF16, .page_tokens = page_tokens, .page_stride = run * page_tokens,
+        .token_stride = head_major ? head : run, .head_stride = head_major ? 2 * head * page_tokens : head,
+        .value_offset = head_major ? head * page_tokens : KV_HEADS * head,
+        .scale_offset = head_major ? token * page_tokens : token, .scale_token_stride = head_major ? 2 : run,
+        .scale_head_stride = head_major ? 2 * page_tokens : 2};
+}
+
 // sets 0: all tokens.
-static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t unit_tokens, int lists)
+static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t unit_tokens, int lists, bool fp8)
 {
     if (!bench_wanted(name)) {
         return;
@@ -124,9 +145,9 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
     for (int32_t i = 0; i < n; i++) {
         tokens[i] = CONTEXT;
     }
-    const int64_t token_bytes = 2 * KV_HEADS * HEAD_DIM * 2, width = HEADS * HEAD_DIM;
     struct paged paged = paged_new(tokens, n, unit_tokens > PAGE ? unit_tokens : PAGE);
-    bool head_major = unit_tokens > 1;
+    struct kv_view view = bench_view(NULL, paged.page_tokens, unit_tokens > 1, fp8);
+    const int64_t token_bytes = view.page_stride / view.page_tokens, width = HEADS * HEAD_DIM;
     struct buffer kv = device_random(paged.n_pages * paged.page_tokens * token_bytes, 1), q = device_random(n * width * 2, 1);
     struct buffer out = device_random(n * width * 2, 1), work = device_random(attention_workspace_bytes(n, HEADS, KV_HEADS, HEAD_DIM, sets ? sets : 1), 1);
     int32_t budget = sets ? TOP_K / unit_tokens : 1, all_sets = sets ? sets : 1;
@@ -144,13 +165,13 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
     }
     buffer_up(&c.units);
     buffer_up(&count);
-    int64_t head = HEAD_DIM * 2;
+    view.data = kv.device;
+    if (fp8) {
+        fill_scales(&view, paged.n_pages);
+    }
     c.p = (struct attention_params){
-        .rows = paged.rows, .q = q.device, .over = sets ? ATTEND_SELECTED : ATTEND_ALL, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
+        .rows = paged.rows, .q = q.device, .view = view, .over = sets ? ATTEND_SELECTED : ATTEND_ALL, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
         .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device,
-        .view = {.data = kv.device, .dtype = DTYPE_BF16, .page_tokens = paged.page_tokens, .page_stride = token_bytes * paged.page_tokens,
-                 .token_stride = head_major ? head : token_bytes, .head_stride = head_major ? 2 * head * paged.page_tokens : head,
-                 .value_offset = head_major ? head * paged.page_tokens : KV_HEADS * head},
         .selection = {.unit = c.units.device, .count = count.device, .sets = all_sets, .unit_tokens = unit_tokens, .stride = budget}};
     int64_t bytes = n * (sets ? TOP_K * token_bytes * (sets > KV_HEADS ? sets / KV_HEADS : 1) : CONTEXT * token_bytes);
     bench_report(name, n, bytes, run_attention, &c, sets ? 32 : n >= 8 ? 3 : 6);
@@ -162,6 +183,32 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
     cudaFree(q.device);
     cudaFree(out.device);
     cudaFree(work.device);
+    paged_free(&paged);
+}
+
+static int run_widen(void *context, int call, cudaStream_t stream)
+{
+    (void)call;
+    return kv_widen_launch(context, stream);
+}
+
+// One sequence's fp8 pages of one layer, before its prompt attends to them.
+static void bench_widen(void)
+{
+    if (!bench_wanted("kv_widen")) {
+        return;
+    }
+    struct paged paged = paged_new((int32_t[]){CONTEXT}, 1, PAGE);
+    struct kv_view from = bench_view(NULL, PAGE, false, true), to = bench_view(NULL, PAGE, false, false);
+    struct buffer coded = device_random(from.page_stride * paged.n_pages, 1);
+    struct buffer wide = device_random(to.page_stride * paged.n_pages, 1);
+    from.data = coded.device;
+    to.data = wide.device;
+    struct kv_widen_params p = {.from = from, .to = to, .pages = paged.pages.device, .n_tokens = CONTEXT,
+                                .n_kv_heads = KV_HEADS, .head_dim = HEAD_DIM};
+    bench_report("kv_widen", 1, coded.bytes + wide.bytes, run_widen, &p, 6);
+    cudaFree(coded.device);
+    cudaFree(wide.device);
     paged_free(&paged);
 }
 
@@ -356,22 +403,28 @@ int bench(const char *filter, const char *tsv)
     }
     for (int i = 0; i < 3; i++) {
         int32_t n = batches[i];
-        bench_attention("attention_dense", n, 0, 1, 1);
+        bench_attention("attention_dense", n, 0, 1, 1, false);
+        bench_attention("attention_dense_fp8", n, 0, 1, 1, true);
+        bench_attention("attention_dense_head_major_fp8", n, 0, 128, 1, true);
         bench_index("index_bf16", n, INDEX_DOT, DTYPE_BF16, 1, 1);
         bench_index("index_fp8", n, INDEX_DOT, DTYPE_FP8, 1, 1);
         bench_index("index_dsa_64_heads_fp8", n, INDEX_GATED_RELU, DTYPE_FP8, 64, 1);
         bench_index("index_block_4_sets_bf16", n, INDEX_DOT, DTYPE_BF16, 4, 128);
         bench_top_k("top_2048_of_131072", n, CONTEXT, TOP_K, 1, 1);
         bench_top_k("top_16_of_1024_blocks_4_sets", n, CONTEXT / 128, 16, 4, 128);
-        bench_attention("attention_2048_tokens", n, 1, 1, n == 1 ? 64 : 8);
-        bench_attention("attention_2048_tokens_L2_warm", n, 1, 1, 1);
-        bench_attention("attention_16_blocks_4_sets", n, 4, 128, n == 1 ? 64 : 8);
+        bench_attention("attention_2048_tokens", n, 1, 1, n == 1 ? 64 : 8, false);
+        bench_attention("attention_2048_tokens_fp8", n, 1, 1, n == 1 ? 64 : 8, true);
+        bench_attention("attention_2048_tokens_L2_warm", n, 1, 1, 1, false);
+        bench_attention("attention_2048_tokens_L2_warm_fp8", n, 1, 1, 1, true);
+        bench_attention("attention_16_blocks_4_sets", n, 4, 128, n == 1 ? 64 : 8, false);
+        bench_attention("attention_16_blocks_4_sets_fp8", n, 4, 128, n == 1 ? 64 : 8, true);
         bench_window("attention_window_512", n);
         if (n > 1) {    // one sequence's bounds would stay in L2
             bench_bounds("page_bounds_16_20_heads", n);
             bench_top_k("top_128_of_8192_pages_20_sets", n, CONTEXT / 16, TOP_K / 16, HEADS, 16);
         }
     }
+    bench_widen();
     bench_prefill(filter, tsv_file, device_name);
     bench_selected();
     bench_score(filter, tsv_file, device_name);

@@ -9,6 +9,7 @@ struct attend_case {
     enum attend_over over;
     int32_t sets, unit_tokens, units, window;
     bool finishes;
+    bool fp8;      // pages hold the codes of what the reference reads
     bool large;    // left out of a small run
     const char *name;
 };
@@ -33,6 +34,54 @@ static struct cache cache_new(const struct attend_case *c, int32_t n_pages, int3
     k.view.value_offset = c->head_major ? head * page_tokens : c->n_kv_heads * head;
     k.data = buffer_new(k.view.page_stride * n_pages);
     fill_bf16(&k.data, 1);
+    k.view.data = k.data.device;
+    return k;
+}
+
+// One vector: codes and scale of it, and itself as they say.
+static void code_vector(uint8_t *codes, uint8_t *scale, uint16_t *values, int32_t n)
+{
+    *scale = kv_quantise(codes, values, n);
+    for (int32_t i = 0; i < n; i++) {
+        values[i] = f32_to_bf16(fp8_to_f32(codes[i]) * kv_scale_to_f32(*scale));
+    }
+}
+
+// The tokens of a cache as fp8 pages, whose other bytes are noise; the cache then holds what was kept of them.
+static struct cache cache_coded(const struct attend_case *c, struct cache *plain, const struct paged *paged)
+{
+    struct cache k = {.view = {.dtype = DTYPE_FP8, .page_tokens = plain->view.page_tokens}};
+    struct kv_view *v = &k.view;
+    int64_t hd = c->head_dim, codes = 2 * c->n_kv_heads * hd, run = (codes + 2 * c->n_kv_heads + 15) / 16 * 16;
+    v->page_stride = run * v->page_tokens;
+    v->token_stride = c->head_major ? hd : run;
+    v->head_stride = c->head_major ? 2 * hd * v->page_tokens : hd;
+    v->value_offset = c->head_major ? hd * v->page_tokens : c->n_kv_heads * hd;
+    v->scale_offset = c->head_major ? codes * v->page_tokens : codes;
+    v->scale_token_stride = c->head_major ? 2 : run;
+    v->scale_head_stride = c->head_major ? 2 * v->page_tokens : 2;
+    k.data = buffer_new(v->page_stride * paged->n_pages);
+    for (int64_t i = 0; i < k.data.bytes; i += 8) {
+        uint64_t noise = check_random();
+        memcpy((char *)k.data.host + i, &noise, k.data.bytes - i < 8 ? (size_t)(k.data.bytes - i) : 8);
+    }
+    for (int32_t s = 0; s < c->n_seqs; s++) {
+        for (int32_t t = 0; t < c->tokens[s]; t++) {
+            for (int32_t h = 0; h < c->n_kv_heads; h++) {
+                int64_t from = paged_at(paged, s, t, plain->view.page_stride, plain->view.token_stride) +
+                               h * plain->view.head_stride;
+                int64_t page = paged_at(paged, s, t, 1, 0), place = t % v->page_tokens;
+                uint8_t *base = (uint8_t *)k.data.host + page * v->page_stride;
+                uint8_t *key = base + place * v->token_stride + h * v->head_stride;
+                uint8_t *scales = base + v->scale_offset + place * v->scale_token_stride + h * v->scale_head_stride;
+                uint16_t *values = (uint16_t *)((char *)plain->data.host + from);
+                code_vector(key, scales, values, c->head_dim);
+                code_vector(key + v->value_offset, scales + 1, values + plain->view.value_offset / 2, c->head_dim);
+            }
+        }
+    }
+    buffer_up(&k.data);
+    buffer_up(&plain->data);
     k.view.data = k.data.device;
     return k;
 }
@@ -146,6 +195,7 @@ static void check_case(const struct attend_case *c)
     struct paged paged = paged_new(c->tokens, n, c->page_tokens);
     struct cache cache =
         ring_tokens ? cache_new(c, n, ring_tokens, true) : cache_new(c, paged.n_pages, c->page_tokens, false);
+    struct cache coded = c->fp8 ? cache_coded(c, &cache, &paged) : (struct cache){0};
     struct buffer q = buffer_new((int64_t)n * width * 2), out = buffer_new((int64_t)n * width * 2);
     struct buffer lse = buffer_new((int64_t)n * c->n_heads * 4), fresh_k = buffer_new((int64_t)n * kv_width * 2);
     struct buffer fresh_v = buffer_new((int64_t)n * kv_width * 2),
@@ -173,7 +223,7 @@ static void check_case(const struct attend_case *c)
     buffer_up(&context);
     struct attention_params p = {.rows = paged.rows,
                                  .q = q.device,
-                                 .view = cache.view,
+                                 .view = c->fp8 ? coded.view : cache.view,
                                  .over = c->over,
                                  .fresh_k = fresh_k.device,
                                  .fresh_v = fresh_v.device,
@@ -256,6 +306,9 @@ static void check_case(const struct attend_case *c)
     buffer_down(&again);
     CHECK_MESSAGE(memcmp(again.host, out.host, (size_t)out.bytes) == 0, "%s: a second run gave other bits", c->name);
 
+    if (c->fp8) {
+        buffer_free(&coded.data);
+    }
     struct buffer *all[] = {&cache.data, &q,    &out,     &lse,  &fresh_k, &fresh_v, &unit,
                             &count,      &slot, &context, &work, &again,   &q_norm,  &k_norm};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -416,6 +469,14 @@ int test_attention(void)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         if (!cases[i].large || !gpu_small) {
             check_case(&cases[i]);
+        }
+        if ((!cases[i].large || !gpu_small) && cases[i].over != ATTEND_WINDOW) {
+            char name[128];
+            struct attend_case fp8 = cases[i];
+            snprintf(name, sizeof name, "%s, fp8", fp8.name);
+            fp8.name = name;
+            fp8.fp8 = true;
+            check_case(&fp8);
         }
     }
     return check_end();
