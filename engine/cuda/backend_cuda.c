@@ -50,6 +50,10 @@ static void close_context(struct backend_context *c)
     free(c);
 }
 
+// The kernels are made of clusters, the bulk copy engine and products of warp groups (wgmma). Compute capability 8 has none
+// of them and would need a second set of kernels; 10 lacks the last, in whose place it has others.
+enum { COMPUTE_MAJOR = 9 };
+
 // The device must be there and be one that the kernels were compiled for. name [bytes].
 int cuda_choose_device(int32_t device, char *name, size_t bytes)
 {
@@ -67,9 +71,9 @@ int cuda_choose_device(int32_t device, char *name, size_t bytes)
     if (error) {
         return error;
     }
-    if (properties.major != 9) {
-        return status_fail(-ENODEV, "%s has compute capability %d.%d; the kernels are built for 9.0 (H100, H200)", properties.name,
-                           properties.major, properties.minor);
+    if (properties.major != COMPUTE_MAJOR) {
+        return status_fail(-ENODEV, "%s: compute capability %d.%d: needs 9.0 (H100, H200)", properties.name, properties.major,
+                           properties.minor);
     }
     snprintf(name, bytes, "%.120s", properties.name);
     return 0;
@@ -361,6 +365,24 @@ const struct backend *clsa_cuda_backend(void)
     return &table;
 }
 
+// NULL if the kernels run on one of the devices.
+static const char *unfit_devices(int count)
+{
+    static char reason[160];
+    for (int device = 0; device < count; device++) {
+        struct cudaDeviceProp properties;
+        int major = 0, minor = 0;
+        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major == COMPUTE_MAJOR) {
+            return NULL;    // whoever opens it is told what is wrong
+        }
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+        bool named = cudaGetDeviceProperties(&properties, device) == cudaSuccess;
+        snprintf(reason, sizeof reason, "%.80s: compute capability %d.%d: needs 9.0 (H100, H200)",
+                 named ? properties.name : "the GPU", major, minor);
+    }
+    return reason;
+}
+
 // Without a driver, cudaDriverGetVersion says 0; one that is too old says which CUDA it knows.
 const char *clsa_cuda_absent(void)
 {
@@ -368,7 +390,7 @@ const char *clsa_cuda_absent(void)
     int count = 0, driver = 0, needed = 0;
     cudaError_t found = cudaGetDeviceCount(&count);
     if (found == cudaSuccess) {
-        return count == 0 ? "no CUDA device" : NULL;
+        return count == 0 ? "no CUDA device" : unfit_devices(count);
     }
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) {
         return "no NVIDIA driver";
