@@ -62,7 +62,7 @@ struct watch {
     double steps_s[TIMED_STEPS];
     int32_t n_steps, n_seen;
     double prefill_s;
-    double select_ns, pending_select_ns;    // of a step that told its stages
+    double stage_ns[STAGE_COUNT + 1], pending_ns[STAGE_COUNT + 1];    // of a step that told its stages, all layers; + 1: of none
     bool staged;
     bool replays;    // on a GPU a step that tells its stages is slower than one that does not
 };
@@ -82,7 +82,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
 {
     struct watch *watch = user;
     watch->staged = true;
-    watch->pending_select_ns += sample->stage == STAGE_INDEX_SELECT ? (double)sample->duration_ns : 0;
+    watch->pending_ns[sample->stage] += (double)sample->duration_ns;
 }
 
 static void on_step(void *user, const struct step_sample *sample)
@@ -92,13 +92,15 @@ static void on_step(void *user, const struct step_sample *sample)
     if (sample->phase != PHASE_DECODE) {
         watch->prefill_s += seconds;
     } else if (watch->staged && watch->replays) {
-        watch->select_ns = watch->pending_select_ns;
+        memcpy(watch->stage_ns, watch->pending_ns, sizeof watch->stage_ns);
     } else if (watch->n_seen++ >= WARM_STEPS && watch->n_steps < TIMED_STEPS) {
         watch->steps_s[watch->n_steps++] = seconds;
-        watch->select_ns = watch->replays ? watch->select_ns : watch->pending_select_ns;
+        if (!watch->replays) {
+            memcpy(watch->stage_ns, watch->pending_ns, sizeof watch->stage_ns);
+        }
     }
     watch->staged = false;
-    watch->pending_select_ns = 0;
+    memset(watch->pending_ns, 0, sizeof watch->pending_ns);
 }
 
 static int compare_doubles(const void *left, const void *right)
@@ -123,7 +125,9 @@ static int decode(struct paper *paper, struct paper_point *point)
     qsort(watch->steps_s, TIMED_STEPS, sizeof *watch->steps_s, compare_doubles);
     point->step_s = watch->steps_s[TIMED_STEPS / 2];
     point->spread_s = watch->steps_s[TIMED_STEPS * 3 / 4] - watch->steps_s[TIMED_STEPS / 4];
-    point->select_s = watch->select_ns * 1e-9;
+    for (int stage = 0; stage < STAGE_COUNT; stage++) {
+        point->stage_s[stage] = watch->stage_ns[stage] * 1e-9;
+    }
     return 0;
 }
 
@@ -171,12 +175,12 @@ static const struct paper_point *dense_point(const struct paper *paper, int32_t 
 static void add_slow_point(struct table *table, const struct paper_point *point, double dense_s)
 {
     double slow_s = indexers(point->plan) * paper_select_s((double)point->batch * point->context);
-    double step_s = point->step_s - point->select_s + slow_s;
+    double select_s = point->stage_s[STAGE_INDEX_SELECT], step_s = point->step_s - select_s + slow_s;
     table_row(table);
     table_text(table, "method", point->plan->method);
     table_number(table, "context", point->context);
     table_number(table, "sequences", point->batch);
-    table_number(table, "index_select_ms", point->select_s * 1e3);
+    table_number(table, "index_select_ms", select_s * 1e3);
     table_number(table, "decode_step_ms", point->step_s * 1e3);
     table_number(table, "slow_select_ms", slow_s * 1e3);
     table_number(table, "slow_step_ms", step_s * 1e3);
@@ -295,7 +299,7 @@ static int run_context(struct paper *paper, const struct plan *plan, int32_t c)
         }
         add_point(paper, c, &point);
     }
-    return error ? error : drain(paper);
+    return error || c == PAPER_CONTEXTS - 1 ? error : drain(paper);    // with the last one the engine goes
 }
 
 static int run_method(struct paper *paper, const struct paper_method *method, struct progress *progress, int32_t done)

@@ -19,7 +19,7 @@ struct paper_point {
     int32_t context, batch;
     double prefill_s;                    // of one prompt; NaN but with the first batch
     double step_s, spread_s, floor_s;    // of a decode step: median, interquartile range, bytes and operations over rates
-    double select_s;                     // of the step, its selections; 0: it selects nothing
+    double stage_s[STAGE_COUNT];         // of a step that told its stages: each over all layers; 0: it has no such stage
     double end_to_end;                   // output tokens per second; NaN but with the largest batch
 };
 

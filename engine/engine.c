@@ -1,16 +1,17 @@
 // engine/engine.c - an engine's life, and the requests that it takes. engine_step.c runs them.
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cost.h"
 #include "engine/engine_state.h"
 #include "engine/status.h"
 
 // Beyond any machine, and low enough that products of them with a checked plan's sizes stay within 64 bits.
 enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
-// Of a device's memory, one part in so many stays free for what the driver and cuBLASLt take later; pages are rounded up
-// to 64 bytes in each of at most 256 layers.
-enum { SPARE_SHARE = 64, PAGE_ROUNDING = 64 * 256 };
+// Of a device's memory, one part in so many stays free for what the driver and cuBLASLt take later.
+enum { SPARE_SHARE = 64 };
 enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 16 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -127,28 +128,97 @@ static int open_cache(struct engine *engine, int32_t n_pages)
                        (long long)n_pages * plan->page_tokens, max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
 }
 
-// Pages that fit into what is free once everything else has its memory.
-static int pages_that_fit(struct engine *engine, int32_t *n_pages)
+static double gib(int64_t bytes)
+{
+    return (double)bytes / 0x1p30;
+}
+
+// What a device has, and what the engine's parts take of it.
+struct room {
+    int64_t free_bytes, total_bytes, spare_bytes;
+    int64_t weight_bytes;             // that are yet to be brought
+    int64_t sequence_bytes;           // a sequence's window rings
+    int64_t page_bytes;               // of all layers
+    int32_t max_seqs;                 // snapshots included
+    int32_t page_tokens;
+};
+
+static int measure_room(struct room *room, const struct engine *engine, bool weights_to_come)
 {
     const struct backend *backend = engine->backend;
     const struct plan *plan = &engine->plan;
-    int64_t free_bytes, total_bytes, max_seqs = engine->options.max_seqs + engine->options.snapshots;
-    if (!backend->memory) {
-        return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
-                           backend->name);
+    // A backend whose activations are 2 bytes keeps its weights so.
+    int64_t weights = plan_weight_bytes(plan);
+    weights = backend->activation_bytes == 2 ? weights / dtype_bytes(plan->weight_dtype) * 2 : weights;
+    int error = backend->memory(engine->context, &room->free_bytes, &room->total_bytes);
+    room->spare_bytes = room->total_bytes / SPARE_SHARE;
+    room->weight_bytes = weights_to_come ? weights : 0;
+    room->sequence_bytes = plan_kv_bytes_per_sequence(plan);
+    room->page_bytes = kv_cache_page_bytes(plan);
+    room->max_seqs = engine->options.max_seqs + engine->options.snapshots;
+    room->page_tokens = plan->page_tokens;
+    return error;
+}
+
+// Pages that fit beside everything else; negative: not even that fits.
+static int64_t pages_in(const struct room *room, int64_t seqs)
+{
+    int64_t left = room->free_bytes - room->spare_bytes - room->weight_bytes - room->sequence_bytes * seqs;
+    return left < 0 ? -1 : left / room->page_bytes;
+}
+
+// Before the weights are brought: whether they, the windows and n_pages could have room at all, and if not, what would.
+// What a step needs beside is not counted. A backend without memory of its own is not asked.
+static int check_room(const struct engine *engine, int64_t n_pages)
+{
+    struct room room = {0};
+    int64_t context = engine->options.max_context;
+    if (!engine->backend->memory) {
+        return 0;
     }
-    int error = backend->memory(engine->context, &free_bytes, &total_bytes);
+    int error = measure_room(&room, engine, true);
+    int64_t spare = room.spare_bytes;
+    room.spare_bytes = 0;    // for answers only: who asks for all that is there may have it
+    if (error || pages_in(&room, room.max_seqs) >= n_pages) {
+        return error;
+    }
+    room.spare_bytes = spare;
+    int64_t of_sequence = (context - 1) / room.page_tokens + 1, alone = pages_in(&room, 1);
+    int64_t left = room.free_bytes - room.spare_bytes - room.weight_bytes;
+    if (alone < 1) {
+        return status_fail(-ENOMEM, "no memory for weights of %.2f GiB and a KV cache: %.2f of %.2f GiB are free",
+                           gib(room.weight_bytes), gib(room.free_bytes), gib(room.total_bytes));
+    }
+    int64_t seqs = left / (room.sequence_bytes + of_sequence * room.page_bytes);
+    char fitting[128];
+    if (seqs > 0) {
+        snprintf(fitting, sizeof fitting, "%lld sequences of %lld tokens", (long long)seqs, (long long)context);
+    } else {
+        snprintf(fitting, sizeof fitting, "one sequence of %lld tokens", (long long)alone * room.page_tokens);
+    }
+    return status_fail(-ENOMEM, "no memory for a KV cache of %lld tokens with the windows of %d sequences (%.2f GiB) beside "
+                       "weights of %.2f GiB: %.2f of %.2f GiB are free; %s would fit", (long long)n_pages * room.page_tokens,
+                       room.max_seqs, gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs),
+                       gib(room.weight_bytes), gib(room.free_bytes), gib(room.total_bytes), fitting);
+}
+
+// Pages that fit into what is free once everything else has its memory.
+static int pages_that_fit(struct engine *engine, int32_t *n_pages)
+{
+    struct room room;
+    if (!engine->backend->memory) {
+        return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
+                           engine->backend->name);
+    }
+    int error = measure_room(&room, engine, false);
     if (error) {
         return error;
     }
-    int64_t rings = plan_kv_bytes_per_sequence(plan) * max_seqs, spare = total_bytes / SPARE_SHARE;
-    int64_t page_bytes = plan_kv_bytes_per_token(plan) * plan->page_tokens + PAGE_ROUNDING;
-    int64_t most = (INT32_MAX - plan->page_tokens) / plan->page_tokens;
-    int64_t pages = (free_bytes - rings - spare) / page_bytes;
+    int64_t pages = pages_in(&room, room.max_seqs), most = (INT32_MAX - room.page_tokens) / room.page_tokens;
     *n_pages = (int32_t)(pages < most ? pages : most);
-    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.0f of %.0f MiB are free beside the weights, and "
-                                       "%lld window rings take %.0f", (double)free_bytes / 0x1p20,
-                                       (double)total_bytes / 0x1p20, (long long)max_seqs, (double)rings / 0x1p20);
+    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.2f of %.2f GiB are free beside the weights, and "
+                                       "the windows of %d sequences take %.2f", gib(room.free_bytes), gib(room.total_bytes),
+                                       room.max_seqs, gib(room.sequence_bytes * room.max_seqs));
 }
 
 static int open_step(struct engine *engine)
@@ -188,7 +258,9 @@ static int open_parts(struct engine *engine)
                                               .max_rows = o->max_step_tokens,
                                               .max_seqs = o->max_seqs,
                                               .max_context = o->max_context};
+    int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
     error = error ? error : engine->backend->open(&engine->context, &backend_options);
+    error = error ? error : check_room(engine, o->cache_tokens == CACHE_ALL_FREE ? 1 : n_pages);
     error = error ? error : load_weights(engine);
     if (error) {
         return error;
@@ -205,7 +277,6 @@ static int open_parts(struct engine *engine)
                                               .eager = o->eager};
     error = forward_open(&engine->forward, &forward_options);
     error = error ? error : open_step(engine);
-    int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
     if (!error && o->cache_tokens == CACHE_ALL_FREE) {
         error = pages_that_fit(engine, &n_pages);
     }

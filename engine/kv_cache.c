@@ -92,6 +92,23 @@ static int take(struct kv_cache *cache, void **out, int64_t page_stride, int32_t
     return error;
 }
 
+static bool has_pages(const struct plan *plan, int32_t layer)
+{
+    bool window = plan->layers[layer].attention == ATTENTION_WINDOW;
+    return (!window && plan_has_own_kv(plan, layer)) || layer == plan_memory_layer(plan);
+}
+
+int64_t kv_cache_page_bytes(const struct plan *plan)
+{
+    bool bounds = plan->index.score == INDEX_PAGE_BOUND;
+    int64_t keys = bounds ? make_bounds(plan, NULL).page_stride : make_index(plan, NULL).page_stride, total = 0;
+    for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
+        total += has_pages(plan, layer) ? make_view(plan, NULL, false).page_stride : 0;
+        total += plan_runs_indexer(plan, layer) ? keys : 0;
+    }
+    return total;
+}
+
 static int open_layer(struct kv_cache *cache, int32_t layer, int32_t n_pages, int32_t max_seqs)
 {
     const struct plan *plan = cache->plan;
@@ -101,7 +118,7 @@ static int open_layer(struct kv_cache *cache, int32_t layer, int32_t n_pages, in
     if (window && plan_has_own_kv(plan, layer)) {
         error = take(cache, &out->ring, make_view(plan, NULL, true).page_stride, max_seqs);
     }
-    if (!error && ((!window && plan_has_own_kv(plan, layer)) || layer == plan_memory_layer(plan))) {
+    if (!error && has_pages(plan, layer)) {
         error = take(cache, &out->pages, make_view(plan, NULL, false).page_stride, n_pages);
     }
     if (!error && plan_runs_indexer(plan, layer)) {

@@ -14,6 +14,7 @@ struct kv_cache;
 int kv_cache_open(struct kv_cache **out, const struct backend *backend, struct backend_context *context,
                   const struct plan *plan, int32_t n_pages, int32_t max_seqs);
 void kv_cache_close(struct kv_cache *cache);    // NULL-safe
+int64_t kv_cache_page_bytes(const struct plan *plan);    // what one page takes in all layers together
 
 struct kv_view kv_cache_ring(const struct kv_cache *cache, int32_t layer);       // of a window layer
 struct kv_view kv_cache_pages(const struct kv_cache *cache, int32_t kv_from);    // own K and V, or the shared memory's

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "engine/cost.h"
+#include "engine/kv_cache.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 #include "tests/check.h"
@@ -105,6 +106,9 @@ static void check_preemption(const char *method)
                           "%s: request %d was answered differently in a small cache", method, i);
         }
         CHECK(easy.output_tokens == hard.output_tokens);
+        int32_t roomy_pages = 4 * ((roomy.max_context - 1) / plan.page_tokens + 1);
+        int32_t fewer_pages = roomy_pages - (tight.cache_tokens - 1) / plan.page_tokens - 1;
+        CHECK(easy.kv_bytes_allocated - hard.kv_bytes_allocated == fewer_pages * kv_cache_page_bytes(&plan));
         CHECK_MESSAGE(hard.prompt_tokens > easy.prompt_tokens, "%s: nothing was preempted", method);
     }
     model_file_close(model);

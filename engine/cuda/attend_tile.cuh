@@ -53,15 +53,29 @@ template <int N> static __device__ __forceinline__ void load_words(uint32_t *r, 
     }
 }
 
+// The same with a policy of L2.
+template <int N> static __device__ __forceinline__ void load_words(uint32_t *r, const uint8_t *from, uint64_t policy)
+{
+    if constexpr (N == 4) {
+        asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "l"(from), "l"(policy));
+    } else if constexpr (N == 2) {
+        asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;" : "=r"(r[0]), "=r"(r[1]) : "l"(from), "l"(policy));
+    } else {
+        asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(r[0]) : "l"(from), "l"(policy));
+    }
+}
+
 // This lane's words of one key, or of one query head.
-template <int HD>
-static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::key], const uint8_t *key)
+template <int HD, typename... Policy>
+static __device__ __forceinline__ void load_key(uint32_t (&r)[lane_words<HD>::key], const uint8_t *key, Policy... policy)
 {
     constexpr int run = lane_words<HD>::key_run;
     const uint8_t *from = key + threadIdx.x % 4 * run * 4;
 #pragma unroll
     for (int w = 0; w < lane_words<HD>::key; w += run) {
-        load_words<run>(r + w, from + w / run * run * 16);
+        load_words<run>(r + w, from + w / run * run * 16, policy...);
     }
 }
 
@@ -71,16 +85,18 @@ static __device__ __forceinline__ const uint8_t *address_from(const uint8_t *min
     return (const uint8_t *)__shfl_sync(FULL_MASK, (unsigned long long)mine, token);
 }
 
-template <int HD> static __device__ __forceinline__ void load_keys(token_tile<HD> &tile, const uint8_t *mine)
+template <int HD, typename... Policy>
+static __device__ __forceinline__ void load_keys(token_tile<HD> &tile, const uint8_t *mine, Policy... policy)
 {
     const int g = threadIdx.x % 32 / 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        load_key<HD>(tile.key[i], address_from(mine, g + i * 8));
+        load_key<HD>(tile.key[i], address_from(mine, g + i * 8), policy...);
     }
 }
 
-template <int HD> static __device__ __forceinline__ void load_values(token_tile<HD> &tile, const uint8_t *mine)
+template <int HD, typename... Policy>
+static __device__ __forceinline__ void load_values(token_tile<HD> &tile, const uint8_t *mine, Policy... policy)
 {
     constexpr int run = lane_words<HD>::value_run;
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -89,7 +105,7 @@ template <int HD> static __device__ __forceinline__ void load_values(token_tile<
         const uint8_t *from = address_from(mine, 2 * t + i % 2 + i / 2 * 8) + g * run * 4;
 #pragma unroll
         for (int w = 0; w < lane_words<HD>::value; w += run) {
-            load_words<run>(tile.value[i] + w, from + w / run * run * 32);
+            load_words<run>(tile.value[i] + w, from + w / run * run * 32, policy...);
         }
     }
 }

@@ -249,6 +249,15 @@ static __device__ __forceinline__ void keep_own_value(const attend_arguments &a,
     }
 }
 
+// Keys and values that other layers read again are kept in L2 before anything else.
+static __device__ __forceinline__ uint64_t l2_policy(float keep)
+{
+    uint64_t kept, usual;
+    asm volatile("createpolicy.fractional.L2::evict_last.L2::evict_first.b64 %0, %1;" : "=l"(kept) : "f"(keep > 0 ? keep : 1.0f));
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(usual));
+    return keep > 0 ? kept : usual;
+}
+
 // This warp's tiles of an item: `tile`, tile + step, ... below `end`. query: shared memory of this warp. Waits for the
 // kernel before where it must: at once, or (params.early) before q, or before a first tile that holds fresh tokens.
 template <int HD, int HALVES>
@@ -262,6 +271,7 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
     }
     const int lane_token = threadIdx.x % TILE_TOKENS;
     const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
+    const uint64_t policy = l2_policy(a.p.keep);
     const finder f = finder_of(a, item, tokens);
     const bool old = a.p.early && (a.p.over != ATTEND_WINDOW || f.oldest + (tile + 1) * TILE_TOKENS <= f.list_or_fresh);
     if (!old) {
@@ -273,8 +283,8 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
     int next = find_token(a, f, (tile + step) * TILE_TOKENS + lane_token);
     int page = find_page(a, f, token);
     find_address(a, f, token, page, key, value);
-    load_keys<HD>(now, key);
-    load_values<HD>(now, value);
+    load_keys<HD>(now, key, policy);
+    load_values<HD>(now, value, policy);
     if (old) {
         wait_for_predecessor();
     }
@@ -296,13 +306,13 @@ static __device__ __forceinline__ void attend(const attend_arguments &a, attend_
         score_tokens<HD, HALVES>(c, query, now);
         if (more) {
             find_address(a, f, token, page, key, value);
-            load_keys<HD>(now, key);
+            load_keys<HD>(now, key, policy);
         }
         uint32_t p[HALVES][2];
         softmax_tokens<HD, HALVES>(s, p, c, tokens - tile * TILE_TOKENS, scale);
         add_values<HD, HALVES>(s, p, now);
         if (more) {
-            load_values<HD>(now, value);
+            load_values<HD>(now, value, policy);
             token = next;
             page = find_page(a, f, token);
             next = find_token(a, f, (tile + 3 * step) * TILE_TOKENS + lane_token);

@@ -1,7 +1,7 @@
 // engine/cuda/attention_all.cu - attention of single query rows over all their keys.
 //
 // Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs,
-// one run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
+// several runs per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
 // warps bring tokens to shared memory: with the bulk copy engine where the heads of a token lie side by side (one
 // contiguous run per token), else by 16-byte copies. Eight warps compute. A computing warp owns one KV head and 16
 // tokens of a tile: scores^T = K q^T and out^T += V^T p^T on tensor cores with tokens (and then dimensions) as the 16
@@ -11,20 +11,27 @@
 //
 // Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
 // (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879).
+#include <climits>
+#include <cstdlib>
+
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/runs.cuh"
 
 enum {
     COMPUTE_WARPS = 8,
-    COPY_WARPS = 4,                   // several, because looking a token up and issuing its copy takes as long as the copy
+    COPY_WARPS = 2,                   // several, because looking a token up and issuing its copy takes as long as the copy
     THREADS = (COMPUTE_WARPS + COPY_WARPS) * 32,
     BULK_BYTES = 512,                 // shorter runs would keep the copy engine busy with their number
     WARP_TOKENS = 16,
+    MIN_STAGES = 3,                   // of each of several blocks; else one takes all
     MAX_STAGES = 12,
     ROW_PAD = 16,                     // bytes after each token in shared memory: the 8 rows of a matrix load then
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
+    BLOCKS_PER_SM = 2,                // one begins while the other streams; groups beyond 8 take the registers of both
+    MIN_RUN_TOKENS = 1024,            // of a run, where there are more runs than blocks at once
+    MAX_WAVES = 4,                    // of blocks: multiprocessors differ in speed, and the quick ones take more runs
     MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
@@ -44,6 +51,7 @@ struct all_shape {
     int32_t page_shift;     // log2 of page_tokens, or -1 if it is no power of two
     int32_t row_bytes;      // of one token in shared memory, pad included
     int32_t stages;
+    int32_t per_sm;         // blocks of a multiprocessor
     int32_t items;
     int32_t runs;
     int64_t states_at;      // bytes of workspace before the states: first and last run of each item
@@ -82,6 +90,12 @@ static __device__ __forceinline__ void token_address(const all_arguments &a, int
     value = key + p.view.value_offset;
 }
 
+// The first token of a row's sequence that this step wrote: those before it are there whatever runs still.
+static __device__ __forceinline__ int fresh_from(const all_arguments &a, int row)
+{
+    return a.p.early ? a.p.context[a.p.rows.seq[row]] : INT_MAX;
+}
+
 // Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up while
 // the stage is still in use.
 static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
@@ -90,10 +104,13 @@ static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t
     int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
     uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
     for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
-        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
+        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item), fresh = fresh_from(a, row);
         int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts);
         for (int tile = w.tile; tile < w.item_end; tile++) {
             if (turns == 0) {
+                if ((tile + 1) * a.s.tile_tokens > fresh) {
+                    wait_for_predecessor();
+                }
                 // Beyond the end, the last token once more: what is masked must still be numbers.
                 const uint8_t *key, *value;
                 int index = min(tile * a.s.tile_tokens + lane, tokens - 1);
@@ -130,9 +147,12 @@ static __device__ void copy_small_tokens(const all_arguments &a, walk w, uint32_
     int stage = 0;
     uint32_t parity = 1;
     for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
-        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
+        int row = w.item / a.s.parts, tokens = item_tokens(a, w.item), fresh = fresh_from(a, row);
         int head = (int)((int64_t)(w.item % a.s.parts) * a.p.n_kv_heads / a.s.parts);
         for (int tile = w.tile; tile < w.item_end; tile++) {
+            if ((tile + 1) * a.s.tile_tokens > fresh) {
+                wait_for_predecessor();
+            }
             barrier_wait(empty + stage * 8, parity);
             for (int first = warp * group; first < a.s.tile_tokens; first += COPY_WARPS * group) {
                 // Beyond the end, the last token once more: what is masked must still be numbers.
@@ -358,7 +378,7 @@ static __device__ __forceinline__ void note_run(const all_arguments &a, const wa
 }
 
 template <int HD, int NT>
-__global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_constant__ all_arguments a)
+__global__ void __launch_bounds__(THREADS, NT == 1 ? BLOCKS_PER_SM : 1) attention_all_kernel(const __grid_constant__ all_arguments a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
@@ -374,8 +394,9 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     }
     __syncthreads();
     dependents_may_launch();
-    wait_for_predecessor();
-
+    if (!a.p.early) {
+        wait_for_predecessor();
+    }
     int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles / a.s.groups, a.s.runs);
     walk w = {};
     if (blockIdx.x >= runs) {
@@ -390,6 +411,7 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
         }
         return;
     }
+    wait_for_predecessor();    // for the queries, and before anything is stored
     const int head = warp % a.s.kv_heads, sub = warp / a.s.kv_heads, group = sub / a.s.tile_subs;
     const int first_token = sub % a.s.tile_subs * WARP_TOKENS;
     const float scale = 1.44269504f * rsqrtf((float)HD);    // exponentials are powers of 2
@@ -496,13 +518,19 @@ static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, i
     s.tile_tokens = WARP_TOKENS * s.tile_subs;
     s.row_bytes = s.kv_heads * head_dim * 4 + ROW_PAD;
     int32_t merge_bytes = (COMPUTE_WARPS - s.kv_heads) * s.group * (head_dim + 2) * 4;
-    int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
-    s.stages = left / (s.tile_tokens * s.row_bytes);
+    // 1536: barriers and what the system reserves
+    for (s.per_sm = s.group <= 8 && !getenv("CLSA_PER_SM") ? BLOCKS_PER_SM : 1;; s.per_sm--) {
+        int32_t left = SMEM_BYTES / s.per_sm - 1536 - merge_bytes;
+        s.stages = left / (s.tile_tokens * s.row_bytes);
+        if (s.per_sm == 1 || s.stages >= MIN_STAGES) {
+            break;
+        }
+    }
     s.stages = s.stages > MAX_STAGES ? MAX_STAGES : s.stages;
     s.items = n_rows * s.parts;
     s.part_floats = s.q_heads * (head_dim + 2);
     s.states_at = ((int64_t)s.items * 8 + 15) / 16 * 16;
-    s.runs = multiprocessors();
+    s.runs = MAX_WAVES * s.per_sm * multiprocessors();
     return s;
 }
 
@@ -543,7 +571,7 @@ template <int HD, int NT> static int launch_attention(const all_arguments &a, cu
     shape.threads = THREADS;
     shape.smem_bytes = (size_t)a.s.stages * a.s.tile_tokens * a.s.row_bytes +
                        (size_t)(COMPUTE_WARPS - a.s.kv_heads) * a.s.group * (HD + 2) * 4;
-    int error = allow_smem("attention", attention_all_kernel<HD, NT>, SMEM_BYTES - 1024);
+    int error = allow_smem("attention", attention_all_kernel<HD, NT>, SMEM_BYTES / a.s.per_sm - 1024);
     if (!error) {
         error = launch("attention", attention_all_kernel<HD, NT>, shape, stream, a);
     }
@@ -566,6 +594,13 @@ int attention_all_launch(const attention_params *p, cudaStream_t stream)
     all_arguments a = {};
     a.p = *p;
     a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim, p->view.head_stride == p->head_dim * 2);
+    // The workspace is for the most runs; long contexts take them.
+    const int64_t tokens = (int64_t)p->rows.n * p->max_context * a.s.parts;
+    const int at_once = a.s.per_sm * multiprocessors();
+    const char *waves = getenv("CLSA_WAVES");
+    int64_t runs = tokens / MIN_RUN_TOKENS, most = (int64_t)(waves ? atoi(waves) : MAX_WAVES) * at_once;
+    runs = runs > most ? most : runs;
+    a.s.runs = (int32_t)(runs > at_once ? runs : at_once);
     a.s.page_shift = log2_exact(p->view.page_tokens);
     a.s.copy_tokens = together(p);
     switch (p->head_dim) {

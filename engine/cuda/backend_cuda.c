@@ -44,6 +44,7 @@ static void close_context(struct backend_context *c)
         cudaFree(device[i]);
     }
     free(c->logits_host);
+    free(c->products);
     if (c->stream) {
         cudaStreamDestroy(c->stream);
     }

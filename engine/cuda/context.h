@@ -41,6 +41,12 @@ struct recording {
     int64_t used;                       // when last, in steps
 };
 
+// What product came after another the last time.
+struct followed {
+    const void *weight;                 // the first of the product
+    struct linear_ahead next;
+};
+
 enum { MAX_RECORDINGS = 256 };          // shapes kept: 64 sequences at four powers of two of the longest context
 
 struct backend_context {
@@ -65,6 +71,9 @@ struct backend_context {
     struct prepared prepared;
     struct qkv_finish_params heads;     // norm and turn of q and k that wait, because a cache write may join them
     bool heads_wait;
+    struct followed *products;          // [n_products] owned
+    int32_t n_products, product_capacity, last_product;    // -1: none yet in this step
+    bool long_before_next;              // the next product waits for attention over whole contexts
     bool qkv_last;                      // nothing was launched since the products of cuda_qkv
     const void *ring_written;           // data of the ring that has this step's keys already
     bool has_maxima;                    // of the tile of scores that was made last

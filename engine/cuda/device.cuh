@@ -226,6 +226,14 @@ static __device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, 
 #endif
 }
 
+// Asks for a run (a multiple of 16 bytes, aligned to 16) to be in L2.
+static __device__ __forceinline__ void prefetch_run(const void *from, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 // 16 bytes from global to shared memory, asynchronously; the barrier then counts this thread's arrival once they are there.
 static __device__ __forceinline__ void copy_16(uint32_t to, const void *from)
 {

@@ -13,6 +13,9 @@
 // Measured on an H200 (4.54 TB/s), 131072 keys of 128, 1 / 8 / 32 rows: one bf16 head 11.6 / 71 / 268 us (PyTorch's bmm
 // 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads 12 /
 // 70 / 257 us.
+#include <climits>
+#include <cstdlib>
+
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -24,7 +27,9 @@ enum {
     MAX_DIM = 128,
     MAX_HEADS = 64,
     MAX_STAGES = 12,
-    STAGE_SMEM = 200 * 1024,
+    STAGE_SMEM = 200 * 1024,      // of all blocks of a multiprocessor
+    MIN_RUN_TILES = 8,            // of a run, where there are more runs than blocks at once
+    MAX_WAVES = 4,                // of blocks: multiprocessors differ in speed, and the quick ones take more runs
     PREFILL_ROWS = 48             // fewer rows of one sequence are read about as fast one by one
 };
 
@@ -207,7 +212,11 @@ static __device__ void copy_pages(const stream_arguments &a, walk w, uint32_t st
     for (; w.left > 0; walk_next_item(row_tiles{p}, w)) {
         const int row = p.first + w.item, last = p.rows.position[row];
         const int32_t *pages = p.rows.pages + (int64_t)p.rows.seq[row] * p.rows.max_pages;
+        const int fresh = p.context ? p.context[p.rows.seq[row]] : INT_MAX;    // from here on this step wrote the keys
         for (int tile = w.tile; tile < w.item_end; tile++) {
+            if ((tile + 1) * TILE_TOKENS > fresh) {
+                wait_for_predecessor();
+            }
             int token = tile * TILE_TOKENS + lane * a.s.piece_tokens;
             bool mine = lane * a.s.piece_tokens < TILE_TOKENS && token <= last;
             int at = token % p.keys.page_tokens;
@@ -381,8 +390,15 @@ static __device__ __forceinline__ void pool_tile(const index_score_params &p, co
     }
 }
 
+// Blocks of a multiprocessor: one begins while the other streams. The queries of several heads, where they lie in
+// registers, take those of both.
+template <bool FP8, int NT> static constexpr int blocks_per_sm()
+{
+    return NT == 1 || (FP8 && NT == 8) ? 2 : 1;
+}
+
 template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
-__global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(const __grid_constant__ stream_arguments a)
+__global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, (blocks_per_sm<FP8, NT>())) stream_kernel(const __grid_constant__ stream_arguments a)
 {
     extern __shared__ __align__(128) uint8_t stages[];
     __shared__ shared_queries<FP8, KC, NT, GATED> queries;
@@ -400,7 +416,9 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
     }
     __syncthreads();
     dependents_may_launch();
-    wait_for_predecessor();
+    if (!p.context) {
+        wait_for_predecessor();
+    }
     const int32_t tiles = all_tiles(row_tiles{p}, p.n), runs = runs_of(tiles, a.s.runs);
     if (blockIdx.x >= runs) {
         return;
@@ -411,6 +429,7 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
         copy_pages(a, w, smem_address(stages), full, empty);
         return;
     }
+    wait_for_predecessor();    // for the queries, and before scores are written
     int stage = 0, turn = 0;    // whose turn the current tile is
     uint32_t parity = 0, round = 0;
     for (; w.left > 0; walk_next_item(row_tiles{p}, w)) {
@@ -511,15 +530,19 @@ template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const i
     }
     a.s.key_bytes = p.keys.dim * (FP8 ? 1 : 2);
     a.s.stage_bytes = TILE_TOKENS * (a.s.key_bytes + (FP8 ? 4 : 0));
-    a.s.stages = STAGE_SMEM / a.s.stage_bytes;
+    const int PER_SM = getenv("CLSA_PER_SM") ? 1 : blocks_per_sm<FP8, NT>();
+    const int at_once = PER_SM * multiprocessors();
+    const char *waves = getenv("CLSA_WAVES");
+    const int64_t runs = (int64_t)p.n * p.max_context / TILE_TOKENS / MIN_RUN_TILES, most = (int64_t)(waves ? atoi(waves) : MAX_WAVES) * at_once;
+    a.s.stages = STAGE_SMEM / PER_SM / a.s.stage_bytes;
     a.s.stages = a.s.stages > MAX_STAGES ? MAX_STAGES : a.s.stages;
-    a.s.runs = multiprocessors();
+    a.s.runs = (int32_t)(runs < at_once ? at_once : runs > most ? most : runs);
     if (a.s.piece_tokens < 8 || p.keys.page_stride % 16 != 0 || p.keys.scale_offset % 16 != 0) {
         return status_fail(-ENOTSUP, "index scores: pages of %d tokens; a multiple of 8", p.keys.page_tokens);
     }
     launch_shape shape = {};
     shape.grid = dim3((unsigned)a.s.runs);
-    constexpr int GROUPS = NT == 1 && !FP8 ? 2 : 1;    // many heads need the registers of both, fp8 gained nothing
+    constexpr int GROUPS = 1;
     shape.threads = (GROUPS * WARPS + 1) * 32;
     shape.smem_bytes = (size_t)a.s.stages * a.s.stage_bytes;
     int error = allow_smem("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, STAGE_SMEM);

@@ -43,6 +43,15 @@ struct linear_segment {
     int32_t n_out;
 };
 
+// The product that comes next, of which weights are read ahead: the first tiles of each of its blocks are asked into L2
+// once this product has all of its own. A hint: nothing is read that is not there.
+struct linear_ahead {
+    const void *weight[LINEAR_MAX_SEGMENTS];    // as those of its segments
+    int32_t n_out[LINEAR_MAX_SEGMENTS];
+    int32_t n_segments, n_in;                   // n_segments 0: none
+    bool swiglu;
+};
+
 // Matrices that share an input go in one launch (q, k and v): up to three segments.
 //
 // RMSNorm needs no launch of its own between two products: the one that completes the residual stream (ADD_F32) leaves
@@ -59,6 +68,8 @@ struct linear_params {
     const float *next_norm;   // [n_out] weight of the norm that follows; NULL: none. ADD_F32 of one segment only
     void *next_x;             // out [n_rows][n_out] bf16
     float *next_squares;      // out [n_rows][ceil(n_out / LINEAR_SQUARES)]
+    struct linear_ahead ahead;
+    bool ahead_at_once;       // without waiting for the kernel before: that leaves the memory idle
 };
 int linear_launch(const struct linear_params *params, cudaStream_t stream);
 
@@ -84,12 +95,15 @@ struct attention_params {
     const void *fresh_k, *fresh_v;    // ATTEND_WINDOW: [rows.n][n_kv_heads*head_dim] bf16
     const int32_t *slot;              // ATTEND_WINDOW: [n_seqs] ring of a sequence
     const int32_t *first_row;         // ATTEND_WINDOW: [n_seqs]
-    const int32_t *context;           // ATTEND_WINDOW: [n_seqs] tokens before this step
+    const int32_t *context;           // ATTEND_WINDOW, or early: [n_seqs] tokens before this step
     int32_t window_tokens;
     bool finishes;                    // ATTEND_WINDOW, one row per sequence: q and fresh_k are as projected. They are normed
     struct head_finish finish;        // and turned on the way, and the row's key and value also go to its ring
-    bool early;                       // everything but q and fresh_* is older than the kernel before this one, which let
-                                      // this one begin only once it had waited itself: keys are read before q is there
+    bool early;                       // everything but q and fresh_* (ATTEND_ALL: and the keys from context[seq] on) is older
+                                      // than the kernel before this one, which let this one begin only once it had waited
+                                      // itself: keys are read before q is there
+    int32_t max_context;              // ATTEND_ALL: no row has more tokens; sizes the grid only. 0: unknown
+    float keep;                       // ATTEND_SELECTED: the share of keys and values that is kept in L2 for layers to come
     int32_t n_heads, n_kv_heads, head_dim;
     void *out;                        // [rows.n][n_heads*head_dim] bf16
     float *lse;                       // [rows.n][n_heads]; may be NULL
@@ -151,6 +165,9 @@ struct index_score_params {
     float *maxima;                    // [n][sets][maxima_stride]; may be NULL. Where index_score_maxima says so: the
     int32_t maxima_stride;            // largest of every 16 consecutive scores, NaN if one of them is
     bool decode;                      // rows of many sequences with few rows each: never taken for a prompt's
+    const int32_t *context;           // [n_seqs] tokens before this step; NULL, or: keys of those are older than the kernel
+                                      // before this one, which let this one begin only once it had waited itself. They are
+                                      // read before the queries are there
 };
 int index_score_launch(const struct index_score_params *params, cudaStream_t stream);
 // Whether a launch with these parameters writes maxima, when it is given a place for them.
@@ -166,6 +183,7 @@ struct page_bound_params {
     int32_t max_context;
     float *scores;                    // [n][n_heads][stride]
     int32_t stride;
+    int32_t ahead;
 };
 int page_bound_launch(const struct page_bound_params *params, cudaStream_t stream);
 

@@ -12,6 +12,8 @@
 // fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 /
 // 93.5. Rings of a half or a third, so that blocks of the next product live beside these: 65.1 / 65.9 / 78.1 at 1 / 8 /
 // 32 rows, and 63.5 / 64.8 / 71.2.
+#include <cstdlib>
+
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"
@@ -36,6 +38,8 @@ struct linear_args {
     CUtensorMap weight[LINEAR_MAX_SEGMENTS], x;
     linear_params p;
     linear_shape shape;
+    CUtensorMap ahead[LINEAR_MAX_SEGMENTS];
+    int ahead_blocks, ahead_cluster, ahead_tiles;    // of the product that follows: blocks, and tiles of each, to ask for
 };
 
 // A block's share of the product.
@@ -60,9 +64,7 @@ template <int N, bool SWIGLU> struct linear_block {
 
     __device__ linear_block(const linear_args &args, void *ring) : a(args), p(args.p)
     {
-        const int tiles = (p.n_in + TILE_COLUMNS - 1) / TILE_COLUMNS, cluster = a.shape.cluster;
-        int block = blockIdx.x / cluster;
-        own.rank = blockIdx.x % cluster;
+        int block = blockIdx.x / a.shape.cluster;
         own.segment = 0;
         while (!SWIGLU && own.segment + 1 < p.n_segments &&
                block >= (p.segments[own.segment].n_out + OUTPUTS - 1) / OUTPUTS) {
@@ -71,12 +73,45 @@ template <int N, bool SWIGLU> struct linear_block {
         }
         own.first = block * OUTPUTS;
         own.n_out = p.segments[own.segment].n_out;
-        own.begin = tiles * own.rank / cluster;
-        own.tiles = tiles * (own.rank + 1) / cluster - own.begin;
+        divide(own, p.n_in, blockIdx.x, a.shape.cluster);
         base = smem_address(ring);
         full = base + a.shape.stages * STAGE_BYTES;
         empty = full + a.shape.stages * 8;
         sums = (float *)ring;
+    }
+
+    // The part of n_in that is a block's of a cluster.
+    static __device__ __forceinline__ void divide(share &out, int n_in, int block, int cluster)
+    {
+        const int tiles = (n_in + TILE_COLUMNS - 1) / TILE_COLUMNS;
+        out.rank = block % cluster;
+        out.begin = tiles * out.rank / cluster;
+        out.tiles = tiles * (out.rank + 1) / cluster - out.begin;
+    }
+
+    // One thread asks for what blocks of the next product will read first.
+    __device__ __forceinline__ void ask_ahead() const
+    {
+        const linear_ahead &ahead = p.ahead;
+        const int outputs = ahead.swiglu ? TILE / 2 : TILE;
+        for (int b = blockIdx.x; b < a.ahead_blocks; b += gridDim.x) {
+            share its;
+            int block = b / a.ahead_cluster;
+            its.segment = 0;
+            while (!ahead.swiglu && its.segment + 1 < ahead.n_segments &&
+                   block >= (ahead.n_out[its.segment] + outputs - 1) / outputs) {
+                block -= (ahead.n_out[its.segment] + outputs - 1) / outputs;
+                its.segment++;
+            }
+            divide(its, ahead.n_in, b, a.ahead_cluster);
+            for (int i = 0; i < min(its.tiles, a.ahead_tiles); i++) {
+                const int column = (its.begin + i) * TILE_COLUMNS;
+                prefetch_tile(&a.ahead[its.segment], column, block * outputs);
+                if (ahead.swiglu) {
+                    prefetch_tile(&a.ahead[1], column, block * outputs);
+                }
+            }
+        }
     }
 
     __device__ __forceinline__ void load_weights(int tile, int stage, uint64_t policy) const
@@ -108,6 +143,9 @@ template <int N, bool SWIGLU> struct linear_block {
         for (int i = 0; i < at_once; i++) {
             load_weights(i, i, policy);
         }
+        if (p.ahead_at_once && at_once == own.tiles) {
+            ask_ahead();
+        }
     }
 
     // The same thread, once x is there.
@@ -126,6 +164,9 @@ template <int N, bool SWIGLU> struct linear_block {
                 stage = 0;
                 parity ^= 1;
             }
+        }
+        if (!p.ahead_at_once || at_once < own.tiles) {
+            ask_ahead();
         }
     }
 
@@ -365,15 +406,39 @@ __global__ void __launch_bounds__(WARPS * 32 + 32) linear_kernel(const __grid_co
 }
 
 // How many blocks share n_in, and how long the rings are.
-static linear_shape choose(const linear_params *p, int blocks, int stage_bytes)
+static linear_shape choose(int n_in, int blocks, int stage_bytes)
 {
-    const int tiles = (p->n_in + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    const int tiles = (n_in + TILE_COLUMNS - 1) / TILE_COLUMNS;
     linear_shape s = {};
     s.cluster = (WANTED_BLOCKS + blocks / 2) / blocks;
     s.cluster = s.cluster < 1 ? 1 : s.cluster > MAX_CLUSTER ? MAX_CLUSTER : s.cluster;
     s.cluster = s.cluster > tiles ? tiles : s.cluster;
     s.stages = RING_BYTES / stage_bytes;
     return s;
+}
+
+// Which tiles of the next product are asked for.
+static int look_ahead(linear_args *a)
+{
+    const linear_ahead &ahead = a->p.ahead;
+    const int outputs = ahead.swiglu ? TILE / 2 : TILE;
+    int error = 0, blocks = 0;
+    a->ahead_blocks = a->ahead_cluster = a->ahead_tiles = 0;
+    const char *tiles = getenv("CLSA_AHEAD");
+    if (!tiles) {
+        return 0;
+    }
+    for (int s = 0; s < ahead.n_segments && !error; s++) {
+        blocks += ahead.swiglu && s > 0 ? 0 : (ahead.n_out[s] + outputs - 1) / outputs;
+        error = tensor_map_new(&a->ahead[s], ahead.weight[s], ahead.n_out[s], ahead.n_in, outputs);
+    }
+    if (!error && blocks > 0) {
+        a->ahead_cluster = choose(ahead.n_in, blocks, 1).cluster;
+        a->ahead_blocks = blocks * a->ahead_cluster;
+        a->ahead_blocks = a->ahead_blocks < 2 * multiprocessors() ? a->ahead_blocks : 2 * multiprocessors();
+        a->ahead_tiles = atoi(tiles);
+    }
+    return error;
 }
 
 template <int N, bool SWIGLU> static int launch_as(const linear_params *p, cudaStream_t stream)
@@ -388,7 +453,8 @@ template <int N, bool SWIGLU> static int launch_as(const linear_params *p, cudaS
             tensor_map_new(&args.weight[s], p->segments[s].weight, p->segments[s].n_out, p->n_in, block_type::OUTPUTS);
     }
     args.p = *p;
-    args.shape = choose(p, blocks, block_type::STAGE_BYTES);
+    args.shape = choose(p->n_in, blocks, block_type::STAGE_BYTES);
+    error = error ? error : look_ahead(&args);
     shape.grid = dim3((unsigned)(blocks * args.shape.cluster));
     shape.threads = WARPS * 32 + 32;
     shape.smem_bytes = (size_t)args.shape.stages * (block_type::STAGE_BYTES + 16);    // and two barriers each

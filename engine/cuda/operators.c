@@ -8,6 +8,7 @@
 // those for single ones.
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 
 #include "engine/cuda/context.h"
 #include "engine/status.h"
@@ -54,6 +55,42 @@ struct input {
     const float *squares;
 };
 
+// Notes that this product follows the one before it, and finds what followed it the last time. Steps repeat themselves.
+static int follow(struct backend_context *c, struct linear_params *p)
+{
+    struct linear_ahead own = {.n_segments = p->n_segments, .n_in = p->n_in, .swiglu = p->epilogue == LINEAR_SWIGLU};
+    int32_t at = c->last_product + 1;
+    for (int32_t s = 0; s < p->n_segments; s++) {
+        own.weight[s] = p->segments[s].weight;
+        own.n_out[s] = p->segments[s].n_out;
+    }
+    if (c->last_product >= 0) {
+        c->products[c->last_product].next = own;
+    }
+    if (at >= c->n_products || c->products[at].weight != own.weight[0]) {
+        for (at = 0; at < c->n_products && c->products[at].weight != own.weight[0]; at++) {
+        }
+    }
+    if (at == c->product_capacity) {
+        int32_t capacity = c->product_capacity ? 2 * c->product_capacity : 256;
+        struct followed *grown = realloc(c->products, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            return status_fail(-ENOMEM, "no memory to list the products");
+        }
+        c->products = grown;
+        c->product_capacity = capacity;
+    }
+    if (at == c->n_products) {
+        c->products[c->n_products++] = (struct followed){.weight = own.weight[0]};
+    }
+    p->ahead = c->products[at].next;
+    const char *early = getenv("CLSA_AHEAD_EARLY");
+    p->ahead_at_once = early && early[0] == '1' && !c->long_before_next;
+    c->long_before_next = false;
+    c->last_product = at;
+    return 0;
+}
+
 // One or more products of the same input. `next`: the norm that will read what LINEAR_ADD_F32 completes, or NULL.
 static int multiply(struct backend_context *c, struct input x, int32_t n, const struct matrix *const *matrices,
                     void *const *out, int32_t n_segments, enum linear_epilogue epilogue, const struct matrix *next)
@@ -90,7 +127,8 @@ static int multiply(struct backend_context *c, struct input x, int32_t n, const 
                 weights_of(matrices[s]), (char *)out[s] + (int64_t)first * matrices[s]->n_rows * (f32 ? 4 : 2),
                 matrices[s]->n_rows};
         }
-        error = linear_launch(&p, c->stream);
+        error = follow(c, &p);
+        error = error ? error : linear_launch(&p, c->stream);
     }
     return error;
 }
@@ -220,6 +258,7 @@ static struct attention_params attention_params(const struct backend_context *c,
                                      .first_row = c->mirror.first_row,
                                      .context = c->mirror.context,
                                      .window_tokens = shape->window_tokens,
+                                     .max_context = c->batch->context_bound,
                                      .n_heads = shape->n_heads,
                                      .n_kv_heads = shape->n_kv_heads,
                                      .head_dim = shape->head_dim,
@@ -331,10 +370,16 @@ int cuda_attention(struct backend_context *c, const struct batch *batch, const s
     int error = finish_heads(c, NULL);
     struct attention_params p = attention_params(c, rows_of(c, op->rows), op->q, op->out);
     p.over = op->selection ? ATTEND_SELECTED : ATTEND_ALL;
+    c->long_before_next = !op->selection;
     p.view = op->view;
     p.lse = op->lse;
+    p.early = !getenv("CLSA_NO_EARLY");    // over all keys: those of earlier steps
     if (op->selection) {
         p.selection = *op->selection;
+        const char *keep = getenv("CLSA_KEEP");    // MB of L2
+        double bytes = (double)op->rows->n * p.selection.stride * p.selection.unit_tokens * 4 * c->plan->shape.n_kv_heads * c->plan->shape.head_dim;
+        double share = keep && c->plan->shape.backbone == BACKBONE_YOCO ? atof(keep) * 1e6 / bytes : 0;
+        p.keep = (float)(share > 1 ? 1 : share);
         p.early = c->qkv_last;    // an index of this layer would have come between
     }
     return error ? error : attend(c, batch, &p);
@@ -389,28 +434,37 @@ int cuda_index_project(struct backend_context *c, const struct batch *batch, con
     if (op->n == 0) {
         return 0;
     }
+    // Query and key read the same rows: one launch.
+    const struct matrix *matrices[2];
+    void *out[2];
+    int32_t n_products = 0;
     if (op->q) {
-        error = multiply_one(c, hidden, op->n, &w->q, op->q, LINEAR_STORE_BF16, NULL);
-        if (!error && gated) {
-            norm.x = op->q;
-            norm.heads = index->heads;
-            error = index_norm_launch(&norm, c->stream);
-        }
+        matrices[n_products] = &w->q;
+        out[n_products++] = op->q;
+    }
+    if (op->k) {
+        matrices[n_products] = &w->k;
+        out[n_products++] = op->k;
+    }
+    if (n_products > 0) {
+        error = multiply(c, hidden, op->n, matrices, out, n_products, LINEAR_STORE_BF16, NULL);
+    }
+    if (!error && op->q && gated) {
+        norm.x = op->q;
+        norm.heads = index->heads;
+        error = index_norm_launch(&norm, c->stream);
+    }
+    if (!error && op->k && gated) {
+        norm.x = op->k;
+        norm.heads = 1;
+        norm.weight = vector_of(&w->k_norm);
+        norm.bias = vector_of(&w->k_norm_bias);
+        error = index_norm_launch(&norm, c->stream);
     }
     if (!error && op->gate) {
         error = multiply_one(c, hidden, op->n, &w->gate, op->gate, LINEAR_STORE_F32, NULL);
         float scale = (float)(1.0 / sqrt((double)index->heads * index->dim));
         error = error ? error : scale_launch(op->gate, (int64_t)op->n * index->heads, scale, c->stream);
-    }
-    if (!error && op->k) {
-        error = multiply_one(c, hidden, op->n, &w->k, op->k, LINEAR_STORE_BF16, NULL);
-        if (!error && gated) {
-            norm.x = op->k;
-            norm.heads = 1;
-            norm.weight = vector_of(&w->k_norm);
-            norm.bias = vector_of(&w->k_norm_bias);
-            error = index_norm_launch(&norm, c->stream);
-        }
     }
     return error;
 }
@@ -447,7 +501,8 @@ static int score_bounds(struct backend_context *c, const struct batch *batch, co
                                   .head_dim = shape->head_dim,
                                   .max_context = batch->context_bound,
                                   .scores = op->scores,
-                                  .stride = op->stride};
+                                  .stride = op->stride,
+                                  .ahead = !getenv("CLSA_NO_EARLY")};
     return error ? error : page_bound_launch(&p, c->stream);
 }
 
@@ -472,7 +527,8 @@ int cuda_index_score(struct backend_context *c, const struct batch *batch, const
                                    .max_context = batch->context_bound,
                                    .scores = op->scores,
                                    .stride = op->stride,
-                                   .decode = batch->all.n == batch->n_seqs};
+                                   .decode = batch->all.n == batch->n_seqs,
+                                   .context = getenv("CLSA_NO_EARLY") ? NULL : c->mirror.context};
     c->maxima_stride = (op->stride + MAXIMA_SCORES - 1) / MAXIMA_SCORES;
     if (!p.decode && index_score_maxima(&p)) {
         int error = grow_maxima(c, (int64_t)op->n * index->sets * c->maxima_stride);

@@ -11,6 +11,8 @@
 // Bound by reading the bounds once (decode) or by writing the scores (prompts). Measured on an H100 (3.1 TB/s), 8192
 // units of 16 tokens, 20 heads, 8 / 32 rows: 113 / 431 us, 78% / 82% of that rate; multiplied out without tensor cores
 // and one KV head to a block, 134 / 510 us.
+#include <cstdlib>
+
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 
@@ -105,6 +107,20 @@ static __device__ __forceinline__ void load_units(unit_words<HD> &a, const float
     }
 }
 
+// Asks L2 for the next 16 units of a KV head while these are worked on: each lane one side of one unit's bounds.
+template <int HD>
+static __device__ __forceinline__ void ask_units(const page_bound_params &p, const int32_t *pages, int first, int last,
+                                                 int width, int kv_head)
+{
+    const int unit = first + threadIdx.x % 32 / 2, token = unit * p.bounds.unit_tokens;
+    if (unit <= last) {
+        const float *at = (const float *)(p.bounds.data + pages[token / p.bounds.page_tokens] * p.bounds.page_stride) +
+                          (int64_t)(token % p.bounds.page_tokens / p.bounds.unit_tokens) * 2 * width + kv_head * HD +
+                          threadIdx.x % 2 * width;
+        prefetch_run(at, HD * 4);
+    }
+}
+
 // The scores of 16 units from `first_unit` for the columns of `rows` rows.
 template <int HD>
 static __device__ __forceinline__ void score_units(const page_bound_params &p, const bound_shape &s,
@@ -160,6 +176,9 @@ static __device__ __forceinline__ void score_rows(const page_bound_params &p, co
         }
         unit_words<HD> a;
         load_units<HD>(a, at, width);
+        if (p.ahead) {
+            ask_units<HD>(p, pages, first + step, last, width, first_kv_head + kv);
+        }
         score_units<HD>(p, s, a, words + kv * s.column_tiles * steps_of<HD>() * 32, first_kv_head + kv, first_row, rows,
                         first);
     }
@@ -194,7 +213,8 @@ template <int HD> static int launch_dim(const page_bound_params *p, cudaStream_t
     }
     const int64_t slices = p->n_kv_heads / s.kv_heads, row_tiles = (p->n + tile_rows - 1) / tile_rows;
     const int64_t most = (units - 1) / (WARPS / s.kv_heads * WARP_UNITS) + 1;
-    const int64_t wanted = (int64_t)multiprocessors() * BLOCKS_PER_SM / (slices * row_tiles);
+    const char *waves = getenv("CLSA_BOUND_WAVES");
+    const int64_t wanted = (int64_t)multiprocessors() * BLOCKS_PER_SM * (waves ? atoi(waves) : 1) / (slices * row_tiles);
     const int64_t blocks = wanted < 1 ? 1 : wanted < most ? wanted : most;
     s.column_tiles = (tile_rows * s.group + COLUMNS - 1) / COLUMNS;
     launch_shape shape = {};

@@ -92,6 +92,8 @@ int cuda_begin_step(struct backend_context *c, const struct batch *batch)
     c->prepared = (struct prepared){0};
     c->heads_wait = c->has_maxima = false;
     c->ring_written = NULL;
+    c->last_product = -1;
+    c->long_before_next = false;
     c->steps++;
     bool known =
         pages == c->mirrored_pages && memcmp(c->mirror_host, batch->pages, (size_t)pages * sizeof *batch->pages) == 0;

@@ -73,6 +73,15 @@ static __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap 
 #endif
 }
 
+// Asks for a tile to be in L2.
+static __device__ __forceinline__ void prefetch_tile(const CUtensorMap *map, int column, int row)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row)
+                 : "memory");
+#endif
+}
+
 // c += a [64][16] * b [8*TILES][16]^T over 16 columns of two tiles.
 #define GROUP_MMA_BY_COLUMNS(TILES, COLUMNS, REGISTERS, ACCUMULATORS, A, B)                                            \
     static __device__ __forceinline__ void group_mma_bf16(float(&c)[TILES][4], uint64_t a, uint64_t b)                 \

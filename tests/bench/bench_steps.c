@@ -50,9 +50,16 @@ static void on_point(void *user, const struct paper_point *point)
         row(bench, point, "prefill", point->prefill_s * 1e3, NAN, NAN, "ms");
     }
     row(bench, point, "decode_step", point->step_s * 1e3, point->spread_s * 1e3, point->floor_s * 1e3, "ms");
-    if (point->select_s > 0) {
-        row(bench, point, "stages.index_select", point->select_s * 1e3, NAN, NAN, "ms");
+    if (point->stage_s[STAGE_INDEX_SELECT] > 0) {
+        row(bench, point, "stages.index_select", point->stage_s[STAGE_INDEX_SELECT] * 1e3, NAN, NAN, "ms");
     }
+    printf("  us:");
+    for (int stage = 0; stage < STAGE_COUNT; stage++) {
+        if (point->stage_s[stage] > 0) {
+            printf(" %s %.0f", stage_name(stage), point->stage_s[stage] * 1e6);
+        }
+    }
+    printf("\n");
     if (!isnan(point->end_to_end)) {
         row(bench, point, "end_to_end", point->end_to_end, NAN, NAN, "tokens/s");
     }
@@ -88,6 +95,81 @@ static int choose(const struct bench *bench, struct plan *plans, struct model_fi
     return 0;
 }
 
+static double variant_score;
+static const char *variant_name;
+
+static void on_variant(void *user, const struct paper_point *point)
+{
+    const struct bench *bench = user;
+    printf("variant %-60s %-6s %7d %3d %9.4f ms +- %.4f\n", variant_name, point->plan->method, point->context, point->batch,
+           point->step_s * 1e3, point->spread_s * 1e3);
+    fflush(stdout);
+    if (point->context == bench->context) {
+        variant_score += log(point->step_s) * (point->batch <= 8 ? 2 : 1);
+    }
+}
+
+static void set_variant(const char *text, bool on)
+{
+    char copy[256];
+    snprintf(copy, sizeof copy, "%s", text);
+    for (char *save, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        char *value = strchr(word, '=');
+        if (value) {
+            *value++ = 0;
+            if (on) {
+                setenv(word, value, 1);
+            } else {
+                unsetenv(word);
+            }
+        }
+    }
+}
+
+// BENCH_VARIANTS: "A=1,B=2;C=3;-": environments under which method BENCH_VARIANT_METHOD runs; the fastest stays set.
+static int run_variants(const struct bench *bench, const struct paper_options *options)
+{
+    const char *all = getenv("BENCH_VARIANTS"), *method = getenv("BENCH_VARIANT_METHOD"), *best = NULL;
+    static char copy[4096];
+    double least = 0;
+    int error = 0;
+    if (!all) {
+        return 0;
+    }
+    struct paper_options o = *options;
+    o.n_methods = 0;
+    o.max_batch = 32;
+    o.point = on_variant;
+    for (int32_t i = 0; i < options->n_methods; i++) {
+        if (strcmp(options->methods[i].plan->method, method ? method : "clsa") == 0) {
+            o.methods[o.n_methods++] = options->methods[i];
+        }
+    }
+    snprintf(copy, sizeof copy, "%s", all);
+    for (char *save, *v = strtok_r(copy, ";", &save); v && !error && o.n_methods; v = strtok_r(NULL, ";", &save)) {
+        struct table *tables[PAPER_TABLES] = {NULL};
+        variant_name = v;
+        variant_score = 0;
+        set_variant(v, true);
+        error = paper_run(tables, &o);
+        set_variant(v, false);
+        printf("variant %-60s score %.5f\n", v, variant_score);
+        if (!error && variant_score != 0 && (!best || variant_score < least)) {
+            least = variant_score;
+            best = v;
+        }
+        for (int i = 0; i < PAPER_TABLES; i++) {
+            table_close(tables[i]);
+        }
+    }
+    (void)bench;
+    if (best) {
+        printf("variant %s is best\n", best);
+        set_variant(best, true);
+    }
+    return error;
+}
+
 static int run(struct bench *bench)
 {
     static struct plan plans[PAPER_MAX_METHODS];
@@ -120,7 +202,14 @@ static int run(struct bench *bench)
                bench->rates.launch_s.value * 1e6);
         options.text = text;
         options.n_text = n_text;
-        error = paper_run(tables, &options);
+        error = run_variants(bench, &options);
+        error = error ? error : paper_run(tables, &options);
+    }
+    static const char *const titles[PAPER_TABLES] = {
+        "measured", "with selection as slow as the paper's implies", "the paper's own figures (B200), not measured here"};
+    for (int i = 0; i < PAPER_TABLES && !error; i++) {
+        printf("\n%s\n", titles[i]);
+        table_print(tables[i], stdout);
     }
     for (int i = 0; i < PAPER_TABLES; i++) {
         table_close(tables[i]);

@@ -147,7 +147,8 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
     int64_t head = HEAD_DIM * 2;
     c.p = (struct attention_params){
         .rows = paged.rows, .q = q.device, .over = sets ? ATTEND_SELECTED : ATTEND_ALL, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
-        .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device,
+        .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device, .early = !sets && !getenv("CLSA_NO_EARLY"),
+        .context = paged.position.device, .max_context = CONTEXT,
         .view = {.data = kv.device, .dtype = DTYPE_BF16, .page_tokens = paged.page_tokens, .page_stride = token_bytes * paged.page_tokens,
                  .token_stride = head_major ? head : token_bytes, .head_stride = head_major ? 2 * head * paged.page_tokens : head,
                  .value_offset = head_major ? head * paged.page_tokens : KV_HEADS * head},
@@ -249,6 +250,7 @@ static void bench_index(const char *name, int32_t n, enum index_score score, enu
     c.p = (struct index_score_params){
         .rows = paged.rows, .n = n, .q = q.device, .gate = gate.device, .score = score, .heads = heads, .sets = sets,
         .unit_tokens = unit_tokens, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / unit_tokens,
+        .context = getenv("CLSA_NO_EARLY") ? NULL : paged.position.device,
         .keys = {.data = keys.device, .dtype = dtype, .page_tokens = PAGE, .dim = 128, .page_stride = PAGE * key_bytes,
                  .scale_offset = PAGE * 128}};
     bench_report(name, n, c.bytes + (int64_t)n * sets * (CONTEXT / unit_tokens) * 4, run_index, &c, n > 8 ? 8 : 24);
@@ -324,7 +326,7 @@ static void bench_bounds(const char *name, int32_t n)
     struct buffer bounds = device_random(bytes, 1), q = device_random((int64_t)n * HEADS * HEAD_DIM * 2, 1);
     struct buffer scores = device_random((int64_t)n * HEADS * (CONTEXT / 16) * 4, 1);
     struct bound_case c = {.p = {.rows = paged.rows, .n = n, .q = q.device, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
-                                 .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / 16,
+                                 .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / 16, .ahead = !getenv("CLSA_NO_EARLY"),
                                  .bounds = {.data = bounds.device, .page_tokens = PAGE, .unit_tokens = 16,
                                             .page_stride = PAGE / 16 * unit_bytes}}};
     bench_report(name, n, bytes + (int64_t)n * HEADS * (CONTEXT / 16) * 4, run_bounds, &c, 12);
@@ -343,6 +345,9 @@ int bench(const char *filter, const char *tsv)
     if (tsv && !(tsv_file = fopen(tsv, "w"))) {
         perror(tsv);
         return 1;
+    }
+    if (tsv_file) {
+        setvbuf(tsv_file, NULL, _IOLBF, 1 << 12);    // a run that is cut short leaves what it measured
     }
     printf("%s, %d multiprocessors, L2 %d MB\n", properties.name, properties.multiProcessorCount, properties.l2CacheSize >> 20);
     bench_stream();

@@ -21,3 +21,21 @@ if(CLSA_NVTX_INCLUDE)
     target_compile_definitions(test_nvtx PRIVATE CLSA_MOCK_NVTX="$<TARGET_FILE:mock_nvtx>")
     add_dependencies(test_nvtx mock_nvtx)
 endif()
+
+# A plug-in of another version; and, where the real plug-in is built, a driver too old for it.
+add_library(mock_cuda MODULE tests/mock/mock_cuda.c)
+set_target_properties(mock_cuda PROPERTIES PREFIX "" OUTPUT_NAME libclsa_cuda SUFFIX .so
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/mock/plugin)
+target_include_directories(mock_cuda PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_options(mock_cuda PRIVATE ${CLSA_WARNINGS})
+target_compile_definitions(test_cuda_absent PRIVATE CLSA_MOCK_PLUGIN="${CMAKE_BINARY_DIR}/mock/plugin")
+add_dependencies(test_cuda_absent mock_cuda clsa)
+if(TARGET clsa_cuda)
+    add_library(mock_driver MODULE tests/mock/mock_cuda.c)
+    set_target_properties(mock_driver PROPERTIES PREFIX "" OUTPUT_NAME libcuda SUFFIX .so.1
+        LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/mock/driver)
+    target_compile_options(mock_driver PRIVATE ${CLSA_WARNINGS})
+    target_compile_definitions(mock_driver PRIVATE MOCK_DRIVER)
+    target_compile_definitions(test_cuda_absent PRIVATE CLSA_MOCK_DRIVER="${CMAKE_BINARY_DIR}/mock/driver")
+    add_dependencies(test_cuda_absent mock_driver)
+endif()
