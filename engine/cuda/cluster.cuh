@@ -91,7 +91,28 @@ static __device__ __forceinline__ void push(uint32_t peer, uint4 v)
 #endif
 }
 
-// How many clusters of 1, 2, 4, 8 and 16 blocks run at once; 0 where the device refuses. Asked once per kernel.
+// How many clusters of block.cluster blocks run at once; 0 where the device refuses.
+template <typename Kernel> static int clusters_at_once(Kernel kernel, const launch_shape &block)
+{
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = block.cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(block.cluster);
+    config.blockDim = dim3(block.threads);
+    config.dynamicSmemBytes = block.smem_bytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+        cudaGetLastError();
+        clusters = 0;
+    }
+    return clusters;
+}
+
+// The same for 1, 2, 4, 8 and 16 blocks. Asked once per kernel.
 struct cluster_room {
     int clusters[5];
 };
@@ -101,20 +122,9 @@ template <typename Kernel> static cluster_room room_for_clusters(Kernel kernel, 
     cluster_room room = {};
     cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     for (int i = 0; i < 5; i++) {
-        cudaLaunchAttribute attribute;
-        attribute.id = cudaLaunchAttributeClusterDimension;
-        attribute.val.clusterDim.x = 1u << i;
-        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(1u << i);
-        config.blockDim = dim3(block.threads);
-        config.dynamicSmemBytes = block.smem_bytes;
-        config.attrs = &attribute;
-        config.numAttrs = 1;
-        if (cudaOccupancyMaxActiveClusters(&room.clusters[i], kernel, &config) != cudaSuccess) {
-            cudaGetLastError();
-            room.clusters[i] = 0;
-        }
+        launch_shape shape = block;
+        shape.cluster = 1u << i;
+        room.clusters[i] = clusters_at_once(kernel, shape);
     }
     return room;
 }

@@ -428,28 +428,37 @@ int cuda_index_project(struct backend_context *c, const struct batch *batch, con
     if (op->n == 0) {
         return 0;
     }
+    // Query and key read the same rows: one launch.
+    const struct matrix *matrices[2];
+    void *out[2];
+    int32_t n_products = 0;
     if (op->q) {
-        error = multiply_one(c, hidden, op->n, &w->q, op->q, LINEAR_STORE_BF16, NULL);
-        if (!error && gated) {
-            norm.x = op->q;
-            norm.heads = index->heads;
-            error = index_norm_launch(&norm, c->stream);
-        }
+        matrices[n_products] = &w->q;
+        out[n_products++] = op->q;
+    }
+    if (op->k) {
+        matrices[n_products] = &w->k;
+        out[n_products++] = op->k;
+    }
+    if (n_products > 0) {
+        error = multiply(c, hidden, op->n, matrices, out, n_products, LINEAR_STORE_BF16, NULL);
+    }
+    if (!error && op->q && gated) {
+        norm.x = op->q;
+        norm.heads = index->heads;
+        error = index_norm_launch(&norm, c->stream);
+    }
+    if (!error && op->k && gated) {
+        norm.x = op->k;
+        norm.heads = 1;
+        norm.weight = vector_of(&w->k_norm);
+        norm.bias = vector_of(&w->k_norm_bias);
+        error = index_norm_launch(&norm, c->stream);
     }
     if (!error && op->gate) {
         error = multiply_one(c, hidden, op->n, &w->gate, op->gate, LINEAR_STORE_F32, NULL);
         float scale = (float)(1.0 / sqrt((double)index->heads * index->dim));
         error = error ? error : scale_launch(op->gate, (int64_t)op->n * index->heads, scale, c->stream);
-    }
-    if (!error && op->k) {
-        error = multiply_one(c, hidden, op->n, &w->k, op->k, LINEAR_STORE_BF16, NULL);
-        if (!error && gated) {
-            norm.x = op->k;
-            norm.heads = 1;
-            norm.weight = vector_of(&w->k_norm);
-            norm.bias = vector_of(&w->k_norm_bias);
-            error = index_norm_launch(&norm, c->stream);
-        }
     }
     return error;
 }

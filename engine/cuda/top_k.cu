@@ -11,7 +11,8 @@
 // Bound by latency: one read of the scores and three exchanges. Rows of prompts: top_k_rows.cu.
 //
 // Measured on an H100: 2048 of 131072, 1 / 8 / 32 rows 12.0 / 15.3 / 37.0 us (torch.topk 52 / 65 / 100); 16 of 1024
-// blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. 32 rows are two waves: clusters of 8 run 30 at once.
+// blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. Clusters of 8 run 30 at once; since 32 rows are cut among 7 blocks
+// each instead of taking two waves, on an H200 11.4 / 14.7 / 28.2 us (35.3 in two waves).
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/top_k_keys.cuh"
@@ -20,7 +21,9 @@
 enum {
     FEW = 1024,                    // scores of a bin that are ranked directly
     RUN = 4,                       // neighbouring scores of a lane: one load
-    CACHE_BYTES = 64 << 10         // of keys in shared memory: two blocks fit a multiprocessor
+    CACHE_BYTES = 64 << 10,        // of keys in shared memory: two blocks fit a multiprocessor
+    WIDE_CACHE_BYTES = 84 << 10,   // the most of which that is true, in clusters of up to 7
+    MOST_SMEM = 2 * WIDEST_CLUSTER * BINS * 4 + WIDE_CACHE_BYTES
 };
 
 // Shared memory of a block. What peers write has two buffers or is written once.
@@ -420,7 +423,7 @@ static __device__ __forceinline__ void write_units(const warp_part &w, uint32_t 
 }
 
 // Units of one warp: whole runs of all lanes.
-static __device__ __forceinline__ int part_length(int n, int warps)
+static __host__ __device__ __forceinline__ int part_length(int n, int warps)
 {
     return (n + warps * 32 * RUN - 1) / (warps * 32 * RUN) * 32 * RUN;
 }
@@ -499,12 +502,12 @@ __global__ void __launch_bounds__(THREADS, PER_SM) top_k_kernel(const __grid_con
 }
 
 template <int THREADS, int KEYS, int PER_SM>
-static int launch_top_k(const top_k_params *p, int64_t lists, int shift, int cache_bytes, cudaStream_t stream)
+static int launch_top_k(const top_k_params *p, int64_t lists, int blocks, int cache_bytes, cudaStream_t stream)
 {
     launch_shape shape = {};
-    shape.grid = dim3((unsigned)(lists << shift));
+    shape.grid = dim3((unsigned)(lists * blocks));
     shape.threads = THREADS;
-    shape.cluster = 1u << shift;
+    shape.cluster = (unsigned)blocks;
     shape.smem_bytes = (size_t)2 * shape.cluster * BINS * 4 + (size_t)cache_bytes;
     return launch("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape, stream, *p, (int)shape.cluster, cache_bytes / (THREADS / 32) / 4);
 }
@@ -517,7 +520,8 @@ template <int THREADS, int KEYS, int PER_SM> static int widest(const top_k_param
         launch_shape shape = {};
         shape.threads = THREADS;
         shape.smem_bytes = 2 * WIDEST_CLUSTER * BINS * 4 + (size_t)cache_bytes;
-        if (allow_smem("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape.smem_bytes) == 0) {
+        const size_t most = cache_bytes ? MOST_SMEM : shape.smem_bytes;
+        if (allow_smem("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, most) == 0) {
             room = room_for_clusters(top_k_kernel<THREADS, KEYS, PER_SM>, shape);
         }
     }
@@ -526,6 +530,30 @@ template <int THREADS, int KEYS, int PER_SM> static int widest(const top_k_param
         shift++;
     }
     return shift;
+}
+
+// What a block of a cluster keeps in shared memory of rows of so many units.
+template <int THREADS, int KEYS> static int cache_bytes_of(int units, int blocks)
+{
+    const int warps = THREADS / 32;
+    const int64_t length = part_length(units, blocks * warps), piece = 32 * KEYS;
+    const int64_t bytes = (length + piece - 1) / piece * piece * warps * 4;
+    return bytes < INT32_MAX ? (int)bytes : INT32_MAX;
+}
+
+// How many clusters of 5, 6 or 7 blocks with the widest cache run at once.
+template <int THREADS, int KEYS, int PER_SM> static int odd_clusters(int blocks)
+{
+    static int known[8];    // plus 1; 0: not asked yet
+    if (!known[blocks]) {
+        launch_shape shape = {};
+        shape.threads = THREADS;
+        shape.cluster = (unsigned)blocks;
+        shape.smem_bytes = (size_t)2 * shape.cluster * BINS * 4 + WIDE_CACHE_BYTES;
+        int error = allow_smem("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, MOST_SMEM);
+        known[blocks] = 1 + (error ? 0 : clusters_at_once(top_k_kernel<THREADS, KEYS, PER_SM>, shape));
+    }
+    return known[blocks] - 1;
 }
 
 extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
@@ -541,20 +569,27 @@ extern "C" int top_k_launch(const top_k_params *p, cudaStream_t stream)
         return top_k_rows_launch(*p, stream);
     }
     if (p->max_units <= 256 * 4) {
-        return launch_top_k<256, 4, 4>(p, lists, 0, 0, stream);
+        return launch_top_k<256, 4, 4>(p, lists, 1, 0, stream);
     }
     if (p->max_units <= 512 * 16) {
-        return launch_top_k<512, 16, 2>(p, lists, 0, 0, stream);
+        return launch_top_k<512, 16, 2>(p, lists, 1, 0, stream);
     }
     // Few lists: their keys fit the registers of two blocks per multiprocessor.
     int shift = widest<512, 16, 2>(p, lists, 0);
     if (p->max_units <= 512 * 16 << shift) {
-        return launch_top_k<512, 16, 2>(p, lists, shift, 0, stream);
+        return launch_top_k<512, 16, 2>(p, lists, 1 << shift, 0, stream);
     }
-    // Else shared memory keeps them; a second wave of clusters costs less than to read the scores in every step.
-    shift = widest<512, 8, 2>(p, lists, CACHE_BYTES);
+    // Else shared memory keeps them. Where clusters of a power of two would take a second wave, others may not.
+    const int at_once = widest<512, 8, 2>(p, lists, CACHE_BYTES);
+    shift = at_once;
     while (shift < WIDEST_CLUSTER_SHIFT && p->max_units > CACHE_BYTES / 4 << shift) {
         shift++;
     }
-    return launch_top_k<512, 8, 2>(p, lists, shift, CACHE_BYTES, stream);
+    for (int blocks = shift == 3 ? 7 : 0; blocks > 1 << at_once; blocks--) {
+        const int bytes = cache_bytes_of<512, 8>(p->max_units, blocks);
+        if (bytes <= WIDE_CACHE_BYTES && lists <= odd_clusters<512, 8, 2>(blocks)) {
+            return launch_top_k<512, 8, 2>(p, lists, blocks, bytes, stream);
+        }
+    }
+    return launch_top_k<512, 8, 2>(p, lists, 1 << shift, CACHE_BYTES, stream);
 }

@@ -391,6 +391,9 @@ int bench(const char *filter, const char *tsv)
         perror(tsv);
         return 1;
     }
+    if (tsv_file) {
+        setvbuf(tsv_file, NULL, _IOLBF, 1 << 12);    // a run that is cut short leaves what it measured
+    }
     printf("%s, %d multiprocessors, L2 %d MB\n", properties.name, properties.multiProcessorCount, properties.l2CacheSize >> 20);
     bench_stream();
     static const int32_t rows[] = {1, 8, 16, 32, 64}, batches[] = {1, 8, 32};

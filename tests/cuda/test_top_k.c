@@ -122,13 +122,14 @@ static void check_small(enum shape_of_scores s)
 }
 
 // More long rows than clusters that hold them in registers.
-static void check_crowd(enum shape_of_scores s)
+static void check_crowd(enum shape_of_scores s, int32_t n)
 {
-    int32_t units[20];
-    for (int i = 0; i < 20; i++) {
+    int32_t units[40];
+    for (int i = 0; i < n; i++) {
         units[i] = check_range(100000, 131072);
     }
-    check_case(s, units, 20, 2048, 1, 1, 1, 1);
+    units[n / 2] = 131072;
+    check_case(s, units, n, 2048, 1, 1, 1, 1);
 }
 
 int test_top_k(void)
@@ -149,8 +150,10 @@ int test_top_k(void)
         check_case(s, many, 40, 1024, 1, 1, 0, 0);
     }
     if (!gpu_small) {
-        check_crowd(NORMAL);
-        check_crowd(FEW_VALUES);
+        for (int shape = 0; shape < N_SHAPES; shape++) {
+            check_crowd((enum shape_of_scores)shape, 20);
+            check_crowd((enum shape_of_scores)shape, 33);
+        }
         check_case(NORMAL, (int32_t[]){1000000}, 1, 2048, 1, 1, 0, 0);
         check_case(FEW_VALUES, (int32_t[]){1000000}, 1, 2048, 1, 1, 0, 0);
         check_case(NORMAL, (int32_t[]){131072}, 1, 60000, 1, 1, 0, 0);
