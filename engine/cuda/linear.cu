@@ -8,10 +8,12 @@
 // Measured on an H100 (read stream 3148 GB/s: the floor of 2560 -> 15360 is 25.0 us), microseconds at 1 / 8 / 16 / 32 /
 // 64 rows: 2560 -> 15360 26.5 / 26.9 / 27.2 / 28.2 / 29.6; 2560 -> 3584 8.2 / 8.3 / 8.7 / 9.7 / 11.4; 7680 -> 2560,
 // added, 16.0 / 16.3 / 16.5 / 17.6 / 19.5. A layer's four products in a chain, 47.5 us of reading: 57.5 / 58.1 / 59.3 /
-// 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere. Sums sent to their owner's barrier instead of
-// fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64 outputs 54.1 / 56.5 / 64.9 / 69.3 /
-// 93.5. Rings of a half or a third, so that blocks of the next product live beside these: 65.1 / 65.9 / 78.1 at 1 / 8 /
-// 32 rows, and 63.5 / 64.8 / 71.2.
+// 63.5 / 72.0. Asking L2 for tiles beyond the ring was slower everywhere, as was asking it for the first tiles of the
+// product that follows (3 to 10 of each block; clsa's whole step on an H200 2.09 to 2.26 ms, without 1.95). Sums sent
+// to their owner's barrier instead of fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64
+// outputs 54.1 / 56.5 / 64.9 / 69.3 / 93.5. Rings of a half or a third, so that blocks of the next product live
+// beside these: 65.1 / 65.9 / 78.1 at 1 / 8 / 32 rows, and 63.5 / 64.8 / 71.2. On an H200 7680 -> 2560 keeps its
+// multiprocessors busy 69% of the time: 160 blocks for 132.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"
