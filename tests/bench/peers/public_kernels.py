@@ -13,9 +13,10 @@
 - The same for a prompt's rows, with top_k_ragged_transform behind it, over the scores of as many rows as ours takes at once.
 
 Every result is compared with PyTorch in fp32 at the timed shape; a peer that fails has no time. A row is the median of 21
-replays of a CUDA graph whose calls rotate over inputs larger than L2. `public_kernels.py [--results FILE] [WORD...]` runs
-the groups named (dense, sparse, window, blocks, top_k, index, rows, prefill) and, of attention's libraries, those named
-(flashinfer, flashinfer_fa3, flash_attention_3). A library that is not there is named and skipped.
+replays of a CUDA graph whose calls rotate over inputs larger than L2; in `rows` and `prefill` it is the median of single calls
+between events, launches included. `public_kernels.py [--results FILE] [WORD...]` runs the groups named (dense, sparse, window,
+blocks, top_k, index, rows, prefill) and, of attention's libraries, those named (flashinfer, flashinfer_fa3, flash_attention_3).
+A library that is not there is named and skipped.
 
 Not here, and why: FlashMLA's sparse kernels take one KV head of 576 (MLA), none of 4 heads of 128. DeepGEMM's indexer takes 32
 or 64 heads: not the single head of CLSA.
@@ -249,7 +250,7 @@ def index(n):
 
 
 def rows():
-    """Scores and selection of a prompt's rows: eight parts of the prompt, each at the context in its middle, as `rows_dsa`."""
+    """Scores and selection of a prompt's rows: eight parts of the prompt, each at the context in its middle, as `rows_dsa_256_mb`."""
     deep_gemm = library("deep_gemm")
     if not deep_gemm:
         return
@@ -275,7 +276,7 @@ def rows():
         check_selection(score()[-16:].masked_fill(behind, float("-inf")), TOP_K, both()[-16:], False)
         score_ms += CONTEXT / parts / n * time_ms(score, 11)
         both_ms += CONTEXT / parts / n * time_ms(both, 11)
-    for name, ms in (("rows_dsa_scores_only (deep_gemm)", score_ms), ("rows_dsa (deep_gemm)", both_ms)):
+    for name, ms in (("rows_dsa_256_mb_scores_only (deep_gemm)", score_ms), ("rows_dsa_256_mb (deep_gemm)", both_ms)):
         print(f"{name:<52} {1:4d} {ms:10.2f} ms  exact", flush=True)
         results.append("public_kernels.py", name, 1, ms, "ms")
 
