@@ -16,7 +16,7 @@
 
 #include "engine/plan.h"
 
-enum { BACKEND_ABI = 4 };
+enum { BACKEND_ABI = 5 };
 
 // A matrix in memory of the backend. data == NULL: absent. What data points to is the backend's own business once
 // weight_load made it (CPU backends may pack); model_file.h fills the same struct with plain row-major host data.

@@ -511,6 +511,7 @@ int main(int argc, char **argv)
     };
     const struct command_spec command = {"bench_dashboard", "What the dashboard costs.", NULL, 0, 0, options};
     int32_t n_positional;
+    setvbuf(stdout, NULL, _IOLBF, 0);    // what was measured is told even if the rest is cut off
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);
     return error >= 0 ? 0 : command_fail("bench_dashboard", error);
