@@ -7,6 +7,7 @@
 #include <strings.h>
 
 // Points are bins an eighth of an octave wide: a place that close to one counts as measured.
+static const double NEAR_OCTAVES = 1.1;    // grids four times apart have their middle one octave from a point
 static const double MEASURED_OCTAVES = 0.125;
 
 void calibration_free(struct calibration *calibration)
@@ -121,17 +122,54 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
+// The work of `other` rows that do as much each: a batch of another size at the same contexts. Prompts grow with their rows.
+static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
+{
+    return curve->phase == PHASE_PREFILL ? 1 : (double)other / rows;
+}
+
+// The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and INT32_MAX
+// where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of work at once, so
+// that it stays while works move little.
+static void choose_levels(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, int32_t *low,
+                          int32_t *high)
+{
+    double about = exp2((floor(4 * log2(work)) + 0.5) / 4);
+    *low = 0;
+    *high = INT32_MAX;
+    for (int32_t at = point_behind(curve, rows, INFINITY) - 1; at >= 0 && *low == 0;) {
+        int32_t level = curve->points[at].rows;
+        *low = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= NEAR_OCTAVES ? level : 0;
+        at = point_behind(curve, level - 1, INFINITY) - 1;
+    }
+    if (*low == rows) {
+        *high = rows;
+        return;
+    }
+    for (int32_t at = point_behind(curve, rows, INFINITY); at < curve->n_points && *high == INT32_MAX;) {
+        int32_t level = curve->points[at].rows;
+        *high = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= NEAR_OCTAVES ? level : INT32_MAX;
+        at = point_behind(curve, level, INFINITY);
+    }
+    if (*low == 0 && *high == INT32_MAX) {
+        const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, skip, -1);
+        const struct calibration_point *at_least = point_at(curve, point_behind(curve, rows - 1, INFINITY), skip, 1);
+        *low = at_most ? at_most->rows : 0;
+        *high = at_least ? at_least->rows : INT32_MAX;
+    }
+}
+
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear,
                           double *efficiency, enum provenance *provenance)
 {
-    const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, skip, -1);
-    const struct calibration_point *at_least = point_at(curve, point_behind(curve, rows - 1, INFINITY), skip, 1);
-    int32_t low = at_most ? at_most->rows : 0, high = at_least ? at_least->rows : INT32_MAX;
+    int32_t low, high;
+    choose_levels(curve, rows, work, skip, &low, &high);
     if (low == 0 && high == INT32_MAX) {
         return false;
     }
     if (low == 0 || high == INT32_MAX || low == high) {
-        struct level level = level_at(curve, low == 0 ? high : low, work, skip, linear);
+        int32_t at = low == 0 ? high : low;
+        struct level level = level_at(curve, at, work * work_factor(curve, rows, at), skip, linear);
         *efficiency = level.efficiency;
         *provenance = low != high                          ? PROVENANCE_EXTRAPOLATED
                       : level.nearest <= MEASURED_OCTAVES ? PROVENANCE_MEASURED
@@ -139,7 +177,8 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
                                                           : PROVENANCE_EXTRAPOLATED;
         return true;
     }
-    struct level below = level_at(curve, low, work, skip, linear), above = level_at(curve, high, work, skip, linear);
+    struct level below = level_at(curve, low, work * work_factor(curve, rows, low), skip, linear);
+    struct level above = level_at(curve, high, work * work_factor(curve, rows, high), skip, linear);
     double share = log2((double)rows / low) / log2((double)high / low);
     *efficiency = between(below.efficiency, above.efficiency, share, linear);
     bool near = (below.inside || below.nearest <= MEASURED_OCTAVES) && (above.inside || above.nearest <= MEASURED_OCTAVES);
@@ -170,7 +209,7 @@ static const struct calibration_curve *find_curve(const struct calibration_profi
             continue;
         }
         // How keys are chosen changes a kernel more than their type does.
-        int score = 2 * (curve->unit_tokens == unit_tokens && curve->window == query->window) + (curve->dtype == query->dtype);
+        int score = 2 * (curve->unit_tokens == unit_tokens && curve->layer == query->layer) + (curve->dtype == query->dtype);
         if (score > *best_score) {
             best = curve;
             *best_score = score;
@@ -199,9 +238,10 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
 }
 
 // Adds one level's line, `share` of it, and cuts the stretch at its points.
-static void add_line(struct calibration_stretch *out, const struct calibration_curve *curve, int32_t rows, double work,
-                     double share)
+static void add_line(struct calibration_stretch *out, const struct calibration_curve *curve, int32_t rows, double factor,
+                     double work, double share)
 {
+    work *= factor;
     int32_t behind = point_behind(curve, rows, work);
     const struct calibration_point *below = point_at(curve, behind - 1, -1, -1), *above = point_at(curve, behind, -1, 1);
     below = below && below->rows == rows ? below : NULL;
@@ -209,9 +249,9 @@ static void add_line(struct calibration_stretch *out, const struct calibration_c
     const struct calibration_point *one = below ? below : above;
     double slope = below && above ? log(above->efficiency / below->efficiency) / log(above->work / below->work) : 0;
     out->slope += share * slope;
-    out->log_efficiency += share * (log(one->efficiency) - slope * log(one->work));
-    out->from_work = below && below->work > out->from_work ? below->work : out->from_work;
-    out->to_work = above && above->work < out->to_work ? above->work : out->to_work;
+    out->log_efficiency += share * (log(one->efficiency) - slope * log(one->work / factor));
+    out->from_work = below && below->work / factor > out->from_work ? below->work / factor : out->from_work;
+    out->to_work = above && above->work / factor < out->to_work ? above->work / factor : out->to_work;
 }
 
 bool calibration_stretch(struct calibration_stretch *out, const struct calibration_profile *profile,
@@ -222,16 +262,18 @@ bool calibration_stretch(struct calibration_stretch *out, const struct calibrati
     if (!curve || curve->n_points == 0) {
         return false;
     }
-    int32_t rows = calibration_level_rows(query->rows);
-    const struct calibration_point *at_most = point_at(curve, point_behind(curve, rows, INFINITY) - 1, -1, -1);
-    const struct calibration_point *at_least = point_at(curve, point_behind(curve, rows - 1, INFINITY), -1, 1);
-    *out = (struct calibration_stretch){.phase = query->phase, .rows = query->rows, .to_work = INFINITY, .floor_s = curve->floor_s};
-    if (!at_most || !at_least || at_most->rows == at_least->rows) {
-        add_line(out, curve, at_most ? at_most->rows : at_least->rows, query->work, 1);
+    int32_t rows = calibration_level_rows(query->rows), low, high;
+    double quarter = floor(4 * log2(query->work));
+    choose_levels(curve, rows, query->work, -1, &low, &high);
+    *out = (struct calibration_stretch){.phase = query->phase, .rows = query->rows, .from_work = exp2(quarter / 4),
+                                        .to_work = exp2((quarter + 1) / 4), .floor_s = curve->floor_s};
+    if (low == 0 || high == INT32_MAX || low == high) {
+        int32_t at = low == 0 ? high : low;
+        add_line(out, curve, at, work_factor(curve, rows, at), query->work, 1);
     } else {
-        double share = log2((double)rows / at_most->rows) / log2((double)at_least->rows / at_most->rows);
-        add_line(out, curve, at_most->rows, query->work, 1 - share);
-        add_line(out, curve, at_least->rows, query->work, share);
+        double share = log2((double)rows / low) / log2((double)high / low);
+        add_line(out, curve, low, work_factor(curve, rows, low), query->work, 1 - share);
+        add_line(out, curve, high, work_factor(curve, rows, high), query->work, share);
     }
     return true;
 }

@@ -1,7 +1,7 @@
 // sim/calibration.h - what share of a device's peaks kernels reach: learned from recorded samples, used by predictions.
 //
 // time(stage of a layer) = floor + roofline time / efficiency. The roofline bends where the work does (at k, at the
-// window), so that only its efficiency is interpolated: linearly over the logarithm of the work (bytes + flops),
+// window), so that only its efficiency is interpolated: its logarithm linearly over that of the work (bytes + flops),
 // between two numbers of rows over the logarithm of the rows, and held beyond what was measured. One curve per stage,
 // shape of its rows, unit of selection and type of operand; one profile per device and backend. A step adds what it
 // spends outside stages. Residuals are by leaving out one point at a time, beside those of the bare roofline.
@@ -30,12 +30,16 @@ struct calibration_error {
     double median, p95;
 };
 
+// What kv_write is beside: in window layers attention may have written already; where indexers run their keys are written too,
+// or, without keys, the bounds of pages.
+enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, LAYER_KINDS };
+
 struct calibration_curve {
     enum stage stage;
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
                               // has more, where the device replays steps that only decode
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
-    bool window;              // kv_write of layers that attend to a window: attention may have written already
+    enum calibration_layer layer;    // of kv_write; LAYER_ANY elsewhere
     enum dtype dtype;         // of the operands that are multiplied
     double floor_s;
     int32_t n_points;
@@ -77,7 +81,7 @@ struct calibration_query {
     int32_t unit_tokens, rows;
     enum dtype dtype;
     double work;
-    bool window;
+    enum calibration_layer layer;
 };
 struct calibration_answer {
     double floor_s, efficiency;

@@ -49,8 +49,8 @@ static double work_of(const struct fit_sample *sample)
 
 static int compare_curve(const struct fit_sample *a, const struct fit_sample *b)
 {
-    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, a->window, a->unit_tokens, (int32_t)a->dtype};
-    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, b->window, b->unit_tokens, (int32_t)b->dtype};
+    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, (int32_t)a->kind, a->unit_tokens, (int32_t)a->dtype};
+    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, (int32_t)b->kind, b->unit_tokens, (int32_t)b->dtype};
     for (int i = 0; i < 6; i++) {
         if (left[i] != right[i]) {
             return left[i] < right[i] ? -1 : 1;
@@ -162,7 +162,7 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
         n_points += i == 0 || compare_samples(&samples[i], &samples[i - 1]) != 0;
     }
     *out = (struct calibration_curve){.stage = samples->stage, .phase = samples->phase,
-                                      .unit_tokens = samples->unit_tokens, .window = samples->window,
+                                      .unit_tokens = samples->unit_tokens, .layer = samples->kind,
                                       .dtype = samples->dtype};
     struct fit_point *points = calloc((size_t)n_points, sizeof *points);
     out->points = calloc((size_t)n_points, sizeof *out->points);

@@ -2,8 +2,8 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "window"
-// (may be missing: false), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated":
+// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
+// (of kv_write: "window", "indexed" or "bounded"; may be missing), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated":
 // {...}}]}]}. Numbers keep all their bits. An unknown or missing key, a number out of range, points out of order or a
 // curve that occurs twice is an error that names file and place. The rates are validated by sim/device.c. No model of
 // the file is kept: it is parsed whole or not at all.
@@ -69,6 +69,8 @@ static json_t *write_error(const struct calibration_error *error)
     return json_pack("{s:i, s:f, s:f}", "points", (int)error->n, "median", error->median, "p95", error->p95);
 }
 
+static const char *const layer_names[LAYER_KINDS] = {"any", "window", "indexed", "bounded"};
+
 static json_t *write_curve(const struct calibration_curve *curve)
 {
     json_t *points = json_array();
@@ -81,8 +83,8 @@ static json_t *write_curve(const struct calibration_curve *curve)
                                phase_name(curve->phase), "unit_tokens", (int)curve->unit_tokens, "dtype",
                                dtype_name(curve->dtype), "floor_s", curve->floor_s, "points", points, "roofline",
                                write_error(&curve->roofline), "calibrated", write_error(&curve->calibrated));
-    if (curve->window) {
-        json_object_set_new(object, "window", json_true());
+    if (curve->layer != LAYER_ANY) {
+        json_object_set_new(object, "layer", json_string(layer_names[curve->layer]));
     }
     return object;
 }
@@ -263,13 +265,18 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
 {
     static const char *const keys[] = {"stage",   "phase",  "unit_tokens", "dtype",     "floor_s",
                                        "points", "roofline", "calibrated",  NULL};
-    static const char *const with_window[] = {"stage",  "phase",    "unit_tokens", "window", "dtype", "floor_s",
-                                              "points", "roofline", "calibrated",  NULL};
+    static const char *const with_layer[] = {"stage",  "phase",    "unit_tokens", "layer", "dtype", "floor_s",
+                                             "points", "roofline", "calibrated",  NULL};
     char stage[32], phase[32], dtype[32];
-    json_t *window = json_object_get(object, "window");
-    int error = check_keys(place, object, "the curve", window ? with_window : keys);
-    error = error || !window || json_is_boolean(window) ? error : wrong(place, "\"window\" must be true or false");
-    out->window = json_is_true(window);
+    json_t *layer = json_object_get(object, "layer");
+    const char *kind = json_string_value(layer);
+    int error = check_keys(place, object, "the curve", layer ? with_layer : keys);
+    for (int k = LAYER_WINDOW; kind && k < LAYER_KINDS; k++) {
+        out->layer = strcmp(kind, layer_names[k]) == 0 ? (enum calibration_layer)k : out->layer;
+    }
+    if (!error && layer && out->layer == LAYER_ANY) {
+        error = wrong(place, "\"layer\" must be \"window\", \"indexed\" or \"bounded\"");
+    }
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));
     error = error ? error : read_text(dtype, sizeof dtype, place, "\"dtype\"", json_object_get(object, "dtype"));
@@ -307,7 +314,7 @@ static int read_curves(struct calibration_profile *out, struct place *place, jso
         }
         for (const struct calibration_curve *other = out->curves; other < curve; other++) {
             if (other->stage == curve->stage && other->phase == curve->phase && other->dtype == curve->dtype &&
-                other->unit_tokens == curve->unit_tokens && other->window == curve->window) {
+                other->unit_tokens == curve->unit_tokens && other->layer == curve->layer) {
                 return wrong(place, "the same stage, phase, unit and type as curve %d", (int)(other - out->curves));
             }
         }

@@ -220,7 +220,13 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
     for (int64_t i = 0; i < fit->n_pending; i++) {
         pending[i].step_bytes = step_bytes;
         pending[i].marked = graph;
-        pending[i].window = pending[i].stage == STAGE_KV_WRITE && fit->slots[STAGE_WINDOW_ATTENTION][pending[i].layer + 1];
+        if (pending[i].stage == STAGE_KV_WRITE) {
+            int32_t layer = pending[i].layer + 1;
+            pending[i].kind = fit->slots[STAGE_WINDOW_ATTENTION][layer]  ? LAYER_WINDOW
+                              : fit->slots[STAGE_INDEX_PROJECT][layer] ? LAYER_INDEXED
+                              : fit->slots[STAGE_INDEX_SCORE][layer]   ? LAYER_BOUNDED
+                                                                       : LAYER_ANY;
+        }
         pending[i].step_phase = phase;
         // A device that replays steps that decode runs the others kernel by kernel: few rows take longer in those.
         pending[i].phase = graph && phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;

@@ -87,7 +87,7 @@ static struct calibration *make_law(int32_t rows, double noise)
 static bool ask(struct calibration_answer *out, const struct calibration *calibration, enum stage stage, int32_t rows,
                 double work)
 {
-    struct calibration_query query = {stage, PHASE_DECODE, 0, rows, DTYPE_BF16, work, false};
+    struct calibration_query query = {stage, PHASE_DECODE, 0, rows, DTYPE_BF16, work, LAYER_ANY};
     return calibration_ask(out, &calibration->profiles[0], &query);
 }
 
@@ -153,7 +153,7 @@ static void check_between(void)
     double low = 0.1 + 0.4 * check_uniform(), high = low + 0.3;
     feed(fit, STAGE_QKV, 1, 1, 1000000, 0, 1e6 / BYTES_PER_S / low, 0);
     feed(fit, STAGE_QKV, 1, 1, 64000000, 0, 64e6 / BYTES_PER_S / high, 0);
-    feed(fit, STAGE_QKV, 4, 4, 1000000, 0, 1e6 / BYTES_PER_S / (low / 2), 0);
+    feed(fit, STAGE_QKV, 4, 4, 4000000, 0, 4e6 / BYTES_PER_S / (low / 2), 0);    // as much for each row
     struct calibration *calibration = finish(fit);
     struct calibration_answer answer, before = {0};
     for (double work = 1e6; work <= 64e6; work *= 1.1) {
@@ -168,13 +168,28 @@ static void check_between(void)
     CHECK(fabs(answer.efficiency - high) < 1e-3);
     CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1e3) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(fabs(answer.efficiency - low) < 1e-3);
-    CHECK(ask(&answer, calibration, STAGE_QKV, 2, 1e6) && answer.provenance == PROVENANCE_INTERPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_QKV, 2, 2e6) && answer.provenance == PROVENANCE_INTERPOLATED);
     CHECK(fabs(answer.efficiency - sqrt(low * low / 2)) < 1e-3);    // half-way between 1 and 4 rows
     CHECK(ask(&answer, calibration, STAGE_QKV, 64, 1e6) && answer.provenance == PROVENANCE_EXTRAPOLATED);
+    // What asks on and on hears the same.
+    for (int i = 0; i < 200; i++) {
+        struct calibration_query query = {STAGE_QKV, PHASE_DECODE, 0, check_range(1, 6), DTYPE_BF16,
+                                          1e5 * exp2(12 * check_uniform()), LAYER_ANY};
+        struct calibration_stretch stretch;
+        CHECK(calibration_stretch(&stretch, &calibration->profiles[0], &query));
+        CHECK(query.work >= stretch.from_work * (1 - 1e-12) && query.work <= stretch.to_work * (1 + 1e-12));
+        for (int k = 0; k < 3; k++) {
+            CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
+            double efficiency = exp(stretch.log_efficiency + stretch.slope * log(query.work));
+            CHECK_MESSAGE(fabs(efficiency / answer.efficiency - 1) < 1e-9 && stretch.floor_s == answer.floor_s,
+                          "%d rows, work %g: %g, kept %g", query.rows, query.work, answer.efficiency, efficiency);
+            query.work = stretch.from_work + (stretch.to_work - stretch.from_work) * (0.01 + 0.98 * check_uniform());
+        }
+    }
     CHECK(!ask(&answer, calibration, STAGE_HEAD, 1, 1e6));
-    struct calibration_query other = {STAGE_QKV, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6, false};
+    struct calibration_query other = {STAGE_QKV, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6, LAYER_ANY};
     CHECK(calibration_ask(&answer, &calibration->profiles[0], &other) && answer.provenance == PROVENANCE_EXTRAPOLATED);
-    other = (struct calibration_query){STAGE_QKV, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6, false};
+    other = (struct calibration_query){STAGE_QKV, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6, LAYER_ANY};
     CHECK(!calibration_ask(&answer, &calibration->profiles[0], &other));
     calibration_free(calibration);
 }

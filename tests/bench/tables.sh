@@ -7,6 +7,8 @@
 #   budgets  one quantity: a row for each model and method, a column for each budget that `clsa eval` wrote behind the
 #            quantity (accuracy.passkey.k256); QUANTITY is "quantity of model", two expressions
 #   steps    whole steps: a row for each method; QUANTITY is the model
+#   serving  a row for each method under each load: as measured, and in brackets what the simulator was off by in percent,
+#            calibrated and as a bare roofline
 #   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
 # Run from the top of the checkout.
 set -euo pipefail
@@ -125,6 +127,33 @@ function kernels(words,    i, j, part, f, name, source, names, n_names, known, s
         print line
     }
 }
+# words: "METRICS on DEVICE at CONTEXT", METRICS as bench_serving names them, separated by commas.
+function serving(words,    i, j, part, f, names, n_names, seen, metrics, n_metrics, value, path, name, line) {
+    split(words, part, / on | at /)
+    n_metrics = split(part[1], metrics, ",")
+    for (i = 1; i <= n; i++) {
+        split(row[order[i]], f, "\t")
+        if (f[10] !~ /^(sim_error\.)?serving\./ || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        split(f[10], path, ".")
+        j = path[1] == "sim_error" ? 3 : 2
+        name = f[3] " | " f[6] " | " f[7] " | " path[j]
+        if (!(name in seen)) { seen[name] = 1; names[++n_names] = name }
+        value[name, path[j + 1], path[j + 2]] = f[11]
+    }
+    line = "| device | model | method | load |"
+    for (j = 1; j <= n_metrics; j++) line = line " " metrics[j] " |"
+    print line
+    gsub(/[^|]+/, " --- ", line)
+    print line
+    for (i = 1; i <= n_names; i++) {
+        line = "| " names[i] " |"
+        for (j = 1; j <= n_metrics; j++) {
+            name = names[i] SUBSEP metrics[j]
+            line = line (((name, "") in value) ? sprintf(" %.4g (%+.1f, %+.0f) |", value[name, ""], value[name, "calibrated"], value[name, "roofline"]) : " - |")
+        }
+        print line
+    }
+}
 function joined(cell, name, source, batches,    list, n_list, i, text, some) {
     n_list = split(batches, list, " ")
     for (i = 1; i <= n_list; i++) {
@@ -146,7 +175,7 @@ BEGIN {
         row[key] = line
     }
 }
-/^<!-- (results|budgets|steps|kernels) / {
+/^<!-- (results|budgets|steps|kernels|serving) / {
     print
     kind = $0
     sub(/^<!-- /, "", kind)
@@ -158,6 +187,7 @@ BEGIN {
     if (kind == "budgets") budgets(pattern)
     if (kind == "steps") steps(pattern)
     if (kind == "kernels") kernels(pattern)
+    if (kind == "serving") serving(pattern)
     skipping = 1
     next
 }
