@@ -56,7 +56,8 @@ static const struct check checks[] = {
                {"Enter", "Roofline: decode"}, {":nonsense", ":nonsense"}, {"Enter", "no such command: nonsense"},
                {":view", ":view"}, {"Escape", "!:view"}}, 0, 0},
     // A press on the second tab; the wheel turned down, and up; a press beside everything.
-    {"mouse", -1, {{"# 1b 5b 4d 20 2f 21", "Methods on the same work"}, {"# 1b 5b 4d 23 2f 21", ""}, {"3", "Stages of"}, {"# 1b 5b 4d 61 30 30", "~"},
+    {"mouse", -1, {{"# 1b 5b 4d 20 2f 21", "Methods on the same work"}, {"# 1b 5b 4d 23 2f 21", ""},
+                   {"3", "Stages of"}, {"# 1b 5b 4d 61 30 30", "~"},
                    {"# 1b 5b 4d 60 30 30", "~"}, {"# 1b 5b 4d 20 23 21", "decode tok/s"}}, 20, 0},
     {"j k, arrows", -1, {{"3", "decode  80"}, {"j", "!decode  80"}, {"k", "decode  80"}, {"Down", "!decode  80"},
                          {"Up", "decode  80"}, {"NPage", "!decode  80"}, {"PPage", "decode  80"}}, 20, 0},
@@ -95,7 +96,8 @@ static const struct check checks[] = {
     {"left, right", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Right", "\u25b8clsa-block"}, {"Left", "\u25b8clsa"},
                                   {"Up", "\u25b8paper-4b"}}, 0, 0},
     {"Enter", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Enter", "method ="}, {"dens", "method = dens"}, {"Enter", "dense, H100"},
-                            {"Enter", "method ="}, {"xyz", "method = xyz"}, {"Enter", "xyz: no value for method"}, {"Enter", "method ="},
+                            {"Enter", "method ="}, {"xyz", "method = xyz"}, {"Enter", "xyz: no value for method"},
+                            {"Enter", "method ="},
                             {"clsa", "method = clsa"}, {"Enter", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}}, 0, 0},
     {"a, d", VIEW_WHATIF, {{"", "Pinned: a keeps"}, {"a", "!Pinned: a keeps"}, {"d", "Pinned: a keeps"}}, 0, 0},
     {"c", VIEW_WHATIF, {{"c", "Nothing to take"}}, 0, 0},    // a made-up model; test_live takes over a known one

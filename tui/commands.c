@@ -211,7 +211,8 @@ static const struct {
     {"theme", do_theme, theme_candidate, true}, {"export", do_export, NULL, false},
     {"k", do_k, NULL, true}, {"batch", do_batch, NULL, true}, {"context", do_context, NULL, true},
     {"index-every", do_index_every, NULL, true}, {"device", do_device, device_candidate, true},
-    {"record", do_record, NULL, false}, {"dump", do_dump, NULL, false}, {"save", do_save, NULL, false}, {"quit", do_quit, NULL, false},
+    {"record", do_record, NULL, false}, {"dump", do_dump, NULL, false}, {"save", do_save, NULL, false},
+    {"quit", do_quit, NULL, false},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -61,7 +61,8 @@ struct method_summary {
 // `device` gives floors and predictions; NULL: unknown. Copied. -ENOMEM.
 int state_open(struct state **out, const struct device *device);
 void state_close(struct state *state);    // NULL-safe
-// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied. NULL: unknown from now on.
+// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied. NULL: unknown from
+// now on.
 void state_set_device(struct state *state, const struct device *device);
 struct sample_sink state_sink(struct state *state);
 

@@ -216,8 +216,8 @@ void view_curves(struct cells *cells, struct rect panel, bool framed, const stru
     draw_measured(cells, &plot, state);
     draw_crossings(cells, &plot);
     if (legend) {
-        draw_legend(cells, (struct rect){inside.row, inside.col + inside.cols - LEGEND_COLS + 2, inside.rows, LEGEND_COLS - 2},
-                    &plot, state);
+        int32_t col = inside.col + inside.cols - LEGEND_COLS + 2;
+        draw_legend(cells, (struct rect){inside.row, col, inside.rows, LEGEND_COLS - 2}, &plot, state);
     }
 }
 
@@ -236,7 +236,8 @@ bool note_curves(char *note, const struct state *state, const struct ui *ui)
             state_label(state, crossing->faster, label, sizeof label);
             state_label(state, crossing->slower, other, sizeof other);
             format_x(at, &sweep, crossing->x);
-            snprintf(note, NOTE_BYTES, "%.40s overtakes %.40s at %s %s (predicted; v: the other curves).", label, other, at, unit);
+            snprintf(note, NOTE_BYTES, "%.40s overtakes %.40s at %s %s (predicted; v: the other curves).", label,
+                     other, at, unit);
             return true;
         }
     }

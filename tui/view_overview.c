@@ -252,7 +252,8 @@ void view_overview(struct cells *cells, const struct layout *layout, const struc
     }
 }
 
-// What asks for attention: an engine that stands still, clocks that are held down, samples lost, requests that wait, steps that have become slower, time in no stage. False: nothing does.
+// What asks for attention: an engine that stands still, clocks that are held down, samples lost, requests that wait, steps
+// that have become slower, time in no stage. False: nothing does.
 static bool find_alert(char *note, const struct state *state, const struct ui *ui, int32_t method, enum phase phase,
                        const struct phase_summary *summary)
 {
@@ -267,10 +268,11 @@ static bool find_alert(char *note, const struct state *state, const struct ui *u
     }
     double slowed[] = {state_gauge(state, "slowed by heat"), state_gauge(state, "slowed by power")};
     if (ui->silent_s >= STALL_S && ui->silent_s > 20e-9 * summary->median_ns) {
-        snprintf(note, NOTE_BYTES, "! Nothing has come for %d s: the engine stalls, or gets another one ready.", ui->silent_s);
+        snprintf(note, NOTE_BYTES, "! Nothing has come for %d s: the engine stalls, or gets another one ready.",
+                 ui->silent_s);
     } else if (slowed[0] > 0 || slowed[1] > 0) {
-        snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %.0f MHz.", slowed[0] > 0 ? "heat" : "its power limit",
-                 state_gauge(state, "SM clock"));
+        snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %.0f MHz.",
+                 slowed[0] > 0 ? "heat" : "its power limit", state_gauge(state, "SM clock"));
     } else if (ui->dropped > 0) {
         snprintf(note, NOTE_BYTES, "! %lld samples were lost on their way from the engine to the screen.",
                  (long long)ui->dropped);

@@ -167,8 +167,9 @@ static void draw_trail(struct cells *cells, const struct plot *plot, struct rect
     int32_t n = state_stage_history(state, method, phase, (enum stage)stage, bytes_per_s, flops_per_s, STATE_STEPS);
     for (int32_t i = 0; i < n; i++) {
         if (flops_per_s[i] > 0 && bytes_per_s[i] > 0) {
-            int32_t x = dot_x(plot, area, log10(flops_per_s[i] / bytes_per_s[i])), y = dot_y(plot, area, log10(flops_per_s[i]));
-            cells_dot(cells, area, x, y, (struct pen){(enum role)(ROLE_STAGE + stage), 0});
+            int32_t x = dot_x(plot, area, log10(flops_per_s[i] / bytes_per_s[i]));
+            cells_dot(cells, area, x, dot_y(plot, area, log10(flops_per_s[i])),
+                      (struct pen){(enum role)(ROLE_STAGE + stage), 0});
         }
     }
 }

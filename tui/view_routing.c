@@ -119,7 +119,8 @@ void view_routing(struct cells *cells, const struct layout *layout, const struct
     bool known = routing && routing->n_layers > 0;
     if (known) {
         if (ui->blocks) {
-            snprintf(title, sizeof title, "Blocks of %d that hold most of what %s selected", ROUTING_BLOCK_UNITS, routing->method);
+            snprintf(title, sizeof title, "Blocks of %d that hold most of what %s selected", ROUTING_BLOCK_UNITS,
+                     routing->method);
         } else {
             snprintf(title, sizeof title, "Selected by %s in step %lld; shares as in the last step, the 1st layer",
                      routing->method, (long long)routing->step);
@@ -197,8 +198,8 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
         format_percent(holds, coverage);
         snprintf(note, NOTE_BYTES, "Selections hold %s of dense attention; %s of them was there a step ago.", holds, same);
     } else if (ui->blocks && isfinite(in_blocks)) {
-        snprintf(note, NOTE_BYTES, "As many tokens in whole blocks of %d hold at most %s of a selection.", ROUTING_BLOCK_UNITS,
-                 blocks);
+        snprintf(note, NOTE_BYTES, "As many tokens in whole blocks of %d hold at most %s of a selection.",
+                 ROUTING_BLOCK_UNITS, blocks);
     } else {
         format_percent(across, first);
         snprintf(note, NOTE_BYTES, "%s kept since last step; half lies in %s of the context; %s as layer %d.", same, places,

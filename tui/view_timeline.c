@@ -150,9 +150,11 @@ static void format_requests(char *text, size_t bytes, const struct tracks *track
     text[0] = 0;
     for (int64_t i = request_log_first(tracks->requests); i < request_log_end(tracks->requests) && length < bytes; i++) {
         const struct request_row *row = request_log_row(tracks->requests, i);
-        bool in = row->running_ns >= 0 && row->running_ns < end_ns && (row->finished_ns < 0 || row->finished_ns > step->begin_ns);
+        bool began = row->running_ns >= 0 && row->running_ns < end_ns;
+        bool in = began && (row->finished_ns < 0 || row->finished_ns > step->begin_ns);
         if (in && strcmp(request_log_source_name(tracks->requests, row->source), source) == 0) {
-            length += (size_t)snprintf(text + length, bytes - length, n++ == 0 ? "; for request %lld" : ", %lld", (long long)row->request);
+            length += (size_t)snprintf(text + length, bytes - length, n++ == 0 ? "; for request %lld" : ", %lld",
+                                       (long long)row->request);
         }
     }
 }

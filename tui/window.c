@@ -56,8 +56,8 @@ void window_add(struct phase_window *window, const struct step_sample *step, str
         qsort(calls, (size_t)n, sizeof *calls, by_begin);
     }
     struct window_step *row = &window->steps[window->n_steps++ % STATE_STEPS];
-    *row = (struct window_step){.begin_ns = step->begin_ns, .duration_ns = step->duration_ns, .n_seqs = step->n_seqs, .n_tokens = step->n_tokens,
-                                .context_tokens = step->context_tokens};
+    *row = (struct window_step){.begin_ns = step->begin_ns, .duration_ns = step->duration_ns, .n_seqs = step->n_seqs,
+                                .n_tokens = step->n_tokens, .context_tokens = step->context_tokens};
     set_gaps(row, step, calls, n);
     double step_bytes = 0;
     for (int64_t i = 0; i < n; i++) {
