@@ -60,7 +60,7 @@ static void on_point(void *user, const struct paper_point *point)
     printf("  us:");
     for (int stage = 0; stage < STAGE_COUNT; stage++) {
         if (point->stage_s[stage] > 0) {
-            printf(" %s %.0f", stage_name(stage), point->stage_s[stage] * 1e6);
+            printf(" %s %.0f", stage_name((enum stage)stage), point->stage_s[stage] * 1e6);
         }
     }
     printf("\n");
