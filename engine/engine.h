@@ -68,8 +68,9 @@ void engine_close(struct engine *engine);    // NULL-safe
 
 // Runs made-up steps, which nobody is told of, so that no request pays for what is loaded, chosen or recorded when a shape
 // first comes: prompts of all lengths up to the step's, an eighth of an octave apart, and on a GPU batches of every size
-// that decode contexts from `least_context` tokens to the engine's, powers of two, at most 256 of them. Before the first
-// request. A failure is that of a step.
+// that decode contexts from `least_context` tokens to the engine's, powers of two, at most 256 of them. Steps that an
+// observer wants timed or in pieces have recordings of their own, which are still made when the first of them comes.
+// -EINVAL after the first request, also a finished one; any other failure is that of a step.
 int engine_warm(struct engine *engine, int32_t least_context);
 
 int engine_submit(struct engine *engine, const struct engine_request *request, int64_t *id);

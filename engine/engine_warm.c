@@ -24,14 +24,14 @@ static int32_t pages_for(const struct engine *engine, int32_t tokens)
     return (tokens - 1) / engine->plan.page_tokens + 1;
 }
 
-// Sequence `slot` runs `rows` tokens behind `context` of its own. Sequences share pages where the cache has too few: they
-// write the same there.
+// Sequence `slot` runs `rows` tokens behind `context` of its own. Its pages begin with the slot's number: of the sequences
+// of one step only the last has more than one.
 static void add(struct warm *warm, int32_t slot, int32_t context, int32_t rows)
 {
     struct engine *engine = warm->engine;
     int32_t n = pages_for(engine, context + rows);
     for (int32_t p = 0; p < n; p++) {
-        warm->pages[p] = (int32_t)(((int64_t)slot * n + p) % warm->n_pages);
+        warm->pages[p] = slot + p;
     }
     step_batch_add(&engine->batch, slot, context, warm->tokens, rows, 1, warm->pages, n);
 }
@@ -54,11 +54,13 @@ static int run_prompt(struct warm *warm, int32_t context, int32_t rows)
     return run(warm, 0);
 }
 
-// All that fits into one step, which is what buffers grow to: everybody decodes, and a prompt takes the rest.
-static int run_fullest(struct warm *warm, int32_t rows)
+// All that fits into one step, which is what buffers grow to: everybody decodes, and a prompt takes the rest. No more
+// than the cache has pages for, or two would write to the same one at once.
+static int run_fullest(struct warm *warm, int32_t n, int32_t rows)
 {
-    int32_t n = warm->engine->options.max_seqs;
-    n = n < rows ? n : rows;
+    while (n - 1 + pages_for(warm->engine, rows - (n - 1)) > warm->n_pages) {
+        n--;
+    }
     step_batch_clear(&warm->engine->batch, 0);
     for (int32_t s = 0; s < n - 1; s++) {
         add(warm, s, 0, 1);
@@ -87,12 +89,13 @@ static int run_all(struct warm *warm, int32_t least_context)
     int64_t cached = (int64_t)warm->n_pages * engine->plan.page_tokens;
     int32_t most = o->max_step_tokens < o->max_context ? o->max_step_tokens : o->max_context;
     most = most < cached ? most : (int32_t)cached;
-    int error = run_fullest(warm, most);
+    int32_t seqs = o->max_seqs < most ? o->max_seqs : most;
+    seqs = seqs < warm->n_pages ? seqs : warm->n_pages;    // a sequence that runs has a page of its own
+    int error = run_fullest(warm, seqs, most);
     error = error ? error : run_prompt(warm, 0, most);
     if (!error && 2 * (int64_t)most <= (cached < o->max_context ? cached : o->max_context)) {
         error = run_prompt(warm, most, most);
     }
-    int32_t seqs = o->max_seqs < most ? o->max_seqs : most;
     if (!engine->backend->asynchronous) {    // nothing is recorded or chosen by shape
         return error ? error : run_decode(warm, seqs, 0);
     }
@@ -117,7 +120,7 @@ static int run_all(struct warm *warm, int32_t least_context)
 
 int engine_warm(struct engine *engine, int32_t least_context)
 {
-    if (scheduler_running(engine->scheduler) + scheduler_waiting(engine->scheduler) > 0) {
+    if (engine->n_requests > 0) {    // one that has finished may have left its prefix in the cache
         return status_fail(-EINVAL, "an engine is warmed before its first request");
     }
     struct warm warm = {.engine = engine, .n_pages = kv_pages_free(engine->pages) + kv_pages_used(engine->pages)};
