@@ -33,8 +33,9 @@ void forward_use_cache(struct forward *forward, const struct kv_cache *cache);
 // From the next pass on another observer is told, or NULL; returns the one before.
 const struct observer *forward_observe(struct forward *forward, const struct observer *observer);
 
-// Whether the observer is told the stages of step `step`: always if it has slots for them, but for steps that decode (one
-// row of each sequence, all leaving logits) on an asynchronous backend, unless it is told what is enqueued.
+// Whether the observer is told the stages of step `step`: always if it has slots for them, but of steps that decode (one
+// row of each sequence, all leaving logits) on an asynchronous backend, one in stage_every. An observer that is told what
+// is enqueued, and not how long the device took, is told all.
 bool forward_tells_stages(const struct forward *forward, int64_t step, bool decodes);
 
 // Host work before a pass: hands the batch to the backend. work [n_seqs] describes the same batch, to price its stages.

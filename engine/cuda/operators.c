@@ -3,7 +3,7 @@
 // Products of up to LINEAR_MAX_ROWS rows go to linear.cu, of more to cuBLASLt. Two things that operators could do by
 // themselves are put together with what comes next: a norm is begun by the product that completes the residual stream, and
 // heads are normed and turned together with the write into the cache or by window attention, so that their time counts
-// there. Limits that the kernels set (bf16 caches, head sizes of 16 to 128, inputs in multiples of 8) come back as
+// there. Limits that the kernels set (bf16 or fp8 pages, head sizes of 16 to 128, inputs in multiples of 8) come back as
 // -ENOTSUP with the shape. Of a batch that mixes them, prompts go to the kernels for many rows, sequences that decode to
 // those for single ones. The former read bf16: fp8 pages are widened for them first, one sequence and layer at a time,
 // which moves three bytes for every cached element: 0.16 ms for a layer of paper-4b at 131072 tokens on an H200.

@@ -541,7 +541,7 @@ template <int THREADS, int KEYS> static int cache_bytes_of(int units, int blocks
     return bytes < INT32_MAX ? (int)bytes : INT32_MAX;
 }
 
-// How many clusters of 5, 6 or 7 blocks with the widest cache run at once.
+// How many clusters of up to 7 blocks with the widest cache run at once.
 template <int THREADS, int KEYS, int PER_SM> static int odd_clusters(int blocks)
 {
     static int known[8];    // plus 1; 0: not asked yet
