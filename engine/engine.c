@@ -205,7 +205,7 @@ static int check_room(const struct engine *engine, int64_t n_pages)
 // Pages that fit into what is free once everything else has its memory.
 static int pages_that_fit(struct engine *engine, int32_t *n_pages)
 {
-    struct room room;
+    struct room room = {0};
     if (!engine->backend->memory) {
         return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
                            engine->backend->name);

@@ -79,13 +79,13 @@ static void bounds_item(void *user, int32_t s, int32_t thread)
     bool fp8 = task->op->view.dtype == DTYPE_FP8;
     float *cached = fp8 ? cpu_scratch_take(&scratch, width * (int64_t)sizeof *cached) : NULL;
     enum dtype dtype = fp8 ? DTYPE_F32 : task->op->view.dtype;
+    int64_t row_bytes = width * dtype_bytes(plan_fresh_dtype(task->context->plan));
     for (int32_t i = 0; i < seq->n_rows; i++) {
         int32_t token = seq->context_tokens + i, first = token / bounds->unit_tokens * bounds->unit_tokens;
         int32_t page = task->batch->pages[(int64_t)s * task->batch->max_pages + first / bounds->page_tokens];
         float *low = (float *)(void *)(bounds->data + page * bounds->page_stride) +
                      (int64_t)(first % bounds->page_tokens / bounds->unit_tokens) * 2 * width;
-        const void *key =
-            (const unsigned char *)task->op->k + (int64_t)(seq->first_row + i) * width * dtype_bytes(dtype);
+        const void *key = (const unsigned char *)task->op->k + (seq->first_row + i) * row_bytes;
         if (fp8) {
             load_cached(task, cached, s, token);
             key = cached;
