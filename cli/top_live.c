@@ -376,18 +376,23 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     return error;
 }
 
-// An order that cannot be carried out (a batch that memory does not hold) is taken back, and told.
-static void take_back(struct live *live, const struct orders *good)
+// An order that cannot be carried out (a batch that memory does not hold) is taken back, and told. A method that cannot begin
+// at what others run at is left out until its next turn instead, and no longer the only one.
+static void take_back(struct live *live, int32_t method, bool left_out, const struct orders *good)
 {
     struct orders *orders = &live->orders;
     pthread_mutex_lock(&live->mutex);
-    orders->batch = good->batch;
-    orders->context = good->context;
-    orders->top_k = good->top_k;
-    orders->index_every = good->index_every;
-    memcpy(orders->device, good->device, sizeof orders->device);
+    if (left_out) {
+        orders->only = orders->only == method ? -1 : orders->only;
+    } else {
+        orders->batch = good->batch;
+        orders->context = good->context;
+        orders->top_k = good->top_k;
+        orders->index_every = good->index_every;
+        memcpy(orders->device, good->device, sizeof orders->device);
+    }
     orders->change++;
-    snprintf(live->notice, sizeof live->notice, "Taken back: %.200s", status_text());
+    snprintf(live->notice, sizeof live->notice, "%s: %.200s", left_out ? "Left out" : "Taken back", status_text());
     pthread_mutex_unlock(&live->mutex);
 }
 
@@ -395,7 +400,8 @@ static void *work(void *user)
 {
     struct live *live = user;
     struct orders good = {.batch = 0};    // under which a batch began last
-    int32_t method = 0;
+    int32_t method = 0, failures = 0;     // failures: batches in a row that could not begin
+    bool left_out[MAX_METHODS] = {false};
     for (;;) {
         pthread_mutex_lock(&live->mutex);
         struct orders orders = live->orders;
@@ -405,19 +411,24 @@ static void *work(void *user)
         }
         method = orders.only >= 0 ? orders.only : method;
         int error = run_batch(live, method, &orders);
-        good = live->stepped ? orders : good;
-        if (error && !live->stepped && good.batch > 0) {
-            take_back(live, &good);
-            continue;
-        }
-        if (error) {
+        bool begun = !error || live->stepped, takes_back = good.batch > 0 && failures < live->n_methods;
+        if (error && (begun || !takes_back)) {
             pthread_mutex_lock(&live->mutex);
             live->error = error;
             snprintf(live->error_text, sizeof live->error_text, "%s", status_text());
             pthread_mutex_unlock(&live->mutex);
             return NULL;
         }
-        method = (method + 1) % live->n_methods;
+        failures = error ? failures + 1 : 0;
+        good = live->stepped ? orders : good;
+        if (error) {
+            left_out[method] = left_out[method] || same_work(&orders, &good);
+            take_back(live, method, left_out[method], &good);
+            method = left_out[method] ? (method + 1) % live->n_methods : method;    // or again, as before the order
+        } else {
+            left_out[method] = left_out[method] && !live->stepped;
+            method = (method + 1) % live->n_methods;
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 struct top_rates {
     int32_t threads;
     struct device device, host;
+    bool named;                    // by the user, for whatever runs
     bool host_known;               // measured before an engine ran
     atomic_bool known;
     pthread_t thread;
@@ -37,6 +38,7 @@ int top_rates_open(struct top_rates **out, const char *named, int32_t threads)
     }
     int error = device_find(&(*out)->device, named, threads);
     atomic_store(&(*out)->known, error == 0);
+    (*out)->named = true;
     if (error) {
         top_rates_close(*out);
         *out = NULL;
@@ -71,7 +73,7 @@ int top_rates_of_engine(struct top_rates *rates, const char *device)
 
 void top_rates_forget(struct top_rates *rates)
 {
-    atomic_store(&rates->known, false);
+    atomic_store(&rates->known, rates->named);
 }
 
 // Whether a device's description ("AMD EPYC 9575F, 2 threads") names this machine's processor.

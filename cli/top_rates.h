@@ -24,6 +24,7 @@ int top_rates_of_engine(struct top_rates *rates, const char *device);
 void top_rates_of_source(struct top_rates *rates, const struct sample_source *source, bool measure, bool wait);
 
 // The engine has moved to another device: of this machine's processor the figures are kept, of others to be found again.
+// A device that the user named stays.
 void top_rates_forget(struct top_rates *rates);
 
 // NULL: not known, or not yet. Valid until close.

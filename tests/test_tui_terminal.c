@@ -208,6 +208,35 @@ static void test_live(void)
     terminal_close(terminal);
 }
 
+// A method that memory does not hold, though it holds another one at the same work, is left out; the other goes on.
+static void test_left_out(void)
+{
+#ifdef CLSA_MOCK_SMALL
+    char line[1024];
+    snprintf(line, sizeof line,
+             "trap : INT; export XDG_CONFIG_HOME=/nowhere;"
+             " stty -g >%s/stty-before; LD_LIBRARY_PATH=%s %s top --model tiny --device cuda --sim-device H100 --context 16"
+             " --output 2000000 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk; stty -g >%s/stty-after;"
+             "cmp %s/stty-before %s/stty-after && echo settings are back",
+             folder, CLSA_MOCK_SMALL, binary, folder, folder, folder, folder, folder);
+    struct terminal *terminal = terminal_open(line, "C.UTF-8", 24, 80);
+    CHECK_SHOWS(terminal, "Where a decode step goes");
+    terminal_keys(terminal, ")");    // dense has its turn, with a longer context and then with the one at which clsa ran
+    CHECK_SHOWS(terminal, "Left out: no memory for a KV cache");
+    terminal_keys(terminal, "]");
+    CHECK_SHOWS(terminal, "clsa k=32");
+    terminal_keys(terminal, ":device reference");    // what --sim-device names stays
+    terminal_keys(terminal, "Enter");
+    CHECK_SHOWS(terminal, "device reference");
+    terminal_keys(terminal, "2");
+    terminal_keys(terminal, "v");
+    CHECK_SHOWS(terminal, "Predicted decode tokens/s over the context");
+    terminal_keys(terminal, "q");
+    check_given_back(terminal, "status=0");
+    terminal_close(terminal);
+#endif
+}
+
 // What stands on the terminal is what the program thinks stands there: drawn anew from nothing it looks the same.
 static void check_cells(struct terminal *terminal, int32_t round)
 {
@@ -294,6 +323,7 @@ int main(void)
     test_ascii();
     test_signals();
     test_live();
+    test_left_out();
     test_storm();
     test_refused();
     char line[128];

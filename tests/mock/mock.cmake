@@ -35,7 +35,12 @@ set_target_properties(mock_cuda_small PROPERTIES PREFIX "" OUTPUT_NAME libclsa_c
 target_include_directories(mock_cuda_small PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(mock_cuda_small PRIVATE ${CLSA_WARNINGS})
 target_compile_definitions(mock_cuda_small PRIVATE MOCK_SMALL)
-target_compile_definitions(test_cuda_absent PRIVATE CLSA_MOCK_SMALL="${CMAKE_BINARY_DIR}/mock/small")
+foreach(name test_cuda_absent test_tui_terminal)
+    if(TARGET ${name})    # the latter where there is a terminal to test
+        target_compile_definitions(${name} PRIVATE CLSA_MOCK_SMALL="${CMAKE_BINARY_DIR}/mock/small")
+        add_dependencies(${name} mock_cuda_small clsa)
+    endif()
+endforeach()
 set_target_properties(clsa PROPERTIES ENABLE_EXPORTS ON)    # whose reference backend it takes
 add_dependencies(test_cuda_absent mock_cuda mock_cuda_small clsa)
 if(TARGET clsa_cuda)
