@@ -73,6 +73,8 @@ static void command_live(void *user, const struct request_to_owner *request, con
     live_command(top->live, request, told, told_bytes);
     if (strncmp(told, "device ", 7) == 0) {
         top_rates_forget(top->rates);
+        top_gauges_close(top->gauges);
+        top->gauges = top_gauges_open(told + 7);
     }
 }
 

@@ -28,10 +28,13 @@ static double rate(const struct state *state, int32_t method, int32_t context, i
     return batch / step.seconds;
 }
 
-static void announce(const struct sample_sink *sink, int32_t id, const char *method)
+// top_k 0: the method's own.
+static void announce_k(const struct sample_sink *sink, int32_t id, const char *method, int32_t top_k)
 {
     struct plan plan;
-    CHECK(plan_build(&plan, plan_find_model("demo-8m"), method, NULL) == 0);
+    struct plan_options options = plan_options_default();
+    options.top_k = top_k > 0 ? top_k : options.top_k;
+    CHECK(plan_build(&plan, plan_find_model("demo-8m"), method, &options) == 0);
     struct sample_source source = {.id = id, .n_layers = plan.shape.n_layers, .window_tokens = plan.shape.window_tokens,
                                    .page_tokens = plan.page_tokens, .weight_dtype = plan.weight_dtype,
                                    .kv_dtype = plan.kv_dtype, .index_dtype = plan.index.key_dtype};
@@ -46,6 +49,11 @@ static void announce(const struct sample_sink *sink, int32_t id, const char *met
     struct step_sample step = {.source = id, .step = 1, .phase = PHASE_DECODE, .n_seqs = 2, .n_tokens = 2,
                                .context_tokens = 3000, .begin_ns = 1000 + id, .duration_ns = 1000000};
     sink->step(sink->user, &step);
+}
+
+static void announce(const struct sample_sink *sink, int32_t id, const char *method)
+{
+    announce_k(sink, id, method, 0);
 }
 
 static void test_sweep(void)
@@ -91,6 +99,13 @@ static void test_sweep(void)
     CHECK(sweep_update(&sweep, state, SWEEP_BATCH, 0) && sweep.tokens_per_s[0][0] < 0);
     announce(&sink, 4, "block");
     CHECK(sweep_update(&sweep, state, SWEEP_BATCH, 0) && sweep.tokens_per_s[0][0] > 0 && sweep.n_methods == 5);
+    for (int32_t id = 5; state_method_count(state) < STATE_METHODS; id++) {
+        announce_k(&sink, id, "clsa", 64 * id);
+    }
+    CHECK(sweep_update(&sweep, state, SWEEP_BATCH, 0) && sweep.n_methods == STATE_METHODS);
+    announce_k(&sink, 100, "clsa", 4096);    // takes the place of the one unseen for longest
+    CHECK(sweep_update(&sweep, state, SWEEP_BATCH, 0) && sweep.n_methods == STATE_METHODS);
+    CHECK(fabs(sweep.tokens_per_s[0][0] / rate(state, 0, 3072, 1) - 1) < 1e-12);
     state_close(state);
 }
 
@@ -264,6 +279,16 @@ static void test_marks_and_gauges(void)
     }
     CHECK(strcmp(state_mark(state, 0)->text, "k 5") == 0 && strcmp(state_mark(state, STATE_MARKS - 1)->text, "k 68") == 0 &&
           state_mark(state, STATE_MARKS) == NULL);
+    ui.silent_s = 0;
+    state_forget(state);    // the engine has moved: what the other device's clocks were says nothing
+    CHECK(isnan(state_gauge(state, "power")));
+    gauge.name = "SM clock";
+    gauge.value = 1200;
+    sink.gauge(sink.user, &gauge);
+    announce(&sink, 1, "clsa");
+    CHECK(dashboard_snapshot(&text, state, &ui, &options) == 0);
+    CHECK_MESSAGE(strstr(text, "- W, 1200 MHz") && !strstr(text, "nan"), "%s", text);
+    free(text);
     state_close(state);
 }
 

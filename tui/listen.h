@@ -1,9 +1,9 @@
 // tui/listen.h - a running engine's samples for dashboards that attach: a Unix socket, for the same user only.
 //
 // The engine's thread puts samples into a feed and never waits; a thread of the listener's hands them to whoever is
-// there. A dashboard that does not keep up is let go. Who comes late is told the sources and
-// what became of the last requests first. What goes over the
-// socket is this program's own memory layout: both ends must be the same build, and the first bytes say so.
+// there. A dashboard that does not keep up is let go. Who comes late is told the sources and what became of the last
+// requests first. What goes over the socket is this program's own memory layout: both ends must be the same build, and
+// the first bytes say so.
 #pragma once
 
 #include <stdbool.h>

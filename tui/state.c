@@ -122,6 +122,7 @@ void state_forget(struct state *state)
         free(method->kernels);
         *method = (struct method){.told = nothing_told(&method->told.source, method->told.last_ns)};
     }
+    state->n_gauges = 0;    // of another device, perhaps
 }
 
 static struct sample_source cleaned(const struct sample_source *source)

@@ -18,6 +18,30 @@ static double rate_at(const struct device *device, const struct plan *plan, int3
     return predict_step(&step, device, plan, work, batch) == 0 && step.seconds > 0 ? batch / step.seconds : NAN;
 }
 
+// Which methods these are: one may take another's place.
+static int64_t sources_of(const struct state *state)
+{
+    uint64_t hash = 0xcbf29ce484222325u;    // FNV-1a
+    for (int32_t i = 0; i < state_method_count(state); i++) {
+        struct method_summary told;
+        state_method(state, i, &told);
+        const struct sample_source *source = &told.source;
+        const int32_t knobs[] = {source->top_k, source->unit_tokens, source->index_sets, source->window_tokens,
+                                 source->page_tokens, source->n_layers, (int32_t)source->weight_dtype,
+                                 (int32_t)source->kv_dtype, (int32_t)source->index_dtype};
+        for (const char *name = source->method; *name; name++) {
+            hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
+        }
+        for (const char *name = source->model; *name; name++) {
+            hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
+        }
+        for (size_t k = 0; k < sizeof knobs / sizeof knobs[0]; k++) {
+            hash = (hash ^ (uint32_t)knobs[k]) * 0x100000001b3u;
+        }
+    }
+    return (int64_t)hash;
+}
+
 static void make_curve(struct sweep *sweep, const struct state *state, int32_t method)
 {
     struct method_summary told;
@@ -76,7 +100,7 @@ bool sweep_update(struct sweep *sweep, const struct state *state, enum sweep_ove
     // A context that grows with each step does not ask for new curves with each step.
     int32_t fixed = over == SWEEP_CONTEXT ? batch : (context + 1023) / 1024 * 1024;
     fixed = fixed < 1 ? 1 : over == SWEEP_CONTEXT && fixed > MOST_BATCH ? MOST_BATCH : fixed;
-    int64_t key[4] = {over, fixed, n, 0};
+    int64_t key[5] = {over, fixed, n, 0, sources_of(state)};
     memcpy(&key[3], &device->bytes_per_s.value, sizeof key[3]);
     if (memcmp(key, sweep->made_for, sizeof key) == 0) {
         return true;

@@ -26,7 +26,7 @@ struct sweep {
     double x[SWEEP_POINTS];
     double tokens_per_s[STATE_METHODS][SWEEP_POINTS];
     struct sweep_crossing crossings[SWEEP_CROSSINGS];    // ascending x
-    int64_t made_for[4];       // what it depends on
+    int64_t made_for[5];       // what it depends on
 };
 
 // Brings `sweep` up to date for `over` around what `method` (-1: nothing) does now. False: no rates or no method is known.

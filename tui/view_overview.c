@@ -57,21 +57,30 @@ static void figures(struct figure *out, const struct state *state, int32_t metho
     }
 }
 
+// Not every device tells every reading.
+static void format_gauge(char *text, double value)
+{
+    snprintf(text, FORMAT_BYTES, isfinite(value) ? "%.0f" : "-", value);
+}
+
 // Of a GPU: what it draws, how fast it runs and reads, how hot it is. Returns how many figures these are.
 static int32_t gauges(struct figure *out, const struct state *state)
 {
     double power_w = state_gauge(state, "power"), clock_mhz = state_gauge(state, "SM clock");
     double heat_c = state_gauge(state, "temperature"), read = state_gauge(state, "dram__bytes_read.sum.per_second");
+    char one[FORMAT_BYTES], other[FORMAT_BYTES];
     int32_t n = 0;
     if (isfinite(power_w) || isfinite(clock_mhz)) {
+        format_gauge(one, power_w);
+        format_gauge(other, clock_mhz);
         out[n].name = "GPU";
-        snprintf(out[n++].value, FORMAT_BYTES, "%.0f W, %.0f MHz", power_w, clock_mhz);
+        snprintf(out[n++].value, FORMAT_BYTES, "%.8s W, %.8s MHz", one, other);
     }
     if (isfinite(read) || isfinite(heat_c)) {
-        char rate[FORMAT_BYTES] = "-";
-        format_number(rate, read * 1e-9);
+        format_number(one, read * 1e-9);
+        format_gauge(other, heat_c);
         out[n].name = "reads, heat";
-        snprintf(out[n++].value, FORMAT_BYTES, "%.12s GB/s, %.0f C", rate, heat_c);
+        snprintf(out[n++].value, FORMAT_BYTES, "%.12s GB/s, %.4s C", one, other);
     }
     return n;
 }
@@ -271,8 +280,9 @@ static bool find_alert(char *note, const struct state *state, const struct ui *u
         snprintf(note, NOTE_BYTES, "! Nothing has come for %d s: the engine stalls, or gets another one ready.",
                  ui->silent_s);
     } else if (slowed[0] > 0 || slowed[1] > 0) {
-        snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %.0f MHz.",
-                 slowed[0] > 0 ? "heat" : "its power limit", state_gauge(state, "SM clock"));
+        format_gauge(text, state_gauge(state, "SM clock"));
+        snprintf(note, NOTE_BYTES, "! The GPU's clocks are held down by %s: %s MHz.",
+                 slowed[0] > 0 ? "heat" : "its power limit", text);
     } else if (ui->dropped > 0) {
         snprintf(note, NOTE_BYTES, "! %lld samples were lost on their way from the engine to the screen.",
                  (long long)ui->dropped);

@@ -279,7 +279,7 @@ void note_timeline(char *note, const struct state *state, const struct ui *ui)
         snprintf(note, NOTE_BYTES, "No step yet.");
         return;
     }
-    if (ui->beside && ui->beside->n > 0 && ui->beside->step >= 0) {
+    if (ui->beside && ui->beside->n > 0 && ui->beside->step >= timeline_first(timeline)) {    // still there
         note_beside(note, timeline, ui->beside);
         return;
     }
