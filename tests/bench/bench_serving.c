@@ -24,7 +24,7 @@
 #include "engine/status.h"
 #include "sim/serve.h"
 
-enum { MAX_METHODS = 16, CASES = 3, MODES = 3 };
+enum { CASES = 3, MODES = 3 };
 enum { STEADY, SATURATED, PREEMPTION };
 enum { MEASURED, ROOFLINE, CALIBRATED };
 static const char *const case_names[CASES] = {"steady", "saturated", "preemption"};
@@ -326,6 +326,13 @@ static int judge_steps(struct bench *bench, const struct setup *setup, const cha
 // ---------------------------------------------------------------------------------------------------------------------
 // Side by side
 
+// "-" where there is nothing to be off from.
+static const char *error_text(char text[static 24], double value, double measured)
+{
+    snprintf(text, 24, measured > 0 ? "%+.1f%%" : "-", 100 * (value / measured - 1));
+    return text;
+}
+
 static void report(const struct bench *bench, const struct setup *setup, const char *name,
                    const struct serve_metrics *const *metrics, const double (*extra)[2])
 {
@@ -346,10 +353,10 @@ static void report(const struct bench *bench, const struct setup *setup, const c
                                       of->tpot_s.p95, (double)of->preemptions, extra[m][0], extra[m][1]};
             values[m] = rows[r].factor * all[r];
         }
-        printf("%-10s %-10s %20s %12.4g %12.4g %+8.1f%% %12.4g %+8.1f%%\n", "", "", rows[r].name, values[MEASURED],
-               values[ROOFLINE], 100 * (values[ROOFLINE] / values[MEASURED] - 1), values[CALIBRATED],
-               100 * (values[CALIBRATED] / values[MEASURED] - 1));
-        char quantity[96];
+        char quantity[96], roofline[24], calibrated[24];
+        printf("%-10s %-10s %20s %12.4g %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, values[MEASURED],
+               values[ROOFLINE], error_text(roofline, values[ROOFLINE], values[MEASURED]), values[CALIBRATED],
+               error_text(calibrated, values[CALIBRATED], values[MEASURED]));
         snprintf(quantity, sizeof quantity, "serving.%s.%s", name, rows[r].name);
         append(bench, setup, quantity, values[MEASURED], rows[r].unit);
         for (int m = ROOFLINE; m < MODES && values[MEASURED] > 0; m++) {
@@ -430,20 +437,43 @@ static int run_method(struct bench *bench, struct model_file **files, const char
     return error ? status_prefix(error, "%s: ", name) : 0;
 }
 
+// Of --cases, each a name.
+static int check_cases(const char *cases)
+{
+    for (size_t length; *cases; cases += length + (cases[length] == ',')) {
+        bool known = false;
+        length = strcspn(cases, ",");
+        for (int c = 0; c < CASES; c++) {
+            known = known || (strlen(case_names[c]) == length && strncmp(cases, case_names[c], length) == 0);
+        }
+        if (!known) {
+            return status_fail(-EINVAL, "--cases %.*s: expected steady, saturated, preemption", (int)length, cases);
+        }
+    }
+    return 0;
+}
+
+static int open_file(FILE **out, const char *path, const char *mode, const char *flag)
+{
+    *out = path ? fopen(path, mode) : NULL;
+    return path && !*out ? status_fail(-EINVAL, "--%s %s: %s", flag, path, strerror(errno)) : 0;
+}
+
 static int run(struct bench *bench)
 {
     struct device *table = NULL;
     struct model_file *files[BACKBONE_COUNT] = {NULL};
     int32_t n_table;
     char list[256], *rest = NULL;
-    int error = plan_flags_resolve(&bench->flags);
+    int error = check_cases(bench->cases);
+    error = error ? error : plan_flags_resolve(&bench->flags);
     error = error ? error : device_table_load(&table, &n_table, NULL);
     error = error ? error : calibrated_open(&bench->calibration, &bench->calibration_file, bench->device_name, NULL);
     error = error ? error : choice_device(&bench->calibrated, table, n_table, bench->calibration, bench->device_name, bench->threads);
     bench->bare = bench->calibrated;    // the same rates
     bench->bare.calibration = NULL;
-    bench->steps_out = !error && bench->steps_file ? fopen(bench->steps_file, "we") : NULL;
-    bench->results_out = !error && bench->results ? fopen(bench->results, "ae") : NULL;
+    error = error ? error : open_file(&bench->steps_out, bench->steps_file, "we", "steps");
+    error = error ? error : open_file(&bench->results_out, bench->results, "ae", "results");
     snprintf(list, sizeof list, "%s", bench->methods);
     for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
         error = run_method(bench, files, name);
