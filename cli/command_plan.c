@@ -309,7 +309,8 @@ static int open_calibration(struct plan_command *command)
 static int open_input(struct plan_command *command)
 {
     struct plan_case *base = &command->base;
-    int error = plan_flags_resolve(&command->flags);
+    int error = command->csv && command->json ? status_fail(-EINVAL, "--csv: not with --json")
+                                              : plan_flags_resolve(&command->flags);
     error = error ? error : choice_model(&command->config, command->model);
     error = error ? error : open_grid(command);
     error = error ? error : workload_flags_load(&command->workload, &command->load);

@@ -448,6 +448,9 @@ static void complete(struct sim *sim)
 static int run(struct sim *sim)
 {
     complete(sim);
+    if (sim->csv && (sim->json || sim->validate || sim->paper)) {
+        return status_fail(-EINVAL, "--csv: not with %s", sim->json ? "--json" : sim->validate ? "--validate" : "--paper");
+    }
     if (sim->validate) {
         return validate(sim);
     }

@@ -216,6 +216,10 @@ static void groups(void)
     rows = json_rows(&root, "sim --workload reasoning --requests 50 --tp 2 --replicas 3 --json", "serve");
     CHECK(number(json_array_get(rows, 0), "finished") == 50);
     json_decref(root);
+    expect_refused("sim --device H100 --csv --json", "--csv|--json");
+    expect_refused("sim --device H100 --csv --validate .", "--csv|--validate");
+    expect_refused("sim --device B200 --csv --paper", "--csv|--paper");
+    expect_refused("sim --workload reasoning --requests 5 --device H100 --csv --json", "--csv|--json");
     expect_refused("sim --device H100 --tp 3", "3 devices|1, 2, 4, 20");
     expect_refused("sim --workload reasoning --requests 5 --replicas 2 --timeline", "--timeline|--replicas");
     expect_refused("sim --workload reasoning --requests 5 --replicas 2 --router magic", "--router|magic");
