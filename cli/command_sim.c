@@ -237,7 +237,9 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
             if (sim->output > 1) {
                 sim_add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
             }
-            error = charts ? sim_charts_add(charts, plan, device, sim->context, &request.prefill, &request.first_decode) : 0;
+            int32_t chunk = sim->chunk > 0 ? sim->chunk : sim->context;
+            error = charts ? sim_charts_add(charts, plan, device, sim->context, chunk, &request.prefill, &request.first_decode)
+                           : 0;
             if (error) {
                 return error;
             }

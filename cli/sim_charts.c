@@ -33,16 +33,16 @@ int sim_charts_open(struct table **tables)
     return tables[0] && tables[1] ? 0 : status_fail(-ENOMEM, "no memory for a table");
 }
 
-static int add_batches(struct table *table, const struct plan *plan, const struct device *device, int32_t context_tokens)
+static int add_batches(struct table *table, const struct plan *plan, const struct device *device, int32_t context_tokens,
+                       int32_t chunk_tokens)
 {
     struct work *work = malloc(MOST_SEQUENCES * sizeof *work);
     int32_t ranks = device->ranks > 1 ? device->ranks : 1;
     int64_t page = plan->page_tokens, pages = (context_tokens + page) / page;    // with the token that is drawn
     double kv = (double)pages * (double)page * (double)plan_kv_bytes_per_token(plan) +
                 (double)plan_kv_bytes_per_sequence(plan);
-    double left = device->memory_bytes.value - (double)plan_weight_bytes(plan);
-    double fits = device->memory_bytes.value > 0 && kv > 0 ? floor(left / kv) : MOST_SEQUENCES;
-    int32_t most = fits < MOST_SEQUENCES ? (int32_t)fits : MOST_SEQUENCES;
+    int64_t fits = predict_max_seqs(device, plan, (int64_t)context_tokens + 1, chunk_tokens);
+    int32_t most = fits >= 0 && fits < MOST_SEQUENCES ? (int32_t)fits : MOST_SEQUENCES;    // -1: nobody knows
     int error = work ? 0 : status_fail(-ENOMEM, "no memory for a batch");
     for (int32_t n = 1; n <= most && !error; n = n < most && 2 * n > most ? most : 2 * n) {
         struct step_prediction step;
@@ -83,11 +83,11 @@ static void add_stages(struct table *table, const struct plan *plan, const struc
 }
 
 int sim_charts_add(struct table *const *tables, const struct plan *plan, const struct device *device, int32_t context_tokens,
-                   const struct step_prediction *prefill, const struct step_prediction *decode)
+                   int32_t chunk_tokens, const struct step_prediction *prefill, const struct step_prediction *decode)
 {
     add_stages(tables[1], plan, device, "prefill", prefill);
     add_stages(tables[1], plan, device, "decode", decode);
-    return add_batches(tables[0], plan, device, context_tokens);
+    return add_batches(tables[0], plan, device, context_tokens, chunk_tokens);
 }
 
 void sim_charts_ceilings(struct table *const *tables, const struct device *device)

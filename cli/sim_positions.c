@@ -72,7 +72,8 @@ static void add_cost(struct table *table, const struct plan *plan, const struct 
     table_number(table, "prefill_index_percent", 100 * cost->prefill_index_s / (cost->prefill_s * rows));
 }
 
-static int add_batch(struct table *table, const struct plan *plan, const struct device *device, int32_t context);
+static int add_batch(struct table *table, const struct sim_positions_options *o, const struct plan *plan,
+                     const struct device *device, int32_t context);
 
 static int add_costs(struct table *const *tables, const struct sim_positions_options *o, const struct plan *plan,
                      const struct device *device)
@@ -87,7 +88,7 @@ static int add_costs(struct table *const *tables, const struct sim_positions_opt
             return error;
         }
         add_cost(tables[0], plan, device, context, o->batch, context < o->chunk_tokens ? context : o->chunk_tokens, &cost);
-        error = add_batch(tables[1], plan, device, context);
+        error = add_batch(tables[1], o, plan, device, context);
         if (error) {
             return error;
         }
@@ -96,12 +97,11 @@ static int add_costs(struct table *const *tables, const struct sim_positions_opt
 }
 
 // How many sequences of a context fit, and the time of a step of all of them. 0 and 0 where none does or memory is unknown.
-static int full_batch(int32_t *fit, double *step_s, const struct plan *plan, const struct device *device, int32_t context)
+static int full_batch(int32_t *fit, double *step_s, const struct plan *plan, const struct device *device, int32_t context,
+                      int32_t chunk_tokens)
 {
     struct step_prediction step;
-    int64_t page = plan->page_tokens, pages = (context + page) / page;
-    double kv = (double)(pages * page) * (double)plan_kv_bytes_per_token(plan) + (double)plan_kv_bytes_per_sequence(plan);
-    double n = floor((device->memory_bytes.value - (double)plan_weight_bytes(plan)) / kv);
+    int64_t n = predict_max_seqs(device, plan, (int64_t)context + 1, chunk_tokens);    // with the token that is drawn
     *fit = n < 1 ? 0 : n < MOST_SEQUENCES ? (int32_t)n : MOST_SEQUENCES;
     *step_s = 0;
     struct work *work = *fit > 0 ? malloc((size_t)*fit * sizeof *work) : NULL;
@@ -117,11 +117,12 @@ static int full_batch(int32_t *fit, double *step_s, const struct plan *plan, con
     return error;
 }
 
-static int add_batch(struct table *table, const struct plan *plan, const struct device *device, int32_t context)
+static int add_batch(struct table *table, const struct sim_positions_options *o, const struct plan *plan,
+                     const struct device *device, int32_t context)
 {
     int32_t fit;
     double step_s;
-    int error = full_batch(&fit, &step_s, plan, device, context);
+    int error = full_batch(&fit, &step_s, plan, device, context, o->chunk_tokens);
     if (error || !(device->memory_bytes.value > 0)) {
         return error;
     }
@@ -153,7 +154,7 @@ static int add_sharing(struct table *table, const struct sim_positions_options *
             return 0;    // a method whose indexers are given
         }
         error = position_cost(&cost, device, &shared, o->batch, o->max_context, o->chunk_tokens);
-        error = error ? error : full_batch(&fit, &step_s, &shared, device, o->max_context);
+        error = error ? error : full_batch(&fit, &step_s, &shared, device, o->max_context, o->chunk_tokens);
         if (!error) {
             table_row(table);
             table_text(table, "method", plan->method);

@@ -463,11 +463,23 @@ int64_t predict_other_bytes(const struct device *device, const struct plan *plan
     return overhead > 0 ? (int64_t)(overhead + (double)rows * (double)plan_row_bytes(plan)) : 0;
 }
 
+int64_t predict_max_seqs(const struct device *device, const struct plan *plan, int64_t tokens, int32_t rows)
+{
+    double page = plan->page_tokens, pages = ceil((double)tokens / page);
+    double each = pages * page * (double)plan_kv_bytes_per_token(plan) + (double)plan_kv_bytes_per_sequence(plan);
+    double left = device->memory_bytes.value - (double)(plan_weight_bytes(plan) + predict_other_bytes(device, plan, rows));
+    if (!(device->memory_bytes.value > 0)) {
+        return -1;
+    }
+    return left > 0 && each > 0 ? (int64_t)(left / each) : 0;
+}
+
 static int predict_memory(struct request_prediction *out, const struct device *device, const struct plan *plan,
                           int32_t n_seqs, int32_t context_tokens, int32_t output_tokens, int32_t chunk_tokens)
 {
     int32_t rows = chunk_tokens > 0 ? chunk_tokens : context_tokens;
     int64_t tokens = (int64_t)context_tokens + output_tokens, page = plan->page_tokens;
+    out->max_seqs = predict_max_seqs(device, plan, tokens, rows);
     tokens = (tokens + page - 1) / page * page;
     out->weight_bytes = plan_weight_bytes(plan);
     out->other_bytes = predict_other_bytes(device, plan, rows);
@@ -477,12 +489,6 @@ static int predict_memory(struct request_prediction *out, const struct device *d
         __builtin_add_overflow(out->kv_bytes, out->weight_bytes + out->other_bytes, &out->total_bytes)) {
         return status_fail(-EINVAL, "%d sequences of %lld tokens: more bytes of cache than can be counted", n_seqs,
                            (long long)tokens);
-    }
-    if (!(device->memory_bytes.value > 0)) {
-        out->max_seqs = -1;
-    } else {
-        double left = device->memory_bytes.value - (double)(out->weight_bytes + out->other_bytes);
-        out->max_seqs = left > 0 && out->kv_bytes_per_seq > 0 ? (int64_t)(left / (double)out->kv_bytes_per_seq) : 0;
     }
     return 0;
 }

@@ -68,6 +68,8 @@ double predict_communicate_s(const struct predict_pass *pass);
 
 // What an engine whose steps have at most `rows` rows takes beside weights and cache; 0 where that was never measured.
 int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows);
+// How many sequences of `tokens` each the memory holds beside that and the weights; -1 where its size is not known.
+int64_t predict_max_seqs(const struct device *device, const struct plan *plan, int64_t tokens, int32_t rows);
 
 // A fixed batch: n_seqs sequences, each with a prompt of context_tokens, chunked by chunk_tokens (0: whole), then
 // output_tokens decoded together. The first output token comes from the prompt's last step, so that there are

@@ -365,6 +365,19 @@ static void analyses(void)
     }
     json_decref(root);
     expect_refused("sim --positions --device H100 --tp 2", "--positions|--tp");
+    // As many fit as without --positions, also on a device where an engine was seen to take more than weights and cache.
+    for (int method = 0; method < 2; method++) {
+        char line[128];
+        const char *const work = "--device H200 --context 128K --chunk 8192 --output 1 --json";
+        snprintf(line, sizeof line, "sim --method %s %s", method ? "dense" : "yoco", work);
+        rows = json_rows(&root, line, "sim");
+        double fit = number(json_array_get(rows, 0), "max_sequences");
+        json_decref(root);
+        snprintf(line, sizeof line, "sim --positions --method %s %s", method ? "dense" : "yoco", work);
+        rows = json_rows(&root, line, "full_batches");
+        CHECK(fit > 1 && number(json_array_get(rows, 7), "max_sequences") == fit);
+        json_decref(root);
+    }
 
     CHECK(
         clsa(
