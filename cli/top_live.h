@@ -36,7 +36,8 @@ int live_run_once(struct live *live, const struct sample_sink *sink);
 int live_start(struct live *live, const struct sample_sink *sink);
 // `told` as struct dashboard_stream wants it.
 void live_command(struct live *live, const struct request_to_owner *request, char *told, size_t told_bytes);
-// An order that could not be carried out: the engine went back to what ran before, and `text` says why. False: none.
+// An order that could not be carried out, so that the engine went back to what ran before, or a method that was left out:
+// `text` says why. False: none.
 bool live_notice(struct live *live, char *text, size_t bytes);
 bool live_source(struct live *live, struct sample_source *source);    // of the engine that runs; false: none yet
 
