@@ -361,36 +361,34 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
     static const char *const titles[] = {"Cost against position", "What fits at a context, and comes out",
                                          "Where the indexer overtakes attention", "Where methods cross",
                                          "Throughput against index sharing"};
-    struct html_lines lines = {.caption = "Decode: a token where it stands",
-                               .x = "context",
-                               .x_title = "context, tokens",
-                               .y = "decode_us_per_token",
-                               .y_title = "us per token",
-                               .by = {"method", "device"},
-                               .n_by = 2,
-                               .log_x = true,
-                               .log_y = true};
+    static const struct {
+        int table;
+        const char *caption, *x, *x_title, *y, *y_title;
+    } charts[] = {
+        {0, "Decode: a token where it stands", "context", "context, tokens", "decode_us_per_token", "us per token"},
+        {0, "Prefill: a prompt token where it stands", "context", "context, tokens", "prefill_us_per_token", "us per token"},
+        {1, "Batches collapse while thoughts grow: sequences that fit", "context", "context, tokens", "max_sequences",
+         "sequences"},
+        {1, "What all that fit put out", "context", "context, tokens", "tokens_per_s", "tokens/s"},
+        {4, "Throughput against index sharing", "index_every", "layers per index", "tokens_per_s", "tokens/s"},
+    };
     struct html *html;
     int error = html_open(&html, sim->html, "clsa sim --positions");
     if (error) {
         return status_prefix(error, "--html ");
     }
-    html_lines(html, tables[0], &lines);
-    lines.caption = "Prefill: a prompt token where it stands";
-    lines.y = "prefill_us_per_token";
-    html_lines(html, tables[0], &lines);
-    lines.caption = "Batches collapse while thoughts grow: sequences that fit";
-    lines.y = "max_sequences";
-    lines.y_title = "sequences";
-    html_lines(html, tables[1], &lines);
-    lines.caption = "What all that fit put out";
-    lines.y = "tokens_per_s";
-    lines.y_title = "tokens/s";
-    html_lines(html, tables[1], &lines);
-    lines.caption = "Throughput against index sharing";
-    lines.x = "index_every";
-    lines.x_title = "layers per index";
-    html_lines(html, tables[4], &lines);
+    for (size_t i = 0; i < sizeof charts / sizeof *charts; i++) {
+        struct html_lines lines = {.caption = charts[i].caption,
+                                   .x = charts[i].x,
+                                   .x_title = charts[i].x_title,
+                                   .y = charts[i].y,
+                                   .y_title = charts[i].y_title,
+                                   .by = {"method", "device"},
+                                   .n_by = 2,
+                                   .log_x = true,
+                                   .log_y = true};
+        html_lines(html, tables[charts[i].table], &lines);
+    }
     for (int i = 0; i < SIM_POSITION_TABLES; i++) {
         html_table(html, titles[i], tables[i]);
     }

@@ -12,23 +12,11 @@
 
 static void announce(const struct sample_sink *sink, int32_t id, const struct device *device, const struct plan *plan)
 {
-    struct sample_source source = {
-        .id = id,
-        .backend = "simulated",
-        .n_layers = plan->shape.n_layers,
-        .top_k = plan->index.budget_tokens,
-        .unit_tokens = plan->index.budget_tokens ? plan->index.unit_tokens : 0,
-        .index_sets = plan->index.budget_tokens ? plan->index.sets : 0,
-        .window_tokens = plan->shape.window_tokens,
-        .page_tokens = plan->page_tokens,
-        .weight_dtype = plan->weight_dtype,
-        .kv_dtype = plan->kv_dtype,
-        .index_dtype = plan->index.key_dtype,
-        .threads = device->threads,
-    };
+    struct sample_source source = sample_source_of(plan);
+    source.id = id;
+    source.threads = device->threads;
+    snprintf(source.backend, sizeof source.backend, "simulated");
     snprintf(source.device, sizeof source.device, "%s", device->name);
-    snprintf(source.model, sizeof source.model, "%s", plan->shape.name);
-    snprintf(source.method, sizeof source.method, "%s", plan->method);
     sink->source(sink->user, &source);
 }
 

@@ -160,10 +160,10 @@ static int measure_room(struct room *room, const struct engine *engine, bool wei
     return error;
 }
 
-// Pages that fit beside everything else; negative: not even that fits.
-static int64_t pages_in(const struct room *room, int64_t seqs)
+// Pages that fit beside everything else and `spare_bytes`; negative: not even that fits.
+static int64_t pages_in(const struct room *room, int64_t seqs, int64_t spare_bytes)
 {
-    int64_t left = room->free_bytes - room->spare_bytes - room->weight_bytes - room->sequence_bytes * seqs;
+    int64_t left = room->free_bytes - spare_bytes - room->weight_bytes - room->sequence_bytes * seqs;
     return left < 0 ? -1 : left / room->page_bytes;
 }
 
@@ -177,13 +177,11 @@ static int check_room(const struct engine *engine, int64_t n_pages)
         return 0;
     }
     int error = measure_room(&room, engine, true);
-    int64_t spare = room.spare_bytes;
-    room.spare_bytes = 0;    // for answers only: who asks for all that is there may have it
-    if (error || pages_in(&room, room.max_seqs) >= n_pages) {
+    // What is to be spared is so in what is advised: who asks for all that is there may have it.
+    if (error || pages_in(&room, room.max_seqs, 0) >= n_pages) {
         return error;
     }
-    room.spare_bytes = spare;
-    int64_t of_sequence = (context - 1) / room.page_tokens + 1, alone = pages_in(&room, 1);
+    int64_t of_sequence = (context - 1) / room.page_tokens + 1, alone = pages_in(&room, 1, room.spare_bytes);
     int64_t left = room.free_bytes - room.spare_bytes - room.weight_bytes;
     if (alone < 1) {
         return status_fail(-ENOMEM, "no memory for weights of %.2f GiB and a KV cache: %.2f of %.2f GiB are free",
@@ -198,8 +196,9 @@ static int check_room(const struct engine *engine, int64_t n_pages)
     }
     return status_fail(-ENOMEM, "no memory for a KV cache of %lld tokens with the windows of %d sequences (%.2f GiB) "
                        "beside weights of %.2f GiB: %.2f of %.2f GiB are free; %s would fit",
-                       (long long)n_pages * room.page_tokens, room.max_seqs, gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs),
-                       gib(room.weight_bytes), gib(room.free_bytes), gib(room.total_bytes), fitting);
+                       (long long)n_pages * room.page_tokens, room.max_seqs,
+                       gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs), gib(room.weight_bytes),
+                       gib(room.free_bytes), gib(room.total_bytes), fitting);
 }
 
 // Pages that fit into what is free once everything else has its memory.
@@ -214,7 +213,8 @@ static int pages_that_fit(struct engine *engine, int32_t *n_pages)
     if (error) {
         return error;
     }
-    int64_t pages = pages_in(&room, room.max_seqs), most = (INT32_MAX - room.page_tokens) / room.page_tokens;
+    int64_t pages = pages_in(&room, room.max_seqs, room.spare_bytes);
+    int64_t most = (INT32_MAX - room.page_tokens) / room.page_tokens;
     *n_pages = (int32_t)(pages < most ? pages : most);
     return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.2f of %.2f GiB are free beside the weights, "
                                        "and the windows of %d sequences take %.2f", gib(room.free_bytes),

@@ -355,28 +355,14 @@ static int32_t count_threads(const struct engine *engine)
 
 void engine_source(const struct engine *engine, struct sample_source *out)
 {
-    const struct plan *plan = &engine->plan;
     char device[SOURCE_NAME_BYTES] = "", variant[SOURCE_NAME_BYTES] = "";
-    bool selects = plan->index.budget_tokens > 0;
-    *out = (struct sample_source){
-        .n_layers = plan->shape.n_layers,
-        .top_k = plan->index.budget_tokens,
-        .unit_tokens = selects ? plan->index.unit_tokens : 0,
-        .index_sets = selects ? plan->index.sets : 0,
-        .window_tokens = plan->shape.window_tokens,
-        .page_tokens = plan->page_tokens,
-        .weight_dtype = plan->weight_dtype,
-        .kv_dtype = plan->kv_dtype,
-        .index_dtype = plan->index.key_dtype,
-        .threads = count_threads(engine),
-        .graph = engine->backend->asynchronous && !engine->options.eager,
-    };
+    *out = sample_source_of(&engine->plan);
+    out->threads = count_threads(engine);
+    out->graph = engine->backend->asynchronous && !engine->options.eager;
     engine->backend->describe(engine->context, device, variant, sizeof device);
     snprintf(out->device, sizeof out->device, "%s", device);
     snprintf(out->backend, sizeof out->backend, "%.32s%s%.62s", engine->backend->name, variant[0] ? "/" : "",
              variant);
-    snprintf(out->model, sizeof out->model, "%s", plan->shape.name);
-    snprintf(out->method, sizeof out->method, "%s", plan->method);
 }
 
 const struct plan *engine_plan(const struct engine *engine)

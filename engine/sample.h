@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/dtype.h"
+#include "engine/plan.h"
 #include "engine/stage.h"
 
 enum { SOURCE_NAME_BYTES = 96 };
@@ -27,6 +27,9 @@ struct sample_source {
     int32_t threads;
     bool graph;                              // launched as a CUDA graph
 };
+
+// What a plan says of a source; id, device, backend, threads and graph are 0 or empty.
+struct sample_source sample_source_of(const struct plan *plan);
 
 // One stage of one layer in one step. Stages of a step never overlap on a CPU; on a GPU they may.
 struct stage_sample {

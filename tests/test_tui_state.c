@@ -292,16 +292,7 @@ static void test_forecast(void)
     for (int32_t i = 0; i < plan_method_count(); i++) {
         const char *method = plan_method(i)->name;
         CHECK(plan_build(&plan, plan_find_model("demo-8m"), method, NULL) == 0);
-        source = (struct sample_source){.n_layers = plan.shape.n_layers, .window_tokens = plan.shape.window_tokens,
-                                        .page_tokens = plan.page_tokens, .weight_dtype = plan.weight_dtype,
-                                        .kv_dtype = plan.kv_dtype, .index_dtype = plan.index.key_dtype};
-        if (plan.index.budget_tokens > 0) {
-            source.top_k = plan.index.budget_tokens;
-            source.unit_tokens = plan.index.unit_tokens;
-            source.index_sets = plan.index.sets;
-        }
-        strcpy(source.model, "demo-8m");
-        strcpy(source.method, method);
+        source = sample_source_of(&plan);
         CHECK_MESSAGE(forecast_plan(&rebuilt, &source) == 0, "%s cannot be rebuilt", method);
         struct work work = {.context_tokens = 1000, .new_tokens = 1, .logit_rows = 1};
         struct stage_cost expected = step_cost(&plan, &work, 1), got = step_cost(&rebuilt, &work, 1);

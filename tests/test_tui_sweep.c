@@ -35,16 +35,8 @@ static void announce_k(const struct sample_sink *sink, int32_t id, const char *m
     struct plan_options options = plan_options_default();
     options.top_k = top_k > 0 ? top_k : options.top_k;
     CHECK(plan_build(&plan, plan_find_model("demo-8m"), method, &options) == 0);
-    struct sample_source source = {.id = id, .n_layers = plan.shape.n_layers, .window_tokens = plan.shape.window_tokens,
-                                   .page_tokens = plan.page_tokens, .weight_dtype = plan.weight_dtype,
-                                   .kv_dtype = plan.kv_dtype, .index_dtype = plan.index.key_dtype};
-    if (plan.index.budget_tokens > 0) {
-        source.top_k = plan.index.budget_tokens;
-        source.unit_tokens = plan.index.unit_tokens;
-        source.index_sets = plan.index.sets;
-    }
-    strcpy(source.model, "demo-8m");
-    strcpy(source.method, method);
+    struct sample_source source = sample_source_of(&plan);
+    source.id = id;
     sink->source(sink->user, &source);
     struct step_sample step = {.source = id, .step = 1, .phase = PHASE_DECODE, .n_seqs = 2, .n_tokens = 2,
                                .context_tokens = 3000, .begin_ns = 1000 + id, .duration_ns = 1000000};

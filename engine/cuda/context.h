@@ -109,6 +109,7 @@ void cuda_step_close(struct backend_context *);    // what the functions above t
 
 // Does what operators have put off, so that what they wrote can be read.
 int cuda_settle(struct backend_context *context);
+struct gpu_rows cuda_rows(const struct backend_context *, const struct rows *);    // where the device finds them
 
 // NULL where cuBLASLt cannot be loaded.
 struct gemm *gemm_open(void);

@@ -275,7 +275,8 @@ static void append(const struct bench *bench, const struct setup *setup, const c
     }
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
     fprintf(bench->results_out, "%s\t%s\t%s\t%s\tbench_serving%s\t%s\t%s\t-\t%d\t%s\t%.5g\t-\t-\t%s\n", date, bench->commit,
-            bench->source.device, bench->driver, bench->cold ? " --cold" : "", bench->model, setup->plan->method,
+            bench->source.device, bench->driver,
+            bench->measured_file ? " --measured" : bench->cold ? " --cold" : "", bench->model, setup->plan->method,
             bench->max_seqs, quantity, value, unit);
 }
 

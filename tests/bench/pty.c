@@ -20,7 +20,7 @@ struct pty {
     int fd;
     pid_t pid;
     int status;                  // of waitpid, once reaped
-    bool reaped, started, stop;
+    bool reaped, started;
     pthread_t reader;
     pthread_mutex_t mutex;
     char *kept;                  // [kept_bytes + 1] drawn since the last pty_send, the newest KEPT_BYTES of it
