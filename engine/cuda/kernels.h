@@ -259,6 +259,9 @@ int take_rows_launch(void *out, const void *in, const int32_t *source, int32_t n
 int swiglu_launch(void *out, const void *gate, const void *up, int64_t n, cudaStream_t stream);
 // out[i] = scale * in[i], in place; the gates of an indexer.
 int scale_launch(float *x, int64_t n, float scale, cudaStream_t stream);
+// stream.cu: grids are made as for a device of so many multiprocessors; 0: for the device's own number. Only tests set it,
+// before any launch: results may differ in their last bits, workspaces in their sizes.
+extern int32_t most_multiprocessors;
 // stream.cu: reads `bytes` (a multiple of 16) once; writes 4 bytes to `out` or, all but surely, nothing.
 int stream_launch(const void *in, int64_t bytes, void *out, cudaStream_t stream);
 // A kernel of as many blocks as there are multiprocessors that does nothing.

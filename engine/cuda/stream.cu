@@ -3,6 +3,10 @@
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 
+extern "C" {
+int32_t most_multiprocessors = 0;
+}
+
 __global__ void __launch_bounds__(512) stream_kernel(const uint4 *in, int64_t n, uint32_t *out)
 {
     uint32_t sum = 0;

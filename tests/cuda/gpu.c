@@ -1,7 +1,12 @@
 // tests/cuda/gpu.c - see gpu.h.
 #include "tests/cuda/gpu.h"
 
-bool gpu_small;
+bool gpu_small, gpu_tiny;
+
+int32_t gpu_tokens(int32_t tokens, int32_t tiny)
+{
+    return gpu_tiny && tokens > tiny ? tiny : tokens;
+}
 
 void gpu_begin(void)
 {

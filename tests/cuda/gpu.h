@@ -60,7 +60,9 @@ int test_page_bound(void);
 int test_top_k(void);
 int test_top_k_rows(void);
 void gpu_begin(void);    // seeds the helpers
-extern bool gpu_small; // a small run: for tools that make kernels a thousand times slower
+extern bool gpu_small;    // a small run: for tools that make kernels a hundred times slower
+extern bool gpu_tiny;     // a smaller one, for those that make them many thousand times slower; gpu_small is set as well
+int32_t gpu_tokens(int32_t tokens, int32_t tiny);    // `tokens`, in a tiny run `tiny` at most
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);
 void bench_prefill(const char *filter, FILE *tsv, const char *device);    // tsv may be NULL

@@ -1,5 +1,8 @@
-// tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name [small]]`, `cuda_kernels bench
-// [row] [FILE.tsv]`. An empty name means all; `small` leaves out what compute-sanitizer would not finish.
+// tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name [small | tiny]]`, `cuda_kernels
+// bench [row] [FILE.tsv]`. An empty name means all; `small` leaves out what compute-sanitizer's memcheck would not
+// finish. `tiny` is for its racecheck: the same kernels over a few hundred to a few thousand tokens, with grids as for a
+// device of three multiprocessors, so that blocks still go round their rings of stages. What a tiny run leaves out are
+// sizes that change a launch and not a kernel: more rows than one launch takes, token numbers beyond one range of marks.
 //
 // Stands alone (no ncurses, no protobuf, no model): it travels to a machine with a GPU as one file. Every kernel is
 // compared with a double-precision reference on the host. Exit 77 without a device.
@@ -22,7 +25,9 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "bench") == 0) {
         return bench(argc > 2 ? argv[2] : "", argc > 3 ? argv[3] : NULL) || gpu_failures();
     }
-    gpu_small = argc > 3 && strcmp(argv[3], "small") == 0;
+    gpu_tiny = argc > 3 && strcmp(argv[3], "tiny") == 0;
+    gpu_small = gpu_tiny || (argc > 3 && strcmp(argv[3], "small") == 0);
+    most_multiprocessors = gpu_tiny ? 3 : 0;
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++) {
         if (argc > 2 && argv[2][0] && strcmp(argv[2], tests[i].name) != 0) {
             continue;
