@@ -54,6 +54,16 @@ static const struct table_column rate_columns[] = {
     {"provenance", "figures", -1},
 };
 
+static const struct table_column clock_columns[] = {
+    {"method", "method", -1},
+    {"source", "source", 0},
+    {"phase", "phase", -1},
+    {"steps", "steps", 0},
+    {"events_ms", "by the device's events, ms", 3},
+    {"stages_ms", "stages + gaps - overlap, ms", 3},
+    {"off_percent", "off, %", 2},
+};
+
 static const struct table_column loss_columns[] = {
     {"dropped", "dropped", 0},
     {"invalid", "invalid", 0},
@@ -96,6 +106,20 @@ static void add_kernel(struct table *table, const struct summarise *summarise, c
     table_number(table, "shared_bytes", row->static_shared_bytes + row->dynamic_shared_bytes);
 }
 
+static const struct sample_source *find_source(const struct sample_source *sources, int32_t n, int32_t id)
+{
+    const struct sample_source *found = NULL;
+    for (int32_t i = 0; i < n; i++) {
+        found = sources[i].id == id ? &sources[i] : found;
+    }
+    return found;
+}
+
+static bool wanted(const struct summarise *summarise, const struct sample_source *source)
+{
+    return !summarise->method || strcmp(source->method, summarise->method) == 0;
+}
+
 static bool same_group(const struct summary_kernel *a, const struct summary_kernel *b)
 {
     return a->source == b->source && a->in_step == b->in_step && a->phase == b->phase && a->stage == b->stage;
@@ -108,19 +132,38 @@ static void add_kernels(struct table *table, const struct summarise *summarise)
     const struct sample_source *sources = trace_summary_sources(summarise->summary, &n_sources);
     int64_t group_ns = 0;
     for (int32_t i = 0; i < n; i++) {
-        const struct sample_source *source = NULL;
-        for (int32_t s = 0; s < n_sources; s++) {
-            source = sources[s].id == rows[i].source ? &sources[s] : source;
-        }
+        const struct sample_source *source = find_source(sources, n_sources, rows[i].source);
         if (i == 0 || !same_group(&rows[i - 1], &rows[i])) {
             group_ns = 0;
             for (int32_t j = i; j < n && same_group(&rows[i], &rows[j]); j++) {
                 group_ns += rows[j].total_ns;
             }
         }
-        if (source && (!summarise->method || strcmp(source->method, summarise->method) == 0)) {
+        if (source && wanted(summarise, source)) {
             add_kernel(table, summarise, source, &rows[i], group_ns);
         }
+    }
+}
+
+// Steps that the device timed as a whole, beside their stages on the device.
+static void add_clocks(struct table *table, const struct summarise *summarise)
+{
+    int32_t n, n_sources;
+    const struct summary_step *steps = trace_summary_steps(summarise->summary, &n);
+    const struct sample_source *sources = trace_summary_sources(summarise->summary, &n_sources);
+    for (int32_t i = 0; i < n; i++) {
+        const struct sample_source *source = find_source(sources, n_sources, steps[i].source);
+        if (steps[i].clocked_count == 0 || !source || !wanted(summarise, source)) {
+            continue;
+        }
+        table_row(table);
+        table_text(table, "method", source->method);
+        table_number(table, "source", source->id);
+        table_text(table, "phase", phase_name(steps[i].phase));
+        table_number(table, "steps", (double)steps[i].clocked_count);
+        table_number(table, "events_ms", 1e-6 * (double)steps[i].clocked_ns);
+        table_number(table, "stages_ms", 1e-6 * (double)steps[i].clocked_stages_ns);
+        table_number(table, "off_percent", 100 * ((double)steps[i].clocked_stages_ns / (double)steps[i].clocked_ns - 1));
     }
 }
 
@@ -141,7 +184,7 @@ static int check_method(const struct summarise *summarise)
     for (int32_t i = 0; i < n; i++) {
         size_t length = strlen(names);
         snprintf(names + length, sizeof names - length, "%s%s", i ? ", " : "", sources[i].method);
-        if (!summarise->method || strcmp(sources[i].method, summarise->method) == 0) {
+        if (wanted(summarise, &sources[i])) {
             return 0;
         }
     }
@@ -178,8 +221,8 @@ static void add_rates(struct table *table, const struct summarise *summarise)
     }
 }
 
-static void print_text(const struct table *stages, const struct table *kernels, const struct table *rates,
-                       const struct trace_summary *summary)
+static void print_text(const struct table *stages, const struct table *kernels, const struct table *clocks,
+                       const struct table *rates, const struct trace_summary *summary)
 {
     struct summary_loss loss = trace_summary_loss(summary);
     int64_t orphans = trace_summary_orphans(summary);
@@ -187,6 +230,10 @@ static void print_text(const struct table *stages, const struct table *kernels, 
     if (kernels) {
         putchar('\n');
         table_print(kernels, stdout);
+    }
+    if (clocks) {
+        putchar('\n');
+        table_print(clocks, stdout);
     }
     putchar('\n');
     table_print(rates, stdout);
@@ -203,22 +250,26 @@ static int print(const struct summarise *summarise, enum stages_sort sort)
     struct table *kernels = table_open("kernels", kernel_columns, COUNT(kernel_columns));
     struct table *losses = table_open("losses", loss_columns, COUNT(loss_columns));
     struct table *rates = table_open("rates", rate_columns, COUNT(rate_columns));
-    bool asked = summarise->kernel_summary != NULL;
-    int error = stages && kernels && losses && rates ? 0 : status_fail(-ENOMEM, "out of memory for a table");
+    struct table *clocks = table_open("clocks", clock_columns, COUNT(clock_columns));
+    bool asked = summarise->kernel_summary != NULL, all = stages && kernels && losses && rates && clocks;
+    int error = all ? 0 : status_fail(-ENOMEM, "out of memory for a table");
     if (!error) {
-        const struct table *tables[4] = {stages, rates, losses, kernels};
+        const struct table *tables[5] = {stages, rates, losses, clocks, kernels};
         add_losses(losses, summarise->summary);
         add_rates(rates, summarise);
+        add_clocks(clocks, summarise);
         if (asked) {
             add_kernels(kernels, summarise);
         }
         if (summarise->json) {
-            tables_print_json(tables, asked ? 4 : 3, stdout);
+            tables_print_json(tables, asked ? 5 : 4, stdout);
         } else {
-            print_text(stages, asked ? kernels : NULL, rates, summarise->summary);
+            print_text(stages, asked ? kernels : NULL, table_rows(clocks) > 0 ? clocks : NULL, rates,
+                       summarise->summary);
         }
     }
     table_close(stages);
+    table_close(clocks);
     table_close(kernels);
     table_close(losses);
     table_close(rates);

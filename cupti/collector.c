@@ -141,6 +141,7 @@ static void on_step_end(void *user, const struct observed_step *step)
     int64_t now_ns = collector_now_ns();
     assert(collector->in_step && !collector->in_stage && step->step == sample->step);
     sample->duration_ns = now_ns - sample->begin_ns;
+    sample->device_ns = step->device_ns;
     if (collector->kernels) {
         kernel_collector_step_end(collector->kernels);
     }

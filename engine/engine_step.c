@@ -193,7 +193,7 @@ static int32_t conclude(struct engine *engine, int32_t n, int32_t *n_finished)
     return n_outputs;
 }
 
-static int run_step(struct engine *engine, const struct observed_step *step, int32_t *n_finished)
+static int run_step(struct engine *engine, struct observed_step *step, int32_t *n_finished)
 {
     struct observed_stage host;
     bool one_row_each = step->n_tokens == step->n_seqs && step->n_outputs == step->n_seqs;
@@ -203,6 +203,7 @@ static int run_step(struct engine *engine, const struct observed_step *step, int
     host_end(engine, &host);
     error = error ? error : forward_run(engine->forward, engine->sampling, engine->drawn);
     error = error ? error : forward_end(engine->forward);
+    step->device_ns = forward_device_ns(engine->forward);
     error = error ? error : copy_windows(engine, step->n_seqs, false);
     if (error) {
         return error;

@@ -458,20 +458,19 @@ int forward_begin(struct forward *f, const struct batch *batch, const struct wor
     f->memory = f->memory_all;
     f->timed = times_stages(f, batch->step, batch_decodes(batch));
     f->announced = announces(f);
+    f->clocked = f->announced && !f->timed && f->options.observer->in_pieces;
+    f->device_ns = 0;
     f->replayed = false;
     f->n_on_device = 0;
     f->probing = f->probe && batch_decodes(batch);
     return f->options.backend->begin_step(f->options.context, batch);
 }
 
-static int run_pass(struct forward *f, const struct sampling *sampling, int32_t *token)
+static int run_layers(struct forward *f, const struct sampling *sampling, int32_t *token)
 {
     const struct plan *plan = f->options.plan;
     int32_t n_layers = plan->shape.n_layers, first_cross = plan_first_cross_layer(plan);
-    bool marked = f->timed && f->options.backend->asynchronous && !f->replayed;
-    int error = f->timed || f->announced ? forward_price(f) : 0;
-    error = error || !marked ? error : f->options.backend->mark(f->options.context, 0);
-    error = error ? error : embed(f);
+    int error = embed(f);
     for (int32_t l = 0; l < first_cross && !error; l++) {
         error = run_layer(f, l);
     }
@@ -484,6 +483,17 @@ static int run_pass(struct forward *f, const struct sampling *sampling, int32_t 
     }
     error = error ? error : head(f);
     return error ? error : sample(f, sampling, token);
+}
+
+// A pass whose stages are timed has marks behind each of them, one that is clocked a second mark behind the last.
+static int run_pass(struct forward *f, const struct sampling *sampling, int32_t *token)
+{
+    const struct backend *backend = f->options.backend;
+    bool marked = !f->replayed && (f->clocked || (f->timed && backend->asynchronous));
+    int error = f->timed || f->announced ? forward_price(f) : 0;
+    error = error || !marked ? error : backend->mark(f->options.context, 0);
+    error = error ? error : run_layers(f, sampling, token);
+    return error || !marked || !f->clocked ? error : backend->mark(f->options.context, 1);
 }
 
 int forward_run(struct forward *f, const struct sampling *sampling, int32_t *token)
@@ -531,9 +541,19 @@ static int tell_device_stages(struct forward *f)
 
 int forward_end(struct forward *f)
 {
+    int64_t ns[2] = {0};
     int error = f->options.backend->end_step(f->options.context);
     f->work = NULL;
+    if (!error && f->clocked) {
+        error = f->options.backend->marks(f->options.context, ns, 2);
+        f->device_ns = ns[1];
+    }
     return error || f->n_on_device == 0 ? error : tell_device_stages(f);
+}
+
+int64_t forward_device_ns(const struct forward *f)
+{
+    return f->device_ns;
 }
 
 const float *forward_logits(const struct forward *f)

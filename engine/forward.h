@@ -46,6 +46,9 @@ int forward_begin(struct forward *forward, const struct batch *batch, const stru
 int forward_run(struct forward *forward, const struct sampling *sampling, int32_t *token);
 int forward_end(struct forward *forward);
 
+// What the last pass took on the device, by its own clock; 0: not measured (observer.h's in_pieces).
+int64_t forward_device_ns(const struct forward *forward);
+
 // From the next pass on, passes that decode (one row of each sequence) also run dense attention beside every selecting
 // layer's own and keep what engine.h's probe asks for. -ENOMEM.
 int forward_set_probe(struct forward *forward, bool on);

@@ -41,7 +41,9 @@ struct forward {
     bool announced;                // the observer is told which stage's work is enqueued
     bool probing;                  // dense attention runs beside every selecting layer's own
     bool replayed;                 // operators are in a recording: the pass only tells what runs
-    bool cut;                          // the pass is recorded in pieces
+    bool cut;                      // the pass is recorded in pieces
+    bool clocked;                  // two marks are around the pass
+    int64_t device_ns;             // what lay between them in the last pass
     struct device_stage *on_device;    // [n_on_device] stages of an asynchronous pass, owned; stage i lies between marks i, i + 1
     int64_t *mark_ns;              // [n_on_device + 1] when they were told; owned
     int32_t n_on_device, device_capacity;

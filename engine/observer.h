@@ -13,6 +13,7 @@ struct observed_step {
     enum phase phase;
     int32_t n_seqs, n_tokens, context_tokens;    // longest context, new rows included
     int32_t n_outputs;                           // tokens that it draws
+    int64_t device_ns;                           // at step_end: see in_pieces; 0: not measured
 };
 
 struct observed_stage {
@@ -48,7 +49,8 @@ struct observer {
     void (*enqueue_begin)(void *user, const struct observed_stage *stage, bool replayed);
     void (*enqueue_end)(void *user, const struct observed_stage *stage, bool replayed);
     // Each kernel is followed, which makes a recording slow to launch: it is launched in pieces, so that the device
-    // begins with the first while the host still launches the others.
+    // begins with the first while the host still launches the others. The device also times the pass as a whole, by a
+    // pair of marks around all of it (observed_step.device_ns): a clock that knows nothing of those who follow.
     bool in_pieces;
     // A request changed its state; the source and the time are the collector's to fill.
     void (*request)(void *user, const struct request_sample *request);

@@ -53,6 +53,7 @@ struct step_sample {
     int32_t n_seqs, n_tokens;
     int32_t context_tokens;
     int64_t begin_ns, duration_ns;
+    int64_t device_ns;          // what its work on the device took, by two of the device's own events; 0: not measured
 };
 
 enum request_state { REQUEST_SUBMITTED, REQUEST_RUNNING, REQUEST_FIRST_TOKEN, REQUEST_FINISHED };

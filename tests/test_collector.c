@@ -86,7 +86,7 @@ static void test_step(void)
     struct request_sample request = {.source = 99, .request = 4, .state = REQUEST_SUBMITTED, .prompt_tokens = 7, .step = -1};
     observer->request(observer->user, &request);
     CHECK(strcmp(heard.order, "or") == 0);    // outside a step: at once
-    struct observed_step step = {11, PHASE_DECODE, 2, 3, 40, 2};
+    struct observed_step step = {11, PHASE_DECODE, 2, 3, 40, 2, 0};
     struct observed_stage ffn = {STAGE_FFN, 1, 2, 3, 40, 1000, 2000}, sample = {STAGE_SAMPLE, -1, 2, 2, 40, 10, 20};
     int64_t before_ns = collector_now_ns();
     observer->step_begin(observer->user, &step);
@@ -98,6 +98,7 @@ static void test_step(void)
     run_stage(observer, &sample, 100000);
     observer->counter(observer->user, COUNTER_BATCH, 2.5);
     CHECK(strcmp(heard.order, "or") == 0);    // inside a step: nothing yet
+    step.device_ns = 77;
     observer->step_end(observer->user, &step);
     int64_t after_ns = collector_now_ns();
     CHECK_MESSAGE(strcmp(heard.order, "orsrscS") == 0, "order: %s", heard.order);
@@ -109,7 +110,7 @@ static void test_step(void)
           first->bytes == 1000 && first->flops == 2000);
     CHECK(second->stage == STAGE_SAMPLE && second->layer == -1);
     CHECK(whole->source == id && whole->step == 11 && whole->phase == PHASE_DECODE && whole->n_seqs == 2 &&
-          whole->n_tokens == 3 && whole->context_tokens == 40);
+          whole->n_tokens == 3 && whole->context_tokens == 40 && whole->device_ns == 77);
     CHECK(before_ns <= whole->begin_ns && whole->begin_ns <= first->begin_ns && first->duration_ns >= 200000 &&
           first->begin_ns + first->duration_ns <= second->begin_ns && second->duration_ns >= 100000 &&
           second->begin_ns + second->duration_ns <= whole->begin_ns + whole->duration_ns &&
@@ -135,7 +136,7 @@ static void test_pending(void)
     const struct observer *observer = collector_observer(collector);
     struct sample_source source = {.method = "dense"};
     int32_t first = collector_set_source(collector, &source);
-    struct observed_step step = {0, PHASE_PREFILL, 1, 5, 5, 0};
+    struct observed_step step = {0, PHASE_PREFILL, 1, 5, 5, 0, 0};
     struct observed_stage stage = {STAGE_QKV, 0, 1, 5, 5, 1, 1};
     observer->step_begin(observer->user, &step);
     for (int i = 0; i < 5000; i++) {
@@ -172,7 +173,7 @@ static void test_rate(void)
     const struct observer *observer = collector_observer(collector);
     struct sample_source source = {.method = "dense"};
     collector_set_source(collector, &source);
-    struct observed_step step = {0, PHASE_DECODE, 4, 4, 5, 4};
+    struct observed_step step = {0, PHASE_DECODE, 4, 4, 5, 4, 0};
     struct observed_stage stage = {STAGE_SAMPLE, -1, 4, 4, 5, 1, 1};
     int64_t tokens = 0, begin_ns = 0;
     while (heard.n_counters == 0) {
@@ -202,7 +203,7 @@ static void test_device_stages(void)
     const struct observer *observer = collector_observer(collector);
     struct sample_source source = {.method = "clsa"};
     int32_t id = collector_set_source(collector, &source);
-    struct observed_step step = {5, PHASE_DECODE, 1, 1, 9, 1};
+    struct observed_step step = {5, PHASE_DECODE, 1, 1, 9, 1, 0};
     struct device_stage stages[2] = {{{STAGE_QKV, 3, 1, 1, 9, 100, 200}, 0, 40000}, {{STAGE_FFN, 3, 1, 1, 9, 300, 400}, 41000, 90000}};
     observer->step_begin(observer->user, &step);
     wait_ns(200000);

@@ -26,7 +26,7 @@ static void test_eager(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {4, PHASE_PREFILL, 1, 8, 8, 1};
+    struct observed_step step = {4, PHASE_PREFILL, 1, 8, 8, 1, 0};
     struct observed_stage qkv = stage_of(STAGE_QKV, 0, 1000), write = stage_of(STAGE_KV_WRITE, 0, 500),
                           ffn = stage_of(STAGE_FFN, 0, 3000);
     CHECK(!o->device_stages && o->stage_begin);
@@ -50,10 +50,11 @@ static void test_eager(void)
     expect(t + 1600, 4, STAGE_FFN, 0);
     device_ns = t + 2000;
     o->counter(o->user, COUNTER_BATCH, 1);
+    step.device_ns = 1810;
     o->step_end(o->user, &step);
     collector_close(collector);
     check_kernels();
-    CHECK(heard.n_steps == 1 && heard.n_stages == 2 && heard.n_launches == 4 && heard.n_sources == 1);
+    CHECK(heard.n_steps == 1 && heard.steps[0].device_ns == 1810 && heard.n_stages == 2 && heard.n_launches == 4 && heard.n_sources == 1);
     CHECK(heard.n_counters == 2);    // ours, and the rate of the window
     const struct stage_sample *a = &heard.stages[0], *b = &heard.stages[1];
     CHECK(a->stage == STAGE_QKV && a->begin_ns == (int64_t)t && a->duration_ns == 1000 && a->bytes == 1000 &&
@@ -76,7 +77,7 @@ static void test_streams(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage stages[2] = {stage_of(STAGE_QKV, 3, 1), stage_of(STAGE_INDEX_SCORE, 3, 1)};
     o->step_begin(o->user, &step);
     for (uint32_t s = 0; s < 2; s++) {
@@ -97,7 +98,7 @@ static void test_graphs(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {0, PHASE_DECODE, 2, 2, 8, 2};
+    struct observed_step step = {0, PHASE_DECODE, 2, 2, 8, 2, 0};
     uint64_t stages_told = 0;
     for (int recording = 0; recording < 3; recording++) {
         int32_t n = 1 + (int32_t)(check_random() % STAGES), kernels_of[STAGES];
@@ -165,7 +166,7 @@ static void test_graphs(void)
 
 static void test_again(void)
 {
-    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 5, 1);
     struct collector *second;
     begin_test();
@@ -205,7 +206,7 @@ static void test_whole_graphs(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_GRAPHS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {2, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {2, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct device_stage marked = {stage_of(STAGE_FFN, 0, 10), 0, 300};
     struct cupti_graph graph = {
         .kind = CUPTI_GRAPH, .start = device_ns, .end = device_ns + 400, .context = 1, .stream = 7};

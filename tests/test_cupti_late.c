@@ -6,7 +6,7 @@ static void test_losses(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     struct cupti_overhead overhead = {.kind = CUPTI_OVERHEAD, .start = 1000, .end = 4000};
     o->step_begin(o->user, &step);
@@ -53,7 +53,7 @@ static void test_late_calls(int held)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {9, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {9, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     run_copy(mock.call(COPY, 1, 2), 64);
     expect(device_ns - 100, -1, STAGE_COUNT, -1);
@@ -79,7 +79,7 @@ static void test_busy(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     mock.hold(2);
     for (; step.step < BUSY; step.step++) {
@@ -105,7 +105,7 @@ static void test_busy(void)
 
 static void run_step(const struct observer *o, int64_t number)
 {
-    struct observed_step step = {number, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {number, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     o->step_begin(o->user, &step);
     o->enqueue_begin(o->user, &ffn, false);
@@ -144,7 +144,7 @@ static void test_left(void)
     begin_test();
     struct collector *collector = open_kernels(COLLECTOR_KERNELS);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1};
+    struct observed_step step = {0, PHASE_DECODE, 1, 1, 8, 1, 0};
     struct observed_stage ffn = stage_of(STAGE_FFN, 1, 1);
     o->step_begin(o->user, &step);
     o->enqueue_begin(o->user, &ffn, false);

@@ -159,6 +159,7 @@ static void run(struct told *told, const struct plan *plan, const struct backend
         error = error ? error : forward_run(forward, &sampling, &token);
         error = error ? error : forward_end(forward);
         CHECK_MESSAGE(error == 0, "step %d: %s", s, status_text());
+        CHECK(forward_device_ns(forward) == (observer->in_pieces ? 1 : 0));    // as our marks tell
         context_tokens += rows;
     }
     told->step_begin[STEPS] = told->n;
@@ -203,13 +204,15 @@ static void test_method(const char *method)
         }
     }
 
-    // In pieces: behind layers 0 and 3, in the step that is recorded. What is told stays.
+    // In pieces: behind layers 0 and 3, in the step that is recorded. What is told stays. Around each pass, but those
+    // that are replayed, two marks: these are in the recording.
     enqueue.in_pieces = true;
     memset(&got, 0, sizeof got);
     memset(&device, 0, sizeof device);
     run(&got, &plan, &table, &enqueue, tokens);
     CHECK(device.recorded == 1 && device.n_cuts == 1 + (plan.shape.n_layers >= 4) && device.n_replays == STEPS - 3);
     CHECK(got.n == expected.n && got.n_ended == got.n);
+    CHECK(device.n_marks == 2 * 3);
     enqueue.in_pieces = false;
 
     // With marks beside: the prompt's and those of each STAGE_EVERY-th step, which is recorded by itself.

@@ -25,7 +25,7 @@ int main(void)
     CHECK(collector_open(&collector, COLLECTOR_CPU_CLOCK, &nobody) == 0);
     collector_set_source(collector, &source);
     const struct observer *o = collector_observer(collector);
-    struct observed_step step = {7, PHASE_PREFILL, 1, 5, 5, 1};
+    struct observed_step step = {7, PHASE_PREFILL, 1, 5, 5, 1, 0};
     struct observed_stage host = {STAGE_HOST, -1, 1, 5, 5, 0, 0}, ffn = {STAGE_FFN, 3, 1, 5, 5, 10, 20};
     struct request_sample request = {.request = 42, .state = REQUEST_RUNNING};
     o->request(o->user, &request);

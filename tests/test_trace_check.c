@@ -62,7 +62,7 @@ static void expect_finding(const char *word, void (*change)(struct step_sample *
         {1, 9, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 100, 200, 1010, 20, 0},
         {1, 9, PHASE_DECODE, STAGE_FFN, 3, 1, 1, 8, 100, 200, 1030, 50, 0},
     };
-    struct step_sample step = {1, 9, PHASE_DECODE, 1, 1, 8, 1000, 100};
+    struct step_sample step = {1, 9, PHASE_DECODE, 1, 1, 8, 1000, 100, 0};
     struct sample_sink sink;
     struct findings findings;
     if (change) {
@@ -120,8 +120,41 @@ static void stages_overlap(struct step_sample *step, struct stage_sample *stages
     (void)step;
 }
 
+// Stages take 1000 us on the device, the host's behind them not counted.
+static void clock_stages(struct step_sample *step, struct stage_sample *stages, int64_t device_ns)
+{
+    *step = (struct step_sample){.source = 1, .step = 9, .phase = PHASE_DECODE, .begin_ns = 1000,
+                                 .duration_ns = 2000000, .device_ns = device_ns};
+    stages[0].begin_ns = 2000;
+    stages[0].duration_ns = 1000000;
+    stages[1] = (struct stage_sample){.source = 1, .step = 9, .phase = PHASE_DECODE, .stage = STAGE_HOST, .layer = -1,
+                                      .begin_ns = 1900000, .duration_ns = 50000};
+}
+static void clocks_agree(struct step_sample *step, struct stage_sample *stages)
+{
+    clock_stages(step, stages, 1019000);
+}
+static void clock_ahead(struct step_sample *step, struct stage_sample *stages)
+{
+    clock_stages(step, stages, 1030000);
+}
+static void clock_behind(struct step_sample *step, struct stage_sample *stages)
+{
+    clock_stages(step, stages, 975000);
+}
+static void clock_of_short_step(struct step_sample *step, struct stage_sample *stages)
+{
+    step->device_ns = 80 + 3000;    // the stages' 80, and what lies between an event and a kernel
+    (void)stages;
+}
+
 static void test_samples(void)
 {
+    expect_finding(NULL, clocks_agree);
+    expect_finding("1 decode steps took 1.030 ms by the device's events; their stages + gaps - overlap are 1.000 ms, "
+                   "-2.9%", clock_ahead);
+    expect_finding("are 1.000 ms, +2.6%", clock_behind);
+    expect_finding(NULL, clock_of_short_step);
     expect_finding(NULL, NULL);
     expect_finding(NULL, stages_overlap);
     expect_finding("outside its step", stage_outlives_step);
@@ -301,7 +334,7 @@ static int compare(const void *left, const void *right)
 static void test_summary(void)
 {
     enum { STEPS = 101 };
-    int64_t ffn_ns[STEPS], step_ns[STEPS], ffn_total = 0, step_total = 0, gaps = 0, overlap = 0;
+    int64_t ffn_ns[STEPS], step_ns[STEPS], ffn_total = 0, step_total = 0, gaps = 0, overlap = 0, clocked = 0;
     struct trace_summary *summary;
     CHECK(trace_summary_open(&summary) == 0);
     struct sample_sink sink = trace_summary_sink(summary);
@@ -313,7 +346,7 @@ static void test_summary(void)
         struct stage_sample qkv = {5, i, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns + gap, 100, 0};
         struct stage_sample other = {5, i, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 11, 13, at_ns + gap + 100 - shared, ffn,
                                      0};
-        struct step_sample step = {5, i, PHASE_DECODE, 1, 1, 8, at_ns, gap + 100 - shared + ffn + gap};
+        struct step_sample step = {5, i, PHASE_DECODE, 1, 1, 8, at_ns, gap + 100 - shared + ffn + gap, i % 2 ? 90 : 0};
         sink.stage(sink.user, &other);    // order within a step does not matter
         sink.stage(sink.user, &qkv);
         sink.step(sink.user, &step);
@@ -324,6 +357,7 @@ static void test_summary(void)
         step_total += step.duration_ns;
         gaps += 2 * gap;
         overlap += shared;
+        clocked += i % 2 ? 100 - shared + ffn : 0;
     }
     struct stage_sample lost = {5, STEPS, PHASE_DECODE, STAGE_QKV, 0, 1, 1, 8, 7, 70, at_ns, 100, 0};
     sink.stage(sink.user, &lost);
@@ -341,6 +375,8 @@ static void test_summary(void)
     CHECK(steps[0].count == STEPS && steps[0].total_ns == step_total && steps[0].median_ns == step_ns[50] &&
           steps[0].n_tokens == STEPS);
     CHECK(steps[0].gaps_ns == gaps && steps[0].overlap_ns == overlap);
+    CHECK(steps[0].clocked_count == STEPS / 2 && steps[0].clocked_ns == 90 * (STEPS / 2) &&
+          steps[0].clocked_stages_ns == clocked);
     CHECK(stages[0].total_ns + stages[1].total_ns + steps[0].gaps_ns - steps[0].overlap_ns == steps[0].total_ns);
     trace_summary_close(summary);
 }

@@ -37,8 +37,8 @@ static void log_stage(void *user, const struct stage_sample *s)
 
 static void log_step(void *user, const struct step_sample *s)
 {
-    add(user, "step %d %lld %d %d %d %d %lld %lld\n", s->source, (long long)s->step, (int)s->phase, s->n_seqs,
-        s->n_tokens, s->context_tokens, (long long)s->begin_ns, (long long)s->duration_ns);
+    add(user, "step %d %lld %d %d %d %d %lld %lld %lld\n", s->source, (long long)s->step, (int)s->phase, s->n_seqs,
+        s->n_tokens, s->context_tokens, (long long)s->begin_ns, (long long)s->duration_ns, (long long)s->device_ns);
 }
 
 static void log_request(void *user, const struct request_sample *s)
@@ -191,7 +191,8 @@ static void wild_sample(const struct sample_sink *sink, int32_t source)
     int64_t step = chance(0.5) ? check_range(0, 3) : wild64();
     switch (check_range(0, 9)) {
     case 0: {
-        struct step_sample s = {source, step, phase, wild32(), wild32(), wild32(), begin_ns, duration_ns};
+        struct step_sample s = {source,   step,     phase,       wild32(), wild32(),
+                                wild32(), begin_ns, duration_ns, chance(0.5) ? wild64() : 0};
         sink->step(sink->user, &s);
         break;
     }
@@ -317,7 +318,8 @@ static int64_t sane_step(const struct sample_sink *sink, int32_t source, int64_t
         sink->request(sink->user, &request);
     }
     struct step_sample s = {source,   step,    phase,    n_seqs,
-                            n_tokens, context, begin_ns, at_ns + check_range(1, 50) - begin_ns};
+                            n_tokens, context, begin_ns, at_ns + check_range(1, 50) - begin_ns,
+                            0};
     sink->step(sink->user, &s);
     struct counter_sample counter = {source, (enum counter)check_range(0, COUNTER_COUNT - 1), check_range(0, 1000),
                                      s.begin_ns + s.duration_ns};

@@ -59,6 +59,19 @@ int64_t step_stages_covered_ns(struct stage_sample *stages, int64_t n, const str
     return covered;
 }
 
+int64_t step_stages_device_ns(const struct stage_sample *stages, int64_t n)
+{
+    int64_t begin_ns = INT64_MAX, end_ns = INT64_MIN;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t stage_end_ns = stages[i].begin_ns + stages[i].duration_ns;
+        if (stages[i].stage != STAGE_HOST) {
+            begin_ns = stages[i].begin_ns < begin_ns ? stages[i].begin_ns : begin_ns;
+            end_ns = stage_end_ns > end_ns ? stage_end_ns : end_ns;
+        }
+    }
+    return end_ns > begin_ns ? end_ns - begin_ns : 0;
+}
+
 void step_stages_free(struct step_stages *waiting)
 {
     free(waiting->stages);

@@ -19,4 +19,8 @@ int64_t step_stages_take(struct step_stages *waiting, const struct step_sample *
 // Time inside the step that at least one of its stages [n] covers. Sorts them by begin.
 int64_t step_stages_covered_ns(struct stage_sample *stages, int64_t n, const struct step_sample *step);
 
+// From the beginning of the first of these stages [n] that is a device's to the end of the last: their time, what gaps
+// they leave added, what they overlap taken off. 0: none is.
+int64_t step_stages_device_ns(const struct stage_sample *stages, int64_t n);
+
 void step_stages_free(struct step_stages *waiting);

@@ -21,6 +21,7 @@ struct source_bags {
     struct durations steps[PHASE_COUNT];
     int64_t staged_count[PHASE_COUNT], staged_ns[PHASE_COUNT], gaps_ns[PHASE_COUNT], overlap_ns[PHASE_COUNT];
     int64_t n_tokens[PHASE_COUNT];
+    int64_t clocked_count[PHASE_COUNT], clocked_ns[PHASE_COUNT], clocked_stages_ns[PHASE_COUNT];
     struct summary_loss loss;
 };
 
@@ -174,6 +175,12 @@ static void on_step(void *user, const struct step_sample *step)
         bags->gaps_ns[step->phase] = saturating_sum(bags->gaps_ns[step->phase], step->duration_ns - covered);
         bags->overlap_ns[step->phase] = saturating_sum(bags->overlap_ns[step->phase], sum_ns - covered);
     }
+    if (step->device_ns > 0 && n > 0) {
+        int64_t *by_events = &bags->clocked_ns[step->phase], *by_stages = &bags->clocked_stages_ns[step->phase];
+        bags->clocked_count[step->phase]++;
+        *by_events = saturating_sum(*by_events, step->device_ns);
+        *by_stages = saturating_sum(*by_stages, step_stages_device_ns(stages, n));
+    }
     bags->n_tokens[step->phase] = saturating_sum(bags->n_tokens[step->phase], step->n_tokens);
     summary->error = error;
 }
@@ -223,6 +230,8 @@ static void add_rows(struct trace_summary *summary, int32_t index, enum phase ph
             .source = id, .phase = phase, .count = steps->n, .total_ns = steps->total_ns,
             .staged_count = bags->staged_count[phase], .staged_ns = bags->staged_ns[phase],
             .gaps_ns = bags->gaps_ns[phase], .overlap_ns = bags->overlap_ns[phase], .n_tokens = bags->n_tokens[phase],
+            .clocked_count = bags->clocked_count[phase], .clocked_ns = bags->clocked_ns[phase],
+            .clocked_stages_ns = bags->clocked_stages_ns[phase],
         };
         durations_quantiles(steps, &row->median_ns, &row->p95_ns);
     }

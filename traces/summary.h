@@ -50,6 +50,9 @@ struct summary_step {
     int64_t gaps_ns;            // inside those, in no stage
     int64_t overlap_ns;         // counted more than once because stages ran at the same time, or outside their step
     int64_t n_tokens;           // rows, summed over steps
+    // Of those that told their stages and were timed as a whole by the device's own events: their time by these, and by
+    // their stages on the device, first to last (stages + gaps - overlap). Two clocks that should agree.
+    int64_t clocked_count, clocked_ns, clocked_stages_ns;
 };
 
 struct summary_loss {

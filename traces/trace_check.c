@@ -2,17 +2,26 @@
 //
 // Two passes. The first sees packets: sequences, clocks, names, tracks, nesting, flows; whatever breaks these is
 // dropped or drawn wrongly by ui.perfetto.dev without a word. The second sees samples, through the reader: stages
-// inside their steps, phases that agree, layers that exist, requests that stay finished, launches and their work. What
-// it does not know is Perfetto's own import; traces of other producers are held to the first pass only.
+// inside their steps, phases that agree, two clocks that do, layers that exist, requests that stay finished, launches
+// and their work. What it does not know is Perfetto's own import; traces of other producers are held to the first pass
+// only.
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/status.h"
+#include "traces/durations.h"
+#include "traces/step_stages.h"
 #include "traces/trace_internal.h"
 
 enum { MAX_REPORTS = 100 };    // of one file; the rest is only counted
+
+// How far a device's own time of steps may be from their stages'. Of short steps some microseconds: an event's time has
+// a resolution of half of one, and the device takes one or two from an event to the kernel behind it.
+static const double MAX_CLOCKS_OFF = 0.02;
+enum { MIN_OFF_NS = 5000 };
 
 struct checked_track {
     bool counter;
@@ -35,6 +44,8 @@ struct checker {
     // Second pass.
     struct stage_sample *pending;    // [n_pending] stages whose step has not come, owned
     int64_t n_pending, pending_capacity, orphans;
+    struct device_clock { int32_t source; enum phase phase; int64_t count, events_ns, stages_ns; } *clocked;
+    int64_t n_clocked, clocked_capacity;    // steps by two clocks, per source and phase, owned
     struct id_map layers;            // source id -> its number of layers
     struct id_map finished;          // track of (source, request), mixed into one number -> 1
     struct id_map launches;          // source and launch -> bits of enum launch
@@ -342,6 +353,33 @@ static void on_stage(void *user, const struct stage_sample *sample)
     }
 }
 
+// Sums up what both clocks say of a step, by its source and phase.
+static void add_clocked(struct checker *checker, const struct step_sample *step, int64_t stages_ns)
+{
+    struct device_clock *clock = NULL;
+    for (int64_t i = checker->n_clocked - 1; i >= 0 && !clock; i--) {
+        struct device_clock *known = &checker->clocked[i];
+        clock = known->source == step->source && known->phase == step->phase ? known : NULL;
+    }
+    if (!clock) {
+        if (checker->n_clocked == checker->clocked_capacity) {
+            int64_t capacity = checker->clocked_capacity ? 2 * checker->clocked_capacity : 8;
+            struct device_clock *grown = realloc(checker->clocked, (size_t)capacity * sizeof *grown);
+            if (!grown) {
+                checker->error = status_fail(-ENOMEM, "out of memory for %lld sources", (long long)capacity);
+                return;
+            }
+            checker->clocked = grown;
+            checker->clocked_capacity = capacity;
+        }
+        clock = &checker->clocked[checker->n_clocked++];
+        *clock = (struct device_clock){.source = step->source, .phase = step->phase};
+    }
+    clock->count++;
+    clock->events_ns = saturating_sum(clock->events_ns, step->device_ns);
+    clock->stages_ns = saturating_sum(clock->stages_ns, stages_ns);
+}
+
 // With every stage inside its step, stages + gaps - overlap is the step's duration by definition; outside, it is not.
 static void on_step(void *user, const struct step_sample *step)
 {
@@ -361,6 +399,25 @@ static void on_step(void *user, const struct step_sample *step)
         if (stage->phase != step->phase) {
             find(checker, "step %lld is %s, but its stage %s is %s", (long long)step->step, phase_name(step->phase),
                  stage_name(stage->stage), phase_name(stage->phase));
+        }
+    }
+    if (n > 0 && step->device_ns > 0) {
+        add_clocked(checker, step, step_stages_device_ns(checker->pending, n));
+    }
+}
+
+// Both clocks are read at slightly different moments: behind the launch of a kernel, and when its first block runs.
+static void check_clocked(struct checker *checker)
+{
+    for (int64_t i = 0; i < checker->n_clocked && !checker->lost; i++) {
+        const struct device_clock *clock = &checker->clocked[i];
+        double off_ns = (double)clock->stages_ns - (double)clock->events_ns;
+        if (fabs(off_ns) > MAX_CLOCKS_OFF * (double)clock->events_ns &&
+            fabs(off_ns) > MIN_OFF_NS * (double)clock->count) {
+            find(checker, "source %d: %lld %s steps took %.3f ms by the device's events; their stages + gaps - overlap "
+                          "are %.3f ms, %+.1f%%",
+                 clock->source, (long long)clock->count, phase_name(clock->phase), 1e-6 * (double)clock->events_ns,
+                 1e-6 * (double)clock->stages_ns, 100 * off_ns / (double)clock->events_ns);
         }
     }
 }
@@ -465,6 +522,7 @@ static int read_samples(struct checker *checker, FILE *stream, int64_t size, con
     }
     if (!stats.truncated) {
         check_launches(checker);
+        check_clocked(checker);
     }
     checker->orphans += checker->n_pending;
     if (checker->orphans > 0 && !stats.truncated) {
@@ -488,6 +546,7 @@ int trace_check_stream(FILE *stream, int64_t size, const char *name, void (*repo
     }
     free(checker.tracks);
     free(checker.pending);
+    free(checker.clocked);
     id_map_free(&checker.clocks);
     id_map_free(&checker.track_index);
     id_map_free(&checker.flows);

@@ -178,6 +178,7 @@ static int begin_step(struct reader *reader, struct open_slice *slice, int32_t s
         .n_tokens = reader_number32(event, ANNOTATION_N_TOKENS, &fits),
         .context_tokens = reader_number32(event, ANNOTATION_CONTEXT_TOKENS, &fits),
         .begin_ns = event->time_ns,
+        .device_ns = event->number[ANNOTATION_DEVICE_NS],
     };
     if (!fits || phase_from_name(&slice->as.step.phase, event->name) != 0) {
         return reader_broken(reader, "a step with an unknown phase or a number out of range");

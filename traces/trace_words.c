@@ -12,6 +12,7 @@ static const char *const annotation_names[ANNOTATION_COUNT] = {
     [ANNOTATION_BYTES] = "bytes",
     [ANNOTATION_FLOPS] = "flops",
     [ANNOTATION_MEASURED_BYTES] = "measured_bytes",
+    [ANNOTATION_DEVICE_NS] = "device_ns",
     [ANNOTATION_FLOOR_NS] = "floor_ns",
     [ANNOTATION_FLOOR_PERCENT] = "floor_percent",
     [ANNOTATION_BOUND] = "bound",

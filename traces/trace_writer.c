@@ -103,6 +103,7 @@ static void settle(struct trace_writer *writer)
         event_nonzero(&event, ANNOTATION_N_SEQS, sample->n_seqs);
         event_nonzero(&event, ANNOTATION_N_TOKENS, sample->n_tokens);
         event_nonzero(&event, ANNOTATION_CONTEXT_TOKENS, sample->context_tokens);
+        event_nonzero(&event, ANNOTATION_DEVICE_NS, sample->device_ns);
         event.event.n_flow_ids = writer->n_flows;
         event.event.flow_ids = writer->flows;
         writer_put(writer, &writer->out, &event);
