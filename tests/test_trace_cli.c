@@ -87,7 +87,8 @@ static void write_steps(const char *suffix, int64_t duration_ns)
     sink.source(sink.user, &source);
     for (int64_t i = 0; i < 20; i++) {
         struct stage_sample stage = {0, i, PHASE_DECODE, STAGE_FFN, 0, 1, 1, 8, 5000, 9000, 100000 * i, duration_ns + i, 0};
-        struct step_sample step = {0, i, PHASE_DECODE, 1, 1, 8, 100000 * i, duration_ns + i + 5000};
+        struct step_sample step = {0, i, PHASE_DECODE, 1, 1, 8, 100000 * i, duration_ns + i + 5000,
+                                   duration_ns * 5 / 4};
         sink.stage(sink.user, &stage);
         sink.step(sink.user, &step);
     }
@@ -110,7 +111,7 @@ static void write_trace(void)
     for (int64_t i = 0; i < 2; i++) {
         sink.source(sink.user, &source);
         struct stage_sample stage = {source.id, 0, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 5000, 9000, 1000 * i + 10, 400, 0};
-        struct step_sample step = {source.id, 0, PHASE_DECODE, 1, 1, 8, 1000 * i, 500};
+        struct step_sample step = {source.id, 0, PHASE_DECODE, 1, 1, 8, 1000 * i, 500, 0};
         sink.stage(sink.user, &stage);
         stage.begin_ns += 350;
         stage.duration_ns = 100;
@@ -146,8 +147,13 @@ int main(void)
     expect("info %s", 0, "dense", "");
     expect("info --json %s", 0, "\"command\": \"clsa compare\"", "");
     expect("summary %s", 0, "gaps", "");
+    CHECK(!strstr(out, "by the device's events"));
     expect("summary --method dense %s", 0, "ffn", "");
     CHECK(!strstr(out, "clsa"));
+    expect("summary %s-slow", 0, "-19.97", "");
+    CHECK(strstr(out, "by the device's events"));
+    expect("summary --json %s-slow", 0, "\"clocks\": [", "");
+    expect("check %s-slow", 2, "20 decode steps took 0.750 ms by the device's events", "findings: 1");
     expect("summary --method yoco %s", 2, "", "which has: clsa, dense");
     expect("summary --sort speed %s", 2, "", "expected order");
     expect("summary --device nothing %s", 2, "", "--device nothing");

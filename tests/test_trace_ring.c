@@ -129,7 +129,7 @@ static void test_old_request(void)
     request.state = REQUEST_FINISHED;
     sink.request(sink.user, &request);
     for (int64_t i = 0; i < 5000; i++) {
-        struct step_sample step = {4, i, PHASE_DECODE, 1, 1, 8, 2000 + 1000 * i, 900};
+        struct step_sample step = {4, i, PHASE_DECODE, 1, 1, 8, 2000 + 1000 * i, 900, 0};
         sink.step(sink.user, &step);
     }
     request = (struct request_sample){4, 99, REQUEST_FINISHED, 8, 3, 4999, 6000000};
@@ -169,7 +169,7 @@ static void test_slow(void)
     sink.source(sink.user, &source);
     for (int64_t i = 0; i < 1000; i++) {
         bool is_slow = i == 300 || i == 320 || i == 700 || i == 999;    // 320 is in the dump of 300 already
-        struct step_sample step = {4, i, PHASE_DECODE, 1, 1, 8, 2000 * i, is_slow ? 1600 : 1500};
+        struct step_sample step = {4, i, PHASE_DECODE, 1, 1, 8, 2000 * i, is_slow ? 1600 : 1500, 0};
         sink.step(sink.user, &step);
         if (i == 310) {
             CHECK(slow.n == 0);    // its kernels may still come

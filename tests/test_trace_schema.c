@@ -154,7 +154,7 @@ static void send_step(const struct sample_sink *sink, int64_t step, enum phase p
     int64_t begin_ns = 10000000 * (step + 1);
     struct stage_sample stage = {1,        step,    phase, STAGE_FFN, 0, 1, 1, 8, 3000000, step == 2 ? 8000000000 : 0,
                                  begin_ns, 4000000, 0};
-    struct step_sample whole = {1, step, phase, 1, 1, 8, begin_ns, 5000000};
+    struct step_sample whole = {1, step, phase, 1, 1, 8, begin_ns, 5000000, 0};
     sink->stage(sink->user, &stage);
     sink->step(sink->user, &whole);
 }

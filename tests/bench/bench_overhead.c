@@ -4,7 +4,9 @@
 // same clocks and the same contexts. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by
 // how many percent the mean step is longer than with nobody looking: the median over the turns, with their spread. With
 // kernels it also counts: kernels that no stage owns, records lost, and how far stages, gaps and overlap are from the
-// step's own time. A machine without a usable GPU is told so and nothing is measured.
+// step's own time. A row step_sum.<mode> is by how many percent stages + gaps - overlap on the device are more than the
+// device's own events say of the same steps; its spread is the worst step's. A machine without a usable GPU is told so
+// and nothing is measured.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -45,6 +47,8 @@ struct seen {
     double worst_sum,
         worst_cover;    // |stages + gaps - overlap - step| and step not covered, of a decode step, as shares
     double sum, gaps, overlap, step_ns;
+    int64_t device_begin_ns, device_end_ns;      // of the stages on the device of the step to come; end 0: none yet
+    double by_events_ns, by_stages_ns, worst_off;    // decode steps that the device timed too; worst: a share
 };
 
 struct bench {
@@ -94,16 +98,30 @@ static void see_step(void *user, const struct step_sample *step)
         seen->overlap += overlap;
         seen->step_ns += (double)step->duration_ns;
     }
+    if (step->device_ns > 0 && seen->device_end_ns > 0 && step->phase == PHASE_DECODE) {
+        double by_stages_ns = (double)(seen->device_end_ns - seen->device_begin_ns);
+        double off = fabs(by_stages_ns / (double)step->device_ns - 1);
+        seen->by_events_ns += (double)step->device_ns;
+        seen->by_stages_ns += by_stages_ns;
+        seen->worst_off = off > seen->worst_off ? off : seen->worst_off;
+    }
     seen->steps++;
     seen->n_slices = 0;
+    seen->device_begin_ns = seen->device_end_ns = 0;
 }
 
 static void see_stage(void *user, const struct stage_sample *stage)
 {
     struct seen *seen = user;
+    int64_t end_ns = stage->begin_ns + stage->duration_ns;
     seen->stages++;
+    if (stage->stage != STAGE_HOST) {
+        bool first = seen->device_end_ns == 0 || stage->begin_ns < seen->device_begin_ns;
+        seen->device_begin_ns = first ? stage->begin_ns : seen->device_begin_ns;
+        seen->device_end_ns = end_ns > seen->device_end_ns ? end_ns : seen->device_end_ns;
+    }
     if (seen->n_slices < MAX_SLICES) {
-        seen->slices[seen->n_slices++] = (struct slice){stage->begin_ns, stage->begin_ns + stage->duration_ns};
+        seen->slices[seen->n_slices++] = (struct slice){stage->begin_ns, end_ns};
     }
 }
 
@@ -242,6 +260,11 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
                100 * seen->sum / seen->step_ns, 100 * seen->gaps / seen->step_ns, 100 * seen->overlap / seen->step_ns,
                100 * seen->worst_sum, 100 * seen->worst_cover);
     }
+    double off = seen->by_events_ns > 0 ? 100 * (seen->by_stages_ns / seen->by_events_ns - 1) : NAN;
+    if (seen->by_events_ns > 0) {
+        printf("       from first stage to last %+.3f %% off the device's own events; worst step %.3f %%\n", off,
+               100 * seen->worst_off);
+    }
     for (int32_t n = 0; n < seen->n_names; n++) {
         printf("       no stage: %s\n", seen->names[n]);
     }
@@ -250,6 +273,11 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
         fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\toverhead.%s\t%.3g\t%.3g\t-\tpercent\n",
                 bench->date, bench->commit, bench->device_name, bench->driver, bench->model, method, bench->context,
                 bench->batch, modes[mode].name, median, spread);
+        if (seen->by_events_ns > 0) {
+            fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\tstep_sum.%s\t%.4g\t%.3g\t-\tpercent\n",
+                    bench->date, bench->commit, bench->device_name, bench->driver, bench->model, method,
+                    bench->context, bench->batch, modes[mode].name, off, 100 * seen->worst_off);
+        }
         fflush(out);
     }
 }
