@@ -40,6 +40,11 @@ enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv,
     }
 }
 
+bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens)
+{
+    return stage == STAGE_ATTENTION && phase == PHASE_PREFILL && unit_tokens > 0;
+}
+
 bool calibration_depends_on_unit(enum stage stage)
 {
     return stage == STAGE_INDEX_SCORE || stage == STAGE_INDEX_SELECT || stage == STAGE_GATHER ||

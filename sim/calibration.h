@@ -18,7 +18,7 @@ enum { CALIBRATION_TEXT_BYTES = 256, CALIBRATION_DATE_BYTES = 32 };
 
 // Samples whose work, and from 16 rows on whose rows, differ by less than an eighth of an octave, as their medians.
 struct calibration_point {
-    int32_t rows;         // the fewest of its eighth of an octave
+    int32_t rows;         // or what they see: the fewest of its eighth of an octave
     double work;          // bytes + flops of one layer's stage
     double efficiency;    // roofline time / (measured time - floor); above 1 where caches do better than the rates say
     int64_t samples;
@@ -70,6 +70,9 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
+// Whether points go by the tokens that a row sees, in the mean, instead of by rows: attention of prompts over what was selected,
+// where neighbours share the less the more there was to choose from, and whose work does not tell.
+bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens);
 // Whether a stage's speed depends on what is selected: index stages, gather, global attention.
 bool calibration_depends_on_unit(enum stage stage);
 

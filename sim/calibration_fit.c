@@ -203,6 +203,10 @@ static void on_stage(void *user, const struct stage_sample *sample)
     bool tiles = sample->stage == STAGE_INDEX_SCORE || sample->stage == STAGE_INDEX_SELECT;
     sum->rows = tiles ? sum->rows + sample->n_tokens : sum->rows > sample->n_tokens ? sum->rows : sample->n_tokens;
     sum->phase = sample->n_tokens > sample->n_seqs ? PHASE_PREFILL : sum->phase;
+    // Of several sequences the longest context is told: they count as equal.
+    double rows = sample->n_tokens, seen = sample->context_tokens - 0.5 * (rows / sample->n_seqs - 1);
+    sum->row_tokens += rows;
+    sum->seen_tokens += rows * (seen > 1 ? seen : 1);
     sum->parts++;
     sum->bytes += sample->bytes;
     sum->flops += sample->flops;
@@ -230,6 +234,9 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
         pending[i].step_phase = phase;
         // A device that replays steps that decode runs the others kernel by kernel: few rows take longer in those.
         pending[i].phase = graph && phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
+        if (calibration_by_context(pending[i].stage, pending[i].phase, pending[i].unit_tokens)) {
+            pending[i].rows = (int32_t)(pending[i].seen_tokens / pending[i].row_tokens);
+        }
         // Attention of a step that mixes them is two kernels: one sum says nothing of either.
         bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
                    (pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);

@@ -15,6 +15,7 @@ struct fit_sample {
     enum phase phase;
     enum dtype dtype;
     int64_t bytes, flops, step_bytes, duration_ns;
+    double row_tokens, seen_tokens;  // its rows, and what they see, summed over its parts
     int32_t parts;                   // samples that were put together
     bool marked;                     // on a GPU, where most steps of its kind have no marks between their stages
     enum phase step_phase;           // of its step: DECODE, or PREFILL for all others

@@ -24,6 +24,17 @@ const char *bound_name(enum bound bound)
     return names[bound];
 }
 
+double predict_seen_tokens(const struct work *work)
+{
+    double rows = work->new_tokens;
+    return rows * work->context_tokens + 0.5 * rows * (rows + 1);
+}
+
+static bool is_decode(const struct work *work)
+{
+    return work->new_tokens == 1 && work->logit_rows == 1;
+}
+
 static struct predict_pass pass_of(const struct device *device, const struct plan *plan, const struct work *work,
                            int32_t n_seqs)
 {
@@ -32,6 +43,7 @@ static struct predict_pass pass_of(const struct device *device, const struct pla
     for (int32_t i = 0; i < n_seqs; i++) {
         pass.new_rows += work[i].new_tokens;
         pass.logit_rows += work[i].logit_rows;
+        pass.seen_tokens += is_decode(&work[i]) ? 0 : predict_seen_tokens(&work[i]);
         pass.chunked = pass.chunked || work[i].new_tokens > 1;
         pass.logits_chunked = pass.logits_chunked || work[i].logit_rows > 1;
     }
@@ -82,9 +94,13 @@ static void calibrate(struct stage_prediction *out, const struct predict_pass *p
     bool whole = stage == STAGE_ATTENTION && pass->plan->layers[layer].attention == ATTENTION_FULL;
     bool selects = pass->plan->index.budget_tokens > 0 && !whole;
     int64_t rows = few ? pass->logit_rows : pass->new_rows;
+    enum phase phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : pass->chunked ? PHASE_MIXED : PHASE_DECODE;
+    if (calibration_by_context(stage, phase, selects ? pass->plan->index.unit_tokens : 0)) {
+        rows = (int64_t)(pass->seen_tokens / (double)pass->new_rows);
+    }
     struct calibration_query query = {
         .stage = stage,
-        .phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : pass->chunked ? PHASE_MIXED : PHASE_DECODE,
+        .phase = phase,
         .unit_tokens = selects ? pass->plan->index.unit_tokens : 0,
         .rows = rows < 1 ? 1 : rows > INT32_MAX ? INT32_MAX : (int32_t)rows,
         .layer = stage == STAGE_KV_WRITE ? layer_kind(pass->plan, layer) : LAYER_ANY,
@@ -199,7 +215,7 @@ static int split_batch(struct batch_parts *out, const struct device *device, con
     *out = (struct batch_parts){.work = work, .n_seqs = n_seqs, .pass = pass_of(device, plan, work, n_seqs)};
     int32_t n_decode = 0;
     for (int32_t i = 0; i < n_seqs; i++) {
-        n_decode += work[i].new_tokens == 1 && work[i].logit_rows == 1;
+        n_decode += is_decode(&work[i]);
     }
     if (n_decode == 0 || n_decode == n_seqs) {
         return 0;
@@ -210,8 +226,7 @@ static int split_batch(struct batch_parts *out, const struct device *device, con
     }
     for (int part = 0, n = 0; part < 2; part++) {
         for (int32_t i = 0; i < n_seqs; i++) {
-            bool decodes = work[i].new_tokens == 1 && work[i].logit_rows == 1;
-            if (decodes == (part == 1)) {
+            if (is_decode(&work[i]) == (part == 1)) {
                 out->parts[n++] = work[i];
             }
         }

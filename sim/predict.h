@@ -51,6 +51,7 @@ struct predict_pass {
     const struct plan *plan;         // borrowed
     double bandwidth;                // for the step's whole working set
     int64_t new_rows, logit_rows;
+    double seen_tokens;              // of prompts: summed over their rows, how many tokens each sees
     bool chunked, logits_chunked;    // some sequence has more than one such row
     // Where a caller asks for one stage of one layer again and again: what the calibration said last, kept between calls.
     // NULL: it is asked each time. The error bar and the provenance are then those of a bare roofline.
@@ -60,6 +61,7 @@ struct predict_pass {
 // that has its rows only (chunked for prompts), and `predict_splits` says which stages are. Rows of one token that leave
 // logits decode.
 bool predict_splits(const struct plan *plan, enum stage stage, int32_t layer);
+double predict_seen_tokens(const struct work *work);    // by the new rows of one sequence, summed over them
 int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
                  const struct stage_cost *cost);
 double predict_overhead_s(const struct predict_pass *pass);

@@ -290,6 +290,7 @@ double step_price_of(struct step_price *price, const struct batch *batch)
                                 .bandwidth = device_bandwidth(&price->device, bytes),
                                 .new_rows = batch->new_rows,
                                 .logit_rows = batch->logit_rows,
+                                .seen_tokens = batch->seen_tokens,
                                 .chunked = batch->new_rows > batch->n_seqs,
                                 .logits_chunked = batch->logits_chunked};
     if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs ||
@@ -344,6 +345,7 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
         extra = true;
         batch.new_rows += work[i].new_tokens;
         batch.logit_rows += work[i].logit_rows;
+        batch.seen_tokens += predict_seen_tokens(&work[i]);
         batch.logits_chunked = batch.logits_chunked || work[i].logit_rows > 1;
         for (int32_t t = price->n_rows_terms; t < price->n_terms; t++) {
             struct stage_cost cost = cost_of(price, &price->terms[t], &work[i]);

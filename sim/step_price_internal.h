@@ -60,6 +60,7 @@ struct step_price {
 struct batch {
     double features[FEATURE_COUNT];    // of the rows that decode
     int64_t new_rows, logit_rows;
+    double seen_tokens;                // by the rows that do not decode, summed over them
     int32_t n_seqs;
     bool logits_chunked;               // some sequence has more than one row that leaves logits
 };

@@ -1,8 +1,10 @@
-// tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off.
+// tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off. Prompts that
+// attend over a selection are told apart by what their rows see, which their work does not tell.
 #include <unistd.h>
 
-#include "tests/check.h"
 #include "sim/calibration.h"
+#include "sim/predict.h"
+#include "tests/check.h"
 
 enum { N_LAYERS = 6, REPEATS = 9, EVERY = 4 };
 static const double BYTES_PER_S = 2e12, LAUNCH_S = 3e-6;
@@ -134,6 +136,59 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
+// Attention over k tokens of `rows` rows, the last of which sees `context` tokens, takes as long as what they see. Points are an
+// eighth of an octave wide, hence the tolerances below.
+static double seen_s(int32_t context, int32_t rows)
+{
+    return 1e-6 * rows * (context - 0.5 * (rows - 1));
+}
+
+static void test_seen(void)
+{
+    struct plan plan;
+    CHECK(plan_build(&plan, plan_find_model("tiny"), "token", NULL) == 0);
+    struct device device = {.name = "gpu", .bytes_per_s = {BYTES_PER_S, PROVENANCE_MEASURED, "made up"}};
+    device.flops_per_s[DTYPE_F32] = device.flops_per_s[DTYPE_BF16] = (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
+    struct calibration_fit *fit = NULL;
+    struct calibration *calibration = NULL;
+    CHECK(calibration_fit_open(&fit) == 0 && calibration_fit_trace(fit, "made up") == 0);
+    struct sample_sink sink = calibration_fit_sink(fit);
+    struct sample_source source = sample_source_of(&plan);
+    sink.source(sink.user, &source);
+    for (int32_t context = 64, step = 0; context <= 4096; context *= 2) {
+        for (int32_t rows = 16; rows <= 64; rows *= 2, step++) {
+            struct work work = {context - rows, rows, 0};
+            struct stage_cost cost;
+            CHECK(stage_cost(&cost, &plan, STAGE_ATTENTION, 1, &work, 1) == 0);
+            struct stage_sample sample = {.source = source.id, .step = step, .phase = PHASE_PREFILL, .stage = STAGE_ATTENTION, .layer = 1,
+                                          .n_seqs = 1, .n_tokens = rows, .context_tokens = context, .bytes = cost.bytes,
+                                          .flops = cost.flops, .duration_ns = llround(1e9 * seen_s(context, rows))};
+            sink.stage(sink.user, &sample);
+            sink.step(sink.user, &(struct step_sample){.source = source.id, .step = step, .phase = PHASE_PREFILL, .n_seqs = 1,
+                                                       .n_tokens = rows, .context_tokens = context,
+                                                       .duration_ns = sample.duration_ns});
+        }
+    }
+    CHECK(calibration_fit_finish(&calibration, fit, &device, "2026-01-02", "test") == 0);
+    calibration_fit_close(fit);
+    device.calibration = &calibration->profiles[0];
+    for (int32_t context = 900; context <= 4000; context += 310) {
+        struct work both[2] = {{context - 32, 32, 0}, {300, 1, 1}};
+        struct stage_prediction alone;
+        CHECK(predict_stage(&alone, &device, &plan, STAGE_ATTENTION, 1, both, 1) == 0);
+        CHECK_MESSAGE(fabs(alone.seconds / seen_s(context, 32) - 1) < 0.1, "context %d: %g s, not %g", context, alone.seconds,
+                      seen_s(context, 32));
+        // Two prompts go by the mean of what their rows see; a row that decodes beside them is priced by itself.
+        struct work two[2] = {{context - 32, 32, 0}, {context - 32, 32, 0}};
+        struct stage_prediction pair, mixed;
+        CHECK(predict_stage(&pair, &device, &plan, STAGE_ATTENTION, 1, two, 2) == 0);
+        CHECK(predict_stage(&mixed, &device, &plan, STAGE_ATTENTION, 1, both, 2) == 0);
+        CHECK(fabs(pair.seconds / (2 * alone.seconds) - 1) < 0.1);
+        CHECK(mixed.seconds > alone.seconds && mixed.seconds < 1.05 * alone.seconds);
+    }
+    calibration_free(calibration);
+}
+
 // What comes with the program can be read, and knows the devices that it is for.
 static void test_shipped(void)
 {
@@ -156,5 +211,6 @@ int main(void)
     test_shipped();
     test_marks();
     test_overhead();
+    test_seen();
     return check_end();
 }

@@ -7,7 +7,8 @@
 // a power of two: a recording is for one, and a longer context needs the next. The prompt is made up; weights are
 // random. What it costs is the prompts, so longest contexts come last. --prompts are run by themselves, --mixed while each
 // batch decodes: a service's steps have both, and chunks of any length. Each
-// comes four times, every other one without its stages told, as a service on a GPU runs.
+// comes four times, every other one without its stages told, as a service on a GPU runs. --held-contexts, --held-batches and
+// --held-prompts go to a trace of their own, FOLDER/held-METHOD.pftrace, from the same engine: opening one takes longer.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,11 +27,20 @@ struct list {
     int32_t n, values[MAX_POINTS];
 };
 
-struct bench {
-    const char *model, *methods, *device, *folder, *name, *contexts_text, *batches_text,
-        *prompts_text, *mixed_text;
-    int32_t steps, every, chunk, threads;
+// What goes to one trace.
+struct grid {
+    const char *contexts_text, *batches_text, *prompts_text, *mixed_text;
     struct list contexts, batches, prompts, mixed;
+};
+
+enum { FITTED, HELD, GRIDS };
+
+struct bench {
+    const char *model, *methods, *device, *folder, *name;
+    int32_t steps, every, chunk, threads;
+    struct grid grids[GRIDS];
+    const struct grid *grid;   // the one that is run
+    struct sample_source source;
     struct plan_flags flags;
     struct model_file *files[BACKBONE_COUNT];
     struct engine *engine;
@@ -46,6 +56,9 @@ static int parse_list(struct list *out, const char *flag, const char *text)
 {
     char copy[512];
     char *rest = NULL;
+    if (!text) {
+        return 0;
+    }
     snprintf(copy, sizeof copy, "%s", text);
     for (char *word = strtok_r(copy, ",", &rest); word; word = strtok_r(NULL, ",", &rest)) {
         int64_t value;
@@ -72,7 +85,7 @@ static int32_t largest(const struct list *list)
 static void on_source(void *user, const struct sample_source *source)
 {
     struct bench *record = user;
-    record->out.source(record->out.user, source);
+    record->source = *source;    // every trace is told of it when it begins
 }
 
 static void on_stage(void *user, const struct stage_sample *sample)
@@ -123,19 +136,25 @@ static int32_t warm_steps(const struct bench *record)
     return 2 * record->every + 1;
 }
 
+static int32_t most_seqs(const struct bench *record)
+{
+    int32_t fitted = largest(&record->grids[FITTED].batches), held = largest(&record->grids[HELD].batches);
+    return fitted > held ? fitted : held;
+}
+
 // More steps than a prompt takes beside a batch.
 static int32_t mixed_steps(const struct bench *record, int32_t tokens)
 {
-    return tokens / (record->chunk - largest(&record->batches)) + 3;
+    return tokens / (record->chunk - most_seqs(record)) + 3;
 }
 
-static int32_t answer_tokens(const struct bench *record)
+static int32_t answer_tokens(const struct bench *record, const struct grid *grid)
 {
     int32_t steps = warm_steps(record) + record->steps;
-    for (int32_t i = 0; i < record->mixed.n; i++) {
-        steps += REPEATS * mixed_steps(record, record->mixed.values[i]);
+    for (int32_t i = 0; i < grid->mixed.n; i++) {
+        steps += REPEATS * mixed_steps(record, grid->mixed.values[i]);
     }
-    return record->batches.n * steps + 2;
+    return grid->batches.n * steps + 2;
 }
 
 // A prompt that is answered by one token, beside whatever decodes.
@@ -169,11 +188,12 @@ static int run_prompts(struct bench *record, const struct list *lengths)
 
 static int run_context(struct bench *record, const struct plan *plan, int32_t context)
 {
-    int32_t page = plan->page_tokens, length = context + answer_tokens(record);
-    int32_t beside = record->mixed.n > 0 ? largest(&record->mixed) + page : 0;
+    const struct grid *grid = record->grid;
+    int32_t page = plan->page_tokens, length = context + answer_tokens(record, grid);
+    int32_t beside = grid->mixed.n > 0 ? largest(&grid->mixed) + page : 0;
     int32_t fits = (engine_stats(record->engine).cache_tokens - beside) / ((length + page - 1) / page * page);
     struct engine_request request = {
-        .prompt = record->prompt, .n_prompt = context, .max_output_tokens = answer_tokens(record)};
+        .prompt = record->prompt, .n_prompt = context, .max_output_tokens = answer_tokens(record, grid)};
     int64_t first, id;
     if (fits < 1) {
         fprintf(stderr, "%s: no sequence of %d tokens fits\n", plan->method, context);
@@ -182,8 +202,8 @@ static int run_context(struct bench *record, const struct plan *plan, int32_t co
     int error = engine_submit(record->engine, &request, &first);
     record->keep = true;
     error = error ? error : run_steps(record, 0, true);
-    for (int32_t b = 0; b < record->batches.n && !error; b++) {
-        int32_t batch = record->batches.values[b];
+    for (int32_t b = 0; b < grid->batches.n && !error; b++) {
+        int32_t batch = grid->batches.values[b];
         if (batch > fits) {
             fprintf(stderr, "%s: of %d tokens fit %d sequences, not %d\n", plan->method, context, fits, batch);
             continue;
@@ -195,7 +215,7 @@ static int run_context(struct bench *record, const struct plan *plan, int32_t co
         error = error ? error : run_steps(record, warm_steps(record), false);
         record->keep = true;
         error = error ? error : run_steps(record, record->steps, false);
-        error = error ? error : run_prompts(record, &record->mixed);
+        error = error ? error : run_prompts(record, &grid->mixed);
     }
     record->keep = false;
     return error ? error : drain(record);
@@ -203,16 +223,43 @@ static int run_context(struct bench *record, const struct plan *plan, int32_t co
 
 static int32_t longest_prompt(const struct bench *record)
 {
-    int32_t longest = largest(&record->contexts), alone = largest(&record->prompts), beside = largest(&record->mixed);
-    longest = alone > longest ? alone : longest;
-    return beside > longest ? beside : longest;
+    int32_t longest = 0;
+    for (int g = 0; g < GRIDS; g++) {
+        const struct grid *grid = &record->grids[g];
+        const int32_t each[] = {largest(&grid->contexts), largest(&grid->prompts), largest(&grid->mixed)};
+        for (int i = 0; i < 3; i++) {
+            longest = each[i] > longest ? each[i] : longest;
+        }
+    }
+    return longest;
+}
+
+static int32_t longest_sequence(const struct bench *record)
+{
+    int32_t fitted = answer_tokens(record, &record->grids[FITTED]), held = answer_tokens(record, &record->grids[HELD]);
+    return longest_prompt(record) + (fitted > held ? fitted : held);
+}
+
+// Runs one grid into one trace.
+static int run_grid(struct bench *record, const struct plan *plan, struct trace_writer *writer, const struct grid *grid)
+{
+    record->out = trace_writer_sink(writer);
+    record->out.source(record->out.user, &record->source);
+    record->grid = grid;
+    record->keep = true;
+    int error = run_prompts(record, &grid->prompts);
+    record->keep = false;
+    for (int32_t c = 0; c < grid->contexts.n && !error; c++) {
+        error = run_context(record, plan, grid->contexts.values[c]);
+    }
+    return error;
 }
 
 static int run_engine(struct bench *record, const struct plan *plan, struct model_file *model,
-                      struct collector *collector)
+                      struct collector *collector, struct trace_writer *const *writers)
 {
     char backend[32];
-    int32_t number, longest = longest_prompt(record);
+    int32_t number;
     int error = measure_device(backend, sizeof backend, &number, record->device);
     bool gpu = strcmp(backend, "cuda") == 0;
     record->collecting = collector_observer(collector);
@@ -223,8 +270,8 @@ static int run_engine(struct bench *record, const struct plan *plan, struct mode
         .backend = backend,
         .device = number,
         .threads = record->threads,
-        .max_seqs = largest(&record->batches) + 1,
-        .max_context = longest + answer_tokens(record),
+        .max_seqs = most_seqs(record) + 1,
+        .max_context = longest_sequence(record),
         .max_step_tokens = record->chunk,
         .cache_tokens = gpu ? CACHE_ALL_FREE : 0,
         .observer = &record->observer,
@@ -240,11 +287,8 @@ static int run_engine(struct bench *record, const struct plan *plan, struct mode
     record->keep = false;
     // Batches record themselves before their steps are kept.
     error = record->cold ? 0 : engine_warm(record->engine, options.max_context);
-    record->keep = true;
-    error = error ? error : run_prompts(record, &record->prompts);
-    record->keep = false;
-    for (int32_t c = 0; c < record->contexts.n && !error; c++) {
-        error = run_context(record, plan, record->contexts.values[c]);
+    for (int g = 0; g < GRIDS && !error; g++) {
+        error = writers[g] ? run_grid(record, plan, writers[g], &record->grids[g]) : 0;
     }
     struct engine_stats stats = engine_stats(record->engine);
     if (gpu && !error) {
@@ -270,24 +314,27 @@ static int run_method(struct bench *record, const char *name)
     if (error) {
         return error;
     }
-    char path[512];
-    snprintf(path, sizeof path, "%s/%s-%s.pftrace", record->folder, record->name, name);
-    struct trace_writer_options options = {.path = path, .command = "bench_record"};
-    struct trace_writer *writer = NULL;
+    char paths[GRIDS][512];
+    struct trace_writer *writers[GRIDS] = {NULL};
     struct collector *collector = NULL;
     struct sample_sink sink = {.user = record, .source = on_source, .stage = on_stage, .step = on_step};
-    error = trace_writer_open(&writer, &options);
-    if (!error) {
-        record->out = trace_writer_sink(writer);
-        error = collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    for (int g = 0; g < GRIDS && !error; g++) {
+        struct trace_writer_options options = {.path = paths[g], .command = "bench_record"};
+        snprintf(paths[g], sizeof paths[g], "%s/%s-%s.pftrace", record->folder, g == HELD ? "held" : record->name, name);
+        bool any = record->grids[g].contexts.n > 0 || record->grids[g].prompts.n > 0;
+        error = any ? trace_writer_open(&writers[g], &options) : 0;
     }
-    error = error ? error : run_engine(record, &plan, *file, collector);
+    error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    error = error ? error : run_engine(record, &plan, *file, collector, writers);
     collector_close(collector);
-    int close_error = trace_writer_close(writer);
-    error = error ? error : close_error;
-    if (!error) {
-        printf("%s\n", path);
-        fflush(stdout);
+    for (int g = 0; g < GRIDS; g++) {
+        bool any = writers[g] != NULL;
+        int close_error = trace_writer_close(writers[g]);
+        error = error ? error : close_error;
+        if (any && !error) {
+            printf("%s\n", paths[g]);
+            fflush(stdout);
+        }
     }
     return error ? status_prefix(error, "%s: ", name) : 0;
 }
@@ -296,15 +343,21 @@ static int run(struct bench *record)
 {
     char list[256], *rest = NULL;
     int error = plan_flags_resolve(&record->flags);
-    error = error ? error : parse_list(&record->contexts, "contexts", record->contexts_text);
-    error = error ? error : parse_list(&record->batches, "batches", record->batches_text);
-    error = error || !record->prompts_text ? error : parse_list(&record->prompts, "prompts", record->prompts_text);
-    error = error || !record->mixed_text ? error : parse_list(&record->mixed, "mixed", record->mixed_text);
+    for (int g = 0; g < GRIDS && !error; g++) {
+        struct grid *grid = &record->grids[g];
+        error = parse_list(&grid->contexts, g == HELD ? "held-contexts" : "contexts", grid->contexts_text);
+        error = error ? error : parse_list(&grid->batches, g == HELD ? "held-batches" : "batches", grid->batches_text);
+        error = error ? error : parse_list(&grid->prompts, g == HELD ? "held-prompts" : "prompts", grid->prompts_text);
+        error = error ? error : parse_list(&grid->mixed, "mixed", grid->mixed_text);
+    }
+    if (!error && record->grids[HELD].contexts.n > 0 && record->grids[HELD].batches.n == 0) {
+        error = status_fail(-EINVAL, "--held-contexts: expected --held-batches, too");
+    }
     if (error) {
         return error;
     }
     record->chunk = record->chunk ? record->chunk : measure_chunk(record->device);
-    if (record->chunk <= largest(&record->batches)) {
+    if (record->chunk <= most_seqs(record)) {
         return status_fail(-EINVAL, "--chunk: expected more than the largest batch");
     }
     int32_t longest = longest_prompt(record);
@@ -330,16 +383,21 @@ static int run(struct bench *record)
 int main(int argc, char **argv)
 {
     struct bench record = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .folder = ".",
-                            .name = "grid", .contexts_text = "512,1K,2K,4K", .batches_text = "1,2,4", .steps = 16,
-                            .every = 4, .flags = plan_flags_default()};
+                            .name = "grid", .steps = 16, .every = 4, .flags = plan_flags_default()};
+    struct grid *fitted = &record.grids[FITTED], *held = &record.grids[HELD];
+    fitted->contexts_text = "512,1K,2K,4K";
+    fitted->batches_text = "1,2,4";
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &record.model, 0, 0, "NAME", "a size (random weights)"},
         {"methods", OPTION_TEXT, &record.methods, 0, 0, "M[,M...]", "methods, one trace each"},
         {"device", OPTION_TEXT, &record.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
-        {"contexts", OPTION_TEXT, &record.contexts_text, 0, 0, "N[,N...]", "lengths of prompts"},
-        {"batches", OPTION_TEXT, &record.batches_text, 0, 0, "N[,N...]", "sequences that decode, ascending"},
-        {"prompts", OPTION_TEXT, &record.prompts_text, 0, 0, "N[,N...]", "lengths of prompts that run alone"},
-        {"mixed", OPTION_TEXT, &record.mixed_text, 0, 0, "N[,N...]", "lengths of prompts that run beside each batch"},
+        {"contexts", OPTION_TEXT, &fitted->contexts_text, 0, 0, "N[,N...]", "lengths of prompts"},
+        {"batches", OPTION_TEXT, &fitted->batches_text, 0, 0, "N[,N...]", "sequences that decode, ascending"},
+        {"prompts", OPTION_TEXT, &fitted->prompts_text, 0, 0, "N[,N...]", "lengths of prompts that run alone"},
+        {"mixed", OPTION_TEXT, &fitted->mixed_text, 0, 0, "N[,N...]", "lengths of prompts that run beside each batch"},
+        {"held-contexts", OPTION_TEXT, &held->contexts_text, 0, 0, "N[,N...]", "as --contexts, into held-METHOD"},
+        {"held-batches", OPTION_TEXT, &held->batches_text, 0, 0, "N[,N...]", "as --batches"},
+        {"held-prompts", OPTION_TEXT, &held->prompts_text, 0, 0, "N[,N...]", "as --prompts"},
         {"steps", OPTION_INT, &record.steps, 1, 4096, "steps", "kept of each batch"},
         {"every", OPTION_INT, &record.every, 1, 1024, "steps", "on a GPU one in so many tells its stages"},
         {"chunk", OPTION_INT, &record.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
