@@ -9,6 +9,8 @@
 // Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
 // each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a file in
 // place of the engine: what another calibration would have said of a run on another machine.
+// --runs replays each case several times; measured is then the median of each figure: a burst of what else a machine does is
+// in one run only.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -24,7 +26,7 @@
 #include "engine/status.h"
 #include "sim/serve.h"
 
-enum { CASES = 3, MODES = 3 };
+enum { CASES = 3, MODES = 3, MAX_RUNS = 16 };
 enum { STEADY, SATURATED, PREEMPTION };
 enum { MEASURED, ROOFLINE, CALIBRATED };
 static const char *const case_names[CASES] = {"steady", "saturated", "preemption"};
@@ -36,7 +38,7 @@ struct step {
 
 struct bench {
     const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *measured_file, *commit, *driver;
-    int32_t requests, prompt, output, max_seqs, chunk, threads;
+    int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed;
     double load, capacity;
     bool virtual_clock, cold;
@@ -280,26 +282,36 @@ static void append(const struct bench *bench, const struct setup *setup, const c
             bench->max_seqs, quantity, value, unit);
 }
 
-static int judge_steps(struct bench *bench, const struct setup *setup, const char *name)
+// Holds the steps of one run against their prices.
+static int judge_run(struct judge *judge, const struct setup *setup)
 {
-    struct judge judge = {.bench = bench, .method = setup->plan->method, .name = name};
+    struct bench *bench = judge->bench;
     struct serve_options options = {.plan = setup->plan, .device = &bench->calibrated, .max_seqs = bench->max_seqs,
                                     .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
-                                    .every_step = true, .clock = on_clock, .clock_user = &judge};
+                                    .every_step = true, .clock = on_clock, .clock_user = judge};
     struct serve_result result = {0};
     int error = 0;
-    for (int k = 0; k < KINDS; k++) {
-        judge.errors[k] = malloc((size_t)bench->n_steps * sizeof **judge.errors + 1);
-        error = judge.errors[k] ? error : status_fail(-ENOMEM, "no memory for the errors of steps");
+    judge->next = 0;
+    for (int k = 0; k < KINDS && !error; k++) {
+        double *grown = realloc(judge->errors[k], (size_t)(judge->n[k] + bench->n_steps) * sizeof *grown + 1);
+        error = grown ? 0 : status_fail(-ENOMEM, "no memory for the errors of steps");
+        judge->errors[k] = grown ? grown : judge->errors[k];
     }
     error = error ? error : serve_run(&result, &setup->workload, &options);
     if (!error && result.steps != bench->n_steps) {
         printf("  steps: the engine took %lld, the simulator with their times %lld\n", (long long)bench->n_steps,
                (long long)result.steps);
     }
-    for (int k = 0; k < KINDS && !error; k++) {
-        double *errors = judge.errors[k];
-        int64_t n = judge.n[k];
+    serve_close(&result);
+    return error;
+}
+
+// What that said, of all runs.
+static void report_steps(const struct judge *judge, const struct setup *setup, const char *name)
+{
+    for (int k = 0; k < KINDS; k++) {
+        double *errors = judge->errors[k];
+        int64_t n = judge->n[k];
         if (n == 0) {
             continue;
         }
@@ -307,21 +319,14 @@ static int judge_steps(struct bench *bench, const struct setup *setup, const cha
         double median = 100 * errors[n / 2], p95 = 100 * errors[(int64_t)ceil(0.95 * (double)n) - 1];
         char quantity[96];
         printf("  %-8s %7lld steps, %8.3f s; predicted %+6.1f%% in all, each off by %5.1f%% (median), %5.1f%% (P95)\n",
-               kind_names[k], (long long)n, judge.measured_s[k], 100 * (judge.priced_s[k] / judge.measured_s[k] - 1),
+               kind_names[k], (long long)n, judge->measured_s[k], 100 * (judge->priced_s[k] / judge->measured_s[k] - 1),
                median, p95);
         snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s", name, kind_names[k]);
-        append(bench, setup, quantity, median, "%");
+        append(judge->bench, setup, quantity, median, "%");
         snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s.p95", name, kind_names[k]);
-        append(bench, setup, quantity, p95, "%");
+        append(judge->bench, setup, quantity, p95, "%");
     }
-    if (!error) {
-        printf("  between steps %.3f s\n", judge.pause_s);
-    }
-    for (int k = 0; k < KINDS; k++) {
-        free(judge.errors[k]);
-    }
-    serve_close(&result);
-    return error;
+    printf("  between steps %.3f s\n", judge->pause_s);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -334,45 +339,95 @@ static const char *error_text(char text[static 24], double value, double measure
     return text;
 }
 
-static void report(const struct bench *bench, const struct setup *setup, const char *name,
-                   const struct serve_metrics *const *metrics, const double (*extra)[2])
+// What a run comes to, measured or simulated.
+enum { ROWS = 8 };
+static const struct {
+    const char *name, *unit;
+} rows[ROWS] = {{"output_tokens_per_s", "tokens/s"}, {"ttft_mean", "ms"}, {"ttft_p95", "ms"}, {"tpot_mean", "ms"},
+                {"tpot_p95", "ms"}, {"preemptions", "times"}, {"peak_sequences", "sequences"}, {"peak_kv", "MB"}};
+
+static void take_rows(double out[static ROWS], const struct serve_metrics *of, int32_t peak_running, int64_t peak_kv_bytes)
 {
-    static const struct {
-        const char *name, *unit;
-        double factor;
-    } rows[] = {{"output_tokens_per_s", "tokens/s", 1}, {"ttft_mean", "ms", 1e3}, {"ttft_p95", "ms", 1e3},
-                {"tpot_mean", "ms", 1e3}, {"tpot_p95", "ms", 1e3}, {"preemptions", "times", 1},
-                {"peak_sequences", "sequences", 1}, {"peak_kv", "MB", 1e-6}};
-    enum { ROWS = sizeof rows / sizeof *rows };
+    const double values[ROWS] = {of->output_tokens_per_s, 1e3 * of->ttft_s.mean, 1e3 * of->ttft_s.p95, 1e3 * of->tpot_s.mean,
+                                 1e3 * of->tpot_s.p95, (double)of->preemptions, peak_running, 1e-6 * (double)peak_kv_bytes};
+    memcpy(out, values, sizeof values);
+}
+
+static double median_of(double (*runs)[ROWS], int32_t n, int row)
+{
+    double values[MAX_RUNS];
+    for (int32_t r = 0; r < n; r++) {
+        values[r] = runs[r][row];
+    }
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
+}
+
+// values [MODES][ROWS], verdicts [MODES]
+static void report(const struct bench *bench, const struct setup *setup, const char *name, double (*values)[ROWS],
+                   const enum saturation *verdicts)
+{
     printf("%-10s %-10s %20s %12s %12s %9s %12s %9s\n", setup->plan->method, name, "", "measured", "roofline", "error",
            "calibrated", "error");
     for (int r = 0; r < ROWS; r++) {
-        double values[MODES];
-        for (int m = 0; m < MODES; m++) {
-            const struct serve_metrics *of = metrics[m];
-            const double all[ROWS] = {of->output_tokens_per_s, of->ttft_s.mean, of->ttft_s.p95, of->tpot_s.mean,
-                                      of->tpot_s.p95, (double)of->preemptions, extra[m][0], extra[m][1]};
-            values[m] = rows[r].factor * all[r];
-        }
+        double measured = values[MEASURED][r];
         char quantity[96], roofline[24], calibrated[24];
-        printf("%-10s %-10s %20s %12.4g %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, values[MEASURED],
-               values[ROOFLINE], error_text(roofline, values[ROOFLINE], values[MEASURED]), values[CALIBRATED],
-               error_text(calibrated, values[CALIBRATED], values[MEASURED]));
+        printf("%-10s %-10s %20s %12.4g %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, measured, values[ROOFLINE][r],
+               error_text(roofline, values[ROOFLINE][r], measured), values[CALIBRATED][r],
+               error_text(calibrated, values[CALIBRATED][r], measured));
         snprintf(quantity, sizeof quantity, "serving.%s.%s", name, rows[r].name);
-        append(bench, setup, quantity, values[MEASURED], rows[r].unit);
-        for (int m = ROOFLINE; m < MODES && values[MEASURED] > 0; m++) {
+        append(bench, setup, quantity, measured, rows[r].unit);
+        for (int m = ROOFLINE; m < MODES && measured > 0; m++) {
             snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", name, rows[r].name, mode_names[m]);
-            append(bench, setup, quantity, 100 * (values[m] / values[MEASURED] - 1), "%");
+            append(bench, setup, quantity, 100 * (values[m][r] / measured - 1), "%");
         }
     }
-    printf("%-10s %-10s %20s %12s %12s %9s %12s\n", "", "", "verdict", saturation_name(metrics[MEASURED]->saturation),
-           saturation_name(metrics[ROOFLINE]->saturation), "", saturation_name(metrics[CALIBRATED]->saturation));
+    printf("%-10s %-10s %20s %12s %12s %9s %12s\n", "", "", "verdict", saturation_name(verdicts[MEASURED]),
+           saturation_name(verdicts[ROOFLINE]), "", saturation_name(verdicts[CALIBRATED]));
+}
+
+// What the driver says is in use beside what is predicted.
+static void report_memory(const struct bench *bench, const struct setup *setup, const char *name,
+                          const struct serving_result *measured, const struct serve_result *simulated)
+{
+    double predicted = (double)(simulated->weight_bytes + simulated->kv_bytes + simulated->other_bytes);
+    double off = 100 * (predicted / (double)measured->device_bytes - 1);
+    char quantity[96];
+    printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f; predicted %.1f MB, %+.2f%%\n",
+           1e-6 * (double)measured->device_bytes, 1e-6 * (double)measured->weight_bytes, 1e-6 * (double)measured->kv_bytes,
+           1e-6 * (double)(measured->device_bytes - measured->weight_bytes - measured->kv_bytes), 1e-6 * predicted, off);
+    snprintf(quantity, sizeof quantity, "serving.%s.device_memory", name);
+    append(bench, setup, quantity, 1e-6 * (double)measured->device_bytes, "MB");
+    snprintf(quantity, sizeof quantity, "sim_error.serving.%s.device_memory", name);
+    append(bench, setup, quantity, off, "%");
+}
+
+// One replay: its figures, and its steps held against their prices.
+static int run_once(double out[static ROWS], struct serving_result *measured, struct judge *judge, const struct setup *setup,
+                    struct model_file *file)
+{
+    struct bench *bench = judge->bench;
+    int error = bench->measured_file ? rerun(measured, bench, setup, judge->name) : replay(measured, bench, setup, file);
+    if (!error) {
+        take_rows(out, &measured->metrics, measured->peak_running, measured->peak_kv_bytes);
+        bench->source = measured->source;
+        printf("%s %s, %s of %s: %lld requests, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
+               bench->source.device, bench->source.backend, judge->name, judge->method, (long long)setup->workload.n,
+               (long long)setup->cache_tokens, measured->warm_s, measured->metrics.span_s,
+               100 * measured->busy_s / measured->metrics.span_s);
+        fflush(stdout);
+        error = judge_run(judge, setup);
+    }
+    return error;
 }
 
 static int run_case(struct bench *bench, struct setup *setup, struct model_file *file, double requests_per_s, int c)
 {
-    struct serving_result measured = {0};
-    struct serve_result simulated[2] = {0};
+    char name[32];
+    struct serving_result measured[MAX_RUNS] = {{.steps = 0}};
+    struct serve_result simulated[MODES] = {{.steps = 0}};    // MEASURED is none
+    struct judge judge = {.bench = bench, .method = setup->plan->method, .name = name};
+    double runs[MAX_RUNS][ROWS], values[MODES][ROWS];
     double rate = requests_per_s * (c == STEADY ? bench->load : 2);
     int error = make_workload(&setup->workload, bench, rate);
     if (error) {
@@ -380,41 +435,38 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
     }
     setup->cache_tokens = longest_request(&setup->workload) * bench->max_seqs;
     error = c == PREEMPTION ? shrink_cache(bench, setup) : 0;
-    if (!error) {
-        error = bench->measured_file ? rerun(&measured, bench, setup, case_names[c]) : replay(&measured, bench, setup, file);
+    printf("\n");
+    for (int32_t r = 0; r < bench->runs && !error; r++) {
+        snprintf(name, sizeof name, r == 0 ? "%s" : "%s.%d", case_names[c], r + 1);
+        error = run_once(runs[r], &measured[r], &judge, setup, file);
     }
-    error = error ? error : simulate(&simulated[0], bench, setup, &bench->bare);
-    error = error ? error : simulate(&simulated[1], bench, setup, &bench->calibrated);
+    error = error ? error : simulate(&simulated[ROOFLINE], bench, setup, &bench->bare);
+    error = error ? error : simulate(&simulated[CALIBRATED], bench, setup, &bench->calibrated);
     if (!error) {
-        const struct serve_metrics *metrics[MODES] = {&measured.metrics, &simulated[0].metrics, &simulated[1].metrics};
-        const double extra[MODES][2] = {{measured.peak_running, (double)measured.peak_kv_bytes},
-                                        {simulated[0].peak_running, (double)simulated[0].peak_kv_bytes},
-                                        {simulated[1].peak_running, (double)simulated[1].peak_kv_bytes}};
-        bench->source = measured.source;
-        printf("\n%s %s, %lld requests at %.9g/s, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
-               bench->source.device, bench->source.backend, (long long)setup->workload.n, rate,
-               (long long)setup->cache_tokens, measured.warm_s, measured.metrics.span_s,
-               100 * measured.busy_s / measured.metrics.span_s);
-        if (measured.device_bytes > 0) {
-            printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f\n", 1e-6 * (double)measured.device_bytes,
-                   1e-6 * (double)measured.weight_bytes, 1e-6 * (double)measured.kv_bytes,
-                   1e-6 * (double)(measured.device_bytes - measured.weight_bytes - measured.kv_bytes));
-            double predicted = (double)(simulated[1].weight_bytes + simulated[1].kv_bytes + simulated[1].other_bytes);
-            double off = 100 * (predicted / (double)measured.device_bytes - 1);
-            char quantity[96];
-            printf("predicted %.1f MB, %+.2f%%\n", 1e-6 * predicted, off);
-            snprintf(quantity, sizeof quantity, "serving.%s.device_memory", case_names[c]);
-            append(bench, setup, quantity, 1e-6 * (double)measured.device_bytes, "MB");
-            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.device_memory", case_names[c]);
-            append(bench, setup, quantity, off, "%");
+        enum saturation verdicts[MODES] = {measured[0].metrics.saturation};
+        for (int m = ROOFLINE; m < MODES; m++) {
+            take_rows(values[m], &simulated[m].metrics, simulated[m].peak_running, simulated[m].peak_kv_bytes);
+            verdicts[m] = simulated[m].metrics.saturation;
         }
-        report(bench, setup, case_names[c], metrics, extra);
-        error = judge_steps(bench, setup, case_names[c]);
+        for (int row = 0; row < ROWS; row++) {
+            values[MEASURED][row] = median_of(runs, bench->runs, row);
+        }
+        printf("%.9g requests/s, median of %d\n", rate, bench->runs);
+        if (measured[0].device_bytes > 0) {
+            report_memory(bench, setup, case_names[c], &measured[0], &simulated[CALIBRATED]);
+        }
+        report(bench, setup, case_names[c], values, verdicts);
+        report_steps(&judge, setup, case_names[c]);
         fflush(stdout);
     }
-    serving_close(&measured);
-    serve_close(&simulated[0]);
-    serve_close(&simulated[1]);
+    for (int k = 0; k < KINDS; k++) {
+        free(judge.errors[k]);
+    }
+    for (int32_t r = 0; r < bench->runs; r++) {
+        serving_close(&measured[r]);
+    }
+    serve_close(&simulated[ROOFLINE]);
+    serve_close(&simulated[CALIBRATED]);
     workload_close(&setup->workload);
     return error;
 }
@@ -498,7 +550,7 @@ int main(int argc, char **argv)
 {
     static struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .device_name = "host",
                                  .cases = "steady,saturated,preemption", .commit = "-", .driver = "-", .requests = 100,
-                                 .prompt = 512, .output = 64, .max_seqs = 8, .chunk = 512, .seed = 1, .load = 0.6};
+                                 .prompt = 512, .output = 64, .max_seqs = 8, .chunk = 512, .seed = 1, .load = 0.6, .runs = 1};
     bench.flags = plan_flags_default();
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size (random weights)"},
@@ -516,6 +568,7 @@ int main(int argc, char **argv)
         {"max-seqs", OPTION_INT, &bench.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one step"},
         {"seed", OPTION_LONG, &bench.seed, 1, 9e18, "N", "of the requests"},
+        {"runs", OPTION_INT, &bench.runs, 1, MAX_RUNS, "times", "that each case is replayed; its figures are medians"},
         {"virtual", OPTION_FLAG, &bench.virtual_clock, 0, 0, NULL, "do not wait for arrivals"},
         {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "the first requests pay for what is loaded at first use"},
         {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
