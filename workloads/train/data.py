@@ -180,7 +180,7 @@ def batch(texts, seed, step, n_documents, length):
 
 
 class Steps(torch.utils.data.Dataset):
-    """Batches by number, for a DataLoader's workers."""
+    """Batches by number, for a DataLoader's workers. shape(step) -> (documents, tokens of each)"""
 
     def __init__(self, texts, seed, first, shape):
         self.texts, self.seed, self.first, self.shape = texts, seed, first, shape
@@ -189,12 +189,13 @@ class Steps(torch.utils.data.Dataset):
         return 1 << 30
 
     def __getitem__(self, i):
-        tokens, weights = batch(self.texts, self.seed, self.first + i, *self.shape)
+        step = self.first + i
+        tokens, weights = batch(self.texts, self.seed, step, *self.shape(step))
         return torch.from_numpy(tokens), torch.from_numpy(weights)
 
 
 def stream(texts, seed, first, shape, workers):
-    """Endless batches (tokens int16, weights uint8), from step `first` on."""
+    """Endless batches (tokens int16, weights uint8), from step `first` on, in order."""
     steps = Steps(texts, seed, first, shape)
     sampler = range(1 << 24)
     return iter(torch.utils.data.DataLoader(steps, batch_size=None, sampler=sampler, num_workers=workers,

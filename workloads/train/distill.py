@@ -46,27 +46,33 @@ def divergence(target, q, k, rows, keep):
     return row_loss.sum() / mass.sum().clamp_min(1e-6)
 
 
-class Distiller:
-    """The probe of one open_pass; loss() after it. Gives the mean over branches, so that no model's weighs more."""
+attention_compiled = torch.compile(attention, dynamic=False)
+divergence_compiled = torch.compile(divergence, dynamic=False)
 
-    def __init__(self, g, rows):
+
+class Distiller:
+    """The probe of one open_pass; loss() after it. Gives the mean over branches, so that no model's weighs more.
+    compiled: worth it for long documents, whose scores would cross the memory some twenty times."""
+
+    def __init__(self, g, rows, compiled=False):
         self.g, self.rows = g, rows
+        self.attention, self.divergence = (attention_compiled, divergence_compiled) if compiled else (attention, divergence)
         self.shared, self.shared_branch, self.losses = None, None, []
 
     def __call__(self, l, q, k, branches):
-        target = attention(q.detach(), k.detach(), self.rows)       # [B][G][R][T]
+        target = self.attention(q.detach(), k.detach(), self.rows)       # [B][G][R][T]
         mean = target.mean(1, keepdim=True)
         keep = 0 if self.g.yoco else self.g.index_local
         if self.g.yoco:
             self.shared = mean if self.shared is None else self.shared + mean
             self.shared_branch = branches.get("indexer", self.shared_branch)
-            self.losses.append(divergence(mean, *branches["layer_indexer"], self.rows, keep))
+            self.losses.append(self.divergence(mean, *branches["layer_indexer"], self.rows, keep))
         else:
-            self.losses.append(divergence(mean, *branches["indexer"], self.rows, keep))
-            self.losses.append(divergence(target, *branches["group_indexer"], self.rows, keep))
+            self.losses.append(self.divergence(mean, *branches["indexer"], self.rows, keep))
+            self.losses.append(self.divergence(target, *branches["group_indexer"], self.rows, keep))
 
     def loss(self):
         if self.g.yoco:
             layers = self.g.layers - self.g.windows
-            self.losses.append(divergence(self.shared / layers, *self.shared_branch, self.rows, 0))
+            self.losses.append(self.divergence(self.shared / layers, *self.shared_branch, self.rows, 0))
         return torch.stack(self.losses).mean()

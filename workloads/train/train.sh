@@ -2,10 +2,9 @@
 # train.sh - from Debian's texts to one trained model: ./train.sh yoco|transformer DIR
 #
 # Needs Python with PyTorch, numpy and safetensors, an NVIDIA GPU, and apt-get with network for the texts. A phase goes on
-# where it was stopped, and one that is done is not done again; DIR/BACKBONE/log.jsonl tells what was run. The shipped
-# weights were trained by the clock (logs/): here stand the steps that it came to, and at which steps it changed lengths
-# and rates. DIR/BACKBONE/model-distill is then what workloads/models has, model-joint what joint training makes of it. On one
-# H200 both models at the same time took 9.4 minutes.
+# where it was stopped, and one that is done is not done again; DIR/BACKBONE/log.jsonl tells what was run and, at the end of
+# each phase, a hash of the weights: on the same kind of GPU with the same PyTorch it is that of logs/. DIR/BACKBONE/model-distill
+# is then what workloads/models has, model-joint what joint training makes of it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 backbone=${1:?usage: train.sh yoco|transformer DIR}
@@ -14,12 +13,12 @@ folder=${2:?usage: train.sh yoco|transformer DIR}
 case $backbone in
 yoco)
     dense=(--steps 2124 --lengths 0.2015:512,0.5494:2048,1:8192 --decay-from 0.689)
-    distill=(--steps 947 --decay-from 0.404)
-    joint=(--steps 400)
+    distill=(--steps 900)
+    joint=(--steps 300)
     ;;
 transformer)
     dense=(--steps 2074 --lengths 0.2502:512,0.6490:2048,1:8192 --decay-from 0.806)
-    distill=(--steps 469 --decay-from 0.616)
+    distill=(--steps 1200)
     joint=(--steps 250)
     ;;
 *) echo "train.sh: $backbone: expected yoco or transformer" >&2; exit 2 ;;
@@ -33,7 +32,7 @@ phase() {
     [ -d "$folder/$backbone/model-$name" ] || python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
         --corpus "$folder/corpus.xz" --heldout "$folder/heldout.txt" --out "$folder/$backbone"
 }
-small=(--samples 16 --cases 2 --sparse-samples 8)     # `clsa eval` is the evaluation; this only tells whether it goes well
-phase dense "${dense[@]}"
+small=(--samples 24 --cases 2 --sparse-samples 8)     # `clsa eval` is the evaluation; this only tells whether it goes well
+phase dense "${dense[@]}" "${small[@]}"
 phase distill "${distill[@]}" "${small[@]}"
 phase joint "${joint[@]}" "${small[@]}"
