@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# train.sh - from Debian's texts to one trained model: ./train.sh yoco|transformer DIR
+# train.sh - from Debian's texts to one trained model: ./train.sh yoco|transformer DIR [dense|distill|joint]
+#
+# The last argument names the last phase to run; left out, all three.
 #
 # Needs Python with PyTorch, numpy and safetensors, an NVIDIA GPU, and apt-get with network for the texts. A phase goes on
 # where it was stopped, and one that is done is not done again; DIR/BACKBONE/log.jsonl tells what was run and, at the end of
@@ -7,8 +9,10 @@
 # is then what workloads/models has, model-joint what joint training makes of it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
-backbone=${1:?usage: train.sh yoco|transformer DIR}
-folder=${2:?usage: train.sh yoco|transformer DIR}
+usage="usage: train.sh yoco|transformer DIR [dense|distill|joint]"
+backbone=${1:?$usage}
+folder=${2:?$usage}
+last=${3:-joint}
 
 case $backbone in
 yoco)
@@ -24,6 +28,7 @@ transformer)
 *) echo "train.sh: $backbone: expected yoco or transformer" >&2; exit 2 ;;
 esac
 
+[[ $last =~ ^(dense|distill|joint)$ ]] || { echo "train.sh: $last: expected dense, distill or joint" >&2; exit 2; }
 mkdir -p "$folder"
 [ -f "$folder/corpus.xz" ] || python3 "$here/corpus.py" build "$folder"
 phase() {
@@ -31,8 +36,9 @@ phase() {
     shift
     [ -d "$folder/$backbone/model-$name" ] || python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
         --corpus "$folder/corpus.xz" --heldout "$folder/heldout.txt" --out "$folder/$backbone"
+    [ "$name" != "$last" ] || exit 0
 }
 small=(--samples 24 --cases 2 --sparse-samples 8)     # `clsa eval` is the evaluation; this only tells whether it goes well
-phase dense "${dense[@]}" "${small[@]}"
+phase dense "${dense[@]}" --samples 0       # distillation leaves the backbone as it is: one evaluation tells of both
 phase distill "${distill[@]}" "${small[@]}"
 phase joint "${joint[@]}" "${small[@]}"
