@@ -3,6 +3,8 @@
 
 Each row is captured in a CUDA graph that rotates over inputs larger than L2; the median of 21 replays is printed in
 microseconds per call. Needs PyTorch with CUDA; prints nothing else and checks nothing: correctness is not its concern.
+`torch_kernels.py [--results FILE] [WORD...]` runs the groups named (linear, dense, sparse, index_scores, top_k, window,
+blocks) or all.
 """
 import statistics
 import sys
@@ -108,17 +110,28 @@ def blocks(n):
     report("top_16_of_1024_blocks_4_sets", n, lambda i: torch.topk(scores, 16, sorted=False), 32)
 
 
+def linears(rows):
+    linear("linear_ffn_2560_15360", 2560, 15360, rows)
+    linear("linear_qkv_2560_3584", 2560, 3584, rows)
+    linear("linear_down_7680_2560", 7680, 2560, rows)
+    linear("linear_head_2560_131072", 2560, 131072, rows)
+
+
 def main():
+    groups = {"linear": linears, "dense": dense, "sparse": sparse, "index_scores": index_scores, "top_k": top_k,
+              "window": window, "blocks": blocks}
+    words = [w for before, w in zip(sys.argv, sys.argv[1:]) if "--results" not in (before, w)]
+    for word in words:
+        if word not in groups:
+            print(f"torch_kernels.py: \"{word}\" is none of {', '.join(groups)}", file=sys.stderr)
+            return 2
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name()}")
-    for rows in (1, 8, 16, 32, 64):
-        linear("linear_ffn_2560_15360", 2560, 15360, rows)
-        linear("linear_qkv_2560_3584", 2560, 3584, rows)
-        linear("linear_down_7680_2560", 7680, 2560, rows)
-        linear("linear_head_2560_131072", 2560, 131072, rows)
-    for n in (1, 8, 32):
-        for body in (dense, sparse, index_scores, top_k, window, blocks):
-            body(n)
-            torch.cuda.empty_cache()
+    for name, body in groups.items():
+        for n in (1, 8, 16, 32, 64) if name == "linear" else (1, 8, 32):
+            if name in words or not words:
+                body(n)
+                torch.cuda.empty_cache()
+    return 0
 
 
 if __name__ == "__main__":
