@@ -39,7 +39,7 @@ struct step {
 struct bench {
     const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *measured_file, *commit, *driver;
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
-    int64_t seed;
+    int64_t seed, preemption_cache;
     double load, capacity;
     bool virtual_clock, cold;
     struct plan_flags flags;
@@ -113,10 +113,15 @@ static int capacity(double *out, const struct bench *bench, struct setup *setup)
     return error;
 }
 
-// Halves the cache until the simulator preempts one request in eight, or the longest one alone is left room.
+// Takes a quarter of the cache away until the simulator preempts one request in eight, or the longest one alone is left room.
 static int shrink_cache(const struct bench *bench, struct setup *setup)
 {
     int64_t longest = longest_request(&setup->workload);
+    if (bench->preemption_cache > 0) {
+        setup->cache_tokens = bench->preemption_cache;
+        return longest <= setup->cache_tokens ? 0 : status_fail(-EINVAL, "--cache %lld: expected room for a request of %lld tokens",
+                                                                (long long)setup->cache_tokens, (long long)longest);
+    }
     for (;;) {
         struct serve_result result;
         int error = simulate(&result, bench, setup, &bench->calibrated);
@@ -564,6 +569,7 @@ int main(int argc, char **argv)
         {"prompt", OPTION_INT, &bench.prompt, 4, 1 << 20, "tokens", "median; from a quarter to four times of it"},
         {"output", OPTION_INT, &bench.output, 4, 1 << 20, "tokens", "likewise"},
         {"capacity", OPTION_REAL, &bench.capacity, 0, 1e9, "1/s", "requests that the service can do; 0: as simulated"},
+        {"cache", OPTION_LONG, &bench.preemption_cache, 0, 1e15, "tokens", "in `preemption`; 0: until the simulator preempts"},
         {"load", OPTION_REAL, &bench.load, 0.01, 1, "share", "of the predicted capacity that arrives in `steady`"},
         {"max-seqs", OPTION_INT, &bench.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one step"},
