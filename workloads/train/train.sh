@@ -4,9 +4,9 @@
 # The last argument names the last phase to run; left out, all three.
 #
 # Needs Python with PyTorch, numpy and safetensors, an NVIDIA GPU, and apt-get with network for the texts. A phase goes on
-# where it was stopped, and one that is done is not done again; DIR/BACKBONE/log.jsonl tells what was run and, at the end of
-# each phase, a hash of the weights: on the same kind of GPU with the same PyTorch it is that of logs/. DIR/BACKBONE/model-distill
-# is then what workloads/models has, model-joint what joint training makes of it.
+# where it was stopped, and one that is done is not done again. DIR/BACKBONE/log.jsonl tells what was run and, at the end of
+# each phase, a hash of the weights: on the same kind of GPU with the same PyTorch it is that of logs/. DIR/BACKBONE/
+# model-distill is then what workloads/models has, model-joint what joint training makes of it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 usage="usage: train.sh yoco|transformer DIR [dense|distill|joint]"
@@ -34,7 +34,8 @@ mkdir -p "$folder"
 phase() {
     local name=$1
     shift
-    [ -d "$folder/$backbone/model-$name" ] || python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
+    # One seed of Python's hashes, so that no order of a set can change what is compiled.
+    [ -d "$folder/$backbone/model-$name" ] || PYTHONHASHSEED=0 python3 "$here/train.py" "$name" --backbone "$backbone" "$@" \
         --corpus "$folder/corpus.xz" --heldout "$folder/heldout.txt" --out "$folder/$backbone"
     [ "$name" != "$last" ] || exit 0
 }
