@@ -175,8 +175,8 @@ static __device__ __forceinline__ void load_block(const block_arguments &a, cons
     constexpr int CHUNKS = HD / 8;
     const int head = (int)((int64_t)w.part * a.p.n_kv_heads / a.s.parts), chunk = threadIdx.x % CHUNKS;
     for (int token = threadIdx.x / CHUNKS; token < BLOCK_TOKENS; token += BLOCK_THREADS / CHUNKS) {
-        int64_t at = token_chunk(a.p, w.seq, min(w.first + token, latest), head);
-        const uint8_t *from = a.p.view.data + at * 16 + chunk * 16;
+        int64_t key = key_number<HD>(a.p, w.seq, min(w.first + token, latest), head);
+        const uint8_t *from = a.p.view.data + key * (HD * 2) + chunk * 16;
         uint32_t to = keys + swizzled(token, chunk, BLOCK_TOKENS);
         copy_16(to, from);
         copy_16(to + BLOCK_TOKENS * HD * 2, from + a.p.view.value_offset);

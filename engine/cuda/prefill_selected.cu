@@ -194,7 +194,7 @@ static __device__ void gather_tokens(const tile_arguments &a, int first, int row
     r.first_position = __reduce_min_sync(FULL_MASK, r.position);
     for (int tile = warp; tile < tiles; tile += GATHER_WARPS) {
         const int stage = tile % STAGES;
-        uint32_t chunk[TILE_TOKENS / 32], member[TILE_TOKENS / 32];
+        uint32_t key[TILE_TOKENS / 32], member[TILE_TOKENS / 32];
 #pragma unroll
         for (int i = 0; i < TILE_TOKENS / 32; i++) {
             int index = tile * TILE_TOKENS + i * 32 + lane, inside = min(index, tokens - 1);
@@ -205,7 +205,7 @@ static __device__ void gather_tokens(const tile_arguments &a, int first, int row
             if (units > 1 && __any_sync(FULL_MASK, token > r.first_position)) {
                 rows_of = cut_rows(r, rows, rows_of, token);
             }
-            chunk[i] = token_chunk(a.p, seq, token, head);
+            key[i] = key_number<HD>(a.p, seq, token, head);
             member[i] = index < tokens ? rows_of : 0;
         }
         barrier_wait(empty + stage * 8, 1 ^ (tile / STAGES & 1));
@@ -216,7 +216,7 @@ static __device__ void gather_tokens(const tile_arguments &a, int first, int row
 #pragma unroll
             for (int j = 0; j < 32; j += AT_ONCE) {
                 int token = j + lane / CHUNKS;
-                int64_t at = (int64_t)__shfl_sync(FULL_MASK, chunk[i], token) * 16 + lane % CHUNKS * 16;
+                int64_t at = (int64_t)__shfl_sync(FULL_MASK, key[i], token) * (HD * 2) + lane % CHUNKS * 16;
                 const uint8_t *from = a.p.view.data + at;
                 uint32_t to = swizzled(i * 32 + token, lane % CHUNKS, TILE_TOKENS);
                 copy_16(keys + to, from);
@@ -479,8 +479,12 @@ static bool is_hopper()
 static bool covered(const prefill_selected_params *p)
 {
     selected_parts s = selected_parts_of(p);
-    return is_hopper() && p->view.dtype == DTYPE_BF16 && (p->head_dim == 64 || p->head_dim == 128) && s.group >= 1 && s.group <= 16 &&
-           s.group * s.parts == p->n_heads;
+    const struct kv_view *v = &p->view;
+    const int64_t key_bytes = p->head_dim * 2;
+    const bool whole_keys =
+        v->page_stride % key_bytes == 0 && v->token_stride % key_bytes == 0 && v->head_stride % key_bytes == 0;
+    return is_hopper() && v->dtype == DTYPE_BF16 && whole_keys && (p->head_dim == 64 || p->head_dim == 128) && s.group >= 1 &&
+           s.group <= 16 && s.group * s.parts == p->n_heads;
 }
 
 static bool whole_blocks(const prefill_selected_params *p)

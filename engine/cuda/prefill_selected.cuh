@@ -43,12 +43,14 @@ static __device__ __forceinline__ float power_of_2(float x)
     return out;
 }
 
-// Where token `token` of sequence `seq` lies, for one KV head, in units of 16 bytes from view.data.
-static __device__ __forceinline__ uint32_t token_chunk(const prefill_selected_params &p, int seq, int token, int head)
+// Where the key of token `token` of sequence `seq` lies, for one KV head, in units of a key (of HD bf16 elements) from
+// view.data: 32 bits reach 512 GiB of a layer's pages.
+template <int HD>
+static __device__ __forceinline__ uint32_t key_number(const prefill_selected_params &p, int seq, int token, int head)
 {
     int64_t page = p.rows.pages[(int64_t)seq * p.rows.max_pages + token / p.view.page_tokens];
     int64_t at = token % p.view.page_tokens * p.view.token_stride + head * p.view.head_stride;
-    return (uint32_t)((page * p.view.page_stride + at) / 16);
+    return (uint32_t)((page * p.view.page_stride + at) / (HD * 2));
 }
 
 // Byte of 16-byte chunk `chunk` of token `token` in a tile of `tokens` tokens.

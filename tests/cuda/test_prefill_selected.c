@@ -15,6 +15,7 @@ struct selected_case {
         int32_t context, n_rows;
     } seqs[MAX_SEQS];
     const char *name;
+    bool far;    // pages behind the first 64 GiB of a layer, as far as addresses tell
 };
 
 struct selected_data {
@@ -100,6 +101,21 @@ static void select_units(struct selected_data *d, const struct selected_case *c)
     buffer_up(&d->count);
 }
 
+// The same pages under higher numbers, counted from an address that much lower: nothing is read there.
+static void move_pages(struct selected_data *d)
+{
+    const int32_t by = (int32_t)(((int64_t)70 << 30) / d->p.view.page_stride), n = (int32_t)(d->paged.pages.bytes / 4);
+    int32_t *pages = d->paged.pages.host;
+    for (int32_t i = 0; i < n; i++) {
+        pages[i] += by;
+    }
+    buffer_up(&d->paged.pages);
+    for (int32_t i = 0; i < n; i++) {    // the reference reads what it read before
+        pages[i] -= by;
+    }
+    d->p.view.data = (unsigned char *)((uintptr_t)d->p.view.data - (uintptr_t)by * (uintptr_t)d->p.view.page_stride);
+}
+
 static void data_open(struct selected_data *d, const struct selected_case *c)
 {
     int32_t tokens[MAX_SEQS], n = 0;
@@ -132,6 +148,9 @@ static void data_open(struct selected_data *d, const struct selected_case *c)
     d->p.selection.count = d->count.device;
     d->p.q = d->q.device;
     d->p.workspace = d->work.device;
+    if (c->far) {
+        move_pages(d);
+    }
 }
 
 static void data_close(struct selected_data *d)
@@ -267,26 +286,28 @@ int test_prefill_selected(void)
 {
     check_begin();
     static const struct selected_case cases[] = {
-        {20, 4, 128, 64, false, 1, 1, 37, 4, {{0, 50}, {1000, 3}, {77, 1}, {300, 29}}, "37 tokens, four sequences"},
-        {20, 4, 128, 64, false, 1, 1, 2048, 1, {{5000, 40}}, "2048 tokens"},
-        {20, 4, 128, 64, false, 1, 1, 200, 1, {{0, 300}}, "200 tokens, early rows"},
-        {5, 1, 64, 48, false, 1, 1, 700, 2, {{70001, 14}, {33000, 2}}, "700 tokens, more than one range"},
-        {8, 8, 64, 16, false, 1, 1, 64, 3, {{99, 17}, {0, 1}, {777, 40}}, "tokens, group 1"},
-        {16, 1, 128, 64, true, 1, 1, 100, 2, {{500, 9}, {31, 5}}, "tokens, group 16, head-major"},
-        {24, 2, 64, 64, false, 2, 1, 60, 2, {{200, 11}, {12, 30}}, "tokens, group 12, two sets"},
+        {20, 4, 128, 64, false, 1, 1, 37, 4, {{0, 50}, {1000, 3}, {77, 1}, {300, 29}}, "37 tokens, four sequences", false},
+        {20, 4, 128, 64, false, 1, 1, 2048, 1, {{5000, 40}}, "2048 tokens", false},
+        {20, 4, 128, 64, false, 1, 1, 200, 1, {{0, 300}}, "200 tokens, early rows", false},
+        {5, 1, 64, 48, false, 1, 1, 700, 2, {{70001, 14}, {33000, 2}}, "700 tokens, more than one range", false},
+        {8, 8, 64, 16, false, 1, 1, 64, 3, {{99, 17}, {0, 1}, {777, 40}}, "tokens, group 1", false},
+        {16, 1, 128, 64, true, 1, 1, 100, 2, {{500, 9}, {31, 5}}, "tokens, group 16, head-major", false},
+        {24, 2, 64, 64, false, 2, 1, 60, 2, {{200, 11}, {12, 30}}, "tokens, group 12, two sets", false},
         {8, 1, 128, 64, false, 1, 1, 90, 16, {{5, 1}, {50, 1}, {60, 1}, {70, 2}, {80, 1}, {90, 1}, {95, 1}, {99, 1},
-         {120, 1}, {130, 1}, {140, 1}, {150, 1}, {160, 3}, {170, 1}, {180, 1}, {190, 1}}, "tokens, sixteen sequences"},
-        {2, 1, 64, 64, false, 1, 1, 9, 1, {{300, 9000}}, "tokens, more than one slice"},
-        {20, 4, 128, 64, true, 20, 16, 8, 2, {{1003, 25}, {0, 61}}, "pages of 16, a set per query head"},
-        {20, 4, 128, 16, false, 1, 64, 5, 2, {{801, 30}, {0, 70}}, "units of 64, one set"},
-        {12, 4, 64, 48, false, 4, 16, 12, 2, {{301, 30}, {17, 5}}, "units of 16, a set per KV head"},
-        {20, 4, 128, 128, true, 4, 128, 16, 2, {{9001, 40}, {0, 300}}, "blocks, a set per KV head"},
-        {20, 4, 128, 64, true, 1, 128, 3, 3, {{900, 130}, {127, 2}, {128, 1}}, "blocks, one set"},
-        {6, 3, 64, 32, false, 3, 256, 4, 2, {{1800, 70}, {0, 290}}, "blocks of 256, token-major"},
-        {16, 1, 128, 128, true, 16, 128, 2, 2, {{700, 9}, {31, 5}}, "blocks, a set per query head"},
-        {4, 2, 64, 64, true, 2, 128, 3, 2, {{40, 4500}, {300, 10}}, "blocks, more than one slice"},
-        {8, 2, 32, 64, false, 1, 1, 30, 2, {{100, 20}, {0, 9}}, "tokens, heads of 32"},
-        {4, 2, 16, 64, false, 2, 16, 3, 2, {{100, 20}, {0, 9}}, "units of 16, heads of 16"},
+         {120, 1}, {130, 1}, {140, 1}, {150, 1}, {160, 3}, {170, 1}, {180, 1}, {190, 1}}, "tokens, sixteen sequences", false},
+        {2, 1, 64, 64, false, 1, 1, 9, 1, {{300, 9000}}, "tokens, more than one slice", false},
+        {20, 4, 128, 64, false, 1, 1, 37, 2, {{0, 50}, {1000, 30}}, "37 tokens, behind 64 GiB", true},
+        {20, 4, 128, 128, true, 4, 128, 3, 2, {{900, 40}, {0, 200}}, "blocks, behind 64 GiB", true},
+        {20, 4, 128, 64, true, 20, 16, 8, 2, {{1003, 25}, {0, 61}}, "pages of 16, a set per query head", false},
+        {20, 4, 128, 16, false, 1, 64, 5, 2, {{801, 30}, {0, 70}}, "units of 64, one set", false},
+        {12, 4, 64, 48, false, 4, 16, 12, 2, {{301, 30}, {17, 5}}, "units of 16, a set per KV head", false},
+        {20, 4, 128, 128, true, 4, 128, 16, 2, {{9001, 40}, {0, 300}}, "blocks, a set per KV head", false},
+        {20, 4, 128, 64, true, 1, 128, 3, 3, {{900, 130}, {127, 2}, {128, 1}}, "blocks, one set", false},
+        {6, 3, 64, 32, false, 3, 256, 4, 2, {{1800, 70}, {0, 290}}, "blocks of 256, token-major", false},
+        {16, 1, 128, 128, true, 16, 128, 2, 2, {{700, 9}, {31, 5}}, "blocks, a set per query head", false},
+        {4, 2, 64, 64, true, 2, 128, 3, 2, {{40, 4500}, {300, 10}}, "blocks, more than one slice", false},
+        {8, 2, 32, 64, false, 1, 1, 30, 2, {{100, 20}, {0, 9}}, "tokens, heads of 32", false},
+        {4, 2, 16, 64, false, 2, 16, 3, 2, {{100, 20}, {0, 9}}, "units of 16, heads of 16", false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct selected_case c = cases[i];
