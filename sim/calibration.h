@@ -37,7 +37,7 @@ enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, 
 struct calibration_curve {
     enum stage stage;
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
-                              // has more, where the device replays steps that only decode
+                              // has more
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
     enum calibration_layer layer;    // of kv_write; LAYER_ANY elsewhere
     enum dtype dtype;         // of the operands that are multiplied

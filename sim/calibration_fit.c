@@ -232,8 +232,9 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
                                                                        : LAYER_ANY;
         }
         pending[i].step_phase = phase;
-        // A device that replays steps that decode runs the others kernel by kernel: few rows take longer in those.
-        pending[i].phase = graph && phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
+        // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are replayed
+        // they run kernel by kernel.
+        pending[i].phase = phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
         if (calibration_by_context(pending[i].stage, pending[i].phase, pending[i].unit_tokens)) {
             pending[i].rows = (int32_t)(pending[i].seen_tokens / pending[i].row_tokens);
         }

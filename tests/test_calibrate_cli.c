@@ -54,7 +54,7 @@ static void calibrates(void)
         CHECK(json_is_number(json_object_get(row, "roofline_error_median")));
         attention += strcmp(json_string_value(json_object_get(row, "stage")), "attention") == 0;
     }
-    CHECK(attention == 3);    // full in prefill and decode; selected only with one row per sequence, also after a prompt
+    CHECK(attention == 4);    // full in prefill and decode; selected only with one row per sequence, in decode and after a prompt
     json_decref(root);
 }
 
