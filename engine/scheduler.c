@@ -30,7 +30,9 @@ struct scheduler {
     struct scheduler_options options;
     struct kv_pages *pages;         // borrowed
     struct request **running;       // [max_seqs] oldest first; owned
+    struct request **by_slot;       // [max_seqs] the same ones; what stands for a slot that is not in use is stale
     int32_t n_running, n_waiting;
+    int32_t n_decoding;             // of the step planned last
     struct request *first, *last;   // waiting; owned
 };
 
@@ -43,12 +45,14 @@ int scheduler_open(struct scheduler **out, const struct scheduler_options *optio
     }
     struct scheduler *scheduler = calloc(1, sizeof *scheduler);
     struct request **running = calloc((size_t)options->max_seqs, sizeof *running);
-    if (!scheduler || !running) {
+    struct request **by_slot = calloc((size_t)options->max_seqs, sizeof *by_slot);
+    if (!scheduler || !running || !by_slot) {
         free(scheduler);
         free(running);
+        free(by_slot);
         return status_fail(-ENOMEM, "no memory for a schedule of %d sequences", options->max_seqs);
     }
-    *scheduler = (struct scheduler){.options = *options, .pages = pages, .running = running};
+    *scheduler = (struct scheduler){.options = *options, .pages = pages, .running = running, .by_slot = by_slot};
     int error = options->prefix.key ? kv_pages_keep(pages, options->prefix.n_snapshots) : 0;
     if (error) {
         scheduler_close(scheduler);
@@ -73,6 +77,7 @@ void scheduler_close(struct scheduler *scheduler)
         scheduler->first = next;
     }
     free(scheduler->running);
+    free(scheduler->by_slot);
     free(scheduler);
 }
 
@@ -174,6 +179,13 @@ static void take_pages(struct scheduler *scheduler, struct request *request, str
     }
 }
 
+// The request, which has a slot, runs as the youngest.
+static void start(struct scheduler *scheduler, struct request *request)
+{
+    scheduler->running[scheduler->n_running++] = request;
+    scheduler->by_slot[request->slot] = request;
+}
+
 // Starts the request at the head of the queue if a slot and the pages of all its tokens are free.
 static struct request *admit(struct scheduler *scheduler, struct prefix *prefix)
 {
@@ -189,7 +201,7 @@ static struct request *admit(struct scheduler *scheduler, struct prefix *prefix)
     scheduler->n_waiting--;
     next->next = NULL;
     next->prompt_tokens = next->known_tokens;
-    scheduler->running[scheduler->n_running++] = next;
+    start(scheduler, next);
     return next;
 }
 
@@ -232,12 +244,13 @@ static void plan_chunk(struct scheduler *scheduler, struct scheduled *out, const
 
 int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64_t *preempted, int32_t *n_preempted)
 {
-    int32_t n = 0, tokens_left = scheduler->options.max_step_tokens;
+    int32_t n = 0, tokens_left = scheduler->options.max_step_tokens, first_prompt = scheduler->options.max_seqs;
     *n_preempted = 0;
     // Pass 1: sequences that decode, oldest first. Who lacks a page takes it from the youngest, which may be itself.
     for (int32_t i = 0; i < scheduler->n_running && tokens_left > 0; i++) {
         struct request *request = scheduler->running[i];
         if (!decodes(request)) {
+            first_prompt = i < first_prompt ? i : first_prompt;
             continue;
         }
         bool lacks = request->known_tokens > request->room_tokens;
@@ -254,8 +267,9 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
             tokens_left--;
         }
     }
+    scheduler->n_decoding = n;
     // Pass 2: prompts that run, oldest first; their pages are theirs since admission.
-    for (int32_t i = 0; i < scheduler->n_running && tokens_left > 0; i++) {
+    for (int32_t i = first_prompt; i < scheduler->n_running && tokens_left > 0; i++) {
         if (!decodes(scheduler->running[i])) {
             plan_chunk(scheduler, &out[n], scheduler->running[i], tokens_left);
             tokens_left -= out[n++].new_tokens;
@@ -277,24 +291,12 @@ int32_t scheduler_next(struct scheduler *scheduler, struct scheduled *out, int64
     return n;
 }
 
-// Steps name requests in the order in which they run, save that decoding ones come first: the search begins where the
-// last one ended.
-static struct request *find_running(const struct scheduler *scheduler, int64_t id, int32_t *from)
-{
-    for (int32_t k = 0; k < scheduler->n_running; k++) {
-        int32_t i = (*from + k) % scheduler->n_running;
-        if (scheduler->running[i]->id == id) {
-            *from = i + 1;
-            return scheduler->running[i];
-        }
-    }
-    return NULL;
-}
-
 int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int32_t *from, int32_t *to)
 {
-    int32_t first = 0;
-    const struct request *original = scheduler->n_running > 0 ? find_running(scheduler, of, &first) : NULL;
+    const struct request *original = NULL;
+    for (int32_t i = 0; i < scheduler->n_running && !original; i++) {
+        original = scheduler->running[i]->id == of ? scheduler->running[i] : NULL;
+    }
     if (!original || !decodes(original)) {
         return status_fail(-EINVAL, "request %lld does not decode: it cannot be forked", (long long)of);
     }
@@ -314,37 +316,37 @@ int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int
     assert(!error);    // slots were counted above, and pages too
     (void)error;
     grow(scheduler, twin, twin->cached_tokens);
-    scheduler->running[scheduler->n_running++] = twin;
+    start(scheduler, twin);
     *from = original->slot;
     *to = twin->slot;
     return 0;
 }
 
-// Lets go of those that have nothing left to draw.
-static void retire(struct scheduler *scheduler, int64_t *finished, int32_t *n_finished)
+// Lets go of those that have nothing left to draw. Returns how many.
+static int32_t retire(struct scheduler *scheduler, int64_t *finished)
 {
-    *n_finished = 0;
-    int32_t kept = 0;
+    int32_t kept = 0, n_finished = 0;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct request *request = scheduler->running[i];
         if (request->open_tokens > 0) {
             scheduler->running[kept++] = request;
             continue;
         }
-        finished[(*n_finished)++] = request->id;
+        finished[n_finished++] = request->id;
         kv_pages_close_seq(scheduler->pages, request->slot);
         free(request);
     }
     scheduler->n_running = kept;
+    return n_finished;
 }
 
 void scheduler_complete(struct scheduler *scheduler, const struct scheduled *done, const bool *ended, int32_t n,
                         int64_t *finished, int32_t *n_finished)
 {
-    int32_t from = 0;
+    bool some_ended = false;
     for (int32_t i = 0; i < n; i++) {
-        struct request *request = find_running(scheduler, done[i].request, &from);
-        assert(request && request->cached_tokens == done[i].context_tokens);
+        struct request *request = scheduler->by_slot[done[i].slot];
+        assert(request->id == done[i].request && request->cached_tokens == done[i].context_tokens);
         request->cached_tokens += done[i].new_tokens;
         if (done[i].context_tokens < request->first_tokens) {
             prefix_keep(scheduler->pages, &scheduler->options.prefix, request->id, request->slot,
@@ -357,8 +359,9 @@ void scheduler_complete(struct scheduler *scheduler, const struct scheduled *don
         if (ended[i]) {
             request->open_tokens = 0;
         }
+        some_ended = some_ended || request->open_tokens == 0;
     }
-    retire(scheduler, finished, n_finished);
+    *n_finished = some_ended ? retire(scheduler, finished) : 0;
 }
 
 // Pages that all running sequences lack for their next `steps` rows.
@@ -391,6 +394,12 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
     if (scheduler->n_running == 0 || scheduler->n_running > scheduler->options.max_step_tokens) {
         return 0;
     }
+    // What most often stands against it is seen without a look at everyone: the youngest is a prompt, or who waits could
+    // start even if everybody took a page.
+    if (!decodes(scheduler->running[scheduler->n_running - 1]) ||
+        (first && room && could_start(scheduler, first, (int64_t)kv_pages_free(scheduler->pages) - scheduler->n_running))) {
+        return 0;
+    }
     int32_t steps = INT32_MAX;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         const struct request *request = scheduler->running[i];
@@ -420,6 +429,7 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
 
 void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finished, int32_t *n_finished)
 {
+    bool some_ended = false;
     for (int32_t i = 0; i < scheduler->n_running; i++) {
         struct request *request = scheduler->running[i];
         assert(decodes(request) && steps >= 1 && steps <= request->open_tokens);
@@ -429,8 +439,9 @@ void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finishe
         request->cached_tokens += steps;
         request->known_tokens += steps;
         request->open_tokens -= steps;
+        some_ended = some_ended || request->open_tokens == 0;
     }
-    retire(scheduler, finished, n_finished);
+    *n_finished = some_ended ? retire(scheduler, finished) : 0;
 }
 
 int32_t scheduler_running(const struct scheduler *scheduler)
@@ -441,4 +452,9 @@ int32_t scheduler_running(const struct scheduler *scheduler)
 int32_t scheduler_waiting(const struct scheduler *scheduler)
 {
     return scheduler->n_waiting;
+}
+
+int32_t scheduler_decoding(const struct scheduler *scheduler)
+{
+    return scheduler->n_decoding;
 }

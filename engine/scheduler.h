@@ -67,3 +67,6 @@ void scheduler_skip(struct scheduler *scheduler, int32_t steps, int64_t *finishe
 
 int32_t scheduler_running(const struct scheduler *scheduler);
 int32_t scheduler_waiting(const struct scheduler *scheduler);
+// How many parts of the step that scheduler_next planned last are sequences that decode: its first ones. The others are
+// prompts, whose rows may be as few.
+int32_t scheduler_decoding(const struct scheduler *scheduler);

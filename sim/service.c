@@ -88,6 +88,8 @@ static void finish(struct service *service, int32_t n)
         record->finished_s = service->now_s;
         watch_tpot(service, record);
         remember(service, EVENT_FINISH, service->finished[i], kv_pages_used(service->pages));
+        // All its tokens but the last are in the cache.
+        step_rows_remove(service->decoding, record->prompt_tokens + record->output_tokens - 1);
         follow(service);
         service->n_finished++;
         if (service->options.progress && service->n_finished % 256 == 0) {
@@ -141,18 +143,11 @@ static void note_time(struct service *service, double seconds, int32_t steps, in
     }
 }
 
-// Records are far apart in memory: those of who goes on answering need no look. `answers` [slot] says who that is.
-static struct sums begin_parts(struct service *service, int32_t n)
+// Parts [from, n) are prompts: records say when they began.
+static void begin_prompts(struct service *service, int32_t from, int32_t n)
 {
-    struct sums sums = {0};
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = from; i < n; i++) {
         const struct scheduled *part = &service->parts[i];
-        service->work[i] = (struct work){part->context_tokens, part->new_tokens, part->wants_logits};
-        sums.contexts += part->context_tokens;
-        sums.rows += part->new_tokens;
-        if (service->answers[part->slot] == part->request) {
-            continue;
-        }
         struct request_record *record = &service->records[part->request];
         service->result->reused_tokens += part->reused_tokens;
         if (isnan(record->started_s)) {
@@ -164,54 +159,89 @@ static struct sums begin_parts(struct service *service, int32_t n)
             remember(service, EVENT_CHUNK, part->request, part->new_tokens);
         }
     }
-    return sums;
 }
 
-// Saving and restoring windows, once each way over the device's memory.
-static double copy_seconds(const struct service *service, int32_t n)
+// Saving and restoring windows, which prompts do, once each way over the device's memory.
+static double copy_seconds(const struct service *service, int32_t from, int32_t n)
 {
     int32_t copies = 0;
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = from; i < n; i++) {
         copies += (service->parts[i].restore_from >= 0) + (service->parts[i].snapshot_to >= 0);
     }
     return copies * service->copy_s;
 }
 
+// Counts the first n parts anew, which are those that decode.
+static void count_decoding(struct service *service, int32_t n)
+{
+    step_rows_clear(service->decoding);
+    for (int32_t i = 0; i < n; i++) {
+        step_rows_add(service->decoding, service->parts[i].context_tokens);
+    }
+}
+
+// Seconds of the step of parts [n], of which the first n_decode decode; the others are prompts.
+static double price_step(struct service *service, int32_t n_decode, int32_t n, struct sums *sums)
+{
+    const struct serve_options *o = &service->options;
+    int32_t from = o->every_step ? 0 : n_decode, n_work = n - from;
+    if (service->decoding_stale) {
+        count_decoding(service, n_decode);
+    }
+    *sums = o->every_step ? (struct sums){0} : (struct sums){step_rows_contexts(service->decoding), n_decode};
+    for (int32_t i = 0; i < n_work; i++) {
+        const struct scheduled *part = &service->parts[from + i];
+        service->work[i] = (struct work){part->context_tokens, part->new_tokens, part->wants_logits};
+        sums->contexts += part->context_tokens;
+        sums->rows += part->new_tokens;
+    }
+    double seconds = o->every_step ? step_price_seconds(service->price, service->work, n)
+                                   : step_rows_seconds(service->decoding, service->work, n_work);
+    seconds += copy_seconds(service, n_decode, n);
+    return o->clock && o->every_step ? o->clock(o->clock_user, service->now_s, service->work, n, seconds) : seconds;
+}
+
+// Whose prompt is complete has a token, its first one unless it was preempted before, and decodes from now on. Returns how
+// many they are.
+static int32_t begin_answers(struct service *service, int32_t from, int32_t n)
+{
+    int32_t n_tokens = 0;
+    for (int32_t i = from; i < n; i++) {
+        const struct scheduled *part = &service->parts[i];
+        if (!part->wants_logits) {
+            continue;
+        }
+        struct request_record *record = &service->records[part->request];
+        n_tokens++;
+        step_rows_add(service->decoding, part->context_tokens + part->new_tokens);
+        if (isnan(record->first_token_s)) {
+            record->first_token_s = service->now_s;
+            watch_ttft(service, record);
+        }
+    }
+    return n_tokens;
+}
+
 static void take_step(struct service *service)
 {
-    struct serve_result *result = service->result;
     int32_t n_preempted, n_finished;
     int32_t n = scheduler_next(service->scheduler, service->parts, service->preempted, &n_preempted);
+    int32_t n_decode = scheduler_decoding(service->scheduler);
     note_use(service, kv_pages_used(service->pages), scheduler_running(service->scheduler));
     for (int32_t i = 0; i < n_preempted; i++) {
         service->records[service->preempted[i]].preemptions++;
         remember(service, EVENT_PREEMPT, service->preempted[i], i);
+        service->decoding_stale = true;
     }
-    for (int32_t slot = 0; slot < service->options.max_seqs && n_preempted > 0; slot++) {
-        service->answers[slot] = -1;    // who lost its pages may come back to the same slot
-    }
-    struct sums sums = begin_parts(service, n);
-    double seconds = step_price_seconds(service->price, service->work, n) + copy_seconds(service, n);
-    if (service->options.clock && service->options.every_step) {
-        seconds = service->options.clock(service->options.clock_user, service->now_s, service->work, n, seconds);
-    }
+    begin_prompts(service, n_decode, n);
+    struct sums sums;
+    double seconds = price_step(service, n_decode, n, &sums);
     service->now_s += seconds;
     note_time(service, seconds, 1, n, &sums);
-    int32_t n_tokens = 0;
-    for (int32_t i = 0; i < n; i++) {
-        const struct scheduled *part = &service->parts[i];
-        n_tokens += part->wants_logits;
-        if (part->wants_logits && service->answers[part->slot] != part->request) {
-            struct request_record *record = &service->records[part->request];
-            service->answers[part->slot] = part->request;
-            if (isnan(record->first_token_s)) {
-                record->first_token_s = service->now_s;
-                watch_ttft(service, record);
-            }
-        }
-    }
-    service->output_tokens += n_tokens;
-    result->steps++;
+    step_rows_advance(service->decoding);
+    service->output_tokens += n_decode + begin_answers(service, n_decode, n);
+    service->decoding_stale = n < scheduler_running(service->scheduler);
+    service->result->steps++;
     scheduler_complete(service->scheduler, service->parts, service->ended, n, service->finished, &n_finished);
     finish(service, n_finished);
 }
@@ -226,7 +256,7 @@ static int64_t pages_after(const struct service *service, int32_t taken, int32_t
         return most;
     }
     for (int32_t i = 0; i < n; i++) {
-        pages += kv_pages_needed(service->pages, service->parts[i].slot, service->work[i].context_tokens + taken);
+        pages += kv_pages_needed(service->pages, service->parts[i].slot, service->parts[i].context_tokens + taken);
     }
     return pages;
 }
@@ -235,12 +265,11 @@ static void begin_jump(struct service *service, int32_t steps, int32_t n)
 {
     bool room = scheduler_waiting(service->scheduler) == 0 && n < service->options.max_seqs &&
                 n < service->options.max_step_tokens;
-    service->jump.contexts = 0;
-    for (int32_t i = 0; i < n; i++) {
-        service->work[i] = (struct work){service->parts[i].context_tokens, 1, 1};
-        service->jump.contexts += service->parts[i].context_tokens;
+    if (service->decoding_stale) {
+        count_decoding(service, n);
+        service->decoding_stale = false;
     }
-    step_walk_begin(service->walk, service->work, n);
+    service->jump.contexts = step_rows_contexts(service->decoding);
     service->jump.steps = steps;
     service->jump.taken = 0;
     service->jump.n = n;
@@ -257,7 +286,8 @@ static bool continue_jump(struct service *service, double horizon_s)
     }
     double stop_s = service->jump.room ? fmin(until_s, horizon_s) : until_s;
     while (service->jump.taken < service->jump.steps && (service->jump.taken == 0 || service->now_s < stop_s)) {
-        service->now_s += step_walk_next(service->walk);
+        service->now_s += step_rows_seconds(service->decoding, NULL, 0);
+        step_rows_advance(service->decoding);
         service->jump.taken++;
     }
     return service->jump.taken == service->jump.steps || service->now_s >= until_s;
@@ -401,8 +431,7 @@ static int count_pages(int64_t *out, const struct service *service)
                            "nothing of %.4g GB for the KV cache; fewer sequences or a larger device would",
                            1e-9 * weights, n_rings, 1e-9 * rings, 1e-9 * usable);
     }
-    double useful = (double)o->max_seqs * (double)((serve_longest_request(workload) - 1) / plan->page_tokens + 1),
-           all = 0;
+    double useful = (double)o->max_seqs * (double)((service->longest_tokens - 1) / plan->page_tokens + 1), all = 0;
     for (int64_t i = 0; i < workload->n; i++) {
         all += (workload->requests[i].prompt_tokens + workload->requests[i].output_tokens - 1) / plan->page_tokens + 1;
     }
@@ -441,6 +470,7 @@ int service_open(struct service *service)
     service->page_bytes = o->plan->page_tokens * plan_kv_bytes_per_token(o->plan);
     service->ring_bytes = plan_kv_bytes_per_sequence(o->plan);
     service->reuses = !o->no_reuse && !o->received && workload_shares(workload);
+    service->longest_tokens = serve_longest_request(workload);
     int error = count_pages(&result->n_pages, service);
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
     if (service->reuses) {
@@ -457,7 +487,7 @@ int service_open(struct service *service)
     if (error) {
         return error;
     }
-    error = step_walk_open(&service->walk, service->price);
+    error = step_rows_open(&service->decoding, service->price, service->longest_tokens);
     if (error) {
         return error;
     }
@@ -466,11 +496,7 @@ int service_open(struct service *service)
     service->ended = calloc(seqs, sizeof *service->ended);
     service->preempted = calloc(seqs, sizeof *service->preempted);
     service->finished = calloc(seqs, sizeof *service->finished);
-    service->answers = malloc(seqs * sizeof *service->answers);
-    for (size_t slot = 0; service->answers && slot < seqs; slot++) {
-        service->answers[slot] = -1;
-    }
-    if (!service->answers || !service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
+    if (!service->parts || !service->work || !service->ended || !service->preempted || !service->finished) {
         return status_fail(-ENOMEM, "no memory to simulate %d sequences", o->max_seqs);
     }
     describe(service);
@@ -483,12 +509,11 @@ void service_close(struct service *service)
 {
     scheduler_close(service->scheduler);
     kv_pages_close(service->pages);
-    step_walk_close(service->walk);
+    step_rows_close(service->decoding);
     free(service->mine);
     free(service->parts);
     free(service->work);
     free(service->ended);
     free(service->preempted);
     free(service->finished);
-    free(service->answers);
 }

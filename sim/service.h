@@ -29,15 +29,19 @@ struct service {
     struct kv_pages *pages;
     struct scheduler *scheduler;
     bool reuses;                              // prefixes
+    // The sequences that decode, from step to step. Stale: to be counted anew, because not all of them had a part in the
+    // last step.
+    struct step_rows *decoding;               // owned
+    bool decoding_stale;
     // The jump under way: so many steps at most in which n sequences draw one token each, and how many of them are done.
     // Its end is told to the scheduler once, whatever horizons it meets.
-    struct step_walk *walk;                   // owned
     struct {
         int32_t steps, taken, n;              // steps 0: none is under way
         bool room;                            // who comes would be let in
         double begin_s;
         int64_t contexts;                     // that its first step finds, in all
     } jump;
+    int64_t longest_tokens;                   // prompt + output, of the workload's longest request
     int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
     double now_s;
@@ -48,10 +52,9 @@ struct service {
     double interval_s, next_point_s;
     // Of one step.
     struct scheduled *parts;                  // [max_seqs]
-    struct work *work;                        // [max_seqs]
+    struct work *work;                        // [max_seqs] of the prompts; with every_step of all
     bool *ended;                              // [max_seqs] always false: texts end at their length
     int64_t *preempted, *finished;            // [max_seqs]
-    int64_t *answers;                         // [max_seqs] by slot: the request that has put out a token there; -1: none
 };
 
 // Fills in defaults. -EINVAL out of range.

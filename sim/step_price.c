@@ -269,7 +269,8 @@ static double time_of(const struct step_price *price, const struct predict_pass 
     return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
 }
 
-double step_price_of(struct step_price *price, const struct batch *batch)
+// Of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
+static double price_batch(struct step_price *price, const struct batch *batch)
 {
     struct rows_entry *rows = rows_entry(price, batch->new_rows, batch->logit_rows);
     struct stage_cost cost[MAX_TERMS];    // [n_terms], additive ones only
@@ -332,23 +333,22 @@ double step_price_of(struct step_price *price, const struct batch *batch)
     return seconds;
 }
 
-double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs)
+double step_price_sums(struct step_price *price, struct feature_sums sums, const struct work *others, int32_t n_others)
 {
-    struct batch batch = {.n_seqs = n_seqs};
-    struct feature_sums sums = {0};
+    struct batch batch = {.n_seqs = (int32_t)sums.rows + n_others};
     bool extra = false;
-    for (int32_t i = 0; i < n_seqs; i++) {
-        if (work[i].new_tokens == 1 && work[i].logit_rows == 1) {
-            count_features(&sums, price, work[i].context_tokens);
+    for (int32_t i = 0; i < n_others; i++) {
+        if (others[i].new_tokens == 1 && others[i].logit_rows == 1) {
+            count_features(&sums, price, others[i].context_tokens);
             continue;
         }
         extra = true;
-        batch.new_rows += work[i].new_tokens;
-        batch.logit_rows += work[i].logit_rows;
-        batch.seen_tokens += predict_seen_tokens(&work[i]);
-        batch.logits_chunked = batch.logits_chunked || work[i].logit_rows > 1;
+        batch.new_rows += others[i].new_tokens;
+        batch.logit_rows += others[i].logit_rows;
+        batch.seen_tokens += predict_seen_tokens(&others[i]);
+        batch.logits_chunked = batch.logits_chunked || others[i].logit_rows > 1;
         for (int32_t t = price->n_rows_terms; t < price->n_terms; t++) {
-            struct stage_cost cost = cost_of(price, &price->terms[t], &work[i]);
+            struct stage_cost cost = cost_of(price, &price->terms[t], &others[i]);
             price->extra[t].bytes += cost.bytes;
             price->extra[t].flops += cost.flops;
         }
@@ -356,11 +356,16 @@ double step_price_seconds(struct step_price *price, const struct work *work, int
     batch.new_rows += sums.rows;
     batch.logit_rows += sums.rows;
     add_features(batch.features, &sums);
-    double seconds = step_price_of(price, &batch);
+    double seconds = price_batch(price, &batch);
     if (extra) {
-        memset(price->extra, 0, sizeof price->extra);
+        memset(price->extra, 0, (size_t)price->n_terms * sizeof *price->extra);
     }
     return seconds;
+}
+
+double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs)
+{
+    return step_price_sums(price, (struct feature_sums){0}, work, n_seqs);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 // read the cache add up over sequences, and for a row that decodes their cost is linear in a handful of functions of
 // its context (tokens, tokens within the window, within the budget, units ...). The coefficients are read off
 // engine/cost.h when the price is opened and checked against it there: the formulas stand in one place. Equal to
-// predict_step up to rounding. Not thread-safe: one price, with all walks over it, per thread.
+// predict_step up to rounding. Not thread-safe: one price, with all batches over it, per thread.
 #pragma once
 
 #include "engine/cost.h"
@@ -37,11 +37,17 @@ void step_price_close(struct step_price *price);    // NULL-safe
 // Seconds of one step over work [n_seqs].
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs);
 
-// Steps that only decode: begin with work [n_seqs], all of one row that leaves logits; each call of next gives the
-// seconds of the next step, in which every context is one token longer than in the one before. The same bits as
-// step_price_seconds, at a cost that does not depend on n_seqs, save where a context outgrows the window or the budget.
-struct step_walk;
-int step_walk_open(struct step_walk **out, struct step_price *price);    // borrowed until close. *out is NULL on failure
-void step_walk_close(struct step_walk *walk);                            // NULL-safe
-void step_walk_begin(struct step_walk *walk, const struct work *work, int32_t n_seqs);
-double step_walk_next(struct step_walk *walk);
+// The rows that decode, followed from step to step: the same bits as step_price_seconds, at a cost that does not depend
+// on how many they are. Contexts are shorter than `longest_tokens`, also after the last step; the price is borrowed
+// until close. *out is NULL on failure.
+struct step_rows;
+int step_rows_open(struct step_rows **out, struct step_price *price, int64_t longest_tokens);
+void step_rows_close(struct step_rows *rows);    // NULL-safe
+void step_rows_clear(struct step_rows *rows);
+void step_rows_add(struct step_rows *rows, int32_t context_tokens);       // as many as the row finds in the cache
+void step_rows_remove(struct step_rows *rows, int32_t context_tokens);    // of a row that is there, as it stands now
+void step_rows_advance(struct step_rows *rows);                           // a step was taken: each is one token longer
+int32_t step_rows_count(const struct step_rows *rows);
+int64_t step_rows_contexts(const struct step_rows *rows);                 // added up
+// Seconds of a step with these rows and others [n_others].
+double step_rows_seconds(struct step_rows *rows, const struct work *others, int32_t n_others);

@@ -1,4 +1,4 @@
-// sim/step_price_internal.h - what step_price.c and step_walk.c share. Not a public header.
+// sim/step_price_internal.h - what step_price.c and step_rows.c share. Not a public header.
 #pragma once
 
 #include "sim/predict.h"
@@ -85,6 +85,17 @@ static inline void count_features(struct feature_sums *sums, const struct step_p
     sums->budget_units += units < price->budget_of_units ? units : price->budget_of_units;
 }
 
+static inline void add_sums(struct feature_sums *sums, const struct feature_sums *more, int64_t sign)
+{
+    sums->rows += sign * more->rows;
+    sums->tokens += sign * more->tokens;
+    sums->window += sign * more->window;
+    sums->budget += sign * more->budget;
+    sums->units += sign * more->units;
+    sums->budget_units += sign * more->budget_units;
+    sums->broken += sign * more->broken;
+}
+
 static inline void add_features(double *features, const struct feature_sums *sums)
 {
     features[FEATURE_ROWS] += (double)sums->rows;
@@ -96,5 +107,5 @@ static inline void add_features(double *features, const struct feature_sums *sum
     features[FEATURE_BROKEN] += (double)sums->broken;
 }
 
-// Seconds of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
-double step_price_of(struct step_price *price, const struct batch *batch);
+// Seconds of a step with rows that decode, which are counted in `sums`, and others [n_others], which may decode too.
+double step_price_sums(struct step_price *price, struct feature_sums sums, const struct work *others, int32_t n_others);

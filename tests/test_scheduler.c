@@ -119,7 +119,7 @@ static void watch_order(const struct traffic *traffic, const struct scheduled *p
     for (int32_t i = 0; i < n; i++) {
         const struct watched *request = &traffic->requests[parts[i].request];
         bool decodes = request->cached >= request->prefill;
-        CHECK(!(prompts && decodes));
+        CHECK(decodes == (i < scheduler_decoding(traffic->scheduler)));
         CHECK(i == 0 || prompts != !decodes || parts[i].request > parts[i - 1].request);
         prompts = !decodes;
         tokens += parts[i].new_tokens;

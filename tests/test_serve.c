@@ -110,41 +110,60 @@ static void test_price(void)
     step_price_close(error ? NULL : price);
 }
 
-static void test_walk(void)
+static void check_rows(struct step_rows *rows, struct step_price *price, const struct work *work, int32_t n_decode,
+                       int32_t n, const struct plan *plan)
 {
-    enum { SEQS = 9 };
+    int64_t contexts = 0;
+    for (int32_t s = 0; s < n_decode; s++) {
+        contexts += work[s].context_tokens;
+    }
+    double seconds = step_price_seconds(price, work, n), followed = step_rows_seconds(rows, work + n_decode, n - n_decode);
+    CHECK_MESSAGE(seconds == followed, "%s %s: a step takes %.17g, its rows followed %.17g", plan->shape.name, plan->method,
+                  seconds, followed);
+    CHECK(step_rows_count(rows) == n_decode && step_rows_contexts(rows) == contexts);
+}
+
+// Rows that come, go on and leave, beside prompts: every step has the same bits as one priced by itself.
+static void test_rows(void)
+{
+    enum { SEQS = 9, STEPS = 600 };
     struct plan plan = random_plan();
     struct device device = random_device();
+    int32_t longest = 4 * (plan.index.budget_tokens + plan.shape.window_tokens) + 1000 + STEPS + 1, n = 0;
     struct step_price *price;
     struct step_price_options options = {.device = &device, .plan = &plan, .max_seqs = SEQS};
+    struct step_rows *rows, *other;    // two at a time do not disturb each other
+    struct work work[SEQS + 2];
     CHECK(step_price_open(&price, &options) == 0);
-    struct work work[SEQS];
-    int32_t n = check_range(1, SEQS);
-    for (int32_t s = 0; s < n; s++) {
-        work[s] = random_work(&plan);
-        work[s].new_tokens = work[s].logit_rows = 1;
-    }
-    double walked[600];
-    struct step_walk *walk, *other;    // two at a time do not disturb each other
-    CHECK(step_walk_open(&walk, price) == 0 && step_walk_open(&other, price) == 0);
-    step_walk_begin(walk, work, n);
-    for (int i = 0; i < 600; i++) {
-        walked[i] = step_walk_next(walk);
-        if (i % 100 == 0) {
-            step_walk_begin(other, work, 1);
+    CHECK(step_rows_open(&rows, price, longest) == 0 && step_rows_open(&other, price, longest) == 0);
+    for (int i = 0; i < STEPS && !check_failures; i++) {
+        if (n < SEQS && check_range(0, n == 0 ? 0 : 40) == 0) {
+            work[n] = random_work(&plan);
+            work[n].new_tokens = work[n].logit_rows = 1;
+            step_rows_add(rows, work[n++].context_tokens);
         }
-        step_walk_next(other);
-    }
-    for (int i = 0; i < 600 && !check_failures; i++) {
-        double seconds = step_price_seconds(price, work, n);
-        CHECK_MESSAGE(walked[i] == seconds, "%s %s: step %d takes %.17g, walked %.17g", plan.shape.name, plan.method, i,
-                      seconds, walked[i]);
+        int32_t n_others = check_range(0, 6) == 0 ? check_range(1, 2) : 0;
+        for (int32_t o = 0; o < n_others; o++) {
+            work[n + o] = random_work(&plan);
+        }
+        check_rows(rows, price, work, n, n + n_others, &plan);
+        step_rows_add(other, i);
+        step_rows_advance(rows);
         for (int32_t s = 0; s < n; s++) {
             work[s].context_tokens++;
         }
+        if (check_range(0, 60) == 0) {
+            int32_t leaves = check_range(0, n - 1);
+            step_rows_remove(rows, work[leaves].context_tokens);
+            work[leaves] = work[--n];
+        }
+        if (i == STEPS / 2) {
+            step_rows_clear(rows);
+            n = 0;
+        }
     }
-    step_walk_close(walk);
-    step_walk_close(other);
+    step_rows_close(rows);
+    step_rows_close(other);
     step_price_close(price);
 }
 
@@ -364,7 +383,7 @@ int main(void)
     int64_t preemptions = 0, jumps = 0, reused = 0;
     for (int i = 0; i < 60 && !check_failures; i++) {
         test_price();
-        test_walk();
+        test_rows();
     }
     for (int i = 0; i < 60 && !check_failures; i++) {
         test_jumps(&preemptions, &jumps, &reused);
