@@ -7,8 +7,7 @@
 // spends outside stages. Residuals are by leaving out one point at a time, beside those of the bare roofline.
 //
 // A calibration carries the rates that it was made with, so that a prediction needs no new measurement. Fitting is a
-// pure function of the samples, the rates and the texts given: no clock, and the same inputs give the same bits. Not
-// known from samples: which of a method's layers attend in full (Quest's first two count as selecting ones).
+// pure function of the samples, the rates and the texts given: no clock, and the same inputs give the same bits.
 #pragma once
 
 #include "engine/sample.h"

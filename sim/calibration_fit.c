@@ -213,11 +213,25 @@ static void on_stage(void *user, const struct stage_sample *sample)
     sum->duration_ns += sample->duration_ns;
 }
 
+// Where layers of one step attend with more work than others, those with more attend in full, whatever the others select.
+static void find_full(struct fit_sample *pending, int64_t n)
+{
+    int64_t least = INT64_MAX;
+    for (int64_t i = 0; i < n; i++) {
+        least = pending[i].stage == STAGE_ATTENTION && pending[i].flops < least ? pending[i].flops : least;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        bool full = pending[i].stage == STAGE_ATTENTION && pending[i].flops > least;
+        pending[i].unit_tokens = full ? 0 : pending[i].unit_tokens;
+    }
+}
+
 // The samples of a step that has ended are complete: its bytes are the working set.
 static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase)
 {
     struct fit_sample *pending = fit->samples + fit->n_samples;
     int64_t step_bytes = 0, kept = 0, sums = 0;
+    find_full(pending, fit->n_pending);
     for (int64_t i = 0; i < fit->n_pending; i++) {
         step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
     }

@@ -163,6 +163,11 @@ static void test_seen(void)
             struct stage_sample sample = {.source = source.id, .step = step, .phase = PHASE_PREFILL, .stage = STAGE_ATTENTION, .layer = 1,
                                           .n_seqs = 1, .n_tokens = rows, .context_tokens = context, .bytes = cost.bytes,
                                           .flops = cost.flops, .duration_ns = llround(1e9 * seen_s(context, rows))};
+            struct stage_sample full = sample;    // of a layer that attends in full, as Quest's first ones
+            full.layer = 0;
+            full.flops *= 10;
+            full.duration_ns = 1000;
+            sink.stage(sink.user, &full);
             sink.stage(sink.user, &sample);
             sink.step(sink.user, &(struct step_sample){.source = source.id, .step = step, .phase = PHASE_PREFILL, .n_seqs = 1,
                                                        .n_tokens = rows, .context_tokens = context,
@@ -172,6 +177,7 @@ static void test_seen(void)
     CHECK(calibration_fit_finish(&calibration, fit, &device, "2026-01-02", "test") == 0);
     calibration_fit_close(fit);
     device.calibration = &calibration->profiles[0];
+    CHECK(calibration->profiles[0].n_curves == 2 && calibration->profiles[0].curves[0].unit_tokens == 0);
     for (int32_t context = 900; context <= 4000; context += 310) {
         struct work both[2] = {{context - 32, 32, 0}, {300, 1, 1}};
         struct stage_prediction alone;
