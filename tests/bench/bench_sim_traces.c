@@ -2,13 +2,13 @@
 //
 // bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by
 // (both as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one
-// context, or one chunk of a prompt. Its stages are medians over the steps that told them, summed over layers; its step
-// is the median of the steps that told none, if there are any, else of all, less their marks (sim/calibration_steps.c),
-// which are taken off the measured stages too. Where a shape was run only with its stages told, and of prompts the first
-// run may also have chosen kernels: its step is also taken "undisturbed", each stage as many times its median as it has
-// layers and parts of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare
-// roofline and calibrated. With --borrowed another device's calibration takes the place of --fit: how far its curves carry.
-// Appends to --results.
+// context, or one chunk of a prompt; one that was calibrated with, too, is not judged, and how many that were is printed.
+// Its stages are medians over the steps that told them, summed over layers; its step is the median of the steps that told
+// none, if there are any, else of all, less their marks (sim/calibration_steps.c), which are taken off the measured stages
+// too. Where a shape was run only with its stages told, and of prompts the first run may also have chosen kernels: its step
+// is also taken "undisturbed", each stage as many times its median as it has layers and parts of that size, and what was
+// outside of stages. Errors are |predicted / measured - 1|, of the bare roofline and calibrated. With --borrowed another
+// device's calibration takes the place of --fit: how far its curves carry. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -28,6 +28,7 @@ struct datum {
     int32_t plan;
     enum phase phase;
     int32_t n_seqs, n_tokens, context_tokens;
+    bool fitted, held;                       // calibrated with, to be judged by; both: not held out
     bool ends;                               // a prompt's last chunk: its row leaves logits
     int32_t n_whole, n_staged;
     double whole_s[MAX_STEPS], staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];
@@ -38,7 +39,7 @@ struct datum {
 struct bench {
     struct option_list fit_paths, held_paths;
     const char *device_name, *save, *results, *commit, *driver, *borrowed;
-    bool each;
+    bool each, fitting;                      // fitting: the traces that are read are those to calibrate from
     struct plan plans[MAX_PLANS];
     int32_t n_plans, of_source;              // the plan of the source that is told; -1: none
     struct sample_source source;
@@ -137,7 +138,7 @@ static struct datum *find_datum(struct bench *bench, const struct step_sample *s
 {
     for (int32_t i = bench->n_data - 1; i >= 0; i--) {
         struct datum *datum = &bench->data[i];
-        if (datum->plan == bench->of_source && datum->phase == sample->phase && datum->n_seqs == sample->n_seqs &&
+        if (strcmp(bench->plans[datum->plan].method, bench->plans[bench->of_source].method) == 0 && datum->phase == sample->phase && datum->n_seqs == sample->n_seqs &&
             datum->n_tokens == sample->n_tokens && near(datum->context_tokens, sample->context_tokens, sample->phase)) {
             return datum;
         }
@@ -158,6 +159,11 @@ static void on_step(void *user, const struct step_sample *sample)
                   sample->n_seqs <= MAX_SEQS;
     struct datum *datum = usable ? find_datum(bench, sample) : NULL;
     double seconds = 1e-9 * (double)sample->duration_ns;
+    if (datum) {
+        datum->fitted = datum->fitted || bench->fitting;
+        datum->held = datum->held || !bench->fitting;
+        datum = datum->fitted ? NULL : datum;
+    }
     if (datum && bench->n_pending == 0 && datum->n_whole < MAX_STEPS) {
         datum->whole_s[datum->n_whole++] = seconds;
     } else if (datum && bench->n_pending > 0 && datum->n_staged < MAX_STEPS) {
@@ -244,6 +250,22 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
     return 0;
 }
 
+// Which shapes were calibrated with, and which are judged.
+static void report_split(const struct bench *bench)
+{
+    int32_t fitted[PHASE_COUNT] = {0}, held[PHASE_COUNT] = {0}, both[PHASE_COUNT] = {0};
+    for (int32_t i = 0; i < bench->n_data; i++) {
+        const struct datum *datum = &bench->data[i];
+        fitted[datum->phase] += datum->fitted;
+        held[datum->phase] += datum->held && !datum->fitted;
+        both[datum->phase] += datum->held && datum->fitted;
+    }
+    for (int p = 0; p < PHASE_MIXED; p++) {
+        printf("%s: %d shapes calibrated with, %d held out; %d more of the traces to judge by were calibrated with, too\n",
+               phase_name((enum phase)p), fitted[p], held[p], both[p]);
+    }
+}
+
 static void report(const struct bench *bench, int level, int mode, FILE *results)
 {
     struct errors *of = &errors[level][mode];
@@ -314,6 +336,11 @@ static int run(struct bench *bench)
     if (!error) {
         error = bench->borrowed ? calibration_load(&calibration, bench->borrowed) : fit(&calibration, bench, &device);
     }
+    bench->fitting = true;
+    for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
+        error = trace_read(bench->fit_paths.items[i], &sink, NULL);
+    }
+    bench->fitting = false;
     for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
         error = trace_read(bench->held_paths.items[i], &sink, NULL);
     }
@@ -323,8 +350,13 @@ static int run(struct bench *bench)
         memcpy(bench->mark_s, calibration->profiles[0].mark_s, sizeof bench->mark_s);    // a file has none
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
-        error = judge(bench, &bench->data[i], &device, 0);
-        error = error ? error : judge(bench, &bench->data[i], &calibrated, 1);
+        if (bench->data[i].held && !bench->data[i].fitted) {
+            error = judge(bench, &bench->data[i], &device, 0);
+            error = error ? error : judge(bench, &bench->data[i], &calibrated, 1);
+        }
+    }
+    if (!error) {
+        report_split(bench);
     }
     FILE *results = !error && bench->results ? fopen(bench->results, "ae") : NULL;
     for (int level = 0; level < LEVELS && !error; level++) {
