@@ -39,10 +39,10 @@ static int profile_method(struct profile *profile, const char *method, bool run)
     if (!error && run) {
         struct sample_sink sinks[] = {recording_sink(profile->recording), trace_summary_sink(profile->summary)};
         struct measure_options options = {
-            .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads, .batch = profile->batch,
-            .chunk_tokens = profile->chunk, .text = profile->tokens, .n_text = profile->n_tokens,
-            .context_tokens = profile->context, .output_tokens = profile->output, .sinks = sinks, .n_sinks = 2,
-            .collect = profile->collect.mode, .stage_every = profile->collect.every,
+            .plan = &plan, .model = file, .device = profile->device, .threads = profile->threads,
+            .batch = profile->batch, .chunk_tokens = profile->chunk, .text = profile->tokens,
+            .n_text = profile->n_tokens, .context_tokens = profile->context, .output_tokens = profile->output,
+            .sinks = sinks, .n_sinks = 2, .collect = profile->collect.mode, .stage_every = profile->collect.every,
         };
         error = measure(&measured, &options);
         if (!error && profile->counting[0]) {
@@ -129,14 +129,18 @@ static int run(struct profile *profile)
 {
     int error = plan_flags_resolve(&profile->flags);
     error = error ? error : collect_resolve(&profile->collect, profile->device);
-    error = error ? error : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt, profile->text);
+    error = error ? error
+                  : command_prompt(&profile->tokens, &profile->n_tokens, &profile->context, profile->prompt,
+                                   profile->text);
     error = error ? error : profile_all(profile, false);    // wrong input must not replace an older trace
     error = error ? error : trace_summary_open(&profile->summary);
     if (!error && profile->collect.mode == COLLECT_COUNTERS) {
         error = counting_tables_open(profile->counting, strncmp(profile->device, "cuda", 4) == 0);
     }
     interrupt_catch();
-    error = error ? error : recording_open(&profile->recording, &profile->record, "profile", profile->device, profile->threads);
+    error = error ? error
+                  : recording_open(&profile->recording, &profile->record, "profile", profile->device,
+                                   profile->threads);
     if (error) {
         return error;
     }

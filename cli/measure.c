@@ -67,7 +67,8 @@ int measure_device(char *backend, size_t bytes, int32_t *number, const char *dev
             return status_fail(-EINVAL, "--device %s: expected a number from 0 behind the colon", device);
         }
         if (strcmp(backend, "cuda") != 0) {
-            return status_fail(-EINVAL, "--device %s: only cuda takes a number; expected cpu, reference or cuda[:N]", device);
+            return status_fail(-EINVAL, "--device %s: only cuda takes a number; expected cpu, reference or cuda[:N]",
+                               device);
         }
         *number = (int32_t)value;
     }

@@ -117,7 +117,8 @@ static int print(const struct import *import, const char *path)
     struct table *table = table_open("import", import_columns, sizeof import_columns / sizeof *import_columns);
     struct table *unmatched =
         table_open("unmatched", unmatched_columns, sizeof unmatched_columns / sizeof *unmatched_columns);
-    int error = table && unmatched ? add_unmatched(unmatched, import) : status_fail(-ENOMEM, "out of memory for a table");
+    int error =
+        table && unmatched ? add_unmatched(unmatched, import) : status_fail(-ENOMEM, "out of memory for a table");
     if (!error) {
         table_row(table);
         table_text(table, "file", path);
@@ -213,7 +214,8 @@ int trace_import(int argc, char **argv)
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What the trace says of itself"},
         {"engine", OPTION_TEXT, &options->backend, 0, 0, "NAME", "backend (default: kineto)"},
         {"model", OPTION_TEXT, &options->model, 0, 0, "NAME", "model (default: that of --config, or unknown)"},
-        {"method", OPTION_TEXT, &options->method, 0, 0, "NAME", "attention method (default: that of --config, or unknown)"},
+        {"method", OPTION_TEXT, &options->method, 0, 0, "NAME",
+         "attention method (default: that of --config, or unknown)"},
         {"device", OPTION_TEXT, &options->device, 0, 0, "NAME", "GPU (default: as the file says)"},
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Steps"},
         {"gap-us", OPTION_REAL, &import.gap_us, 1, 1e9, "us", "idle time between steps, where no annotation says them"},
@@ -226,7 +228,8 @@ int trace_import(int argc, char **argv)
         {.kind = OPTION_END},
     };
     const struct command_spec command = {
-        "trace import", "A recording of PyTorch's profiler (Chrome JSON, plain or .gz) as a trace with our stages.", "FILE",
+        "trace import", "A recording of PyTorch's profiler (Chrome JSON, plain or .gz) as a trace with our stages.",
+        "FILE",
         1, 1, specs,
     };
     int32_t n;

@@ -1,7 +1,8 @@
 // cli/trace_rates.h - at what rates the devices of a recording could have run at best, for floors.
 //
-// By order of preference: a device that the user names, a calibration that knows the device, the table's device that its
-// driver calls as the samples do. A processor is measured only when "host" is named: a recording may be old or foreign.
+// By order of preference: a device that the user names, a calibration that knows the device, the table's device that
+// its driver calls as the samples do. A processor is measured only when "host" is named: a recording may be old or
+// foreign.
 #pragma once
 
 #include "engine/sample.h"

@@ -163,7 +163,8 @@ static void add_clocks(struct table *table, const struct summarise *summarise)
         table_number(table, "steps", (double)steps[i].clocked_count);
         table_number(table, "events_ms", 1e-6 * (double)steps[i].clocked_ns);
         table_number(table, "stages_ms", 1e-6 * (double)steps[i].clocked_stages_ns);
-        table_number(table, "off_percent", 100 * ((double)steps[i].clocked_stages_ns / (double)steps[i].clocked_ns - 1));
+        table_number(table, "off_percent",
+                     100 * ((double)steps[i].clocked_stages_ns / (double)steps[i].clocked_ns - 1));
     }
 }
 
@@ -216,7 +217,8 @@ static void add_rates(struct table *table, const struct summarise *summarise)
             table_number(table, "tflop_per_s", rate ? 1e-12 * rate->value : NAN);
             table_text(table, "provenance", provenance_name(device->bytes_per_s.provenance));
         } else {
-            table_text(table, "rates_of", "unknown: name them with --device (\"host\": this machine's) or --calibration");
+            table_text(table, "rates_of",
+                       "unknown: name them with --device (\"host\": this machine's) or --calibration");
         }
     }
 }

@@ -380,6 +380,7 @@ static int open_gpu(struct counters *counters, const struct counters_options *op
 {
     struct pm_options pm = {
         .device = options->device, .interval_ns = counters->interval_ns, .libraries = options->libraries};
+    const double readings_per_s = options->readings_per_s > 0 ? options->readings_per_s : default_readings_per_s;
     struct pm_sampler *sampler = NULL;
     struct nvml *nvml = NULL;
     if (pm_sampler_open(&sampler, &pm)) {
@@ -394,12 +395,16 @@ static int open_gpu(struct counters *counters, const struct counters_options *op
     if (!sampler && !nvml) {
         return 0;
     }
-    int error = poller_open(&counters->poller, sampler, nvml,
-                            options->readings_per_s > 0 ? options->readings_per_s : default_readings_per_s);
+    const bool both = sampler && nvml;
+    int error = poller_open(&counters->poller, sampler, nvml, readings_per_s);
     if (error && error != -ENOMEM) {
         note(counters);
         counters->n_metrics = 0;
         error = 0;
+        // NVML works also where the sampler does not start.
+        if (both && nvml_open(&nvml, options->device, options->nvml_library, options->libraries.driver) == 0) {
+            error = poller_open(&counters->poller, NULL, nvml, readings_per_s);
+        }
     }
     return error;
 }

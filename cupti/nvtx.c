@@ -12,7 +12,7 @@
 #include <nvtx3/nvToolsExt.h>
 #include <nvtx3/nvToolsExtPayload.h>
 
-enum { MAX_LAYERS = 256, MAX_REQUESTS = 1024 };
+enum { MAX_LAYERS = 256, MAX_REQUESTS = 1024, NAME_BYTES = 48 };
 enum { CATEGORY_REQUEST = 1, CATEGORY_PHASE, CATEGORY_STEP, CATEGORY_LAYER, CATEGORY_STAGE, CATEGORIES };
 
 // What is attached to a step or a stage. The order is that of payload_entries.
@@ -62,7 +62,7 @@ static void register_all(void)
         nvtx.phases[p] = nvtxDomainRegisterStringA(nvtx.domain, phase_name((enum phase)p));
     }
     for (int l = 0; l < MAX_LAYERS; l++) {
-        char name[32];
+        char name[NAME_BYTES];
         snprintf(name, sizeof name, "layer %d", l);
         nvtx.layers[l] = nvtxDomainRegisterStringA(nvtx.domain, name);
     }
@@ -107,6 +107,15 @@ static nvtxEventAttributes_t named(uint32_t category, nvtxStringHandle_t name)
         .version = NVTX_VERSION, .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE, .category = category};
     event.messageType = NVTX_MESSAGE_TYPE_REGISTERED;
     event.message.registered = name;
+    return event;
+}
+
+static nvtxEventAttributes_t with_text(uint32_t category, const char *name)
+{
+    nvtxEventAttributes_t event = {
+        .version = NVTX_VERSION, .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE, .category = category};
+    event.messageType = NVTX_MESSAGE_TYPE_ASCII;
+    event.message.ascii = name;
     return event;
 }
 
@@ -168,7 +177,14 @@ void nvtx_step_end(void)
 
 void nvtx_layer_begin(int32_t layer)
 {
-    push(CATEGORY_LAYER, nvtx.layers[layer < MAX_LAYERS ? layer : MAX_LAYERS - 1]);
+    char name[NAME_BYTES];
+    if (layer < MAX_LAYERS) {
+        push(CATEGORY_LAYER, nvtx.layers[layer]);
+        return;
+    }
+    snprintf(name, sizeof name, "layer %d", layer);
+    nvtxEventAttributes_t event = with_text(CATEGORY_LAYER, name);
+    nvtxDomainRangePushEx(nvtx.domain, &event);
 }
 
 void nvtx_layer_end(void)
@@ -191,12 +207,9 @@ void nvtx_stage_end(void)
 
 static void begin_request(int64_t request)
 {
-    char name[48];
-    nvtxEventAttributes_t event = {.version = NVTX_VERSION, .size = NVTX_EVENT_ATTRIB_STRUCT_SIZE,
-                                   .category = CATEGORY_REQUEST};
-    event.messageType = NVTX_MESSAGE_TYPE_ASCII;
-    event.message.ascii = name;
+    char name[NAME_BYTES];
     snprintf(name, sizeof name, "request %lld", (long long)request);
+    nvtxEventAttributes_t event = with_text(CATEGORY_REQUEST, name);
     for (int r = 0; r < MAX_REQUESTS; r++) {
         if (!nvtx.requests[r].used) {
             nvtx.requests[r].used = true;

@@ -422,16 +422,21 @@ static void parts_may_be_missing(void)
         .libraries = libraries,
         .nvml_library = COUNTERS_MOCK,
     };
-    *mock = (struct mock_counters){.fails = "cuptiPmSamplingEnable", .result = COUNTERS_PRIVILEGES, .sm_clock = 1};
-    CHECK(counters_open(&counters, &options) == 0);
-    CHECK(counters_note(counters, 0) && strstr(counters_note(counters, 0), "administrators") &&
-          !counters_note(counters, 1));
-    CHECK(counters_metrics(counters) == 0);
-    struct sample_sink sink = counters_sink(counters);
-    sink.source(sink.user, &(struct sample_source){.id = 77});
-    counters_stop(counters);
-    find(&gauges, "SM clock", "MHz");
-    counters_close(counters);
+    for (int starts = 0; starts < 2; starts++) {
+        *mock = (struct mock_counters){.fails = starts ? "cuptiPmSamplingStart" : "cuptiPmSamplingEnable",
+                                       .result = COUNTERS_PRIVILEGES, .sm_clock = 1};
+        gauges = (struct gauges){0};
+        CHECK(counters_open(&counters, &options) == 0);
+        CHECK(counters_note(counters, 0) && strstr(counters_note(counters, 0), "administrators") &&
+              !counters_note(counters, 1));
+        CHECK(counters_metrics(counters) == 0);
+        struct sample_sink sink = counters_sink(counters);
+        sink.source(sink.user, &(struct sample_source){.id = 77});
+        counters_stop(counters);
+        find(&gauges, "SM clock", "MHz");
+        counters_close(counters);
+        CHECK(mock->enabled == 0 && mock->hosts == 0 && mock->nvml_open == 0);
+    }
     options.libraries.cupti = options.libraries.driver = options.nvml_library = "/nowhere/lib.so";
     CHECK(counters_open(&counters, &options) == 0);
     CHECK(counters_note(counters, 0) && counters_note(counters, 1) && !counters_note(counters, 2));

@@ -48,14 +48,14 @@ int main(void)
     request.state = REQUEST_RUNNING;
     o->request(o->user, &request);
     o->step_begin(o->user, &step);    // in whose midst the engine goes
-    o->layer_begin(o->user, 3);
+    o->layer_begin(o->user, 300);     // more than have a registered name
     o->enqueue_begin(o->user, &ffn, false);
     collector_set_source(collector, &source);
     o->step_begin(o->user, &step);
     o->step_end(o->user, &step);
     collector_close(collector);
     const char *expected = "clsa:[request 42(prefill(step{7 -1 token}(host{7 -1 token})(layer 3(ffn{7 3 token}))))"
-                           "(decode(step{8 -1 token})(step{9 -1 token})][request 42(step{10 -1 token}(layer 3"
+                           "(decode(step{8 -1 token})(step{9 -1 token})][request 42(step{10 -1 token}(layer 300"
                            "(ffn{10 3 token}))))](decode(step{10 -1 token}))";
     CHECK_MESSAGE(strcmp(heard(), expected) == 0, "heard    %s\nexpected %s", heard(), expected);
     return check_end();
