@@ -23,6 +23,7 @@
 #include "cli/command.h"
 #include "cli/measure.h"
 #include "cli/serving.h"
+#include "cupti/nvml.h"
 #include "engine/status.h"
 #include "sim/serve.h"
 
@@ -34,6 +35,12 @@ static const char *const mode_names[MODES] = {"measured", "roofline", "calibrate
 
 struct step {
     double begin_s, end_s;
+};
+
+// A GPU's energy, read by NVML after a replay's first step and then once a second: between the first reading and the last.
+struct meter {
+    struct nvml *nvml;                   // NULL: nothing to read
+    double begin_s, begin_j, end_s, end_j;
 };
 
 struct bench {
@@ -50,6 +57,7 @@ struct bench {
     struct sample_source source;
     struct step *steps;                  // [n_steps] of the replay, owned
     int64_t n_steps, step_capacity, next_step;
+    struct meter meter;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -140,9 +148,25 @@ static int shrink_cache(const struct bench *bench, struct setup *setup)
 // ---------------------------------------------------------------------------------------------------------------------
 // The engine
 
+static void read_meter(struct meter *meter, double now_s, bool first)
+{
+    struct nvml_reading reading;
+    if (!meter->nvml || (!first && now_s - meter->end_s < 1)) {
+        return;
+    }
+    nvml_read(meter->nvml, &reading);
+    meter->end_s = now_s;
+    meter->end_j = reading.energy_j;
+    if (first) {
+        meter->begin_s = meter->end_s;
+        meter->begin_j = meter->end_j;
+    }
+}
+
 static void on_step(void *user, double begin_s, double end_s)
 {
     struct bench *bench = user;
+    read_meter(&bench->meter, end_s, bench->n_steps == 0);
     if (bench->n_steps == bench->step_capacity) {
         int64_t grown_capacity = bench->step_capacity ? 2 * bench->step_capacity : 1 << 16;
         struct step *grown = realloc(bench->steps, (size_t)grown_capacity * sizeof *grown);
@@ -166,7 +190,14 @@ static int replay(struct serving_result *out, struct bench *bench, const struct 
                                       .virtual_clock = bench->virtual_clock, .cold = bench->cold, .seed = 1,
                                       .stepped = on_step, .stepped_user = bench};
     bench->n_steps = 0;
-    return error ? error : serving_run(out, &setup->workload, &options);
+    bench->meter = (struct meter){0};
+    if (!error && strcmp(backend, "cuda") == 0 && nvml_open(&bench->meter.nvml, number, NULL, NULL) != 0) {
+        fprintf(stderr, "no energy: %s\n", status_text());
+        bench->meter.nvml = NULL;
+    }
+    error = error ? error : serving_run(out, &setup->workload, &options);
+    nvml_close(bench->meter.nvml);
+    return error;
 }
 
 // The steps of a case from --measured: how long each took and what came before it.
@@ -407,6 +438,22 @@ static void report_memory(const struct bench *bench, const struct setup *setup, 
     append(bench, setup, quantity, off, "%");
 }
 
+// Watts while requests came, and what an output token took of them.
+static void report_energy(const struct bench *bench, const struct setup *setup, const char *name, double tokens_per_s)
+{
+    double span_s = bench->meter.end_s - bench->meter.begin_s;
+    double power_w = (bench->meter.end_j - bench->meter.begin_j) / span_s;
+    char quantity[96];
+    if (!(span_s >= 2) || !isfinite(power_w)) {
+        return;
+    }
+    printf("energy: %.1f W over %.1f s, %.4g J per output token\n", power_w, span_s, power_w / tokens_per_s);
+    snprintf(quantity, sizeof quantity, "serving.%s.power", name);
+    append(bench, setup, quantity, power_w, "W");
+    snprintf(quantity, sizeof quantity, "serving.%s.energy", name);
+    append(bench, setup, quantity, power_w / tokens_per_s, "J/token");
+}
+
 // One replay: its figures, and its steps held against their prices.
 static int run_once(double out[static ROWS], struct serving_result *measured, struct judge *judge, const struct setup *setup,
                     struct model_file *file)
@@ -460,6 +507,7 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
         if (measured[0].device_bytes > 0) {
             report_memory(bench, setup, case_names[c], &measured[0], &simulated[CALIBRATED]);
         }
+        report_energy(bench, setup, case_names[c], values[MEASURED][0]);
         report(bench, setup, case_names[c], values, verdicts);
         report_steps(&judge, setup, case_names[c]);
         fflush(stdout);
