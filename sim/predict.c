@@ -11,23 +11,13 @@
 #include <string.h>
 
 #include "engine/status.h"
-#include "sim/calibration.h"
+#include "sim/predict_term.h"
 
 enum { BOUND_COUNT = BOUND_LATENCY + 1 };
-// Curves that another device reached miss by more: an H100's on an H200's peaks were 8% off that one's steps in the
-// median and 26% at the 95th percentile (bench_sim_traces --borrowed).
-static const double BORROWED_OFF = 0.3;
-
 const char *bound_name(enum bound bound)
 {
     static const char *const names[] = {"bandwidth", "compute", "latency"};
     return names[bound];
-}
-
-double predict_seen_tokens(const struct work *work)
-{
-    double rows = work->new_tokens;
-    return rows * work->context_tokens + 0.5 * rows * (rows + 1);
 }
 
 static bool is_decode(const struct work *work)
@@ -48,129 +38,6 @@ static struct predict_pass pass_of(const struct device *device, const struct pla
         pass.logits_chunked = pass.logits_chunked || work[i].logit_rows > 1;
     }
     return pass;
-}
-
-// The type whose multiply-adds the stage is made of.
-static enum dtype stage_dtype(const struct plan *plan, enum stage stage)
-{
-    // Page bounds are scored against attention keys, not index keys.
-    enum dtype index = plan->index.score == INDEX_PAGE_BOUND ? plan->kv_dtype : plan->index.key_dtype;
-    return calibration_dtype(stage, plan->weight_dtype, plan->kv_dtype, index);
-}
-
-// Only rows that leave logits reach the head and the layers above a shared memory, but for what is kept of every row.
-static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t layer)
-{
-    return layer < 0 ? stage != STAGE_EMBED
-                     : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
-}
-
-bool predict_splits(const struct plan *plan, enum stage stage, int32_t layer)
-{
-    return (stage == STAGE_WINDOW_ATTENTION || stage == STAGE_ATTENTION) && !skips_prompt(plan, stage, layer);
-}
-
-// Whether the calibration was made on another device.
-static bool foreign(const struct device *device)
-{
-    return strcmp(device->calibration->rates.name, device->name) != 0;
-}
-
-static enum calibration_layer layer_kind(const struct plan *plan, int32_t layer)
-{
-    if (plan->layers[layer].attention == ATTENTION_WINDOW) {
-        return LAYER_WINDOW;
-    }
-    bool bounds = plan->index.score == INDEX_PAGE_BOUND;
-    return !plan_runs_indexer(plan, layer) ? LAYER_ANY : bounds ? LAYER_BOUNDED : LAYER_INDEXED;
-}
-
-// Replaces the roofline's time by what kernels were measured to take.
-static void calibrate(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
-                      double roof_s)
-{
-    const struct calibration_profile *profile = pass->device->calibration;
-    bool few = skips_prompt(pass->plan, stage, layer);
-    bool whole = stage == STAGE_ATTENTION && pass->plan->layers[layer].attention == ATTENTION_FULL;
-    bool selects = pass->plan->index.budget_tokens > 0 && !whole;
-    int64_t rows = few ? pass->logit_rows : pass->new_rows;
-    enum phase phase = (few ? pass->logits_chunked : pass->chunked) ? PHASE_PREFILL : pass->chunked ? PHASE_MIXED : PHASE_DECODE;
-    if (calibration_by_context(stage, phase, selects ? pass->plan->index.unit_tokens : 0)) {
-        rows = (int64_t)(pass->seen_tokens / (double)pass->new_rows);
-    }
-    struct calibration_query query = {
-        .stage = stage,
-        .phase = phase,
-        .unit_tokens = selects ? pass->plan->index.unit_tokens : 0,
-        .rows = rows < 1 ? 1 : rows > INT32_MAX ? INT32_MAX : (int32_t)rows,
-        .layer = stage == STAGE_KV_WRITE ? layer_kind(pass->plan, layer) : LAYER_ANY,
-        .dtype = stage_dtype(pass->plan, stage),
-        .work = (double)out->cost.bytes + (double)out->cost.flops,
-    };
-    struct calibration_answer answer = {.provenance = PROVENANCE_ROOFLINE, .off_share = NAN};
-    struct calibration_stretch *kept = pass->kept;
-    if (kept) {
-        bool same = kept->rows == query.rows && kept->phase == query.phase && query.work >= kept->from_work &&
-                    query.work < kept->to_work;
-        if (!same && !calibration_stretch(kept, profile, &query)) {
-            kept->rows = 0;
-            return;
-        }
-        answer.floor_s = kept->floor_s;
-        answer.efficiency = exp(kept->log_efficiency + kept->slope * log(query.work));
-    } else if (!calibration_ask(&answer, profile, &query)) {
-        out->provenance = PROVENANCE_ROOFLINE;
-        return;
-    }
-    if (foreign(pass->device)) {
-        // Another device's launches, and what its caches added to its memory's rate, say nothing of this one's.
-        answer.floor_s = pass->device->launch_s.value > 0 ? pass->device->launch_s.value : answer.floor_s;
-        answer.efficiency = answer.efficiency < 1 ? answer.efficiency : 1;
-        answer.provenance = PROVENANCE_EXTRAPOLATED;
-    }
-    double above_s = roof_s / answer.efficiency;
-    out->seconds = answer.floor_s + above_s;
-    out->off_s = out->seconds * (foreign(pass->device) ? fmax(answer.off_share, BORROWED_OFF) : answer.off_share);
-    out->bound = answer.floor_s >= above_s ? BOUND_LATENCY : out->bound;
-    out->provenance = answer.provenance;
-}
-
-// One stage of one layer whose cost is known.
-int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
-                 const struct stage_cost *cost)
-{
-    const struct device *device = pass->device;
-    *out = (struct stage_prediction){.cost = *cost, .provenance = PROVENANCE_MEASURED};
-    out->off_s = 0;
-    if (cost->bytes == 0 && cost->flops == 0) {
-        return 0;
-    }
-    double bytes_s = (double)cost->bytes / pass->bandwidth, flops_s = 0;
-    out->provenance = device->bytes_per_s.provenance;
-    if (cost->flops > 0) {
-        enum dtype dtype = stage_dtype(pass->plan, stage);
-        dtype = dtype == DTYPE_FP8 && stage == STAGE_ATTENTION ? DTYPE_BF16 : dtype;    // keys are widened
-        const struct device_figure *rate = device_rate(device, dtype);
-        if (!rate) {
-            return status_fail(
-                -EINVAL, "device %s: no rate is known for %s, which %s multiplies in; name one in a file of devices",
-                device->name, dtype_name(dtype), stage_name(stage));
-        }
-        flops_s = (double)cost->flops / rate->value;
-        out->provenance = provenance_weaker(out->provenance, rate->provenance);
-    }
-    double roof_s = bytes_s > flops_s ? bytes_s : flops_s, launch_s = device->launch_s.value;
-    if (launch_s > 0) {
-        out->provenance = provenance_weaker(out->provenance, device->launch_s.provenance);
-    }
-    out->seconds = roof_s + launch_s;
-    out->off_s = NAN;
-    out->bound = launch_s >= roof_s ? BOUND_LATENCY : flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
-    if (device->calibration) {
-        out->bound = flops_s > bytes_s ? BOUND_COMPUTE : BOUND_BANDWIDTH;
-        calibrate(out, pass, stage, layer, roof_s);
-    }
-    return 0;
 }
 
 static int check_device(const struct device *device)
@@ -245,15 +112,18 @@ static int predict_parts(struct stage_prediction *out, const struct batch_parts 
     const struct plan *plan = batch->pass.plan;
     struct stage_prediction one[2];
     struct stage_cost cost;
-    int error = 0;
-    if (!batch->parts || !predict_splits(plan, stage, layer)) {
-        error = stage_cost(&cost, plan, stage, layer, batch->work, batch->n_seqs);
-        return error ? error : predict_cost(out, &batch->pass, stage, layer, &cost);
+    int error = stage_cost(&cost, plan, stage, layer, batch->work, batch->n_seqs);
+    if (error) {
+        return error;    // also of a layer that is none
+    }
+    struct predict_term term = predict_term_of(batch->pass.device, plan, stage, layer);
+    if (!batch->parts || !predict_splits(&term)) {
+        return predict_cost(out, &batch->pass, &term, &cost);
     }
     for (int part = 0; part < 2 && !error; part++) {
         int32_t n = part == 0 ? batch->n_prompts : batch->n_seqs - batch->n_prompts;
         error = stage_cost(&cost, plan, stage, layer, part == 0 ? batch->parts : batch->parts + batch->n_prompts, n);
-        error = error ? error : predict_cost(&one[part], &batch->part_pass[part], stage, layer, &cost);
+        error = error ? error : predict_cost(&one[part], &batch->part_pass[part], &term, &cost);
     }
     if (!error) {
         double under[BOUND_COUNT] = {0};
@@ -333,7 +203,7 @@ static void add_overhead(struct stage_prediction *host, const struct predict_pas
     host->seconds += predict_overhead_s(pass);
     host->bound = BOUND_LATENCY;
     host->provenance = profile->n_steps[phase] == 0 ? PROVENANCE_ROOFLINE
-                       : foreign(pass->device)      ? PROVENANCE_EXTRAPOLATED
+                       : predict_foreign(pass->device) ? PROVENANCE_EXTRAPOLATED
                                                     : PROVENANCE_INTERPOLATED;
 }
 
@@ -482,7 +352,8 @@ int64_t predict_max_seqs(const struct device *device, const struct plan *plan, i
 {
     double page = plan->page_tokens, pages = ceil((double)tokens / page);
     double each = pages * page * (double)plan_kv_bytes_per_token(plan) + (double)plan_kv_bytes_per_sequence(plan);
-    double left = device->memory_bytes.value - (double)(plan_weight_bytes(plan) + predict_other_bytes(device, plan, rows));
+    int64_t taken = plan_weight_bytes(plan) + predict_other_bytes(device, plan, rows);
+    double left = device->memory_bytes.value - (double)taken;
     if (!(device->memory_bytes.value > 0)) {
         return -1;
     }

@@ -16,14 +16,13 @@
 #include <stdbool.h>
 
 #include "engine/cost.h"
-#include "sim/calibration.h"
 #include "sim/device.h"
 
 enum bound { BOUND_BANDWIDTH, BOUND_COMPUTE, BOUND_LATENCY };
 const char *bound_name(enum bound bound);    // "bandwidth", "compute", "latency"
 
-// An error bar: 95% of what calibrations left out lay within so many seconds, up or down. Layers of a stage miss alike, so
-// theirs add up; stages do by their squares. NaN: unknown, as a bare roofline's.
+// An error bar: 95% of what calibrations left out lay within so many seconds, up or down. Layers of a stage miss alike,
+// so theirs add up; stages do by their squares. NaN: unknown, as a bare roofline's.
 struct stage_prediction {
     double seconds, off_s;
     enum bound bound;               // of a sum: under which most of its seconds pass
@@ -43,30 +42,6 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
                   int32_t layer, const struct work *work, int32_t n_seqs);
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
-
-// The same for a caller that knows each stage's cost and asks millions of times: what the stages of one step have in
-// common, the time of one with a known cost, and what the step takes outside its stages (0 without a calibration).
-struct predict_pass {
-    const struct device *device;     // borrowed
-    const struct plan *plan;         // borrowed
-    double bandwidth;                // for the step's whole working set
-    int64_t new_rows, logit_rows;
-    double seen_tokens;              // of prompts: summed over their rows, how many tokens each sees
-    bool chunked, logits_chunked;    // some sequence has more than one such row
-    // Where a caller asks for one stage of one layer again and again: what the calibration said last, kept between calls.
-    // NULL: it is asked each time. The error bar and the provenance are then those of a bare roofline.
-    struct calibration_stretch *kept;
-};
-// Attention is two kernels in a step that has both prompts and rows that decode: each part is priced by itself, with a pass
-// that has its rows only (chunked for prompts), and `predict_splits` says which stages are. Rows of one token that leave
-// logits decode.
-bool predict_splits(const struct plan *plan, enum stage stage, int32_t layer);
-double predict_seen_tokens(const struct work *work);    // by the new rows of one sequence, summed over them
-int predict_cost(struct stage_prediction *out, const struct predict_pass *pass, enum stage stage, int32_t layer,
-                 const struct stage_cost *cost);
-double predict_overhead_s(const struct predict_pass *pass);
-// What the devices of a group tell each other in such a step: 0 for one device.
-double predict_communicate_s(const struct predict_pass *pass);
 
 // What an engine whose steps have at most `rows` rows takes beside weights and cache; 0 where that was never measured.
 int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows);
@@ -88,7 +63,7 @@ struct request_prediction {
     double throughput_tokens_per_s;              // output tokens over end to end, prompts one after the other
     int64_t weight_bytes;
     int64_t kv_bytes_per_seq;                    // at the end, in whole pages
-    int64_t other_bytes;                         // what else an engine takes, for chunks of that size; 0 where not measured
+    int64_t other_bytes;                         // what else an engine takes, for such chunks; 0 where not measured
     int64_t kv_bytes, total_bytes;               // of n_seqs sequences; with the weights and the rest
     int64_t max_seqs;                            // how many such sequences memory holds; 0: not even one; -1: unknown
     enum provenance provenance;

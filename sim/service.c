@@ -201,8 +201,8 @@ static double price_step(struct service *service, int32_t n_decode, int32_t n, s
     return o->clock && o->every_step ? o->clock(o->clock_user, service->now_s, service->work, n, seconds) : seconds;
 }
 
-// Whose prompt is complete has a token, its first one unless it was preempted before, and decodes from now on. Returns how
-// many they are.
+// Whose prompt is complete has a token, its first one unless it was preempted before, and decodes from now on. Returns
+// how many they are.
 static int32_t begin_answers(struct service *service, int32_t from, int32_t n)
 {
     int32_t n_tokens = 0;

@@ -29,12 +29,12 @@ struct service {
     struct kv_pages *pages;
     struct scheduler *scheduler;
     bool reuses;                              // prefixes
-    // The sequences that decode, from step to step. Stale: to be counted anew, because not all of them had a part in the
-    // last step.
+    // The sequences that decode, from step to step. Stale: to be counted anew, because not all of them had a part in
+    // the last step.
     struct step_rows *decoding;               // owned
     bool decoding_stale;
-    // The jump under way: so many steps at most in which n sequences draw one token each, and how many of them are done.
-    // Its end is told to the scheduler once, whatever horizons it meets.
+    // The jump under way: so many steps at most in which n sequences draw one token each, and how many of them are
+    // done. Its end is told to the scheduler once, whatever horizons it meets.
     struct {
         int32_t steps, taken, n;              // steps 0: none is under way
         bool room;                            // who comes would be let in

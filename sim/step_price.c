@@ -169,29 +169,16 @@ static bool ever_costs(const struct step_price *price, const struct term *term)
     return false;
 }
 
-// The roofline's rate of multiply-adds, seen on a device where nothing else takes time; 0 if the term has none.
-static double rate_of(const struct step_price *price, const struct term *term)
-{
-    struct device bare = price->device;
-    struct stage_prediction seen;
-    const struct work work = {9, 3, 3};
-    bare.bytes_per_s.value = 1e300;
-    bare.launch_s.value = 0;
-    bare.n_curve = 0;
-    bare.calibration = NULL;
-    int error = predict_stage(&seen, &bare, &price->plan, term->stage, term->layer, &work, 1);
-    return error || seen.cost.flops == 0 ? 0 : (double)seen.cost.flops / seen.seconds;
-}
-
 static int add_terms(struct step_price *price, int32_t layer, double n_layers, bool additive)
 {
     for (int s = 0; s < STAGE_COUNT; s++) {
         struct term term = {.stage = (enum stage)s, .layer = layer, .n_layers = n_layers};
-        term.rate = rate_of(price, &term);
-        term.splits = predict_splits(&price->plan, term.stage, term.layer);
         if (reads_cache(term.stage) != additive || !ever_costs(price, &term)) {
             continue;
         }
+        term.predicted = predict_term_of(&price->device, &price->plan, term.stage, layer);
+        term.predicted.number = price->n_terms;
+        term.splits = predict_splits(&term.predicted);
         if (price->n_terms == MAX_TERMS) {
             return status_fail(-EINVAL, "%s has more kinds of layers than can be simulated", price->plan.shape.name);
         }
@@ -249,7 +236,7 @@ static struct rows_entry *rows_entry(struct step_price *price, int64_t new_rows,
     return entry;
 }
 
-static double time_of(const struct step_price *price, const struct predict_pass *pass, const struct term *term,
+static double time_of(struct step_price *price, const struct predict_pass *pass, const struct term *term,
                       const struct stage_cost *cost, int32_t n_seqs)
 {
     if (cost->bytes == 0 && cost->flops == 0) {
@@ -259,14 +246,7 @@ static double time_of(const struct step_price *price, const struct predict_pass 
         return term->n_layers * price->timer.seconds(price->timer.user, term->stage, term->layer, cost, pass->bandwidth,
                                                      n_seqs, (int32_t)pass->new_rows);
     }
-    if (price->device.calibration) {
-        struct stage_prediction one;
-        int error = predict_cost(&one, pass, term->stage, term->layer, cost);
-        return error ? NAN : term->n_layers * one.seconds;    // what can fail did not when the price was opened
-    }
-    double bytes_s = (double)cost->bytes / pass->bandwidth,
-           flops_s = cost->flops ? (double)cost->flops / term->rate : 0;
-    return term->n_layers * ((bytes_s > flops_s ? bytes_s : flops_s) + price->device.launch_s.value);
+    return term->n_layers * predict_seconds(price->memory, pass, &term->predicted, cost);
 }
 
 // Of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
@@ -310,24 +290,20 @@ static double price_batch(struct step_price *price, const struct batch *batch)
     }
     int32_t n_decode = (int32_t)batch->features[FEATURE_ROWS];
     bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
-    struct predict_pass prompts = pass, decode = pass, whole = pass;
+    struct predict_pass prompts = pass, decode = pass;
     prompts.new_rows -= n_decode;
     prompts.chunked = true;
     decode.new_rows = n_decode;
     decode.chunked = false;
     for (int32_t i = price->n_rows_terms; i < price->n_terms; i++) {
-        struct term *term = &price->terms[i];
-        bool decodes = batch->n_seqs == n_decode;
-        prompts.kept = &term->kept[0];
-        decode.kept = &term->kept[1];
-        whole.kept = &term->kept[decodes];
+        const struct term *term = &price->terms[i];
         if (both && term->splits) {
             const struct stage_cost *of_prompts = &price->extra[i];
             struct stage_cost rest = {cost[i].bytes - of_prompts->bytes, cost[i].flops - of_prompts->flops};
             seconds += time_of(price, &prompts, term, of_prompts, batch->n_seqs);
             seconds += time_of(price, &decode, term, &rest, batch->n_seqs);
         } else {
-            seconds += time_of(price, &whole, term, &cost[i], batch->n_seqs);
+            seconds += time_of(price, &pass, term, &cost[i], batch->n_seqs);
         }
     }
     return seconds;
@@ -376,7 +352,8 @@ static int open_tables(struct step_price *price)
     size_t rows_terms = price->n_rows_terms > 0 ? (size_t)price->n_rows_terms : 1;
     price->cache = calloc(CACHE_ENTRIES, sizeof *price->cache);
     price->cache_costs = calloc(CACHE_ENTRIES * rows_terms, sizeof *price->cache_costs);
-    if (!price->cache || !price->cache_costs) {
+    price->memory = predict_memory_open(price->n_terms);
+    if (!price->cache || !price->cache_costs || !price->memory) {
         return status_fail(-ENOMEM, "no memory to price steps");
     }
     for (size_t i = 0; i < CACHE_ENTRIES; i++) {
@@ -430,6 +407,7 @@ void step_price_close(struct step_price *price)
     if (price) {
         free(price->cache);
         free(price->cache_costs);
+        predict_memory_close(price->memory);
         free(price);
     }
 }

@@ -1,7 +1,7 @@
 // sim/step_price_internal.h - what step_price.c and step_rows.c share. Not a public header.
 #pragma once
 
-#include "sim/predict.h"
+#include "sim/predict_term.h"
 #include "sim/step_price.h"
 
 enum feature {
@@ -21,9 +21,8 @@ struct term {
     enum stage stage;
     int32_t layer;              // the kind's first; -1 outside layers
     double n_layers;
-    double rate;                // of the roofline
     bool splits;                // priced by itself for prompts and for rows that decode
-    struct calibration_stretch kept[2];    // of the whole or the prompts, and of rows that decode
+    struct predict_term predicted;
     // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
     // others.
     double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
@@ -52,6 +51,7 @@ struct step_price {
     int32_t unit;
     struct rows_entry *cache;          // [CACHE_ENTRIES]
     struct stage_cost *cache_costs;    // [CACHE_ENTRIES][n_rows_terms]
+    struct predict_memory *memory;     // owned
     struct stage_cost extra[MAX_TERMS];    // additive terms of the rows that do not decode, in the step being summed
     int32_t max_seqs;
 };

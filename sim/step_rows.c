@@ -1,8 +1,8 @@
 // sim/step_rows.c - the rows that decode, as sums that follow them from step to step.
 //
-// A context is counted against a clock of steps: all of them grow by one token when it goes on, and none is touched. What
-// bends a cost is the token that no longer counts within the window or the budget. Contexts that are before their last
-// bend therefore stand in a ring by length, and the clock passes them there as they reach it.
+// A context is counted against a clock of steps: all of them grow by one token when it goes on, and none is touched.
+// What bends a cost is the token that no longer counts within the window or the budget. Contexts that are before their
+// last bend therefore stand in a ring by length, and the clock passes them there as they reach it.
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -48,7 +48,8 @@ int step_rows_open(struct step_rows **out, struct step_price *price, int64_t lon
     if (!rows || !rows->ring || !rows->units || !rows->budget_units) {
         step_rows_close(rows);
         *out = NULL;
-        return status_fail(-ENOMEM, "no memory to price steps of contexts up to %lld tokens", (long long)longest_tokens);
+        return status_fail(-ENOMEM, "no memory to price steps of contexts up to %lld tokens",
+                           (long long)longest_tokens);
     }
     return 0;
 }
