@@ -36,6 +36,7 @@ static const struct table_column device_columns[] = {
     {"device", "device", -1},          {"gb_per_s", "GB/s", 0},       {"f32_tflops", "f32 Tflop/s", 1},
     {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1}, {"memory_overhead_gb", "taken GB", 1},
     {"link_gb_per_s", "link GB/s", 0}, {"link_us", "link us", 1}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
+    {"serving_w", "serving W", 0},
     {"provenance", "rates", -1},
 };
 
@@ -51,7 +52,7 @@ struct figure {
     double scale;
 };
 
-enum { N_FIGURES = 10 };
+enum { N_FIGURES = 11 };
 
 static void list_figures(struct figure *out, const struct device *device)
 {
@@ -66,6 +67,7 @@ static void list_figures(struct figure *out, const struct device *device)
         {"link_us", "us", &device->link_s, 1e6},
         {"launch_us", "us", &device->launch_s, 1e6},
         {"price_per_hour", "$/h", &device->price_per_hour, 1},
+        {"serving_w", "W", &device->serving_power_w, 1},
     };
     memcpy(out, figures, sizeof figures);
 }

@@ -167,7 +167,8 @@ static uint64_t hash_devices(const struct plan_command *command, int32_t n)
     for (int32_t i = 0; i < n; i++) {
         const struct device *device = &command->chosen[i];
         const double values[] = {device->bytes_per_s.value, device->memory_bytes.value, device->link_bytes_per_s.value,
-                                 device->launch_s.value, device->price_per_hour.value};
+                                 device->launch_s.value, device->price_per_hour.value,
+                                 device->serving_power_w.value};
         hash = hash_bytes(hash, values, sizeof values);
         for (int d = 0; d < DTYPE_COUNT; d++) {
             hash = hash_bytes(hash, &device->flops_per_s[d].value, sizeof device->flops_per_s[d].value);

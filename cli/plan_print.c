@@ -23,6 +23,7 @@ static const struct table_column columns[] = {
     {"dollars_per_hour", "$/h", 2},
     {"dollars_per_million_by_use", "$/M used", 3},
     {"dollars_per_million_reserved", "$/M held", 3},
+    {"watt_hours_per_million_by_use", "Wh/M used", 1},
     {"binds", "binds first", -1},
     {"provenance", "figures", -1},
     {"verdict", "verdict", -1},

@@ -75,6 +75,7 @@ static int build(struct built *out, const struct plan_work *work, int64_t index)
     out->options.slo.ttft_s = values->slo_ttft_s;
     out->options.slo.tpot_s = 1e-3 * values->slo_tpot_ms;
     out->options.price_per_hour = out->device.price_per_hour.value;
+    out->options.serving_power_w = out->device.serving_power_w.value;
     return 0;
 }
 
@@ -107,6 +108,7 @@ static json_t *row_of(const struct plan_work *work, int64_t index, int32_t ranks
     put(row, "dollars_per_hour", price * answer->dollars_per_hour);
     put(row, "dollars_per_million_by_use", price * answer->dollars_by_use);
     put(row, "dollars_per_million_reserved", price * answer->dollars_by_reservation);
+    put(row, "watt_hours_per_million_by_use", answer->watt_hours_by_use > 0 ? answer->watt_hours_by_use : NAN);
     json_object_set_new(row, "binds", json_string(answer->binds));
     json_object_set_new(row, "saturation", meets ? json_string(saturation_name(metrics->saturation)) : json_null());
     json_object_set_new(row, "provenance", meets ? json_string(provenance_name(answer->provenance)) : json_null());

@@ -40,7 +40,7 @@ static const struct table_column use_columns[] = {
     {"method", "method", -1},        {"device", "device", -1},          {"steps", "steps", 0},
     {"jumped_percent", "jumped %", 1}, {"max_sequences", "max seqs", 0}, {"peak_sequences", "peak seqs", 0},
     {"kv_gb", "KV GB", 3},           {"peak_kv_gb", "peak KV GB", 3},   {"weight_gb", "weights GB", 3},
-    {"cost_per_million_output_tokens", "$/M out", 4}, {"step_off_percent", "step +-%", 0},
+    {"cost_per_million_output_tokens", "$/M out", 4}, {"watt_hours_per_million_output_tokens", "Wh/M out", 1}, {"step_off_percent", "step +-%", 0},
     {"provenance", "figures", -1},
 };
 
@@ -78,6 +78,10 @@ static void add_use(struct sim *sim, const struct plan *plan, const struct devic
         table_number(sim->use, "cost_per_million_output_tokens", replicas * device->price_per_hour.value / 3600 *
                                                                      result->metrics.span_s /
                                                                      result->metrics.output_tokens * 1e6);
+    }
+    if (device->serving_power_w.value > 0 && result->metrics.output_tokens > 0) {
+        table_number(sim->use, "watt_hours_per_million_output_tokens",
+                     device->serving_power_w.value / 3600 * result->busy_s / result->metrics.output_tokens * 1e6);
     }
     if (!fleet_of(sim)) {
         table_number(sim->use, "step_off_percent", 100 * result->off_share);
@@ -122,6 +126,7 @@ static int simulate_fleet(struct serve_result *out, const struct sim *sim, const
     *out = (struct serve_result){.metrics = fleet.metrics, .records = fleet.records, .n_records = fleet.n_records};
     memcpy(out->first_rejection, fleet.first_rejection, sizeof out->first_rejection);
     out->provenance = fleet.provenance;
+    out->busy_s = fleet.busy_s;
     for (int32_t r = 0; r < fleet.n_replicas; r++) {
         const struct serve_result *one = &fleet.replicas[r];
         out->steps += one->steps;

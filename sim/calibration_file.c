@@ -61,6 +61,7 @@ static json_t *write_rates(const struct device *device)
     set_figure(object, "link_s", &device->link_s);
     set_figure(object, "launch_s", &device->launch_s);
     set_figure(object, "price_per_hour", &device->price_per_hour);
+    set_figure(object, "serving_power_w", &device->serving_power_w);
     return object;
 }
 

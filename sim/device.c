@@ -204,6 +204,7 @@ static int parse_figures(struct device *out, struct place *place, json_t *object
         {"link_s", &out->link_s, 1, false},
         {"launch_s", &out->launch_s, 1, false},
         {"price_per_hour", &out->price_per_hour, 1e9, false},
+        {"serving_power_w", &out->serving_power_w, 1e9, false},
     };
     for (size_t i = 0; i < sizeof figures / sizeof figures[0]; i++) {
         json_t *value = json_object_get(object, figures[i].key);
@@ -232,7 +233,7 @@ static int parse_device(struct device *out, const char *where, json_t *object, s
                                        "flops_per_s", "curve",       "memory_bytes",
                                        "memory_overhead_bytes",
                                        "link_bytes_per_s", "link_s", "launch_s",
-                                       "price_per_hour",   NULL};
+                                       "price_per_hour",   "serving_power_w", NULL};
     char number[24];
     snprintf(number, sizeof number, "%zu", index);
     struct place place = {.where = where, .device = number, .key = "name"};

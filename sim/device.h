@@ -52,6 +52,7 @@ struct device {
     struct device_figure link_s;                      // until what is sent arrives, whatever its size
     struct device_figure launch_s;                    // cost of one kernel or operator
     struct device_figure price_per_hour;              // dollars
+    struct device_figure serving_power_w;             // drawn while step follows step
     int32_t ranks;                                    // so many devices share every layer (sim/parallel.h); 0: as 1
     int32_t threads;                                  // host: as measured with; 0 elsewhere
     // What share of these rates kernels reach (sim/calibration.h), for predictions; borrowed. NULL: all of them.

@@ -68,6 +68,7 @@ int parallel_split(struct plan *plan_out, struct device *device_out, const struc
     *device_out = *device;
     device_out->ranks = ranks;
     device_out->price_per_hour.value *= ranks;
+    device_out->serving_power_w.value *= ranks;
     if (ranks == 1) {
         out = *plan;
     }

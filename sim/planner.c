@@ -260,6 +260,7 @@ static void describe(struct planner *planner, const struct fleet_result *result)
     answer->provenance = result->provenance;
     answer->dollars_per_hour = planner->options.price_per_hour * result->n_replicas;
     answer->dollars_by_use = price_per_s * result->busy_s / metrics->output_tokens * 1e6;
+    answer->watt_hours_by_use = planner->options.serving_power_w / 3600 * result->busy_s / metrics->output_tokens * 1e6;
     answer->dollars_by_reservation = price_per_s * replica_s / metrics->output_tokens * 1e6;
     double arrivals_s =
         1e-9 * (double)(workload->requests[workload->n - 1].arrival_ns - workload->requests[0].arrival_ns);

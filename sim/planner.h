@@ -25,6 +25,7 @@ struct planner_options {
     enum router router;
     int32_t max_replicas;            // 0: 64
     double price_per_hour;           // of a replica's devices; 0: unknown
+    double serving_power_w;          // likewise
     bool headroom;                   // also find the load at which the fleet fails
 };
 
@@ -42,6 +43,7 @@ struct planner_answer {
     double dollars_per_hour;         // 0: price unknown
     // Per million output tokens: of the time in steps only, and of all time from the first arrival to the last token.
     double dollars_by_use, dollars_by_reservation;
+    double watt_hours_by_use;        // 0: power unknown
     bool short_run;                  // the workload ends before the fleet has settled: span below three mean answers
     enum provenance provenance;
 };

@@ -305,10 +305,13 @@ static void test_headroom(void)
         .replica = {.plan = &plan, .device = &device, .max_seqs = 2, .max_step_tokens = 64, .cache_tokens = 2000},
         .slo = {.ttft_s = 1},
         .price_per_hour = 2.5,
+        .serving_power_w = 500,
         .headroom = true};
     CHECK_MESSAGE(planner_smallest(&answer, &workload, &options) == 0, "%s", status_text());
     CHECK_MESSAGE(answer.verdict == PLANNER_MEETS && answer.headroom >= 1 && !answer.headroom_open, "headroom %g: %s",
                   answer.headroom, answer.why);
+    // Energy is counted as money is: what an hour takes, for the time in steps.
+    CHECK(answer.watt_hours_by_use > 0 && fabs(answer.watt_hours_by_use / answer.dollars_by_use / (500 / 2.5) - 1) < 1e-12);
     CHECK(planner_scale(&scaled, &workload, answer.headroom) == 0 && keeps(&scaled, &options, answer.replicas));
     free(scaled.requests);
     workload_close(&workload);

@@ -16,6 +16,7 @@ static struct device linked_device(void)
     device.link_bytes_per_s.value = 1e11 * (1 + check_uniform());
     device.link_s.value = 1e-5 * check_uniform();
     device.price_per_hour.value = 3;
+    device.serving_power_w.value = 500;
     return device;
 }
 
@@ -53,7 +54,8 @@ static void test_split(void)
             int64_t all = ranks * plan_weight_bytes(&part) - (ranks - 1) * shared;
             CHECK_MESSAGE(all == weights, "%s by %d: %lld bytes of weights, not %lld", whole.method, ranks,
                           (long long)all, (long long)weights);
-            CHECK(group.ranks == ranks && group.price_per_hour.value == 3 * ranks);
+            CHECK(group.ranks == ranks && group.price_per_hour.value == 3 * ranks &&
+                  group.serving_power_w.value == 500 * ranks);
             const struct work work[] = {{5000, 1, 1}, {300, 1, 1}};
             for (int32_t layer = 0; layer < whole.shape.n_layers; layer++) {
                 struct stage_cost of_whole, of_part;
