@@ -140,7 +140,8 @@ static void calibrate(struct stage_prediction *out, const struct predict_pass *p
     }
     double above_s = roof_s / answer.efficiency;
     out->seconds = answer.floor_s + above_s;
-    out->off_s = out->seconds * (term->foreign ? fmax(answer.off_share, BORROWED_OFF) : answer.off_share);
+    bool wider = term->foreign && answer.off_share < BORROWED_OFF;    // what is unknown, NaN, stays so
+    out->off_s = out->seconds * (wider ? BORROWED_OFF : answer.off_share);
     out->bound = answer.floor_s >= above_s ? BOUND_LATENCY : out->bound;
     out->provenance = answer.provenance;
 }
