@@ -330,18 +330,15 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
 
 // An order that cannot be carried out (a batch that memory does not hold) is taken back, and told. A method that cannot begin
 // at what others run at is left out until its next turn instead, and no longer the only one.
-static void take_back(struct live *live, int32_t method, bool left_out, const struct orders *good)
+static void take_back(struct live *live, int32_t method, bool left_out, const struct orders *failed,
+                      const struct orders *good)
 {
     struct orders *orders = &live->orders;
     pthread_mutex_lock(&live->mutex);
     if (left_out) {
         orders->only = orders->only == method ? -1 : orders->only;
     } else {
-        orders->batch = good->batch;
-        orders->context = good->context;
-        orders->top_k = good->top_k;
-        orders->index_every = good->index_every;
-        memcpy(orders->device, good->device, sizeof orders->device);
+        orders_take_back(orders, failed, good);
     }
     orders->change++;
     snprintf(live->notice, sizeof live->notice, "%s: %.200s", left_out ? "Left out" : "Taken back", status_text());
@@ -375,7 +372,7 @@ static void *work(void *user)
         good = live->stepped ? orders : good;
         if (error) {
             left_out[method] = left_out[method] || same_work(&orders, &good);
-            take_back(live, method, left_out[method], &good);
+            take_back(live, method, left_out[method], &orders, &good);
             method = left_out[method] ? (method + 1) % live->n_methods : method;    // or again, as before the order
         } else {
             left_out[method] = left_out[method] && !live->stepped;

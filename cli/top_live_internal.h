@@ -19,6 +19,9 @@ struct orders {
     int64_t change;                // counts changes that end the current batch
 };
 
+// Puts back what stands as in the batch that `failed`; what was ordered since then stands.
+void orders_take_back(struct orders *now, const struct orders *failed, const struct orders *good);
+
 // The engine of one method: it stays open while others have their turn.
 struct slot {
     struct engine *engine;         // owned; NULL: none

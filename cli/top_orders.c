@@ -96,6 +96,17 @@ static void choose_method(struct live *live, const char *name, char *told, size_
     }
 }
 
+void orders_take_back(struct orders *now, const struct orders *failed, const struct orders *good)
+{
+    now->batch = now->batch == failed->batch ? good->batch : now->batch;
+    now->context = now->context == failed->context ? good->context : now->context;
+    now->top_k = now->top_k == failed->top_k ? good->top_k : now->top_k;
+    now->index_every = now->index_every == failed->index_every ? good->index_every : now->index_every;
+    if (strcmp(now->device, failed->device) == 0) {
+        memcpy(now->device, good->device, sizeof now->device);
+    }
+}
+
 void live_command(struct live *live, const struct request_to_owner *request, char *told, size_t told_bytes)
 {
     struct orders *orders = &live->orders;
