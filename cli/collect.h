@@ -13,17 +13,18 @@ enum collect {
     COLLECT_COUNT
 };
 
-// Put COLLECT_OPTIONS(variable) into a command's table of options; a zeroed struct holds the defaults.
+// Put COLLECT_OPTIONS(variable, what --every 0 does there) into a command's table of options; a zeroed struct holds the
+// defaults.
 struct collect_flags {
     const char *mode_name;
-    int32_t every;    // of stage and graph: one decode step in so many tells its stages. 0: measure.h's default
+    int32_t every;    // of stage and graph: one decode step in so many tells its stages. 0: the command's default
     enum collect mode;         // set by collect_resolve
 };
-#define COLLECT_OPTIONS(flags)                                                                                         \
+#define COLLECT_OPTIONS(flags, every_zero)                                                                             \
     {"collect", OPTION_TEXT, &(flags).mode_name, 0, 0, "off|stage|kernel|graph|counters",                              \
      "what is looked at (default: stage); kernel and graph on a GPU; counters runs twice there"},                      \
     {"every", OPTION_INT, &(flags).every, 0, 1 << 20, "steps",                                                         \
-     "on a GPU, one decode step in so many tells its stages; 0: 64, or of fewer than 256 a quarter"}
+     "on a GPU, one decode step in so many tells its stages; 0: " every_zero}
 
 // Looks at the flags for a run on `device` ("cuda:1"). -EINVAL with what was expected.
 int collect_resolve(struct collect_flags *flags, const char *device);

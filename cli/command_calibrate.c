@@ -237,7 +237,7 @@ int command_calibrate(int argc, char **argv)
 {
     struct calibrate calibrate = {0};
     const struct option_spec options[] = {
-        {"out", OPTION_TEXT, &calibrate.out, 0, 0, "FILE", "the calibration to write"},
+        {"out", OPTION_OUTPUT, &calibrate.out, 0, 0, "FILE", "the calibration to write"},
         {"commit", OPTION_TEXT, &calibrate.commit, 0, 0, "ID", "of the program that wrote the traces, to be kept in the file"},
         {"device-name", OPTION_TEXT, &calibrate.device_name, 0, 0, "NAME",
          "what predictions call the device (default: the processor's name); for a GPU, one of clsa devices"},

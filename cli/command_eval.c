@@ -362,7 +362,7 @@ int command_eval(int argc, char **argv)
         {"map", OPTION_FLAG, &eval.map, 0, 0, NULL,
          "also print accuracy by depth and context, a map per task and method"},
         {"json", OPTION_FLAG, &eval.json, 0, 0, NULL, "print JSON"},
-        {"results", OPTION_TEXT, &eval.results, 0, 0, "FILE", "append rows of results to this file"},
+        {"results", OPTION_OUTPUT, &eval.results, 0, 0, "FILE", "append rows of results to this file"},
         {"commit", OPTION_TEXT, &eval.commit, 0, 0, "ID", "for those rows"},
         {"driver", OPTION_TEXT, &eval.driver, 0, 0, "VERSION", "for those rows"},
         PLAN_OTHER_OPTIONS(eval.flags),

@@ -384,7 +384,7 @@ static int merge(int argc, char **argv)
     const char *out = NULL;
     bool json = false;
     const struct option_spec options[] = {
-        {"out", OPTION_TEXT, &out, 0, 0, "FILE", "also write all rows to one file, which --resume takes"},
+        {"out", OPTION_OUTPUT, &out, 0, 0, "FILE", "also write all rows to one file, which --resume takes"},
         {"json", OPTION_FLAG, &json, 0, 0, NULL, "print JSON"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
@@ -477,7 +477,7 @@ int command_plan(int argc, char **argv)
          "rows go there as they finish; those in it are not computed again"},
         {"shard", OPTION_TEXT, &plan.shard, 0, 0, "I/N", "only every Nth case, from the Ith; see clsa plan merge"},
         {"threads", OPTION_INT, &plan.threads, 0, 256, "threads", "that compute; 0: all. Rows do not depend on it"},
-        {"html", OPTION_TEXT, &plan.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
+        {"html", OPTION_OUTPUT, &plan.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"json", OPTION_FLAG, &plan.json, 0, 0, NULL, "print JSON"},
         {"csv", OPTION_FLAG, &plan.csv, 0, 0, NULL, "print CSV"},
         WORKLOAD_OPTIONS(plan.load),

@@ -172,7 +172,7 @@ int command_profile(int argc, char **argv)
         {"chunk", OPTION_INT, &profile.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"device", OPTION_TEXT, &profile.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &profile.threads, 1, 1024, "threads", "CPU threads (default: all)"},
-        COLLECT_OPTIONS(profile.collect),
+        COLLECT_OPTIONS(profile.collect, "64, or of fewer than 256 a quarter"),
         {"seed", OPTION_LONG, &profile.seed, 0, 9e18, "N", "of random weights"},
         RECORDING_OPTIONS(profile.record),
         {"json", OPTION_FLAG, &profile.json, 0, 0, NULL, "print JSON"},

@@ -384,7 +384,7 @@ int command_top(int argc, char **argv)
         {"chunk", OPTION_INT, &top.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
         {"device", OPTION_TEXT, &top.device, 0, 0, "cpu|reference|cuda[:N]", "backend"},
         {"threads", OPTION_INT, &top.threads, 1, 1024, "threads", "CPU threads (default: all)"},
-        COLLECT_OPTIONS(top.collect),
+        COLLECT_OPTIONS(top.collect, "64"),
         {"seed", OPTION_LONG, &top.seed, 0, 9e18, "N", "of random weights"},
         PLAN_OPTIONS(top.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

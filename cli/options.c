@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/output_file.h"
 #include "engine/status.h"
 
 static const struct option_spec *find(const struct command_spec *command, const char *name, size_t length)
@@ -42,7 +43,8 @@ static const char *unit_of(const struct option_spec *option)
 static int set(const struct option_spec *option, const char *text)
 {
     switch (option->kind) {
-    case OPTION_TEXT: *(const char **)option->value = text; return 0;
+    case OPTION_TEXT:
+    case OPTION_OUTPUT: *(const char **)option->value = text; return 0;
     case OPTION_LIST: {
         struct option_list *list = option->value;
         if (list->n == OPTION_LIST_MAX) {
@@ -90,6 +92,7 @@ static void print_default(const struct option_spec *option)
     case OPTION_LONG: printf(" [%lld]", (long long)*(const int64_t *)option->value); break;
     case OPTION_REAL: printf(" [%g]", *(const double *)option->value); break;
     case OPTION_TEXT:
+    case OPTION_OUTPUT:
         if (*(const char *const *)option->value) {
             printf(" [%s]", *(const char *const *)option->value);
         }
@@ -158,6 +161,18 @@ static int parse_long(const struct command_spec *command, int argc, char **argv,
     return set(option, argv[*index]);
 }
 
+// A wrong place for its result would come to light when the work is done.
+static int check_outputs(const struct command_spec *command)
+{
+    for (const struct option_spec *option = command->options; option->kind != OPTION_END; option++) {
+        const char *path = option->kind == OPTION_OUTPUT ? *(const char **)option->value : NULL;
+        if (path && output_file_check(path) != 0) {
+            return status_prefix(-EINVAL, "--%s ", option->name);
+        }
+    }
+    return 0;
+}
+
 int options_parse(const struct command_spec *command, int argc, char **argv, int32_t *n_positional)
 {
     int32_t n = 0;
@@ -190,5 +205,5 @@ int options_parse(const struct command_spec *command, int argc, char **argv, int
         return status_fail(-EINVAL, "missing argument; usage: clsa %s [options] %s", command->name, command->positional);
     }
     *n_positional = n;
-    return 0;
+    return check_outputs(command);
 }

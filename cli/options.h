@@ -14,6 +14,7 @@ enum option_kind {
     OPTION_LONG,      // int64_t
     OPTION_REAL,      // double
     OPTION_TEXT,      // const char *, borrowed from argv; NULL default prints as "none"
+    OPTION_OUTPUT,    // the same, a file that will be written: that it can be is checked when all options are parsed
     OPTION_LIST,      // struct option_list: a text that may be given several times
     OPTION_GROUP,     // no option: a heading in --help
     OPTION_END

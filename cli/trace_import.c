@@ -207,7 +207,7 @@ int trace_import(int argc, char **argv)
     struct import import = {.phase = "decode", .gap_us = 1e-3 * IMPORT_GAP_NS, .list = 20};
     struct import_options *options = &import.options;
     const struct option_spec specs[] = {
-        {"out", OPTION_TEXT, &import.out, 0, 0, "FILE", "the trace to write"},
+        {"out", OPTION_OUTPUT, &import.out, 0, 0, "FILE", "the trace to write"},
         {"rules", OPTION_TEXT, &import.rules_file, 0, 0, "FILE",
          "rules from kernels' names to stages (default: those for vLLM and SGLang; form: traces/import_rules.h)"},
         {"list", OPTION_INT, &import.list, 0, 1 << 20, "kernels", "without a stage to list"},

@@ -2,6 +2,7 @@
 #include "engine/output_file.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,6 +37,24 @@ int output_file_open(struct output_file *file, const char *path)
         return status_fail(-error, "%s: cannot write: %s", path, strerror(error));
     }
     return 0;
+}
+
+int output_file_check(const char *path)
+{
+    struct stat info;
+    struct output_file file;
+    bool there = stat(path, &info) == 0;
+    if (there && !S_ISDIR(info.st_mode) && access(path, W_OK) != 0) {
+        return status_fail(-errno, "%s: cannot write: %s", path, strerror(errno));
+    }
+    if (there && !S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) {
+        return 0;    // a pipe: nothing stands beside it
+    }
+    int error = output_file_open(&file, path);
+    if (!error) {
+        output_file_abandon(&file);
+    }
+    return error;
 }
 
 int output_file_commit(struct output_file *file)

@@ -16,6 +16,10 @@ struct output_file {
 // negative errno with the path in the text.
 int output_file_open(struct output_file *file, const char *path);
 
+// Whether `path` could be written, before the work whose result it is to hold. Leaves nothing behind; what is there
+// stays. Errors as above, and for a file that may not be written.
+int output_file_check(const char *path);
+
 // Flushes, syncs and renames. On any failure since open (a full disk) the part is removed and the errno returned.
 int output_file_commit(struct output_file *file);
 

@@ -115,6 +115,29 @@ static void wrong_flags(void)
     expect_error(2, "top", "terminal|--snapshot");
 }
 
+// A file that cannot be written is told before there is anything to write. A model of this size, were it begun, would take
+// longer than a test may; what was there stays.
+static void wrong_outputs(void)
+{
+    static const char *const flags[] = {
+        "compare --model bench-100m --text x --context 1M --trace", "compare --model bench-100m --text x --context 1M --html",
+        "profile --model bench-100m --text x --context 1M --out", "eval --model demo --context 1M --results",
+        "sim --workload day --fit", "sim --workload day --every-step --html", "sim --workload day --every-step --trace",
+        "sim --html", "sim --trace", "plan --workload day --html", "plan merge a --out", "calibrate a --out",
+        "trace import a --engine vllm --out"};
+    char line[1024], kept[512], text[16];
+    write_file(format(kept, sizeof kept, "%s/kept", folder), "as it was", 9);
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        expect_error(2, format(line, sizeof line, "%s %s/none/out", flags[i], folder), "none/out|cannot write|No such file");
+        expect_error(2, format(line, sizeof line, "%s %s", flags[i], folder), "is a directory");
+        int before = files_in(folder);
+        expect_error(2, format(line, sizeof line, "%s %s --no-such-flag", flags[i], kept), "--no-such-flag");
+        CHECK(files_in(folder) == before);
+    }
+    read_into(kept, text, sizeof text);
+    CHECK(strcmp(text, "as it was") == 0);
+}
+
 static void wrong_files(void)
 {
     char line[1024], path[512];
@@ -225,9 +248,9 @@ static void outputs(void)
     // Places that cannot be written.
     format(path, sizeof path, "%s/out", folder);
     CHECK(mkdir(path, 0755) == 0);
-    expect_error(1, format(line, sizeof line, "%s --out %s", work, path), "out|directory");
-    expect_error(1, format(line, sizeof line, "%s --out %s/none/a.pftrace", work, path), "a.pftrace");
-    expect_error(1, format(line, sizeof line, "%s --out /proc/a.pftrace", work), "/proc/a.pftrace");
+    expect_error(2, format(line, sizeof line, "%s --out %s", work, path), "out|directory");
+    expect_error(2, format(line, sizeof line, "%s --out %s/none/a.pftrace", work, path), "a.pftrace");
+    expect_error(2, format(line, sizeof line, "%s --out /proc/a.pftrace", work), "/proc/a.pftrace");
     // A disk that is full: the kernel's limit on file size stands in for it.
     struct rlimit before, limit = {4096, 4096};
     getrlimit(RLIMIT_FSIZE, &before);
@@ -296,6 +319,7 @@ int main(void)
     }
     CHECK(mkdtemp(folder) != NULL);
     wrong_flags();
+    wrong_outputs();
     wrong_files();
     shipped_models();
     models();
