@@ -87,7 +87,7 @@ static void wrong_input(void)
     expect_refused("sim --model tiny --calibration a.pftrace", "a.pftrace");
     expect_refused("sim --model tiny --calibration nowhere.json", "nowhere.json");
     expect_refused("compare --model tiny --text ab --context 32 --output 2 --calibration a.pftrace", "a.pftrace");
-    CHECK(clsa("calibrate a.pftrace --out no/such/folder/d.json") == 1 && strstr(errors, "no/such/folder"));
+    CHECK(clsa("calibrate a.pftrace --out no/such/folder/d.json") == 2 && strstr(errors, "no/such/folder"));
     char path[256];
     snprintf(path, sizeof path, "%s/d.json", folder);
     CHECK(access(path, F_OK) != 0);
