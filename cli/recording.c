@@ -86,11 +86,7 @@ static int open_sink(struct recording *recording)
             .slow = on_slow,
             .user = recording,
         };
-        // A place that cannot be written to is told now, not at the end of the run.
-        struct trace_writer *probe;
-        int error = trace_writer_open(&probe, &recording->options);
-        trace_writer_abandon(probe);
-        return error ? error : trace_ring_open(&recording->ring, &options);
+        return trace_ring_open(&recording->ring, &options);
     }
     return trace_writer_open(&recording->writer, &recording->options);
 }
