@@ -82,7 +82,8 @@ int command_model_open(struct model_file **file, const char *model, const char *
     return model_file_random(file, &shape, weight_dtype, seed);
 }
 
-int command_plan_build(struct plan *out, const struct model_file *file, const char *method, const struct plan_flags *flags)
+int command_plan_build(struct plan *out, const struct model_file *file, const char *method,
+                       const struct plan_flags *flags)
 {
     const struct plan *native = &model_file_config(file)->native;
     struct plan_options options = flags->options;

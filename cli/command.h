@@ -29,32 +29,33 @@ struct plan_flags {
 };
 struct plan_flags plan_flags_default(void);
 int plan_flags_resolve(struct plan_flags *flags);    // names -> options; -EINVAL
-#define PLAN_OPTIONS(flags)                                                                                              \
-    PLAN_OTHER_OPTIONS(flags),                                                                                           \
+#define PLAN_OPTIONS(flags)                                                                                            \
+    PLAN_OTHER_OPTIONS(flags),                                                                                         \
     {"top-k", OPTION_INT, &(flags).options.top_k, 1, 1 << 24, "tokens", "budget of selected tokens"}
 // All but the budget, for a command that has a list of them.
-#define PLAN_OTHER_OPTIONS(flags)                                                                                        \
-    {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Method (0 or none: the preset's value)"},                                    \
-    {"block-tokens", OPTION_INT, &(flags).options.block_tokens, 1, 1 << 16, "tokens", "size of a selected unit"},        \
-    {"index-every", OPTION_INT, &(flags).options.index_every, 1, 256, "layers", "layers that share one index"},          \
-    {"index-heads", OPTION_INT, &(flags).options.index_heads, 1, 1024, "heads", "query heads of the indexer"},           \
-    {"index-dim", OPTION_INT, &(flags).options.index_dim, 1, 4096, "elements", "size of an index key"},                  \
-    {"index-dtype", OPTION_TEXT, &(flags).index_dtype, 0, 0, "f32|bf16|fp8", "type of cached index keys"},               \
-    {"kv-dtype", OPTION_TEXT, &(flags).kv_dtype, 0, 0, "f32|bf16|fp8", "type of cached keys and values"},                \
-    {"weight-dtype", OPTION_TEXT, &(flags).weight_dtype, 0, 0, "f32|bf16", "type of random weights"},                    \
-    {"window", OPTION_INT, &(flags).options.window_tokens, 1, 1 << 24, "tokens", "window of YOCO's window layers"},      \
-    {"keep-local", OPTION_INT, &(flags).options.keep_local, 0, 1 << 20, "units", "newest units always selected"},        \
-    {"keep-sink", OPTION_INT, &(flags).options.keep_sink, 0, 1 << 20, "units", "first units always selected"},           \
+#define PLAN_OTHER_OPTIONS(flags)                                                                                      \
+    {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "Method (0 or none: the preset's value)"},                                  \
+    {"block-tokens", OPTION_INT, &(flags).options.block_tokens, 1, 1 << 16, "tokens", "size of a selected unit"},      \
+    {"index-every", OPTION_INT, &(flags).options.index_every, 1, 256, "layers", "layers that share one index"},        \
+    {"index-heads", OPTION_INT, &(flags).options.index_heads, 1, 1024, "heads", "query heads of the indexer"},         \
+    {"index-dim", OPTION_INT, &(flags).options.index_dim, 1, 4096, "elements", "size of an index key"},                \
+    {"index-dtype", OPTION_TEXT, &(flags).index_dtype, 0, 0, "f32|bf16|fp8", "type of cached index keys"},             \
+    {"kv-dtype", OPTION_TEXT, &(flags).kv_dtype, 0, 0, "f32|bf16|fp8", "type of cached keys and values"},              \
+    {"weight-dtype", OPTION_TEXT, &(flags).weight_dtype, 0, 0, "f32|bf16", "type of random weights"},                  \
+    {"window", OPTION_INT, &(flags).options.window_tokens, 1, 1 << 24, "tokens", "window of YOCO's window layers"},    \
+    {"keep-local", OPTION_INT, &(flags).options.keep_local, 0, 1 << 20, "units", "newest units always selected"},      \
+    {"keep-sink", OPTION_INT, &(flags).options.keep_sink, 0, 1 << 20, "units", "first units always selected"},         \
     {"page-tokens", OPTION_INT, &(flags).options.page_tokens, 1, 1 << 16, "tokens", "tokens per page of the KV cache"}
 
-// A model from --model: a folder, the name of a size ("demo-8m": random weights from `seed`) or of a trained model that is
-// shipped ("demo-yoco", or "demo" for the one that fits). `method`, which may be NULL, decides the backbone of a size
-// and of "demo". *file is owned by the caller.
+// A model from --model: a folder, the name of a size ("demo-8m": random weights from `seed`) or of a trained model that
+// is shipped ("demo-yoco", or "demo" for the one that fits). `method`, which may be NULL, decides the backbone of a
+// size and of "demo". *file is owned by the caller.
 int command_model_open(struct model_file **file, const char *model, const char *method, const struct plan_flags *flags,
                        uint64_t seed);
 
 // The plan of `method` for an open model: its shape, its weights' type, and the knobs.
-int command_plan_build(struct plan *out, const struct model_file *file, const char *method, const struct plan_flags *flags);
+int command_plan_build(struct plan *out, const struct model_file *file, const char *method,
+                       const struct plan_flags *flags);
 
 // The methods' names, comma-separated, for error texts.
 void command_method_names(char *names, size_t bytes);

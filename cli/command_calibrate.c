@@ -97,8 +97,10 @@ static int find_rates(struct device *out, const struct calibrate *calibrate, con
         error = device_table_find(out, table, n, calibrate->device_name);
         error = error ? status_prefix(error, "--device-name ") : 0;
     } else if (!device_table_find_driver(out, table, n, source->device)) {
-        error = status_fail(-EINVAL, "%.90s was recorded elsewhere: its rates are unknown here; name a device of the table "
-                                     "(clsa devices) with --device-name", source->device);
+        error = status_fail(-EINVAL,
+                            "%.90s was recorded elsewhere: its rates are unknown here; name a device of the table "
+                            "(clsa devices) with --device-name",
+                            source->device);
     }
     free(table);
     return error;
@@ -190,9 +192,9 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
         table_print(profiles, stdout);
         printf("\n");
         table_print(stages, stdout);
-        printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated: each point\n"
-               "predicted from the others. rows as in decode: one per sequence. overhead: of a step outside its stages. a mark: what\n"
-               "telling a stage's time adds to it where a GPU replays steps; taken off again.\n");
+        printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated:\n"
+               "each point predicted from the others. rows as in decode: one per sequence. overhead: of a step outside\n"
+               "its stages. a mark: what telling a stage's time adds to it where a GPU replays steps; taken off again.\n");
     }
     if (!error && dropped > 0) {
         fprintf(stderr, "clsa calibrate: %lld samples were of no use: without cost, duration or a whole step\n",
@@ -211,8 +213,10 @@ static int check_name(const char *name)
         printable = *at >= ' ' && *at <= '~' && *at != ',';
     }
     if (!printable || strcasecmp(name, "host") == 0) {
-        return status_fail(-EINVAL, "--device-name: expected up to %d characters of ASCII without a comma, and not \"host\", "
-                                    "which is whichever machine one is on", DEVICE_NAME_BYTES - 1);
+        return status_fail(-EINVAL,
+                           "--device-name: expected up to %d characters of ASCII without a comma, and not \"host\", "
+                           "which is whichever machine one is on",
+                           DEVICE_NAME_BYTES - 1);
     }
     return 0;
 }
@@ -238,7 +242,8 @@ int command_calibrate(int argc, char **argv)
     struct calibrate calibrate = {0};
     const struct option_spec options[] = {
         {"out", OPTION_OUTPUT, &calibrate.out, 0, 0, "FILE", "the calibration to write"},
-        {"commit", OPTION_TEXT, &calibrate.commit, 0, 0, "ID", "of the program that wrote the traces, to be kept in the file"},
+        {"commit", OPTION_TEXT, &calibrate.commit, 0, 0, "ID",
+         "of the program that wrote the traces, to be kept in the file"},
         {"device-name", OPTION_TEXT, &calibrate.device_name, 0, 0, "NAME",
          "what predictions call the device (default: the processor's name); for a GPU, one of clsa devices"},
         {"devices", OPTION_TEXT, &calibrate.devices_file, 0, 0, "FILE",

@@ -1,11 +1,11 @@
-// cli/command_compare.c - the same work under several methods: measured, floor, predicted, agreement with the dense form,
-// right bytes.
+// cli/command_compare.c - the same work under several methods: measured, floor, predicted, agreement with the dense
+// form, right bytes.
 //
 // Every method processes the same text. Where the text goes on behind the prompt, all methods decode along it, whatever
-// they draw: how often a method's greedy draw is the text's next token is its accuracy, how often it is the dense form's
-// draw its agreement. Where the text ends with the prompt, the dense form of a backbone runs first and its greedy answer
-// is then forced on the methods that approximate it. Floors and predictions come from the cost model and the machine's
-// measured rates. --paper runs another experiment, cli/paper.c.
+// they draw: how often a method's greedy draw is the text's next token is its accuracy, how often it is the dense
+// form's draw its agreement. Where the text ends with the prompt, the dense form of a backbone runs first and its
+// greedy answer is then forced on the methods that approximate it. Floors and predictions come from the cost model and
+// the machine's measured rates. --paper runs another experiment, cli/paper.c.
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -243,7 +243,8 @@ static void add_points(struct table *points, const struct compare *compare, cons
         for (int32_t i = 0; i < compare->batch; i++) {
             work[i] = (struct work){compare->context + compare->output / 2, 1, 1};
         }
-        if ((mode == 1 && !compare->predicts.calibration) || predict_step(&step, &device, &entry->plan, work, compare->batch)) {
+        if ((mode == 1 && !compare->predicts.calibration) ||
+            predict_step(&step, &device, &entry->plan, work, compare->batch)) {
             continue;
         }
         for (int32_t row = 0; row < table_rows(stages); row++) {
@@ -268,12 +269,20 @@ static void add_points(struct table *points, const struct compare *compare, cons
 // Measured against simulated, stage by stage; the diagonal is where they agree.
 static int report(const struct compare *compare, struct table *const *tables)
 {
-    const struct html_lines lines = {.caption = "Measured against simulated: the stages of a decode step", .x = "measured_us",
-                                     .x_title = "measured, us", .y = "predicted_us", .y_title = "predicted, us",
-                                     .by = {"mode", "method"}, .n_by = 2, .log_x = true, .log_y = true, .joined = "equal"};
+    const struct html_lines lines = {.caption = "Measured against simulated: the stages of a decode step",
+                                     .x = "measured_us",
+                                     .x_title = "measured, us",
+                                     .y = "predicted_us",
+                                     .y_title = "predicted, us",
+                                     .by = {"mode", "method"},
+                                     .n_by = 2,
+                                     .log_x = true,
+                                     .log_y = true,
+                                     .joined = "equal"};
     struct table *points = table_open("points", point_columns, sizeof point_columns / sizeof point_columns[0]);
     struct html *html;
-    int error = points ? html_open(&html, compare->html, "clsa compare") : status_fail(-ENOMEM, "no memory for a table");
+    int error =
+        points ? html_open(&html, compare->html, "clsa compare") : status_fail(-ENOMEM, "no memory for a table");
     if (error) {
         table_close(points);
         return status_prefix(error, "--html ");
@@ -327,8 +336,8 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
                compare->context, compare->output, compare->batch);
         table_print(tables[0], stdout);
         printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s%s, roofline %%: the\n"
-               "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights (dense |\n"
-               "yoco), on %s\n",
+               "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights\n"
+               "(dense | yoco), on %s\n",
                compare->predicts.calibration ? "calibrated by " : "roofline with launches",
                compare->predicts.calibration ? compare->calibration_file : "",
                text_behind(compare) ? "the text behind the prompt; right: equal tokens with that text" : "its text");
@@ -403,11 +412,13 @@ static int print_paper(struct table *const *tables, const struct compare *compar
         tables_print_json((const struct table *const *)tables, PAPER_TABLES, stdout);
         return 0;
     }
-    printf("%s on %s; floors: bytes and operations over %.0f GB/s and %.0f TFLOP/s, measured here. End to end: %d output\n"
-           "tokens a request, prompts one after the other, then all decode together\n\n", compare->models, compare->rates.name,
-           compare->rates.bytes_per_s.value * 1e-9, compare->rates.flops_per_s[DTYPE_BF16].value * 1e-12, compare->output);
+    printf("%s on %s; floors: bytes and operations over %.0f GB/s and %.0f TFLOP/s, measured here. End to end: %d\n"
+           "output tokens a request, prompts one after the other, then all decode together\n\n",
+        compare->models, compare->rates.name, compare->rates.bytes_per_s.value * 1e-9,
+        compare->rates.flops_per_s[DTYPE_BF16].value * 1e-12, compare->output);
     table_print(tables[PAPER_MEASURED], stdout);
-    printf("\nwith selection as slow as the paper's implies (2.56 ms a step for 32 sequences of 131072 tokens, per indexer)\n");
+    printf("\nwith selection as slow as the paper's implies (2.56 ms a step for 32 sequences of 131072 tokens, per\n"
+           "indexer)\n");
     table_print(tables[PAPER_SLOW_SELECTION], stdout);
     printf("\nthe paper's own figures (arXiv 2606.06467, NVIDIA B200, vLLM; batch not stated), not measured here\n");
     table_print(tables[PAPER_PUBLISHED], stdout);
@@ -423,8 +434,10 @@ static int run_paper(struct compare *compare)
     };
     struct table *tables[PAPER_TABLES] = {NULL};
     char backend[32];
-    int error = compare->context < 16 ? status_fail(-EINVAL, "--context %d: the paper's experiment also runs a sixteenth of it",
-                                                    compare->context) : 0;
+    int error =
+        compare->context < 16
+            ? status_fail(-EINVAL, "--context %d: the paper's experiment also runs a sixteenth of it", compare->context)
+            : 0;
     error = error ? error : measure_device(backend, sizeof backend, &options.device, compare->device);
     options.backend = backend;
     for (int32_t i = 0; i < compare->n_methods; i++) {
@@ -445,7 +458,9 @@ static int prepare(struct compare *compare)
     int error = plan_flags_resolve(&compare->flags);
     error = error ? error : collect_resolve(&compare->collect, compare->device);
     error = error ? error : build_plans(compare);
-    error = error ? error : command_prompt(&compare->tokens, &compare->n_tokens, &compare->context, compare->prompt, compare->text);
+    error =
+        error ? error
+              : command_prompt(&compare->tokens, &compare->n_tokens, &compare->context, compare->prompt, compare->text);
     if (error) {
         return error;
     }
@@ -474,24 +489,30 @@ int command_compare(int argc, char **argv)
         .seed = 1, .flags = plan_flags_default(),
     };
     const struct option_spec options[] = {
-        {"model", OPTION_TEXT, &compare.models, 0, 0, "NAME|FOLDER[,FOLDER]", "a size (random weights), demo (trained) or one folder per backbone (default: demo-8m)"},
-        {"methods", OPTION_TEXT, &compare.methods, 0, 0, "M,M,...|all", "methods to compare (default: all that the model has weights for)"},
+        {"model", OPTION_TEXT, &compare.models, 0, 0, "NAME|FOLDER[,FOLDER]",
+         "a size (random weights), demo (trained) or one folder per backbone (default: demo-8m)"},
+        {"methods", OPTION_TEXT, &compare.methods, 0, 0, "M,M,...|all",
+         "methods to compare (default: all that the model has weights for)"},
         {"prompt", OPTION_TEXT, &compare.prompt, 0, 0, "FILE", "text to process"},
         {"text", OPTION_TEXT, &compare.text, 0, 0, "TEXT", "text to process, given here; repeated up to --context"},
         {"context", OPTION_INT, &compare.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
         {"output", OPTION_INT, &compare.output, 1, 1 << 24, "tokens", "tokens to decode (default: 64)"},
         {"batch", OPTION_INT, &compare.batch, 1, 1024, "sequences", "sequences decoded together (default: 1)"},
-        {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens", "rows of one prefill step (default: 512, on a GPU 8192)"},
+        {"chunk", OPTION_INT, &compare.chunk, 1, 1 << 20, "tokens",
+         "rows of one prefill step (default: 512, on a GPU 8192)"},
         {"device", OPTION_TEXT, &compare.device, 0, 0, "cpu|reference|cuda[:N]", "backend (default: cpu)"},
         {"threads", OPTION_INT, &compare.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         COLLECT_OPTIONS(compare.collect, "64, or of fewer than 256 a quarter"),
-        {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME", "device whose rates make floor and prediction (default: this host)"},
+        {"sim-device", OPTION_TEXT, &compare.sim_device, 0, 0, "NAME",
+         "device whose rates make floor and prediction (default: this host)"},
         {"calibration", OPTION_TEXT, &compare.calibration_file, 0, 0, "FILE",
          "of clsa calibrate; none: bare roofline (default: the one that comes with clsa, for any GPU)"},
         {"seed", OPTION_LONG, &compare.seed, 0, 9e18, "N", "of random weights"},
         {"trace", OPTION_OUTPUT, &compare.trace, 0, 0, "FILE", "also write a Perfetto trace of all methods"},
-        {"html", OPTION_OUTPUT, &compare.html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
-        {"paper", OPTION_FLAG, &compare.paper, 0, 0, NULL, "the experiment of arXiv 2606.06467: three contexts, four batches"},
+        {"html", OPTION_OUTPUT, &compare.html, 0, 0, "FILE",
+         "also write a report, with charts, that needs nothing else"},
+        {"paper", OPTION_FLAG, &compare.paper, 0, 0, NULL,
+         "the experiment of arXiv 2606.06467: three contexts, four batches"},
         {"json", OPTION_FLAG, &compare.json, 0, 0, NULL, "print JSON"},
         PLAN_OPTIONS(compare.flags),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

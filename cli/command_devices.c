@@ -33,9 +33,17 @@ static const struct table_column collector_columns[] = {
 };
 
 static const struct table_column device_columns[] = {
-    {"device", "device", -1},          {"gb_per_s", "GB/s", 0},       {"f32_tflops", "f32 Tflop/s", 1},
-    {"bf16_tflops", "bf16", 1},        {"fp8_tflops", "fp8", 1},      {"memory_gb", "GB", 1}, {"memory_overhead_gb", "taken GB", 1},
-    {"link_gb_per_s", "link GB/s", 0}, {"link_us", "link us", 1}, {"launch_us", "launch us", 1}, {"price_per_hour", "$/h", 2},
+    {"device", "device", -1},
+    {"gb_per_s", "GB/s", 0},
+    {"f32_tflops", "f32 Tflop/s", 1},
+    {"bf16_tflops", "bf16", 1},
+    {"fp8_tflops", "fp8", 1},
+    {"memory_gb", "GB", 1},
+    {"memory_overhead_gb", "taken GB", 1},
+    {"link_gb_per_s", "link GB/s", 0},
+    {"link_us", "link us", 1},
+    {"launch_us", "launch us", 1},
+    {"price_per_hour", "$/h", 2},
     {"serving_w", "serving W", 0},
     {"provenance", "rates", -1},
 };

@@ -278,7 +278,8 @@ static void print_head(const struct plan_command *command, double rate_per_s)
     if (base->slo_tpot_ms > 0) {
         printf("; TPOT P%g <= %g ms", command->tpot_percent, base->slo_tpot_ms);
     }
-    printf("; %s router, %s%s\n\n", base->router, command->calibration ? "calibrated by " : "roofline: no kernel is faster",
+    printf("; %s router, %s%s\n\n", base->router,
+           command->calibration ? "calibrated by " : "roofline: no kernel is faster",
            command->calibration ? command->calibration_file : "");
 }
 

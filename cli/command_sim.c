@@ -238,7 +238,8 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
                 sim_add_stages(stages, plan, device, PHASE_DECODE, &request.first_decode);
             }
             int32_t chunk = sim->chunk > 0 ? sim->chunk : sim->context;
-            error = charts ? sim_charts_add(charts, plan, device, sim->context, chunk, &request.prefill, &request.first_decode)
+            error = charts ? sim_charts_add(charts, plan, device, sim->context, chunk, &request.prefill,
+                                            &request.first_decode)
                            : 0;
             if (error) {
                 return error;
@@ -366,7 +367,8 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
         const char *caption, *x, *x_title, *y, *y_title;
     } charts[] = {
         {0, "Decode: a token where it stands", "context", "context, tokens", "decode_us_per_token", "us per token"},
-        {0, "Prefill: a prompt token where it stands", "context", "context, tokens", "prefill_us_per_token", "us per token"},
+        {0, "Prefill: a prompt token where it stands", "context", "context, tokens", "prefill_us_per_token",
+         "us per token"},
         {1, "Batches collapse while thoughts grow: sequences that fit", "context", "context, tokens", "max_sequences",
          "sequences"},
         {1, "What all that fit put out", "context", "context, tokens", "tokens_per_s", "tokens/s"},
@@ -422,7 +424,8 @@ static int print_positions(struct sim *sim)
     error = error || !sim->html ? error : report_positions(sim, tables);
     bool text = !sim->json && !sim->csv;
     if (!error && !text) {
-        (sim->json ? tables_print_json : tables_print_csv)((const struct table *const *)tables, SIM_POSITION_TABLES, stdout);
+        (sim->json ? tables_print_json : tables_print_csv)((const struct table *const *)tables, SIM_POSITION_TABLES,
+                                                           stdout);
     }
     for (int i = 0; i < SIM_POSITION_TABLES; i++) {
         if (!error && text && table_rows(tables[i]) > 0) {
@@ -449,7 +452,10 @@ static int run(struct sim *sim)
 {
     complete(sim);
     if (sim->csv && (sim->json || sim->validate || sim->paper)) {
-        return status_fail(-EINVAL, "--csv: not with %s", sim->json ? "--json" : sim->validate ? "--validate" : "--paper");
+        return status_fail(-EINVAL, "--csv: not with %s",
+                           sim->json       ? "--json"
+                           : sim->validate ? "--validate"
+                                           : "--paper");
     }
     if (sim->validate) {
         return validate(sim);
@@ -462,7 +468,8 @@ static int run(struct sim *sim)
     int error = plan_flags_resolve(&sim->flags);
     error = error ? error : open_config(sim);
     error = error || sim->paper ? error : choose_plans(sim);
-    error = error ? error : calibrated_open(&sim->calibration, &sim->calibration_file, sim->device_names, sim->devices_file);
+    error = error ? error
+                  : calibrated_open(&sim->calibration, &sim->calibration_file, sim->device_names, sim->devices_file);
     error = error ? error : choose_devices(sim);
     if (error || sim->paper) {
         return error ? error : print_paper(sim);

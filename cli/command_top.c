@@ -129,8 +129,8 @@ static int64_t pump_attached(void *user, int64_t now_ns, const struct sample_sin
     return attachment_pump(((struct top *)user)->attachment, to);
 }
 
-static void command_attached(void *user, const struct request_to_owner *request, const struct sample_sink *to, char *told,
-                             size_t told_bytes)
+static void command_attached(void *user, const struct request_to_owner *request, const struct sample_sink *to,
+                             char *told, size_t told_bytes)
 {
     (void)user, (void)request, (void)to, (void)told, (void)told_bytes;    // the engine works for whoever started it
 }
@@ -187,7 +187,8 @@ static int open_live(struct top *top)
     };
     int error = collect_resolve(&top->collect, top->device);
     if (!error && top->collect.mode == COLLECT_COUNTERS) {
-        error = status_fail(-EINVAL, "--collect counters: the dashboard shows none; use clsa profile, and --replay its trace");
+        error = status_fail(-EINVAL,
+                            "--collect counters: the dashboard shows none; use clsa profile, and --replay its trace");
     }
     options.collect = top->collect;
     error = error ? error : routing_open(&top->routing);
@@ -357,7 +358,8 @@ int command_top(int argc, char **argv)
     };
     const struct option_spec options[] = {
         {NULL, OPTION_GROUP, NULL, 0, 0, NULL, "What is shown"},
-        {"replay", OPTION_LIST, &top.replays, 0, 0, "FILE", "a trace instead of a live engine; again: beside it, aligned"},
+        {"replay", OPTION_LIST, &top.replays, 0, 0, "FILE",
+         "a trace instead of a live engine; again: beside it, aligned"},
         {"attach", OPTION_TEXT, &top.attach_path, 0, 0, "SOCKET", "what clsa run --listen SOCKET does"},
         {"speed", OPTION_TEXT, &top.speed, 0, 0, "X|max", "of the replay; max: everything at once"},
         {"snapshot", OPTION_TEXT, &top.snapshot, 0, 0, "VIEW", "print a view as text and end"},
@@ -366,7 +368,8 @@ int command_top(int argc, char **argv)
         {"rows", OPTION_INT, &top.rows, 1, 1000, "rows", "of the snapshot (default: the terminal's, else 40)"},
         {"cols", OPTION_INT, &top.cols, 1, 1000, "columns", "of the snapshot (default: the terminal's, else 120)"},
         {"ascii", OPTION_FLAG, &top.ascii, 0, 0, NULL, "draw with ASCII characters only"},
-        {"no-braille", OPTION_FLAG, &top.no_braille, 0, 0, NULL, "draw curves with blocks, for fonts that lack braille"},
+        {"no-braille", OPTION_FLAG, &top.no_braille, 0, 0, NULL,
+         "draw curves with blocks, for fonts that lack braille"},
         {"theme", OPTION_TEXT, &top.theme, 0, 0, "dark|light|contrast", "colours (default: dark, or as saved)"},
         {"no-mouse", OPTION_FLAG, &top.no_mouse, 0, 0, NULL, "leave the mouse to the terminal"},
         {"color", OPTION_FLAG, &top.color, 0, 0, NULL, "the snapshot with colours"},

@@ -169,7 +169,8 @@ static void add_source(struct table *table, const struct source_count *count)
     table_text(table, "device", source->device);
     table_number(table, "threads", source->threads);
     table_number(table, "n_layers", source->n_layers);
-    table_number(table, "top_k", source->top_k ? (double)source->top_k : (double)NAN);    // 0: the method selects nothing
+    table_number(table, "top_k",
+                 source->top_k ? (double)source->top_k : (double)NAN);    // 0: the method selects nothing
     table_text(table, "weight_dtype", dtype_name(source->weight_dtype));
     table_text(table, "kv_dtype", dtype_name(source->kv_dtype));
     table_number(table, "steps", (double)count->steps);
@@ -178,7 +179,8 @@ static void add_source(struct table *table, const struct source_count *count)
     table_number(table, "counters", (double)count->counters);
     table_number(table, "kernels", (double)count->kernels);
     table_number(table, "gauges", (double)count->gauges);
-    table_number(table, "span_s", count->end_ns >= count->begin_ns ? (double)(count->end_ns - count->begin_ns) * 1e-9 : NAN);
+    table_number(table, "span_s",
+                 count->end_ns >= count->begin_ns ? (double)(count->end_ns - count->begin_ns) * 1e-9 : NAN);
 }
 
 static void print_tables(struct table *first, struct table *second, bool json)
@@ -201,7 +203,8 @@ static int trace_info(int argc, char **argv)
         {"json", OPTION_FLAG, &json, 0, 0, NULL, "print JSON"},
         {.kind = OPTION_END},
     };
-    const struct command_spec spec = {"trace info", "What a trace holds: sources, spans, counts.", "FILE", 1, 1, options};
+    const struct command_spec spec = {"trace info", "What a trace holds: sources, spans, counts.", "FILE", 1, 1,
+                                      options};
     int32_t n;
     int error = options_parse(&spec, argc, argv, &n);
     if (error) {
@@ -209,8 +212,14 @@ static int trace_info(int argc, char **argv)
     }
     struct info info = {0};
     struct sample_sink sink = {
-        .user = &info, .source = on_source, .stage = on_stage, .step = on_step, .request = on_request, .counter = on_counter,
-        .kernel = on_kernel, .gauge = on_gauge,
+        .user = &info,
+        .source = on_source,
+        .stage = on_stage,
+        .step = on_step,
+        .request = on_request,
+        .counter = on_counter,
+        .kernel = on_kernel,
+        .gauge = on_gauge,
     };
     struct trace_stats stats;
     struct table *file = table_open("trace", file_columns, COUNT(file_columns));
@@ -249,8 +258,9 @@ static int trace_verify(int argc, char **argv)
         {.kind = OPTION_END},
     };
     const struct command_spec spec = {
-        "trace check", "Whether a trace keeps Perfetto's rules and its steps add up. Exit 0: it does, 2: it does not.", "FILE",
-        1, 1, options,
+        "trace check",
+        "Whether a trace keeps Perfetto's rules and its steps add up. Exit 0: it does, 2: it does not.",
+        "FILE", 1, 1, options,
     };
     int32_t n;
     int error = options_parse(&spec, argc, argv, &n);

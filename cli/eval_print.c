@@ -151,7 +151,7 @@ static struct table *depth_table(const struct eval_results *results)
 // How two devices' answers to one task differ.
 struct agreement {
     int64_t n, same, first_right, second_right;    // answers; the last two: right on one device alone
-    struct eval_mean lead, lead_apart;             // of bytes drawn alike; of the greater one at an answer's first other byte
+    struct eval_mean lead, lead_apart;    // of bytes drawn alike; of the greater one at an answer's first other byte
 };
 
 static void hold_against(struct agreement *out, const struct eval_answer *a, const struct eval_answer *b)
@@ -189,7 +189,8 @@ static struct table *agreement_table(const struct eval_results *results)
     for (int32_t r = 0; table && results->others && r < results->n_runs; r++) {
         for (int32_t t = 0; t < results->options->n_tasks; t++) {
             enum task task = results->options->tasks[t];
-            const struct eval_answer *first = results->runs[r].answers[task], *second = results->others[r].answers[task];
+            const struct eval_answer *first = results->runs[r].answers[task],
+                                     *second = results->others[r].answers[task];
             struct agreement agreement = {0};
             for (int32_t i = 0; first && second && i < results->options->samples; i++) {
                 if (first[i].done && second[i].done) {
@@ -317,8 +318,8 @@ int eval_print(const struct eval_results *results)
         return error;
     }
     if (results->others) {
-        printf("\nanswers that %s and %s gave alike, byte by byte; lead: how far the drawn byte's logit is above the next best\n"
-               "one's, in the mean over bytes drawn alike, and over the first bytes that were not\n\n",
+        printf("\nanswers that %s and %s gave alike, byte by byte; lead: how far the drawn byte's logit is above the\n"
+               "next best one's, in the mean over bytes drawn alike, and over the first bytes that were not\n\n",
                results->devices[0], results->devices[1]);
         return print_table(agreement_table(results));
     }

@@ -28,8 +28,9 @@ int gpu_rates(struct device *out, int32_t number)
         .memory_bytes = measured((double)rates.memory_bytes, "cudaMemGetInfo"),
         .launch_s = measured(rates.launch_s, "one kernel of a graph of 256 that do nothing; best of ten"),
     };
-    out->flops_per_s[DTYPE_BF16] = measured(rates.bf16_flops_per_s, "a product of 8192 x 8192 matrices through cuBLASLt; "
-                                            "best of ten");
+    out->flops_per_s[DTYPE_BF16] =
+        measured(rates.bf16_flops_per_s, "a product of 8192 x 8192 matrices through cuBLASLt; "
+                                         "best of ten");
     snprintf(out->name, sizeof out->name, "%.63s", rates.name);
     return 0;
 }

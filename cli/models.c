@@ -75,8 +75,8 @@ int models_plan(struct plan *out, struct model_file *const *files, const struct 
 {
     struct model_file *file = files[method->backbone];
     if (!file) {
-        return status_fail(-EINVAL, "--methods: %s needs a model with the %s backbone; --model %s has none", method->name,
-                           method->backbone == BACKBONE_YOCO ? "yoco" : "transformer", list);
+        return status_fail(-EINVAL, "--methods: %s needs a model with the %s backbone; --model %s has none",
+                           method->name, method->backbone == BACKBONE_YOCO ? "yoco" : "transformer", list);
     }
     return command_plan_build(out, file, method->name, flags);
 }

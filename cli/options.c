@@ -57,8 +57,8 @@ static int set(const struct option_spec *option, const char *text)
         char *end;
         double value = strtod(text, &end);
         if (end == text || *end || !(value >= option->min && value <= option->max)) {
-            return status_fail(-EINVAL, "--%s %s: expected a number from %g to %g (%s)", option->name, text, option->min,
-                               option->max, unit_of(option));
+            return status_fail(-EINVAL, "--%s %s: expected a number from %g to %g (%s)", option->name, text,
+                               option->min, option->max, unit_of(option));
         }
         *(double *)option->value = value;
         return 0;
@@ -202,7 +202,8 @@ int options_parse(const struct command_spec *command, int argc, char **argv, int
         }
     }
     if (n < command->min_positional) {
-        return status_fail(-EINVAL, "missing argument; usage: clsa %s [options] %s", command->name, command->positional);
+        return status_fail(-EINVAL, "missing argument; usage: clsa %s [options] %s", command->name,
+                           command->positional);
     }
     *n_positional = n;
     return check_outputs(command);

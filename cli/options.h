@@ -1,8 +1,8 @@
 // cli/options.h - long options from a table: parsing, ranges, --help.
 //
 // An option's variable holds its default before parsing, and --help prints it from there. Out of range, unknown or
-// malformed is -EINVAL with the flag, what was given and what was expected; never a silent clamp. Whole numbers take the
-// suffixes K, M, G (1024-based), so that `--context 128K` is 131072.
+// malformed is -EINVAL with the flag, what was given and what was expected; never a silent clamp. Whole numbers take
+// the suffixes K, M, G (1024-based), so that `--context 128K` is 131072.
 #pragma once
 
 #include <stdbool.h>
@@ -43,7 +43,8 @@ struct command_spec {
     const struct option_spec *options;    // ends with OPTION_END
 };
 
-// Parses argv[1..]. Positional arguments are left in argv[1..*n_positional]. Returns 0; 1 if --help was printed; -EINVAL.
+// Parses argv[1..]. Positional arguments are left in argv[1..*n_positional]. Returns 0; 1 if --help was printed;
+// -EINVAL.
 int options_parse(const struct command_spec *command, int argc, char **argv, int32_t *n_positional);
 
 // A whole number as the options take it, with a suffix K, M or G. False if it is not one.

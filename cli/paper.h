@@ -1,5 +1,5 @@
-// cli/paper.h - the experiment of arXiv 2606.06467 on this machine: prefill, decode and end-to-end throughput of several
-// methods at several contexts and batches, beside the paper's own figures.
+// cli/paper.h - the experiment of arXiv 2606.06467 on this machine: prefill, decode and end-to-end throughput of
+// several methods at several contexts and batches, beside the paper's own figures.
 #pragma once
 
 #include "cli/command.h"
@@ -18,8 +18,9 @@ struct paper_point {
     const struct plan *plan;
     int32_t context, batch;
     double prefill_s;                    // of one prompt; NaN but with the first batch
-    double step_s, spread_s, floor_s;    // of a decode step: median, interquartile range, bytes and operations over rates
-    double stage_s[STAGE_COUNT];         // of a step that told its stages: each over all layers; 0: it has no such stage
+    double step_s, spread_s;        // of a decode step: median, interquartile range
+    double floor_s;                 // bytes and operations over rates
+    double stage_s[STAGE_COUNT];    // of a step that told its stages: each over all layers; 0: it has no such stage
     double end_to_end;                   // output tokens per second; NaN but with the largest batch
 };
 

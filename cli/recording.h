@@ -12,7 +12,7 @@ struct recording_flags {
     double ring_s, slow_step_ms;    // 0: neither
 };
 #define RECORDING_OPTIONS(flags)                                                                                       \
-    {"out", OPTION_OUTPUT, &(flags).out, 0, 0, "FILE", "the trace to write; packed if its name ends in .gz"},            \
+    {"out", OPTION_OUTPUT, &(flags).out, 0, 0, "FILE", "the trace to write; packed if its name ends in .gz"},          \
     {"gzip", OPTION_FLAG, &(flags).gzip, 0, 0, NULL, "pack it whatever its name"},                                     \
     {"live", OPTION_FLAG, &(flags).live, 0, 0, NULL, "write in place: readable while it grows, also after a kill"},    \
     {"ring", OPTION_REAL, &(flags).ring_s, 0, 86400, "seconds",                                                        \

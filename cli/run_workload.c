@@ -67,8 +67,9 @@ static int print(const struct run *run, const char *device)
     }
     if (whole && !run->json) {
         fputs(workload_definitions, stdout);
-        puts(run->virtual_clock ? "Virtual clock: time advances by what each step took; waiting for arrivals takes none."
-                                : "Real time.");
+        puts(run->virtual_clock
+                 ? "Virtual clock: time advances by what each step took; waiting for arrivals takes none."
+                 : "Real time.");
     }
     for (int i = 0; i < 5; i++) {
         table_close(tables[i]);
@@ -141,7 +142,8 @@ int command_run_workload(int argc, char **argv)
         {"chunk", OPTION_INT, &run.chunk, 1, 1 << 20, "tokens", "rows of one step, decode and prefill together"},
         {"cache-tokens", OPTION_LONG, &run.cache_tokens, 0, 1e9, "tokens", "size of the KV cache; 0: for all that run"},
         {"virtual", OPTION_FLAG, &run.virtual_clock, 0, 0, NULL, "as fast as possible: do not wait for arrivals"},
-        {"cold", OPTION_FLAG, &run.cold, 0, 0, NULL, "the first requests pay for what is loaded and recorded at first use"},
+        {"cold", OPTION_FLAG, &run.cold, 0, 0, NULL,
+         "the first requests pay for what is loaded and recorded at first use"},
         {"seed", OPTION_LONG, &run.seed, 0, 9e18, "N", "of random weights and of prompts"},
         {"per-request", OPTION_FLAG, &run.per_request, 0, 0, NULL, "a row for every request"},
         {"json", OPTION_FLAG, &run.json, 0, 0, NULL, "print JSON"},

@@ -104,7 +104,8 @@ static void choose_observer(struct serving *serving)
 static void make_prompt(struct serving *serving, int64_t index)
 {
     const struct workload *workload = serving->workload;
-    int32_t vocab = serving->options->plan->shape.vocab, text = vocab < 256 ? vocab : 256;    // bytes: no special tokens
+    int32_t vocab = serving->options->plan->shape.vocab;
+    int32_t text = vocab < 256 ? vocab : 256;    // bytes: no special tokens
     for (int32_t i = 0; i < workload->requests[index].prompt_tokens; i++) {
         // splitmix64's last step over what the workload says and where.
         uint64_t z = workload_stream(workload, index, i) + serving->options->seed;
@@ -118,7 +119,8 @@ static void make_prompt(struct serving *serving, int64_t index)
 static void follow(struct serving *serving)
 {
     if (serving->workload->users > 0 && serving->n_known < serving->workload->n) {
-        serving->result->records[serving->n_known++].arrival_s = serving->now_s + 1e-9 * (double)serving->workload->pause_ns;
+        serving->result->records[serving->n_known++].arrival_s =
+            serving->now_s + 1e-9 * (double)serving->workload->pause_ns;
     }
 }
 
@@ -189,15 +191,16 @@ static int take_step(struct serving *serving)
     }
     double step_s = 1e-9 * (double)(end_ns - begin_ns), begin_s = serving->now_s;
     serving->result->busy_s += step_s;
-    serving->now_s = serving->options->virtual_clock ? serving->now_s + step_s : 1e-9 * (double)(end_ns - serving->begin_ns);
+    serving->now_s =
+        serving->options->virtual_clock ? serving->now_s + step_s : 1e-9 * (double)(end_ns - serving->begin_ns);
     if (serving->options->stepped) {
         serving->options->stepped(serving->options->stepped_user,
                                   serving->options->virtual_clock ? begin_s : serving->now_s - step_s, serving->now_s);
     }
     take_outputs(serving, outputs, n);
     struct engine_stats stats = engine_stats(serving->engine);
-    serving->result->peak_kv_bytes = stats.kv_bytes_used > serving->result->peak_kv_bytes ? stats.kv_bytes_used
-                                                                                        : serving->result->peak_kv_bytes;
+    serving->result->peak_kv_bytes =
+        stats.kv_bytes_used > serving->result->peak_kv_bytes ? stats.kv_bytes_used : serving->result->peak_kv_bytes;
     serving->result->peak_running = stats.running > serving->result->peak_running ? stats.running
                                                                                   : serving->result->peak_running;
     if (serving->options->progress) {
@@ -273,7 +276,8 @@ static int open_engine(struct serving *serving)
 {
     const struct serving_options *o = serving->options;
     if (o->cache_tokens > INT32_MAX / 2) {
-        return status_fail(-EINVAL, "a cache of %lld tokens: expected at most %d", (long long)o->cache_tokens, INT32_MAX / 2);
+        return status_fail(-EINVAL, "a cache of %lld tokens: expected at most %d", (long long)o->cache_tokens,
+                           INT32_MAX / 2);
     }
     choose_observer(serving);
     int32_t unit = workload_prefix_unit(serving->workload, plan_prefix_unit(o->plan));

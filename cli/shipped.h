@@ -12,6 +12,6 @@
 // "demo": the name stands for a model of either backbone.
 bool shipped_is_pair(const char *name);
 
-// The folder of the shipped model `name`, the pair's half being that of `backbone`. False, with the path that was tried,
-// if there is none.
+// The folder of the shipped model `name`, the pair's half being that of `backbone`. False, with the path that was
+// tried, if there is none.
 bool shipped_folder(char path[PATH_MAX], const char *name, enum backbone backbone);

@@ -33,8 +33,8 @@ int sim_charts_open(struct table **tables)
     return tables[0] && tables[1] ? 0 : status_fail(-ENOMEM, "no memory for a table");
 }
 
-static int add_batches(struct table *table, const struct plan *plan, const struct device *device, int32_t context_tokens,
-                       int32_t chunk_tokens)
+static int add_batches(struct table *table, const struct plan *plan, const struct device *device,
+                       int32_t context_tokens, int32_t chunk_tokens)
 {
     struct work *work = malloc(MOST_SEQUENCES * sizeof *work);
     int32_t ranks = device->ranks > 1 ? device->ranks : 1;
@@ -82,8 +82,9 @@ static void add_stages(struct table *table, const struct plan *plan, const struc
     }
 }
 
-int sim_charts_add(struct table *const *tables, const struct plan *plan, const struct device *device, int32_t context_tokens,
-                   int32_t chunk_tokens, const struct step_prediction *prefill, const struct step_prediction *decode)
+int sim_charts_add(struct table *const *tables, const struct plan *plan, const struct device *device,
+                   int32_t context_tokens, int32_t chunk_tokens, const struct step_prediction *prefill,
+                   const struct step_prediction *decode)
 {
     add_stages(tables[1], plan, device, "prefill", prefill);
     add_stages(tables[1], plan, device, "decode", decode);
@@ -113,8 +114,8 @@ void sim_charts_draw(struct html *html, struct table *const *tables)
         {.caption = "Keys and values against concurrency", .x = "sequences", .x_title = "sequences", .y = "kv_gb",
          .y_title = "GB", .by = {"method", "device"}, .n_by = 2, .log_x = true, .log_y = true},
         {.caption = "Roofline: one prompt's prefill, the batch's first step", .x = "flops_per_byte",
-         .x_title = "operations per byte", .y = "gflops_per_s", .y_title = "Gflop/s", .by = {"what", "device"}, .n_by = 2,
-         .log_x = true, .log_y = true, .joined = "ceiling"},
+         .x_title = "operations per byte", .y = "gflops_per_s", .y_title = "Gflop/s", .by = {"what", "device"},
+         .n_by = 2, .log_x = true, .log_y = true, .joined = "ceiling"},
     };
     for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
         html_lines(html, tables[i < 2 ? 0 : 1], &charts[i]);

@@ -87,7 +87,8 @@ static int add_costs(struct table *const *tables, const struct sim_positions_opt
         if (error) {
             return error;
         }
-        add_cost(tables[0], plan, device, context, o->batch, context < o->chunk_tokens ? context : o->chunk_tokens, &cost);
+        add_cost(tables[0], plan, device, context, o->batch, context < o->chunk_tokens ? context : o->chunk_tokens,
+                 &cost);
         error = add_batch(tables[1], o, plan, device, context);
         if (error) {
             return error;
@@ -96,9 +97,10 @@ static int add_costs(struct table *const *tables, const struct sim_positions_opt
     return 0;
 }
 
-// How many sequences of a context fit, and the time of a step of all of them. 0 and 0 where none does or memory is unknown.
-static int full_batch(int32_t *fit, double *step_s, const struct plan *plan, const struct device *device, int32_t context,
-                      int32_t chunk_tokens)
+// How many sequences of a context fit, and the time of a step of all of them. 0 and 0 where none does or memory is
+// unknown.
+static int full_batch(int32_t *fit, double *step_s, const struct plan *plan, const struct device *device,
+                      int32_t context, int32_t chunk_tokens)
 {
     struct step_prediction step;
     int64_t n = predict_max_seqs(device, plan, (int64_t)context + 1, chunk_tokens);    // with the token that is drawn
@@ -226,7 +228,9 @@ int sim_positions(struct table **tables, const struct sim_positions_options *opt
     tables[2] = table_open("index_overtakes", overtake_columns, sizeof overtake_columns / sizeof overtake_columns[0]);
     tables[3] = table_open("crossings", beats_columns, sizeof beats_columns / sizeof beats_columns[0]);
     tables[4] = table_open("index_sharing", sharing_columns, sizeof sharing_columns / sizeof sharing_columns[0]);
-    int error = tables[0] && tables[1] && tables[2] && tables[3] && tables[4] ? 0 : status_fail(-ENOMEM, "no memory for a table");
+    int error = tables[0] && tables[1] && tables[2] && tables[3] && tables[4]
+                    ? 0
+                    : status_fail(-ENOMEM, "no memory for a table");
     for (int32_t d = 0; !error && d < options->n_devices; d++) {
         for (int32_t p = 0; !error && p < options->n_plans; p++) {
             const struct plan *plan = &options->plans[p];

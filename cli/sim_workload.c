@@ -37,10 +37,18 @@ struct sim {
 };
 
 static const struct table_column use_columns[] = {
-    {"method", "method", -1},        {"device", "device", -1},          {"steps", "steps", 0},
-    {"jumped_percent", "jumped %", 1}, {"max_sequences", "max seqs", 0}, {"peak_sequences", "peak seqs", 0},
-    {"kv_gb", "KV GB", 3},           {"peak_kv_gb", "peak KV GB", 3},   {"weight_gb", "weights GB", 3},
-    {"cost_per_million_output_tokens", "$/M out", 4}, {"watt_hours_per_million_output_tokens", "Wh/M out", 1}, {"step_off_percent", "step +-%", 0},
+    {"method", "method", -1},
+    {"device", "device", -1},
+    {"steps", "steps", 0},
+    {"jumped_percent", "jumped %", 1},
+    {"max_sequences", "max seqs", 0},
+    {"peak_sequences", "peak seqs", 0},
+    {"kv_gb", "KV GB", 3},
+    {"peak_kv_gb", "peak KV GB", 3},
+    {"weight_gb", "weights GB", 3},
+    {"cost_per_million_output_tokens", "$/M out", 4},
+    {"watt_hours_per_million_output_tokens", "Wh/M out", 1},
+    {"step_off_percent", "step +-%", 0},
     {"provenance", "figures", -1},
 };
 
@@ -308,7 +316,8 @@ static void print(const struct sim *sim)
 
 static int run(struct sim *sim)
 {
-    int error = sim->csv && sim->json ? status_fail(-EINVAL, "--csv: not with --json") : plan_flags_resolve(&sim->flags);
+    int error =
+        sim->csv && sim->json ? status_fail(-EINVAL, "--csv: not with --json") : plan_flags_resolve(&sim->flags);
     error = error ? error : choice_model(&sim->config, sim->model);
     error = error ? error : workload_flags_load(&sim->workload, &sim->load);
     error = error ? error : calibrated_open(&sim->calibration, &sim->calibration_file, sim->devices, sim->devices_file);

@@ -211,7 +211,8 @@ struct table *stages_by_method(const char *name, const struct trace_summary *sum
             const struct summary_step *step = find_step(summary, sources[i], phase);
             if (step && (row == 2 || step->staged_count > 0)) {
                 int64_t total_ns = row == 0 ? step->gaps_ns : row == 1 ? step->overlap_ns : step->total_ns;
-                table_number(table, names[i], (double)total_ns * scale(phase, row == 2 ? step->count : step->staged_count));
+                table_number(table, names[i],
+                             (double)total_ns * scale(phase, row == 2 ? step->count : step->staged_count));
             }
         }
     }

@@ -7,8 +7,8 @@
 enum stages_sort { STAGES_BY_ORDER, STAGES_BY_TIME, STAGES_BY_COUNT, STAGES_BY_MEDIAN, STAGES_BY_ROOFLINE };
 
 // One row per (source, phase, stage): count, time, share of the steps that told their stages, rates, and where the
-// summary was priced the share of the roofline and what bounds it; measured bytes where hardware counted them. Then rows
-// "gaps", "overlap", "step": stages + gaps - overlap = step. method NULL: all sources. NULL: no memory.
+// summary was priced the share of the roofline and what bounds it; measured bytes where hardware counted them. Then
+// rows "gaps", "overlap", "step": stages + gaps - overlap = step. method NULL: all sources. NULL: no memory.
 struct table *stages_of_all(const char *name, const struct trace_summary *summary, const char *method,
                             enum stages_sort sort);
 

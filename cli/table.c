@@ -170,8 +170,9 @@ static void print_rows(const struct table *table, const int *width, int32_t begi
     for (int32_t r = begin; r < table->n_rows; r++) {
         for (int32_t c = 0; c < table->n_columns; c++) {
             const struct table_column *column = &table->columns[c];
-            const char *text = r < 0 ? column->title
-                                     : render(&table->cells[r * table->n_columns + c], column->decimals, buffer, sizeof buffer);
+            const char *text =
+                r < 0 ? column->title
+                      : render(&table->cells[r * table->n_columns + c], column->decimals, buffer, sizeof buffer);
             print_cell(out, text, width[c], column->decimals < 0, c + 1 == table->n_columns);
         }
         fputc('\n', out);
@@ -188,7 +189,8 @@ void table_print(const struct table *table, FILE *out)
     for (int32_t c = 0; c < table->n_columns; c++) {
         width[c] = shown(table->columns[c].title);
         for (int32_t r = 0; r < table->n_rows; r++) {
-            int cell = shown(render(&table->cells[r * table->n_columns + c], table->columns[c].decimals, buffer, sizeof buffer));
+            int cell = shown(
+                render(&table->cells[r * table->n_columns + c], table->columns[c].decimals, buffer, sizeof buffer));
             width[c] = cell > width[c] ? cell : width[c];
         }
     }
@@ -266,7 +268,9 @@ static json_t *rows_json(const struct table *table)
         json_t *row = json_object();
         for (int32_t c = 0; c < table->n_columns; c++) {
             const struct cell *cell = &table->cells[r * table->n_columns + c];
-            json_t *value = cell->text ? json_string(cell->text) : isfinite(cell->number) ? json_real(cell->number) : json_null();
+            json_t *value = cell->text               ? json_string(cell->text)
+                            : isfinite(cell->number) ? json_real(cell->number)
+                                                     : json_null();
             json_object_set_new(row, table->columns[c].key, value);
         }
         json_array_append_new(rows, row);

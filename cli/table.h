@@ -19,7 +19,8 @@ struct table_column {
 struct table *table_open(const char *name, const struct table_column *columns, int32_t n_columns);    // NULL: no memory
 void table_close(struct table *table);    // NULL-safe
 void table_row(struct table *table);                         // begins a row; its cells are unknown until set
-void table_number(struct table *table, const char *key, double value);    // NaN: unknown. An unknown key is our bug: assert
+void table_number(struct table *table, const char *key,
+                  double value);    // NaN: unknown. An unknown key is our bug: assert
 void table_text(struct table *table, const char *key, const char *value);
 // What is in it. An unknown key is our bug; a cell without text is NULL, without a number NaN.
 int32_t table_rows(const struct table *table);
@@ -35,6 +36,7 @@ void table_print(const struct table *table, FILE *out);      // aligned text
 void table_widen(struct table *table, const char *key, int32_t width);
 void table_print_new(struct table *table, FILE *out);
 void table_print_json(const struct table *table, FILE *out); // {"name": [{key: value, ...}, ...]} and a newline
-// For spreadsheets: keys, then rows, with commas; quoted where a text has one. Several tables have an empty line between them.
+// For spreadsheets: keys, then rows, with commas; quoted where a text has one. Several tables have an empty line
+// between them.
 void tables_print_csv(const struct table *const *tables, int32_t n, FILE *out);
 void tables_print_json(const struct table *const *tables, int32_t n, FILE *out);    // the same, one object for all

@@ -120,8 +120,8 @@ void live_close(struct live *live)
 
 static bool same_work(const struct orders *a, const struct orders *b)
 {
-    return a->batch == b->batch && a->context == b->context && a->top_k == b->top_k && a->index_every == b->index_every &&
-           strcmp(a->device, b->device) == 0;
+    return a->batch == b->batch && a->context == b->context && a->top_k == b->top_k &&
+           a->index_every == b->index_every && strcmp(a->device, b->device) == 0;
 }
 
 // CUPTI's records come late: what they belong to must not have changed meanwhile. Then one engine is open at a time.
@@ -328,8 +328,8 @@ static int run_batch(struct live *live, int32_t method, const struct orders *ord
     return error;
 }
 
-// An order that cannot be carried out (a batch that memory does not hold) is taken back, and told. A method that cannot begin
-// at what others run at is left out until its next turn instead, and no longer the only one.
+// An order that cannot be carried out (a batch that memory does not hold) is taken back, and told. A method that cannot
+// begin at what others run at is left out until its next turn instead, and no longer the only one.
 static void take_back(struct live *live, int32_t method, bool left_out, const struct orders *failed,
                       const struct orders *good)
 {

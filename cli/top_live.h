@@ -1,8 +1,8 @@
 // cli/top_live.h - engines that work for the dashboard: batches of one prompt, the methods in turn.
 //
 // Each method keeps its engine while others work; where memory does not hold them all, or kernels are collected, one is
-// open at a time. They run in a thread of their own, which hears commands between steps. Nothing that the screen does makes it
-// wait, except a pause that the user asked for.
+// open at a time. They run in a thread of their own, which hears commands between steps. Nothing that the screen does
+// makes it wait, except a pause that the user asked for.
 #pragma once
 
 #include "cli/collect.h"
@@ -36,8 +36,8 @@ int live_run_once(struct live *live, const struct sample_sink *sink);
 int live_start(struct live *live, const struct sample_sink *sink);
 // `told` as struct dashboard_stream wants it.
 void live_command(struct live *live, const struct request_to_owner *request, char *told, size_t told_bytes);
-// An order that could not be carried out, so that the engine went back to what ran before, or a method that was left out:
-// `text` says why. False: none.
+// An order that could not be carried out, so that the engine went back to what ran before, or a method that was left
+// out: `text` says why. False: none.
 bool live_notice(struct live *live, char *text, size_t bytes);
 bool live_source(struct live *live, struct sample_source *source);    // of the engine that runs; false: none yet
 

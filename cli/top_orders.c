@@ -33,8 +33,8 @@ static void set_knob(struct live *live, enum knob_of_engine knob, int64_t value,
     struct orders *orders = &live->orders;
     int32_t unit = live->unit_tokens > 0 ? live->unit_tokens : 1;
     int64_t least = knob == ENGINE_K ? unit : knob == ENGINE_INDEX_EVERY ? 0 : 1;
-    int64_t most = knob == ENGINE_K         ? (2 * (int64_t)orders->context < MAX_TOP_K ? 2 * orders->context : MAX_TOP_K)
-                   : knob == ENGINE_BATCH   ? MAX_BATCH
+    int64_t most = knob == ENGINE_K       ? (2 * (int64_t)orders->context < MAX_TOP_K ? 2 * orders->context : MAX_TOP_K)
+                   : knob == ENGINE_BATCH ? MAX_BATCH
                    : knob == ENGINE_CONTEXT ? MAX_CONTEXT
                                             : PLAN_MAX_LAYERS;
     if (value < least || value > most || (knob == ENGINE_K && value % unit != 0)) {
@@ -42,7 +42,8 @@ static void set_knob(struct live *live, enum knob_of_engine knob, int64_t value,
         if (knob == ENGINE_K && unit > 1) {
             snprintf(units, sizeof units, ", in units of %d", unit);
         }
-        snprintf(told, told_bytes, "!%s: from %lld to %lld%s", knob_names[knob], (long long)least, (long long)most, units);
+        snprintf(told, told_bytes, "!%s: from %lld to %lld%s", knob_names[knob], (long long)least, (long long)most,
+                 units);
         return;
     }
     int32_t *to[ENGINE_KNOBS] = {&orders->top_k, &orders->batch, &orders->context, &orders->index_every};

@@ -1,9 +1,9 @@
 // cli/top_rates.h - the device whose rates make the dashboard's floors, and when it is known.
 //
 // Where the user names one, that one. Else the device that runs the engine: a GPU as its backend measures it, this
-// machine's processor as sim/device.h measures it, which takes a second. Of samples that come from elsewhere: a GPU by the
-// table's figures; this machine's processor is measured beside the screen, so that a trace need not wait for it, and not
-// at all beside another process's engine, which that would slow down.
+// machine's processor as sim/device.h measures it, which takes a second. Of samples that come from elsewhere: a GPU by
+// the table's figures; this machine's processor is measured beside the screen, so that a trace need not wait for it,
+// and not at all beside another process's engine, which that would slow down.
 #pragma once
 
 #include <stdbool.h>
@@ -23,8 +23,8 @@ int top_rates_of_engine(struct top_rates *rates, const char *device);
 // Of what a source says. `measure`: this processor may be measured; `wait`: here and now, not beside the screen.
 void top_rates_of_source(struct top_rates *rates, const struct sample_source *source, bool measure, bool wait);
 
-// The engine has moved to another device: of this machine's processor the figures are kept, of others to be found again.
-// A device that the user named stays.
+// The engine has moved to another device: of this machine's processor the figures are kept, of others to be found
+// again. A device that the user named stays.
 void top_rates_forget(struct top_rates *rates);
 
 // NULL: not known, or not yet. Valid until close.

@@ -151,7 +151,8 @@ static void summarise(struct validate *validate)
         table_text(table, "device", group->device);
         table_number(table, "rows", (double)group->n);
         table_number(table, "least_ms", 1e3 * group->least_s);
-        table_number(table, "tiles_median_ratio", isnan(group->tiles[0]) ? NAN : percentile(group->tiles, group->n, 50));
+        table_number(table, "tiles_median_ratio",
+                     isnan(group->tiles[0]) ? NAN : percentile(group->tiles, group->n, 50));
         table_number(table, "median_ratio", percentile(group->ratios, group->n, 50));
         to_errors(group->ratios, group->n);
         to_errors(group->bare, group->n);
@@ -248,8 +249,8 @@ static int32_t layer_that(const struct plan *plan, bool runs_indexer)
     return -1;
 }
 
-// `padded`: as the measured kernel runs selected attention, whose tiles are of KERNEL_HEADS heads, whether a device has so
-// many or not.
+// `padded`: as the measured kernel runs selected attention, whose tiles are of KERNEL_HEADS heads, whether a device has
+// so many or not.
 static int predict_module(struct stage_prediction *out, const struct device *device, const struct plan *module,
                           int32_t layer, const struct work *work, bool padded)
 {
@@ -399,15 +400,16 @@ static int predict_all(struct validation *out, const struct validate_options *op
 }
 
 static const char notes[] =
-    "Predicted by %s; nothing is fitted to these rows. Ratio: below 1 the prediction is\n"
-    "faster. Decode is long from 256 MB and 1000 tokens on. IndexCache: one request alone, bf16, an indexer of 32 heads\n"
-    "assumed. Slopes: how cost grows with position.\n"
-    "Why predictions miss. \"least\": no row of a group takes less: modules launched kernel by kernel take that long\n"
-    "whatever they do, which is most of short rows. \"in tiles\": the ratio if sparse attention multiplies in tiles of 64\n"
-    "heads, as the measured kernels do on Hopper: eight devices with 8 or 16 heads each save nothing there. What is left\n"
-    "of long rows is the reach of kernels (the indexer's products 44%% of the fp8 peak, sparse attention 59%% of bf16).\n"
-    "Attention over fp8 caches converts while it reads, and stays short of bandwidth. IndexCache's absolute figures are\n"
-    "a server's: its decode steps take several times what their kernels do, which ratios of two such steps show less.\n";
+    "Predicted by %s; nothing is fitted to these rows. Ratio: below 1 the prediction is faster. Decode is long from\n"
+    "256 MB and 1000 tokens on. IndexCache: one request alone, bf16, an indexer of 32 heads assumed. Slopes: how\n"
+    "cost grows with position.\n"
+    "Why predictions miss. \"least\": no row of a group takes less: modules launched kernel by kernel take that\n"
+    "long whatever they do, which is most of short rows. \"in tiles\": the ratio if sparse attention multiplies in\n"
+    "tiles of 64 heads, as the measured kernels do on Hopper: eight devices with 8 or 16 heads each save nothing\n"
+    "there. What is left of long rows is the reach of kernels (the indexer's products 44%% of the fp8 peak, sparse\n"
+    "attention 59%% of bf16). Attention over fp8 caches converts while it reads, and stays short of bandwidth.\n"
+    "IndexCache's absolute figures are a server's: its decode steps take several times what their kernels do, which\n"
+    "ratios of two such steps show less.\n";
 
 int validate_print(const struct validate_options *options, bool per_row, bool json)
 {

@@ -55,7 +55,11 @@ static void add_lengths(struct table *table, const char *what, const struct work
     const struct {
         const char *name;
         double value;
-    } cells[] = {{"mean", lengths->mean}, {"p50", lengths->p50}, {"p95", lengths->p95}, {"p99", lengths->p99}, {"max", lengths->max}};
+    } cells[] = {{"mean", lengths->mean},
+                 {"p50", lengths->p50},
+                 {"p95", lengths->p95},
+                 {"p99", lengths->p99},
+                 {"max", lengths->max}};
     for (size_t i = 0; i < sizeof cells / sizeof cells[0]; i++) {
         char key[32];
         snprintf(key, sizeof key, "%s_%s", what, cells[i].name);
@@ -66,7 +70,8 @@ static void add_lengths(struct table *table, const char *what, const struct work
 struct table *workload_table(const struct workload *workload)
 {
     struct workload_statistics statistics;
-    struct table *table = table_open("workload", workload_columns, sizeof workload_columns / sizeof workload_columns[0]);
+    struct table *table =
+        table_open("workload", workload_columns, sizeof workload_columns / sizeof workload_columns[0]);
     if (!table || workload_measure(&statistics, workload)) {
         table_close(table);
         return NULL;
@@ -106,8 +111,9 @@ static const struct table_column service_columns[] = {
 };
 
 static const struct table_column latency_columns[] = {
-    {"method", "method", -1}, {"device", "device", -1}, {"measure", "ms", -1}, {"mean_ms", "mean", 3}, {"p50_ms", "p50", 3},
-    {"p90_ms", "p90", 3},     {"p95_ms", "p95", 3},     {"p99_ms", "p99", 3},  {"max_ms", "max", 3},
+    {"method", "method", -1}, {"device", "device", -1}, {"measure", "ms", -1},
+    {"mean_ms", "mean", 3},   {"p50_ms", "p50", 3},     {"p90_ms", "p90", 3},
+    {"p95_ms", "p95", 3},     {"p99_ms", "p99", 3},     {"max_ms", "max", 3},
 };
 
 struct table *workload_service_table(void)
@@ -123,7 +129,8 @@ struct table *workload_latency_table(void)
 void workload_add_service(struct table *service, struct table *latency, const char *method, const char *device,
                           const struct serve_metrics *metrics)
 {
-    const struct percentiles *measures[] = {&metrics->queue_s, &metrics->ttft_s, &metrics->tpot_s, &metrics->end_to_end_s};
+    const struct percentiles *measures[] = {&metrics->queue_s, &metrics->ttft_s, &metrics->tpot_s,
+                                            &metrics->end_to_end_s};
     static const char *const names[] = {"queue", "ttft", "tpot", "end_to_end"};
     table_row(service);
     table_text(service, "method", method);

@@ -1,8 +1,8 @@
 // sim/affinity.h - where a router sends requests so that those that begin alike meet.
 //
 // A pure function of the workload: the router remembers where it sent what and does not look at the replicas. Requests
-// of one prefix go to one replica, prefixes in turn as they first appear. Where prompts are made of blocks, a request of
-// which half or more has been seen goes where the longest part of it went last; all others go in turn.
+// of one prefix go to one replica, prefixes in turn as they first appear. Where prompts are made of blocks, a request
+// of which half or more has been seen goes where the longest part of it went last; all others go in turn.
 #pragma once
 
 #include "workloads/workload.h"

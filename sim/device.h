@@ -47,7 +47,7 @@ struct device {
     double curve_bytes[DEVICE_CURVE_POINTS], curve_bytes_per_s[DEVICE_CURVE_POINTS];
     struct device_figure flops_per_s[DTYPE_COUNT];    // dense multiply-adds, counted as 2
     struct device_figure memory_bytes;
-    struct device_figure memory_overhead_bytes;       // taken by driver, libraries, kernels and recordings, before any weight
+    struct device_figure memory_overhead_bytes;       // of driver, libraries, kernels and recordings, before any weight
     struct device_figure link_bytes_per_s;            // to a neighbour, one way
     struct device_figure link_s;                      // until what is sent arrives, whatever its size
     struct device_figure launch_s;                    // cost of one kernel or operator
@@ -76,7 +76,8 @@ int device_measure_host(struct device *out, int32_t threads);
 // What the measurement ran on: "AMD EPYC 9575F, avx512_bf16".
 void device_describe_host(char *out, size_t bytes);
 
-// The rate of multiply-adds in a type: its own or the next wider one's, as an engine would convert. NULL if none is known.
+// The rate of multiply-adds in a type: its own or the next wider one's, as an engine would convert. NULL if none is
+// known.
 const struct device_figure *device_rate(const struct device *device, enum dtype dtype);
 
 // Bandwidth for a working set of that size.

@@ -49,11 +49,11 @@ struct fleet_result {
 
 // -EINVAL if nothing fits. fleet_close frees what *out holds; *out is empty on failure.
 int fleet_run(struct fleet_result *out, const struct workload *workload, const struct fleet_options *options);
-// Prompts on some replicas, answers on others: each of n_prefill computes prompts and draws their first token, then hands
-// keys and values on to one of options->n_replicas, which draw the rest. Handing over takes all its bytes over the link,
-// as if it had the link for itself; nobody waits for room at the other end. Records and metrics are of the whole; replicas
-// [0, n_prefill) of the result are those of prompts. Answers go to whom the router says, by load if it goes by prefixes.
-// -EINVAL for closed loops, whose requests would have to know when answers end.
+// Prompts on some replicas, answers on others: each of n_prefill computes prompts and draws their first token, then
+// hands keys and values on to one of options->n_replicas, which draw the rest. Handing over takes all its bytes over
+// the link, as if it had the link for itself; nobody waits for room at the other end. Records and metrics are of the
+// whole; replicas [0, n_prefill) of the result are those of prompts. Answers go to whom the router says, by load if it
+// goes by prefixes. -EINVAL for closed loops, whose requests would have to know when answers end.
 int fleet_run_split(struct fleet_result *out, const struct workload *workload, const struct fleet_options *options,
                     int32_t n_prefill, double handover_bytes_per_s);
 

@@ -113,8 +113,8 @@ static double first_token_s(struct step_price *price, int32_t reused_tokens, int
     return seconds;
 }
 
-// What requests take at least: alone on a replica that has seen whatever they share; of TPOT only that no step is shorter
-// than the first.
+// What requests take at least: alone on a replica that has seen whatever they share; of TPOT only that no step is
+// shorter than the first.
 static void price_alone(const struct planner *planner, struct step_price *price, double *ttft, double *tpot,
                         int64_t *n_tpot)
 {

@@ -23,7 +23,7 @@ struct percentiles {
 
 enum saturation {
     SATURATION_STABLE,        // requests wait for less than one of them at a time, on average
-    SATURATION_BACKLOGGED,    // they wait, but the queue does not grow from the first half of the arrivals to the second
+    SATURATION_BACKLOGGED,    // they wait, but the queue does not grow from the first half of arrivals to the second
     SATURATION_OVERLOADED     // it does: by more than half
 };
 const char *saturation_name(enum saturation saturation);    // "STABLE", ...

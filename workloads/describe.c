@@ -63,7 +63,8 @@ struct place {
     char path[96];
 };
 
-__attribute__((format(printf, 3, 4))) static int wrong(const struct place *place, const char *key, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int wrong(const struct place *place, const char *key, const char *format,
+                                                       ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -84,12 +85,14 @@ static int take_number(double *out, const struct place *place, json_t *object, c
 }
 
 // The same where the key may be absent; *out then keeps its value.
-static int take_optional(double *out, const struct place *place, json_t *object, const char *key, double low, double high)
+static int take_optional(double *out, const struct place *place, json_t *object, const char *key, double low,
+                         double high)
 {
     return json_object_get(object, key) ? take_number(out, place, object, key, low, high) : 0;
 }
 
-static int take_whole(int64_t *out, const struct place *place, json_t *object, const char *key, int64_t low, int64_t high)
+static int take_whole(int64_t *out, const struct place *place, json_t *object, const char *key, int64_t low,
+                      int64_t high)
 {
     json_t *value = json_object_get(object, key);
     if (!json_is_integer(value) || json_integer_value(value) < low || json_integer_value(value) > high) {
@@ -223,7 +226,8 @@ static int read_prefix(struct class *out, struct place place, json_t *object)
 
 static int read_class(struct class *out, char *name, const char *where, json_t *object, size_t index)
 {
-    static const char *const keys[] = {"name", "weight", "prompt", "output", "correlation", "think_share", "prefix", NULL};
+    static const char *const keys[] = {"name",        "weight",      "prompt", "output",
+                                       "correlation", "think_share", "prefix", NULL};
     struct place place = {.where = where};
     snprintf(place.path, sizeof place.path, "classes[%zu]", index);
     *out = (struct class){.weight = 1};

@@ -110,9 +110,9 @@ static json_t *fit_class(const struct workload *workload, struct sample *sample,
     rank(sample->ranks[1], sample->outputs, sample->n, scratch);
     double r = copula(sample);
     return json_pack("{s:s, s:f, s:o, s:o, s:f, s:f}", "name", workload->classes[class], "weight",
-                     fmax((double)sample->n / (double)workload->n, 1e-6), "prompt", quantiles(sample->prompts, sample->n), "output",
-                     quantiles(sample->outputs, sample->n), "correlation", r, "think_share",
-                     sample->think / sample->output);
+                     fmax((double)sample->n / (double)workload->n, 1e-6), "prompt",
+                     quantiles(sample->prompts, sample->n), "output", quantiles(sample->outputs, sample->n),
+                     "correlation", r, "think_share", sample->think / sample->output);
 }
 
 int workload_fit(char **text, const struct workload *workload)

@@ -117,7 +117,8 @@ struct mooncake {
     int64_t blocks_capacity;
 };
 
-static int take_whole(int64_t *out, const struct lines *lines, json_t *object, const char *key, int64_t low, int64_t high)
+static int take_whole(int64_t *out, const struct lines *lines, json_t *object, const char *key, int64_t low,
+                      int64_t high)
 {
     json_t *value = json_object_get(object, key);
     if (!json_is_integer(value) || json_integer_value(value) < low || json_integer_value(value) > high) {
@@ -309,7 +310,8 @@ static bool parse_timestamp(int64_t *out_ns, const char *text)
         int32_t digits;
         char after;
         int32_t low, high;
-    } fields[] = {{4, '-', 1970, 2100}, {2, '-', 1, 12}, {2, ' ', 1, 31}, {2, ':', 0, 23}, {2, ':', 0, 59}, {2, 0, 0, 60}};
+    } fields[] = {{4, '-', 1970, 2100}, {2, '-', 1, 12}, {2, ' ', 1, 31},
+                  {2, ':', 0, 23},      {2, ':', 0, 59}, {2, 0, 0, 60}};
     int64_t values[6], fraction_ns;
     for (int i = 0; i < 6; i++) {
         const char *end;

@@ -54,8 +54,8 @@ int workload_parse(struct workload *out, char *text, size_t length, const char *
                    const struct workload_options *options);
 void workload_close(struct workload *workload);    // NULL-safe
 
-// A description that draws such requests (JSON, ended by a 0; the caller frees it), of lengths, arrivals and thought; not
-// of what prompts share. -ENOMEM; *text is then NULL.
+// A description that draws such requests (JSON, ended by a 0; the caller frees it), of lengths, arrivals and thought;
+// not of what prompts share. -ENOMEM; *text is then NULL.
 int workload_fit(char **text, const struct workload *workload);
 
 // Names what the prompt of a request consists of at `position`: prompts with equal streams there are equal up to there.
