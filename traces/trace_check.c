@@ -18,10 +18,11 @@
 
 enum { MAX_REPORTS = 100 };    // of one file; the rest is only counted
 
-// How far a device's own time of steps may be from their stages'. Of short steps some microseconds: an event's time has
-// a resolution of half of one, and the device takes one or two from an event to the kernel behind it.
-static const double MAX_CLOCKS_OFF = 0.02;
-enum { MIN_OFF_NS = 5000 };
+// How far a device's own time of steps may be from their stages', in the median of so many steps or more: single ones
+// may wait for a kernel's code to be loaded, or for another process, between their first event and their first kernel.
+// Of short steps some microseconds: an event's time has a resolution of half of one.
+static const double max_clocks_off = 0.02;
+enum { MIN_OFF_NS = 5000, MIN_CLOCKED_STEPS = 10 };
 
 struct checked_track {
     bool counter;
@@ -44,8 +45,9 @@ struct checker {
     // Second pass.
     struct stage_sample *pending;    // [n_pending] stages whose step has not come, owned
     int64_t n_pending, pending_capacity, orphans;
-    struct device_clock { int32_t source; enum phase phase; int64_t count, events_ns, stages_ns; } *clocked;
-    int64_t n_clocked, clocked_capacity;    // steps by two clocks, per source and phase, owned
+    // Steps by two clocks, per source and phase, owned. off: how much longer their stages are.
+    struct device_clock { int32_t source; enum phase phase; struct durations events, off; } *clocked;
+    int64_t n_clocked, clocked_capacity;
     struct id_map layers;            // source id -> its number of layers
     struct id_map finished;          // track of (source, request), mixed into one number -> 1
     struct id_map launches;          // source and launch -> bits of enum launch
@@ -353,7 +355,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
     }
 }
 
-// Sums up what both clocks say of a step, by its source and phase.
+// Keeps what both clocks say of a step, by its source and phase.
 static void add_clocked(struct checker *checker, const struct step_sample *step, int64_t stages_ns)
 {
     struct device_clock *clock = NULL;
@@ -375,9 +377,9 @@ static void add_clocked(struct checker *checker, const struct step_sample *step,
         clock = &checker->clocked[checker->n_clocked++];
         *clock = (struct device_clock){.source = step->source, .phase = step->phase};
     }
-    clock->count++;
-    clock->events_ns = saturating_sum(clock->events_ns, step->device_ns);
-    clock->stages_ns = saturating_sum(clock->stages_ns, stages_ns);
+    if (durations_add(&clock->events, step->device_ns) || durations_add(&clock->off, stages_ns - step->device_ns)) {
+        checker->error = status_fail(-ENOMEM, "out of memory for steps");
+    }
 }
 
 // With every stage inside its step, stages + gaps - overlap is the step's duration by definition; outside, it is not.
@@ -406,18 +408,23 @@ static void on_step(void *user, const struct step_sample *step)
     }
 }
 
-// Both clocks are read at slightly different moments: behind the launch of a kernel, and when its first block runs.
 static void check_clocked(struct checker *checker)
 {
     for (int64_t i = 0; i < checker->n_clocked && !checker->lost; i++) {
-        const struct device_clock *clock = &checker->clocked[i];
-        double off_ns = (double)clock->stages_ns - (double)clock->events_ns;
-        if (fabs(off_ns) > MAX_CLOCKS_OFF * (double)clock->events_ns &&
-            fabs(off_ns) > MIN_OFF_NS * (double)clock->count) {
-            find(checker, "source %d: %lld %s steps took %.3f ms by the device's events; their stages + gaps - overlap "
-                          "are %.3f ms, %+.1f%%",
-                 clock->source, (long long)clock->count, phase_name(clock->phase), 1e-6 * (double)clock->events_ns,
-                 1e-6 * (double)clock->stages_ns, 100 * off_ns / (double)clock->events_ns);
+        struct device_clock *clock = &checker->clocked[i];
+        int64_t events_ns, off_ns, p95_ns;
+        if (clock->off.n < MIN_CLOCKED_STEPS) {
+            continue;
+        }
+        durations_quantiles(&clock->events, &events_ns, &p95_ns);
+        durations_quantiles(&clock->off, &off_ns, &p95_ns);
+        double share = (double)off_ns / (double)events_ns;
+        if (fabs(share) > max_clocks_off && llabs(off_ns) > MIN_OFF_NS) {
+            find(checker,
+                 "source %d: %s steps take %.3f ms by the device's events, and stages + gaps - overlap are %+.1f%% off "
+                 "(medians of %lld)",
+                 clock->source, phase_name(clock->phase), 1e-6 * (double)events_ns, 100 * share,
+                 (long long)clock->off.n);
         }
     }
 }
@@ -546,6 +553,10 @@ int trace_check_stream(FILE *stream, int64_t size, const char *name, void (*repo
     }
     free(checker.tracks);
     free(checker.pending);
+    for (int64_t i = 0; i < checker.n_clocked; i++) {
+        durations_free(&checker.clocked[i].events);
+        durations_free(&checker.clocked[i].off);
+    }
     free(checker.clocked);
     id_map_free(&checker.clocks);
     id_map_free(&checker.track_index);
