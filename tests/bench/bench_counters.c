@@ -25,6 +25,7 @@
 #include "cupti/stage_counts.h"
 #include "engine/engine.h"
 #include "engine/status.h"
+#include "tests/bench/results.h"
 
 enum { MAX_BATCHES = 4, COUNTED_STEPS = 3, SAMPLED_STEPS = 20, ANSWER_TOKENS = 512 };
 enum { STEPS_OF_A_READING = 4 };    // the device's buffer holds a third of a second
@@ -32,12 +33,12 @@ enum { COLD_BYTES = 256 << 20 };    // several times the L2 cache
 enum { KNOWN_BYTES = 1 << 30, KNOWN_REPEATS = 32, BUSY_BYTES = 10000000, BLOCKS = 132 * 16, THREADS = 256 };
 
 struct bench {
-    const char *model, *methods, *batches, *prompt, *results, *commit, *driver;
+    const char *model, *methods, *batches, *prompt;
+    struct results results;
     int32_t context, device;
     bool cold;
     int32_t *prompt_tokens;    // [context]
-    FILE *out;
-    char date[16], name[SOURCE_NAME_BYTES];
+    char name[SOURCE_NAME_BYTES];
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -291,14 +292,17 @@ static const struct observer *cold_observer(struct known *known, const struct ob
 static void row(const struct bench *bench, const char *method, int32_t batch, const char *quantity, double megabytes,
                 double model)
 {
-    char model_text[32] = "-";
-    if (model > 0) {
-        snprintf(model_text, sizeof model_text, "%.5g", model);
-    }
-    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_counters\t%s\t%s\t%d\t%d\t%s\t%.5g\t-\t%s\tMB\n", bench->date,
-            bench->commit, bench->name, bench->driver, bench->model, method, bench->context, batch, quantity, megabytes,
-            model_text);
-    fflush(bench->out);
+    results_add(&bench->results, &(struct result){.device = bench->name,
+                                                  .command = "bench_counters",
+                                                  .model = bench->model,
+                                                  .method = method,
+                                                  .context = bench->context,
+                                                  .sequences = batch,
+                                                  .quantity = quantity,
+                                                  .median = megabytes,
+                                                  .spread = NAN,
+                                                  .floor = model > 0 ? model : NAN,
+                                                  .unit = "MB"});
 }
 
 // Stages of the counted steps, all layers together, per step.
@@ -494,8 +498,6 @@ static int run(struct bench *bench)
 {
     char list[256], *rest = NULL;
     int32_t *text = NULL, n_text = 0;
-    time_t now = time(NULL);
-    strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     snprintf(list, sizeof list, "%s", bench->methods);
     struct known known;
     int error = known_open(&known, bench->device);
@@ -505,20 +507,14 @@ static int run(struct bench *bench)
     for (int32_t t = 0; bench->prompt_tokens && t < bench->context; t++) {
         bench->prompt_tokens[t] = text[t % n_text];
     }
-    bench->out = bench->prompt_tokens ? fopen(bench->results, "ae") : NULL;
-    if (!error && !bench->out) {
-        error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = error ? error : results_open(&bench->results);
     for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
         error = run_method(bench, &known, name);
     }
     known_close(&known);
-    if (bench->out && fclose(bench->out) != 0 && !error) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
-    }
     free(bench->prompt_tokens);
     free(text);
-    return error;
+    return results_close(&bench->results, error);
 }
 
 int main(int argc, char **argv)
@@ -527,9 +523,7 @@ int main(int argc, char **argv)
                           .methods = "clsa,token,dense",
                           .batches = "1,8",
                           .prompt = "workloads/texts/constitution.txt",
-                          .results = "tests/bench/results.tsv",
-                          .commit = "-",
-                          .driver = "-",
+                          .results = RESULTS_DEFAULT,
                           .context = 131072};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size; weights are random"},
@@ -539,18 +533,12 @@ int main(int argc, char **argv)
         {"context", OPTION_INT, &bench.context, 16, 1 << 24, "tokens", "of each sequence"},
         {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "other bytes in the cache before each stage"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_counters", "Bytes moved, counted by a GPU.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);
-    if (error == -ENODEV) {
-        printf("skipped: %s\n", status_text());
-        return 0;
-    }
-    return error >= 0 ? 0 : command_fail("bench_counters", error);
+    return bench_end("bench_counters", error);
 }

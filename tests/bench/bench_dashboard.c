@@ -21,6 +21,7 @@
 #include "tests/bench/pty.h"
 #include "traces/trace.h"
 #include "tui/listen.h"
+#include "tests/bench/results.h"
 
 enum { MAX_VALUES = 4096, MAX_TURNS = 64, STAGES = 39, VIEWS = 8, ANSWER_TOKENS = 1 << 15, LAST_TOKENS = 1 << 11 };
 static const double patience_s = 60;
@@ -40,23 +41,18 @@ struct values {
 };
 
 struct bench {
-    const char *clsa, *parts, *model, *methods, *device, *results, *commit, *driver;
+    const char *clsa, *parts, *model, *methods, *device;
+    struct results results;
     int32_t context, batch, threads, turns, rows, cols;
     int64_t events;
     double seconds;
-    char date[16], device_name[SOURCE_NAME_BYTES], trace_path[64], socket_path[64];
+    char device_name[SOURCE_NAME_BYTES], trace_path[64], socket_path[64];
     FILE *out;
     bool failed;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Figures
-
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
 
 static void add(struct values *values, double value)
 {
@@ -71,15 +67,24 @@ static void report(struct bench *bench, const char *quantity, struct values *val
     if (values->n == 0) {
         return;
     }
-    qsort(values->value, (size_t)values->n, sizeof *values->value, compare);
+    sort_doubles(values->value, values->n);
     double median = values->value[values->n / 2], least = values->value[0], most = values->value[values->n - 1];
     printf("%-28s %9.4g %-8s least %.4g, most %.4g, of %d%s%s\n", quantity, median, unit, least, most, values->n,
            *target ? "; target " : "", target);
     fflush(stdout);
-    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_dashboard\t%s\t%s\t%d\t%d\tdashboard.%s\t%.5g\t%.3g\t-\t%s\n", bench->date,
-            bench->commit, bench->device_name, bench->driver, bench->model, bench->methods, bench->context, bench->batch,
-            quantity, median, most - least, unit);
-    fflush(bench->out);
+    char name[64];
+    snprintf(name, sizeof name, "dashboard.%s", quantity);
+    results_add(&bench->results, &(struct result){.device = bench->device_name,
+                                                  .command = "bench_dashboard",
+                                                  .model = bench->model,
+                                                  .method = bench->methods,
+                                                  .context = bench->context,
+                                                  .sequences = bench->batch,
+                                                  .quantity = name,
+                                                  .median = median,
+                                                  .spread = most - least,
+                                                  .floor = NAN,
+                                                  .unit = unit});
 }
 
 static void fail(struct bench *bench, const char *what)
@@ -465,20 +470,18 @@ static int part_attached(struct bench *bench, const char *method)
 
 static int run(struct bench *bench)
 {
-    time_t now = time(NULL);
-    strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     processor_name(bench->device_name, sizeof bench->device_name);
     const char *folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     snprintf(bench->trace_path, sizeof bench->trace_path, "%s/clsa-dashboard-%d.pftrace", folder, (int)getpid());
     snprintf(bench->socket_path, sizeof bench->socket_path, "/tmp/clsa-dashboard-%d.socket", (int)getpid());
-    bench->out = fopen(bench->results, "ae");
-    if (!bench->out) {
-        return status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
+    int error = results_open(&bench->results);
+    if (error) {
+        return error;
     }
     printf("%s; %s %s on %s, %d x %d cells, %s\n", TARGETS, bench->model, bench->methods, bench->device, bench->cols,
            bench->rows, bench->device_name);
     bool trace = strstr(bench->parts, "open") || strstr(bench->parts, "idle");
-    int error = trace ? write_trace(bench) : 0;
+    error = trace ? write_trace(bench) : 0;
     if (!error && strstr(bench->parts, "open")) {
         part_open(bench);
     }
@@ -496,18 +499,25 @@ static int run(struct bench *bench)
         }
     }
     unlink(bench->trace_path);
-    if (fclose(bench->out) != 0 && !error) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = results_close(&bench->results, error);
     return error ? error : bench->failed ? status_fail(-EIO, "some figures are missing; see above") : 0;
 }
 
 int main(int argc, char **argv)
 {
-    static struct bench bench = {.clsa = "build/clsa", .parts = "open,idle,live,attached", .model = "demo-8m",
-                                 .methods = "clsa,dense", .device = "cpu", .results = "tests/bench/results.tsv",
-                                 .commit = "-", .driver = "-", .context = 2048, .batch = 1, .turns = 5, .rows = 40,
-                                 .cols = 120, .events = 1000000, .seconds = 4};
+    static struct bench bench = {.clsa = "build/clsa",
+                                 .parts = "open,idle,live,attached",
+                                 .model = "demo-8m",
+                                 .methods = "clsa,dense",
+                                 .device = "cpu",
+                                 .results = RESULTS_DEFAULT,
+                                 .context = 2048,
+                                 .batch = 1,
+                                 .turns = 5,
+                                 .rows = 40,
+                                 .cols = 120,
+                                 .events = 1000000,
+                                 .seconds = 4};
     const struct option_spec options[] = {
         {"clsa", OPTION_TEXT, &bench.clsa, 0, 0, "FILE", "the program"},
         {"parts", OPTION_TEXT, &bench.parts, 0, 0, "P,P,...", "open, idle, live, attached"},
@@ -522,9 +532,7 @@ int main(int argc, char **argv)
         {"events", OPTION_LONG, &bench.events, 1000, 1e9, "events", "of the trace: begins and ends of slices"},
         {"seconds", OPTION_REAL, &bench.seconds, 0.5, 600, "s", "of each turn"},
         {"turns", OPTION_INT, &bench.turns, 1, MAX_TURNS, "turns", "with somebody attached"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_dashboard", "What the dashboard costs.", NULL, 0, 0, options};
@@ -532,5 +540,5 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);    // what was measured is told even if the rest is cut off
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);
-    return error >= 0 ? 0 : command_fail("bench_dashboard", error);
+    return bench_end("bench_dashboard", error);
 }

@@ -23,6 +23,7 @@
 #include "engine/status.h"
 #include "engine/step_batch.h"
 #include "sim/device.h"
+#include "tests/bench/results.h"
 
 enum { MAX_SAMPLES = 1 << 15, MAX_STEPS = 1000, WARM_UP_STEPS = 3, FILL_VALUES = 1 << 16 };
 enum {
@@ -35,7 +36,8 @@ enum {
 };
 
 struct options {
-    const char *model, *methods, *backend, *results;
+    const char *model, *methods, *backend;
+    struct results *results;
     int32_t context, sequences, threads, steps;
     int64_t seed;
 };
@@ -276,55 +278,33 @@ static int step(struct run *run, int32_t number)
     return error;
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-static void first_line(char *out, int bytes, const char *command)
-{
-    FILE *pipe = popen(command, "r");
-    if (!pipe || !fgets(out, bytes, pipe)) {
-        snprintf(out, (size_t)bytes, "unknown");
-    }
-    out[strcspn(out, "\n\t")] = 0;
-    if (pipe) {
-        pclose(pipe);
-    }
-}
-
 // One line on the screen and one in the results. values [n] are sorted here; `bytes` is what one of them moves.
 static void report(const struct run *run, const char *quantity, double *values, int32_t n, double bytes,
                    const char *unit)
 {
     const struct options *o = run->options;
     double unit_s = strcmp(unit, "ms") == 0 ? 1e-3 : 1e-6;
-    qsort(values, (size_t)n, sizeof *values, compare);
+    sort_doubles(values, n);
     double median = values[n / 2], spread = values[n * 3 / 4] - values[n / 4];    // between the quartiles
     double floor = bytes / run->best_bytes_per_s / unit_s, rate = bytes / (median * unit_s);
     printf("  %-24s %10.2f %s  least %10.2f  floor %10.2f  %7.2f GB/s  %5.1f%% of the floor, of the median burst "
            "%5.1f%%\n",
            quantity, median, unit, values[0], floor, rate * 1e-9, 100 * floor / median,
            100 * rate / run->median_bytes_per_s);
-    if (strcmp(o->results, "none") == 0) {
-        return;
-    }
-    char device[128], variant[128], commit[64], date[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    char device[128], variant[128], name[260];
     run->backend->describe(run->context, device, variant, sizeof device);
-    first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
-    FILE *results = fopen(o->results, "ae");
-    if (!results) {
-        fprintf(stderr, "bench_decode: %s cannot be written; run from the top of the checkout\n", o->results);
-        return;
-    }
-    fprintf(results, "%s\t%s\t%s, %s\t-\tbench_decode\t%s\t%s\t%d\t%d\t%s\t%.6g\t%.3g\t%.6g\t%s\n", date, commit,
-            device, variant, o->model, run->plan.method, o->context, o->sequences, quantity, median, spread, floor,
-            unit);
-    fclose(results);
+    snprintf(name, sizeof name, "%s, %s", device, variant);
+    results_add(o->results, &(struct result){.device = name,
+                                             .command = "bench_decode",
+                                             .model = o->model,
+                                             .method = run->plan.method,
+                                             .context = o->context,
+                                             .sequences = o->sequences,
+                                             .quantity = quantity,
+                                             .median = median,
+                                             .spread = spread,
+                                             .floor = floor,
+                                             .unit = unit});
 }
 
 static int run_method(struct run *run, const char *method)
@@ -353,7 +333,7 @@ static int run_method(struct run *run, const char *method)
         return error;
     }
     int32_t n = run->options->steps * BURSTS;
-    qsort(run->read_bytes_per_s, (size_t)n, sizeof *run->read_bytes_per_s, compare);
+    sort_doubles(run->read_bytes_per_s, n);
     run->median_bytes_per_s = run->read_bytes_per_s[n / 2];
     run->best_bytes_per_s = run->read_bytes_per_s[n - 1];
     if (run->host_bytes_per_s > run->best_bytes_per_s) {
@@ -376,8 +356,15 @@ static int run_method(struct run *run, const char *method)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.model = "bench-100m", .methods = "dense,yoco,clsa,token,block,indexcache", .backend = "cpu",
-                        .results = "tests/bench/results.tsv", .context = 32768, .sequences = 1, .steps = 30, .seed = 1};
+    struct results results = {.path = "tests/bench/results.tsv"};
+    struct options o = {.model = "bench-100m",
+                        .methods = "dense,yoco,clsa,token,block,indexcache",
+                        .backend = "cpu",
+                        .results = &results,
+                        .context = 32768,
+                        .sequences = 1,
+                        .steps = 30,
+                        .seed = 1};
     const struct option_spec specs[] = {
         {"model", OPTION_TEXT, &o.model, 0, 0, "NAME", "size of the model"},
         {"methods", OPTION_TEXT, &o.methods, 0, 0, "NAMES", "separated by commas"},
@@ -387,7 +374,7 @@ int main(int argc, char **argv)
         {"threads", OPTION_INT, &o.threads, 0, 1024, "threads", "0: all that the process may use"},
         {"steps", OPTION_INT, &o.steps, 1, MAX_STEPS, "steps", "timed for each method"},
         {"seed", OPTION_LONG, &o.seed, 0, 1e15, "number", "of the random weights"},
-        {"results", OPTION_TEXT, &o.results, 0, 0, "FILE", "rows are appended here; none: nowhere"},
+        RESULTS_OPTIONS(results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {.name = "bench_decode", .summary = "decode steps against the host's bandwidth",
@@ -395,13 +382,10 @@ int main(int argc, char **argv)
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     struct device host;
-    if (error == 1) {
-        return 0;
-    }
     error = error ? error : device_measure_host(&host, o.threads);
+    error = error ? error : results_open(&results);
     if (error) {
-        fprintf(stderr, "bench_decode: %s\n", status_text());
-        return 1;
+        return bench_end("bench_decode", error);
     }
     printf("host at its best reads %.1f GB/s with %d threads; %s, context %d, %d sequences\n",
            host.bytes_per_s.value * 1e-9, host.threads, o.model, o.context, o.sequences);
@@ -420,9 +404,5 @@ int main(int argc, char **argv)
     for (int32_t i = 0; i < BACKBONE_COUNT; i++) {
         model_file_close(models[i]);
     }
-    if (error) {
-        fprintf(stderr, "bench_decode: %s\n", status_text());
-        return 1;
-    }
-    return 0;
+    return bench_end("bench_decode", results_close(&results, error));
 }

@@ -20,6 +20,7 @@
 #include "cupti/counters.h"
 #include "engine/status.h"
 #include "traces/trace.h"
+#include "tests/bench/results.h"
 
 enum { MODES = 5, OFF_MODE = 0, STAGE_MODE = 1, KERNEL_MODE = 2, GRAPH_MODE = 3, COUNTERS_MODE = 4 };
 enum { MAX_TURNS = 64, WARM_STEPS = 20, MAX_BATCHES = 8, NAMES = 32, MAX_SLICES = 1 << 16 };
@@ -52,12 +53,13 @@ struct seen {
 };
 
 struct bench {
-    const char *model, *methods, *prompt, *results, *commit, *driver, *batch_list, *mode_list;
+    const char *model, *methods, *prompt, *batch_list, *mode_list;
+    struct results results;
     bool chosen[MODES];
     int32_t context, steps, turns, device;
     int32_t batches[MAX_BATCHES], n_batches, batch;    // batch: the one that runs
     int32_t *text, n_text;
-    char date[16], device_name[SOURCE_NAME_BYTES];
+    char device_name[SOURCE_NAME_BYTES];
     struct engine *engine;
     struct observer observer;         // what the engine sees: the observer of the collector that is on
     struct sample_source source;
@@ -229,13 +231,25 @@ static int turn(struct bench *bench, int mode, double *step_ms)
     return error ? error : closed;
 }
 
-static int compare_doubles(const void *left, const void *right)
+static void row(const struct bench *bench, const char *method, int mode, const char *quantity, double median,
+                double spread)
 {
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
+    char name[64];
+    snprintf(name, sizeof name, "%s.%s", quantity, modes[mode].name);
+    results_add(&bench->results, &(struct result){.device = bench->device_name,
+                                                  .command = "bench_overhead",
+                                                  .model = bench->model,
+                                                  .method = method,
+                                                  .context = bench->context,
+                                                  .sequences = bench->batch,
+                                                  .quantity = name,
+                                                  .median = median,
+                                                  .spread = spread,
+                                                  .floor = NAN,
+                                                  .unit = "percent"});
 }
 
-static void report(struct bench *bench, const char *method, int mode, FILE *out)
+static void report(struct bench *bench, const char *method, int mode)
 {
     const struct seen *seen = &bench->seen[mode];
     double percent[MAX_TURNS], ms[MAX_TURNS];
@@ -243,8 +257,8 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
         percent[t] = 100 * (bench->step_ms[mode][t] / bench->step_ms[OFF_MODE][t] - 1);
         ms[t] = bench->step_ms[mode][t];
     }
-    qsort(percent, (size_t)bench->turns, sizeof *percent, compare_doubles);
-    qsort(ms, (size_t)bench->turns, sizeof *ms, compare_doubles);
+    sort_doubles(percent, bench->turns);
+    sort_doubles(ms, bench->turns);
     double median = percent[bench->turns / 2], spread = percent[bench->turns * 3 / 4] - percent[bench->turns / 4];
     printf("%-6s %7d %3d %-6s %8.4f ms %+6.2f %% (spread %.2f)  steps %lld stages %lld kernels %lld, of a stage %lld; "
            "copies "
@@ -270,15 +284,10 @@ static void report(struct bench *bench, const char *method, int mode, FILE *out)
     }
     fflush(stdout);
     if (mode != OFF_MODE) {
-        fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\toverhead.%s\t%.3g\t%.3g\t-\tpercent\n",
-                bench->date, bench->commit, bench->device_name, bench->driver, bench->model, method, bench->context,
-                bench->batch, modes[mode].name, median, spread);
+        row(bench, method, mode, "overhead", median, spread);
         if (seen->by_events_ns > 0) {
-            fprintf(out, "%s\t%s\t%s\t%s\tbench_overhead\t%s\t%s\t%d\t%d\tstep_sum.%s\t%.4g\t%.3g\t-\tpercent\n",
-                    bench->date, bench->commit, bench->device_name, bench->driver, bench->model, method,
-                    bench->context, bench->batch, modes[mode].name, off, 100 * seen->worst_off);
+            row(bench, method, mode, "step_sum", off, 100 * seen->worst_off);
         }
-        fflush(out);
     }
 }
 
@@ -309,7 +318,7 @@ static int fill(struct bench *bench, const struct plan *plan, struct model_file 
 // As many sequences as asked for, forked from the first; then the modes in turns. The turn before them records the
 // graphs: kernels first, so that their nodes' stages are known, and before all that look away, because CUPTI 13.0 does
 // not bear the launch of a graph that was made while it did not look.
-static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *out)
+static int run_batch(struct bench *bench, int64_t id, const char *method)
 {
     const int first[MODES] = {KERNEL_MODE, GRAPH_MODE, OFF_MODE, STAGE_MODE, COUNTERS_MODE};
     double ignored;
@@ -329,13 +338,13 @@ static int run_batch(struct bench *bench, int64_t id, const char *method, FILE *
     }
     for (int mode = 0; mode < MODES && !error; mode++) {
         if (bench->chosen[mode]) {
-            report(bench, method, mode, out);
+            report(bench, method, mode);
         }
     }
     return error;
 }
 
-static int run_method(struct bench *bench, const char *method, FILE *out)
+static int run_method(struct bench *bench, const char *method)
 {
     const struct plan_flags flags = plan_flags_default();
     const struct sample_sink nobody = {0};
@@ -363,7 +372,7 @@ static int run_method(struct bench *bench, const char *method, FILE *out)
     }
     for (int32_t b = 0; b < bench->n_batches && !error; b++) {
         bench->batch = bench->batches[b];
-        error = run_batch(bench, id, method, out);
+        error = run_batch(bench, id, method);
     }
     engine_close(bench->engine);
     bench->engine = NULL;
@@ -416,24 +425,16 @@ static int read_batches(struct bench *bench, const char *text)
 static int run(struct bench *bench)
 {
     char list[512];
-    time_t now = time(NULL);
-    strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     int error = read_batches(bench, bench->batch_list);
     error = error ? error : choose_modes(bench);
     error = error ? error : measure_read_prompt(&bench->text, &bench->n_text, bench->prompt);
-    FILE *out = error ? NULL : fopen(bench->results, "ae");
-    if (!error && !out) {
-        error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = error ? error : results_open(&bench->results);
     snprintf(list, sizeof list, "%s", bench->methods);
     for (char *name = strtok(list, ","); name && !error; name = strtok(NULL, ",")) {
-        error = run_method(bench, name, out);
-    }
-    if (out && fclose(out) != 0 && !error) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
+        error = run_method(bench, name);
     }
     free(bench->text);
-    return error;
+    return results_close(&bench->results, error);
 }
 
 int main(int argc, char **argv)
@@ -441,9 +442,7 @@ int main(int argc, char **argv)
     static struct bench bench = {.model = "paper-4b",
                                  .methods = "clsa,dense",
                                  .prompt = "workloads/texts/constitution.txt",
-                                 .results = "tests/bench/results.tsv",
-                                 .commit = "-",
-                                 .driver = "-",
+                                 .results = RESULTS_DEFAULT,
                                  .context = 16384,
                                  .batch_list = "1,32",
                                  .mode_list = "stage,kernel",
@@ -459,18 +458,12 @@ int main(int argc, char **argv)
         {"steps", OPTION_INT, &bench.steps, 16, 1 << 20, "steps", "of one turn of one mode"},
         {"turns", OPTION_INT, &bench.turns, 1, MAX_TURNS, "turns", "of each mode"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_overhead", "What collecting costs on a GPU.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);
-    if (error == -ENODEV) {
-        printf("skipped: %s\n", status_text());
-        return 0;
-    }
-    return error >= 0 ? 0 : command_fail("bench_overhead", error);
+    return bench_end("bench_overhead", error);
 }

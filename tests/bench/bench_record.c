@@ -20,6 +20,7 @@
 #include "cupti/collector.h"
 #include "engine/status.h"
 #include "traces/trace.h"
+#include "tests/bench/results.h"
 
 enum { MAX_POINTS = 32, REPEATS = 4 };
 
@@ -411,9 +412,6 @@ int main(int argc, char **argv)
                                          options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
-    if (error == 1) {
-        return 0;
-    }
     error = error ? error : run(&record);
-    return error ? command_fail("bench_record", error) : 0;
+    return bench_end("bench_record", error);
 }

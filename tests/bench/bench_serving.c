@@ -26,6 +26,7 @@
 #include "cupti/nvml.h"
 #include "engine/status.h"
 #include "sim/serve.h"
+#include "tests/bench/results.h"
 
 enum { CASES = 3, MODES = 3, MAX_RUNS = 16 };
 enum { STEADY, SATURATED, PREEMPTION };
@@ -44,7 +45,8 @@ struct meter {
 };
 
 struct bench {
-    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *results, *steps_file, *measured_file, *commit, *driver;
+    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *steps_file, *measured_file;
+    struct results results;
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed, preemption_cache;
     double load, capacity;
@@ -53,7 +55,7 @@ struct bench {
     struct model_config config;
     struct calibration *calibration;
     struct device bare, calibrated;
-    FILE *steps_out, *results_out;
+    FILE *steps_out;
     struct sample_source source;
     struct step *steps;                  // [n_steps] of the replay, owned
     int64_t n_steps, step_capacity, next_step;
@@ -297,25 +299,20 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     return bench->measured_file ? step->end_s : step->end_s - now_s;
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static void append(const struct bench *bench, const struct setup *setup, const char *quantity, double value, const char *unit)
 {
-    char date[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    if (!bench->results_out || !isfinite(value)) {
-        return;
-    }
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
-    fprintf(bench->results_out, "%s\t%s\t%s\t%s\tbench_serving%s\t%s\t%s\t-\t%d\t%s\t%.5g\t-\t-\t%s\n", date, bench->commit,
-            bench->source.device, bench->driver,
-            bench->measured_file ? " --measured" : bench->cold ? " --cold" : "", bench->model, setup->plan->method,
-            bench->max_seqs, quantity, value, unit);
+    results_add(&bench->results, &(struct result){.device = bench->source.device,
+                                                  .command = bench->measured_file ? "bench_serving --measured"
+                                                             : bench->cold        ? "bench_serving --cold"
+                                                                                  : "bench_serving",
+                                                  .model = bench->model,
+                                                  .method = setup->plan->method,
+                                                  .sequences = bench->max_seqs,
+                                                  .quantity = quantity,
+                                                  .median = value,
+                                                  .spread = NAN,
+                                                  .floor = NAN,
+                                                  .unit = unit});
 }
 
 // Holds the steps of one run against their prices.
@@ -351,7 +348,7 @@ static void report_steps(const struct judge *judge, const struct setup *setup, c
         if (n == 0) {
             continue;
         }
-        qsort(errors, (size_t)n, sizeof *errors, compare_doubles);
+        sort_doubles(errors, n);
         double median = 100 * errors[n / 2], p95 = 100 * errors[(int64_t)ceil(0.95 * (double)n) - 1];
         char quantity[96];
         printf("  %-8s %7lld steps, %8.3f s; predicted %+6.1f%% in all, each off by %5.1f%% (median), %5.1f%% (P95)\n",
@@ -395,7 +392,7 @@ static double median_of(double (*runs)[ROWS], int32_t n, int row)
     for (int32_t r = 0; r < n; r++) {
         values[r] = runs[r][row];
     }
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    sort_doubles(values, n);
     return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
 }
 
@@ -579,7 +576,7 @@ static int run(struct bench *bench)
     bench->bare = bench->calibrated;    // the same rates
     bench->bare.calibration = NULL;
     error = error ? error : open_file(&bench->steps_out, bench->steps_file, "we", "steps");
-    error = error ? error : open_file(&bench->results_out, bench->results, "ae", "results");
+    error = error ? error : results_open(&bench->results);
     snprintf(list, sizeof list, "%s", bench->methods);
     for (char *name = strtok_r(list, ",", &rest); name && !error; name = strtok_r(NULL, ",", &rest)) {
         error = run_method(bench, files, name);
@@ -590,9 +587,7 @@ static int run(struct bench *bench)
     if (bench->steps_out && fclose(bench->steps_out) != 0 && !error) {
         error = status_fail(-EIO, "--steps %s: %s", bench->steps_file, strerror(errno));
     }
-    if (bench->results_out && fclose(bench->results_out) != 0 && !error) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = results_close(&bench->results, error);
     free(bench->steps);
     free(table);
     calibration_free(bench->calibration);
@@ -601,9 +596,20 @@ static int run(struct bench *bench)
 
 int main(int argc, char **argv)
 {
-    static struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .device_name = "host",
-                                 .cases = "steady,saturated,preemption", .commit = "-", .driver = "-", .requests = 100,
-                                 .prompt = 512, .output = 64, .max_seqs = 8, .chunk = 512, .seed = 1, .load = 0.6, .runs = 1};
+    static struct bench bench = {.model = "bench-100m",
+                                 .methods = "clsa,dense",
+                                 .device = "cpu",
+                                 .device_name = "host",
+                                 .cases = "steady,saturated,preemption",
+                                 .results = {.commit = "-"},
+                                 .requests = 100,
+                                 .prompt = 512,
+                                 .output = 64,
+                                 .max_seqs = 8,
+                                 .chunk = 512,
+                                 .seed = 1,
+                                 .load = 0.6,
+                                 .runs = 1};
     bench.flags = plan_flags_default();
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size (random weights)"},
@@ -617,7 +623,8 @@ int main(int argc, char **argv)
         {"prompt", OPTION_INT, &bench.prompt, 4, 1 << 20, "tokens", "median; from a quarter to four times of it"},
         {"output", OPTION_INT, &bench.output, 4, 1 << 20, "tokens", "likewise"},
         {"capacity", OPTION_REAL, &bench.capacity, 0, 1e9, "1/s", "requests that the service can do; 0: as simulated"},
-        {"cache", OPTION_LONG, &bench.preemption_cache, 0, 1e15, "tokens", "in `preemption`; 0: until the simulator preempts"},
+        {"cache", OPTION_LONG, &bench.preemption_cache, 0, 1e15, "tokens",
+         "in `preemption`; 0: until the simulator preempts"},
         {"load", OPTION_REAL, &bench.load, 0.01, 1, "share", "of the predicted capacity that arrives in `steady`"},
         {"max-seqs", OPTION_INT, &bench.max_seqs, 1, 1 << 16, "sequences", "that run at once"},
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one step"},
@@ -627,17 +634,12 @@ int main(int argc, char **argv)
         {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "the first requests pay for what is loaded at first use"},
         {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
         {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_serving", "The engine under load beside its simulation.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
-    if (error == 1) {
-        return 0;
-    }
     error = error ? error : run(&bench);
-    return error ? command_fail("bench_serving", error) : 0;
+    return bench_end("bench_serving", error);
 }

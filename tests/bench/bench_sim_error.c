@@ -21,6 +21,7 @@
 #include "cli/measure.h"
 #include "engine/status.h"
 #include "sim/predict.h"
+#include "tests/bench/results.h"
 
 enum { MAX_STEPS = 1 << 12, MAX_DATA = 1 << 12, MAX_LAYERS = 32, OUTPUT_TOKENS = 24, TEXT_TOKENS = 1 << 13 };
 
@@ -35,7 +36,8 @@ static const struct {
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 struct bench {
-    const char *model, *methods, *device, *results;
+    const char *model, *methods, *device;
+    struct results results;
     int32_t rounds, threads, chunk;
     bool each;
     struct plan_flags flags;
@@ -108,21 +110,15 @@ static int run_shape(struct bench *bench, const struct plan *plan, struct model_
     return error;
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static double median_of(double *values, int32_t n)
 {
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    sort_doubles(values, n);
     return n > 0 ? 0.5 * (values[(n - 1) / 2] + values[n / 2]) : NAN;
 }
 
 static double p95_of(double *values, int32_t n)
 {
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    sort_doubles(values, n);
     return n > 0 ? values[(int32_t)ceil(0.95 * n) - 1] : NAN;
 }
 
@@ -214,38 +210,27 @@ static int judge(const struct held_step *first, const struct plan *plan, const s
     return 0;
 }
 
-static void first_line(char *out, int bytes, const char *command)
-{
-    FILE *pipe = popen(command, "r");
-    if (!pipe || !fgets(out, bytes, pipe)) {
-        snprintf(out, (size_t)bytes, "unknown");
-    }
-    out[strcspn(out, "\n\t")] = 0;
-    if (pipe) {
-        pclose(pipe);
-    }
-}
-
-static void report(const struct bench *bench, const char *level, struct errors *errors, int mode)
+static void report(struct bench *bench, const char *level, struct errors *errors, int mode)
 {
     const char *mode_name = mode ? "calibrated" : "roofline";
     double median = 100 * median_of(errors->values, errors->n), p95 = 100 * p95_of(errors->values, errors->n);
     printf("%-24s %-10s  %4d data  median %6.1f%%  P95 %6.1f%%\n", level, mode_name, errors->n, median, p95);
-    FILE *results = bench->results ? fopen(bench->results, "ae") : NULL;
-    if (!results) {
-        return;
+    char command[128], quantity[64];
+    snprintf(command, sizeof command, "bench_sim_error --methods %s --rounds %d", bench->methods, bench->rounds);
+    for (int i = 0; i < 2; i++) {
+        snprintf(quantity, sizeof quantity, "sim_error.%s.%s%s", level, mode_name, i ? ".p95" : "");
+        results_add(&bench->results, &(struct result){.device = bench->source.device,
+                                                      .command = command,
+                                                      .model = bench->model,
+                                                      .method = bench->methods,
+                                                      .contexts = "768-3072",
+                                                      .batches = "1-3",
+                                                      .quantity = quantity,
+                                                      .median = i ? p95 : median,
+                                                      .spread = NAN,
+                                                      .floor = NAN,
+                                                      .unit = "%"});
     }
-    char commit[32], date[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
-    first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
-    for (int row = 0; row < 2; row++) {
-        fprintf(results, "%s\t%s\t%s\t-\tbench_sim_error --methods %s --rounds %d\t%s\t%s\t768-3072\t1-3\tsim_error.%s.%s%s\t%.4g\t-\t-\t%%\n",
-                date, commit, bench->source.device, bench->methods, bench->rounds, bench->model, bench->methods, level,
-                mode_name, row ? ".p95" : "", row ? p95 : median);
-    }
-    fclose(results);
 }
 
 static int run_all(struct bench *bench, struct plan *plans, int32_t *n_methods)
@@ -313,7 +298,7 @@ int main(int argc, char **argv)
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
         {"threads", OPTION_INT, &bench.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every held-out step"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_sim_error", "Prediction errors on shapes not calibrated with.", NULL, 0,
@@ -321,10 +306,8 @@ int main(int argc, char **argv)
     int32_t n_positional, n_methods = 0;
     struct calibration *calibration = NULL;
     int error = options_parse(&command, argc, argv, &n_positional);
-    if (error == 1) {
-        return 0;
-    }
     error = error ? error : plan_flags_resolve(&bench.flags);
+    error = error ? error : results_open(&bench.results);
     error = error ? error : calibration_fit_open(&bench.fit);
     error = error ? error : run_all(&bench, plans, &n_methods);
     error = error ? error : judge_all(&bench, plans, &calibration);
@@ -338,5 +321,5 @@ int main(int argc, char **argv)
     }
     calibration_free(calibration);
     calibration_fit_close(bench.fit);
-    return error ? command_fail("bench_sim_error", error) : 0;
+    return bench_end("bench_sim_error", results_close(&bench.results, error));
 }

@@ -21,6 +21,7 @@
 #include "sim/calibration.h"
 #include "sim/predict.h"
 #include "traces/trace.h"
+#include "tests/bench/results.h"
 
 enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024, MAX_SAMPLES = 4096 };
 
@@ -38,7 +39,8 @@ struct datum {
 
 struct bench {
     struct option_list fit_paths, held_paths;
-    const char *device_name, *save, *results, *commit, *driver, *borrowed;
+    const char *device_name, *save, *borrowed;
+    struct results results;
     bool each, fitting;                      // fitting: the traces that are read are those to calibrate from
     struct plan plans[MAX_PLANS];
     int32_t n_plans, of_source;              // the plan of the source that is told; -1: none
@@ -50,17 +52,11 @@ struct bench {
     double mark_s[PHASE_COUNT];
 };
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static double median_of(const double *values, int32_t n)
 {
     double sorted[MAX_STEPS];
     memcpy(sorted, values, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, compare_doubles);
+    sort_doubles(sorted, n);
     return n > 0 ? 0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]) : NAN;
 }
 
@@ -266,31 +262,35 @@ static void report_split(const struct bench *bench)
     }
 }
 
-static void report(const struct bench *bench, int level, int mode, FILE *results)
+static void report(struct bench *bench, int level, int mode)
 {
     struct errors *of = &errors[level][mode];
     if (of->n == 0) {
         return;
     }
-    qsort(of->values, (size_t)of->n, sizeof *of->values, compare_doubles);
+    sort_doubles(of->values, of->n);
     double median = 50 * (of->values[(of->n - 1) / 2] + of->values[of->n / 2]);
     double p95 = 100 * of->values[(int32_t)ceil(0.95 * of->n) - 1];
     const char *mode_name = mode == 0 ? "roofline" : bench->borrowed ? "borrowed" : "calibrated";
     printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
-    char methods[128] = "", date[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    char methods[128] = "", quantity[64];
     for (int32_t i = 0; i < bench->n_plans; i++) {
         if (!strstr(methods, bench->plans[i].method)) {
             size_t length = strlen(methods);
             snprintf(methods + length, sizeof methods - length, "%s%s", i ? "," : "", bench->plans[i].method);
         }
     }
-    for (int row = 0; results && row < 2; row++) {
-        fprintf(results, "%s\t%s\t%s\t%s\tbench_sim_traces\t%s\t%s\t-\t-\tsim_error.%s.%s%s\t%.4g\t-\t-\t%%\n", date,
-                bench->commit, bench->source.device, bench->driver, bench->source.model, methods, level_names[level],
-                mode_name, row ? ".p95" : "", row ? p95 : median);
+    for (int i = 0; i < 2; i++) {
+        snprintf(quantity, sizeof quantity, "sim_error.%s.%s%s", level_names[level], mode_name, i ? ".p95" : "");
+        results_add(&bench->results, &(struct result){.device = bench->source.device,
+                                                      .command = "bench_sim_traces",
+                                                      .model = bench->source.model,
+                                                      .method = methods,
+                                                      .quantity = quantity,
+                                                      .median = i ? p95 : median,
+                                                      .spread = NAN,
+                                                      .floor = NAN,
+                                                      .unit = "%"});
     }
 }
 
@@ -305,7 +305,7 @@ static int fit(struct calibration **out, struct bench *bench, const struct devic
     struct tm utc;
     char command[128];
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
-    snprintf(command, sizeof command, "bench_sim_traces, traces of %.64s", bench->commit);
+    snprintf(command, sizeof command, "bench_sim_traces, traces of %.64s", bench->results.commit);
     int error = calibration_fit_open(&fit);
     for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
         struct sample_sink sink = calibration_fit_sink(fit);
@@ -358,14 +358,12 @@ static int run(struct bench *bench)
     if (!error) {
         report_split(bench);
     }
-    FILE *results = !error && bench->results ? fopen(bench->results, "ae") : NULL;
+    error = error ? error : results_open(&bench->results);
     for (int level = 0; level < LEVELS && !error; level++) {
-        report(bench, level, 0, results);
-        report(bench, level, 1, results);
+        report(bench, level, 0);
+        report(bench, level, 1);
     }
-    if (results && fclose(results) != 0) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = results_close(&bench->results, error);
     error = error || !bench->save ? error : calibration_save(calibration, bench->save);
     calibration_free(calibration);
     free(bench->data);
@@ -375,7 +373,7 @@ static int run(struct bench *bench)
 
 int main(int argc, char **argv)
 {
-    static struct bench bench = {.commit = "-", .driver = "-"};
+    static struct bench bench = {.results = {.commit = "-"}};
     const struct option_spec options[] = {
         {"fit", OPTION_LIST, &bench.fit_paths, 0, 0, "TRACE", "to calibrate from"},
         {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
@@ -383,18 +381,13 @@ int main(int argc, char **argv)
         {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},
         {"save", OPTION_TEXT, &bench.save, 0, 0, "FILE", "the calibration"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every datum"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "append to it"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_sim_traces", "Prediction errors on recorded shapes not calibrated with.",
                                          NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
-    if (error == 1) {
-        return 0;
-    }
     error = error ? error : run(&bench);
-    return error ? command_fail("bench_sim_traces", error) : 0;
+    return bench_end("bench_sim_traces", error);
 }

@@ -17,34 +17,35 @@
 #include "cli/measure.h"
 #include "cli/paper.h"
 #include "engine/status.h"
+#include "tests/bench/results.h"
 
 struct bench {
-    const char *model, *methods, *prompt, *results, *commit, *driver, *kv_dtype;
+    const char *model, *methods, *prompt, *kv_dtype;
+    struct results results;
     int32_t context, output, batch, device;
-    FILE *out;
     struct device rates;
-    char date[16];
 };
 
 static void row(const struct bench *bench, const struct paper_point *point, const char *quantity, double value,
                 double spread, double floor, const char *unit)
 {
-    char spread_text[32] = "-", floor_text[32] = "-", name[64];
+    char name[64];
     bool told = point->plan->kv_dtype != DTYPE_BF16;
     snprintf(name, sizeof name, "%s%s%s", quantity, told ? ".kv_" : "", told ? dtype_name(point->plan->kv_dtype) : "");
-    if (!isnan(spread)) {
-        snprintf(spread_text, sizeof spread_text, "%.3g", spread);
-    }
-    if (!isnan(floor)) {
-        snprintf(floor_text, sizeof floor_text, "%.4g", floor);
-    }
-    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %s\n", point->plan->method, point->context, point->batch, name, value,
-           unit, floor_text);
+    printf("%-11s %7d %4d  %-12s %10.5g %s  floor %.4g\n", point->plan->method, point->context, point->batch, name,
+           value, unit, floor);
     fflush(stdout);
-    fprintf(bench->out, "%s\t%s\t%s\t%s\tbench_steps\t%s\t%s\t%d\t%d\t%s\t%.5g\t%s\t%s\t%s\n", bench->date,
-            bench->commit, bench->rates.name, bench->driver, point->plan->shape.name, point->plan->method,
-            point->context, point->batch, name, value, spread_text, floor_text, unit);
-    fflush(bench->out);
+    results_add(&bench->results, &(struct result){.device = bench->rates.name,
+                                                  .command = "bench_steps",
+                                                  .model = point->plan->shape.name,
+                                                  .method = point->plan->method,
+                                                  .context = point->context,
+                                                  .sequences = point->batch,
+                                                  .quantity = name,
+                                                  .median = value,
+                                                  .spread = spread,
+                                                  .floor = floor,
+                                                  .unit = unit});
 }
 
 static void on_point(void *user, const struct paper_point *point)
@@ -118,15 +119,10 @@ static int run(struct bench *bench)
         .point = on_point,
         .user = bench,
     };
-    time_t now = time(NULL);
-    strftime(bench->date, sizeof bench->date, "%Y-%m-%d", gmtime(&now));
     int error = gpu_rates(&bench->rates, bench->device);
     error = error ? error : measure_read_prompt(&text, &n_text, bench->prompt);
     error = error ? error : choose(bench, plans, files, &options);
-    bench->out = error ? NULL : fopen(bench->results, "ae");
-    if (!error && !bench->out) {
-        error = status_fail(-EINVAL, "--results %s: %s", bench->results, strerror(errno));
-    }
+    error = error ? error : results_open(&bench->results);
     if (!error) {
         printf("%s: %.0f GB/s, %.0f TFLOP/s, %.2f us a launch\n", bench->rates.name,
                bench->rates.bytes_per_s.value * 1e-9, bench->rates.flops_per_s[DTYPE_BF16].value * 1e-12,
@@ -144,13 +140,10 @@ static int run(struct bench *bench)
     for (int i = 0; i < PAPER_TABLES; i++) {
         table_close(tables[i]);
     }
-    if (bench->out && fclose(bench->out) != 0 && !error) {
-        error = status_fail(-EIO, "--results %s: %s", bench->results, strerror(errno));
-    }
     model_file_close(files[0]);
     model_file_close(files[1]);
     free(text);
-    return error;
+    return results_close(&bench->results, error);
 }
 
 int main(int argc, char **argv)
@@ -158,9 +151,7 @@ int main(int argc, char **argv)
     struct bench bench = {.model = "paper-4b",
                           .methods = "dense,yoco,clsa,clsa-block,yoco-token,token,indexcache,block,dsa,quest",
                           .prompt = "workloads/texts/constitution.txt",
-                          .results = "tests/bench/results.tsv",
-                          .commit = "-",
-                          .driver = "-",
+                          .results = RESULTS_DEFAULT,
                           .context = 131072,
                           .output = 10000,
                           .batch = 1024};
@@ -174,18 +165,12 @@ int main(int argc, char **argv)
         {"batch", OPTION_INT, &bench.batch, 1, 1024, "sequences", "the largest"},
         {"kv-dtype", OPTION_TEXT, &bench.kv_dtype, 0, 0, "bf16|fp8", "type of cached keys and values"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
-        {"results", OPTION_TEXT, &bench.results, 0, 0, "FILE", "rows are appended here"},
-        {"commit", OPTION_TEXT, &bench.commit, 0, 0, "ID", "for the rows"},
-        {"driver", OPTION_TEXT, &bench.driver, 0, 0, "VERSION", "for the rows"},
+        RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"bench_steps", "Whole steps on a GPU.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);
-    if (error == -ENODEV) {
-        printf("skipped: %s\n", status_text());
-        return 0;
-    }
-    return error >= 0 ? 0 : command_fail("bench_steps", error);
+    return bench_end("bench_steps", error);
 }

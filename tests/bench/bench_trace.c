@@ -13,6 +13,7 @@
 
 #include "engine/status.h"
 #include "traces/trace.h"
+#include "tests/bench/results.h"
 
 enum { ROUNDS = 7, STAGES = 39, KERNELS = 300, EVENTS = 1000000 };
 
@@ -123,47 +124,24 @@ static int write_trace(const struct variant *variant, const char *path, double *
     return error;
 }
 
-static int compare(const void *left, const void *right)
+static void report(struct results *results, const char *quantity, double *values, int n, const char *unit)
 {
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-static void first_line(char *out, int bytes, const char *command)
-{
-    FILE *pipe = popen(command, "r");
-    if (!pipe || !fgets(out, bytes, pipe)) {
-        snprintf(out, (size_t)bytes, "unknown");
-    }
-    out[strcspn(out, "\n\t")] = 0;
-    if (pipe) {
-        pclose(pipe);
-    }
-}
-
-static void report(const char *quantity, double *values, int n, const char *unit)
-{
-    char device[128], commit[64], date[32];
-    time_t now = time(NULL);
-    struct tm utc;
-    strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
+    char device[128];
     first_line(device, sizeof device, "sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null");
-    first_line(commit, sizeof commit, "git rev-parse --short HEAD 2>/dev/null");
-    qsort(values, (size_t)n, sizeof *values, compare);
+    sort_doubles(values, n);
     double median = values[n / 2], spread = values[n - 1] - values[0];
     printf("%-20s %12.4g %s, slowest to fastest %.0f, %d rounds of %d events\n", quantity, median, unit, spread, n,
            EVENTS);
-    FILE *results = fopen("tests/bench/results.tsv", "ae");
-    if (!results) {
-        fprintf(stderr, "bench_trace: tests/bench/results.tsv cannot be written; run from the top of the checkout\n");
-        return;
-    }
-    fprintf(results, "%s\t%s\t%s\t-\tbench_trace\t-\t-\t-\t-\t%s\t%.6g\t%.3g\t-\t%s\n", date, commit, device, quantity,
-            median, spread, unit);
-    fclose(results);
+    results_add(results, &(struct result){.device = device,
+                                          .command = "bench_trace",
+                                          .quantity = quantity,
+                                          .median = median,
+                                          .spread = spread,
+                                          .floor = NAN,
+                                          .unit = unit});
 }
 
-static int measure(const struct variant *variant)
+static int measure(struct results *results, const struct variant *variant)
 {
     char path[96], quantity[64];
     snprintf(path, sizeof path, "%s/bench_trace-%ld%s", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp",
@@ -183,21 +161,20 @@ static int measure(const struct variant *variant)
         return error;
     }
     snprintf(quantity, sizeof quantity, "trace_write%s", variant->name);
-    report(quantity, writes, ROUNDS, "events/s");
+    report(results, quantity, writes, ROUNDS, "events/s");
     snprintf(quantity, sizeof quantity, "trace_read%s", variant->name);
-    report(quantity, reads, ROUNDS, "events/s");
+    report(results, quantity, reads, ROUNDS, "events/s");
     snprintf(quantity, sizeof quantity, "trace_bytes%s", variant->name);
-    report(quantity, &size, 1, "B/event");
+    report(results, quantity, &size, 1, "B/event");
     return 0;
 }
 
 int main(void)
 {
-    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
-        if (measure(&variants[i]) != 0) {
-            fprintf(stderr, "bench_trace: %s\n", status_text());
-            return 1;
-        }
+    struct results results = {.path = "tests/bench/results.tsv"};
+    int error = results_open(&results);
+    for (size_t i = 0; i < sizeof variants / sizeof *variants && !error; i++) {
+        error = measure(&results, &variants[i]);
     }
-    return 0;
+    return bench_end("bench_trace", results_close(&results, error));
 }
