@@ -1,4 +1,4 @@
-// tests/test_engine.c - requests through the engine: outputs, preemption, errors, and what the observer is told.
+// tests/test_engine.c - requests through the engine: outputs, preemption, reuse, forks, errors.
 #include <errno.h>
 
 #include "engine/cost.h"
@@ -259,8 +259,8 @@ static void check_fork(const char *method)
     struct plan plan = small_plan(method, 4);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
-    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_seqs = 3, .max_context = 64,
-                                     .max_step_tokens = 16};
+    struct engine_options options = {
+        .plan = &plan, .model = model, .backend = "reference", .max_seqs = 3, .max_context = 64, .max_step_tokens = 16};
     struct answer original = {.n_prompt = 21, .wanted = MAX_OUTPUT};
     int32_t drawn[3][MAX_OUTPUT] = {{0}}, n_drawn[3] = {0};
     int32_t *tokens = fixture_tokens(original.n_prompt, shape.vocab);
@@ -279,14 +279,16 @@ static void check_fork(const char *method)
             n_drawn[r]++;
         }
         if (n_drawn[0] == 1 || n_drawn[0] == 7) {
-            CHECK_MESSAGE(engine_fork(engine, id, &fork) == 0 && fork == (n_drawn[0] == 1 ? 1 : 2), "%s", status_text());
+            CHECK_MESSAGE(engine_fork(engine, id, &fork) == 0 && fork == (n_drawn[0] == 1 ? 1 : 2), "%s",
+                          status_text());
         } else if (n_drawn[0] == 8) {
             CHECK(engine_fork(engine, id, &fork) == -EAGAIN);
         }
     }
     CHECK(n_drawn[0] == MAX_OUTPUT && n_drawn[1] == MAX_OUTPUT - 1 && n_drawn[2] == MAX_OUTPUT - 7);
     CHECK_MESSAGE(memcmp(drawn[1] + 1, drawn[0] + 1, (MAX_OUTPUT - 1) * sizeof(int32_t)) == 0 &&
-                  memcmp(drawn[2] + 7, drawn[0] + 7, (MAX_OUTPUT - 7) * sizeof(int32_t)) == 0, "%s: a fork went its own way", method);
+                      memcmp(drawn[2] + 7, drawn[0] + 7, (MAX_OUTPUT - 7) * sizeof(int32_t)) == 0,
+                  "%s: a fork went its own way", method);
     CHECK(engine_stats(engine).kv_bytes_used == 0);
     engine_close(engine);
     free(tokens);
@@ -328,147 +330,6 @@ static void check_every_position(void)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The observer
-
-struct witness {
-    const struct plan *plan;
-    int32_t n_prompt;
-    bool in_step, in_stage;
-    int32_t layer, steps, counters;
-    struct observed_stage stage;
-    struct stage_cost sum;
-    int32_t host_stages;
-    enum request_state states[8];
-    int32_t n_states;
-};
-
-static void step_begin(void *user, const struct observed_step *step)
-{
-    struct witness *w = user;
-    CHECK(!w->in_step && step->step == w->steps && step->n_seqs == 1 && step->n_tokens > 0);
-    CHECK(step->phase == (step->context_tokens <= w->n_prompt ? PHASE_PREFILL : PHASE_DECODE));
-    w->in_step = true;
-    w->host_stages = 0;
-    w->sum = (struct stage_cost){0, 0};
-}
-
-static void step_end(void *user, const struct observed_step *step)
-{
-    struct witness *w = user;
-    struct work work = {.context_tokens = step->context_tokens - step->n_tokens, .new_tokens = step->n_tokens,
-                        .logit_rows = step->context_tokens >= w->n_prompt};
-    struct stage_cost expected = step_cost(w->plan, &work, 1);
-    CHECK(w->in_step && !w->in_stage && w->layer == -1 && w->host_stages == 2);
-    CHECK_MESSAGE(w->sum.bytes == expected.bytes && w->sum.flops == expected.flops,
-                  "%s, step %lld: stages add up to %lld bytes and %lld flops, the step costs %lld and %lld",
-                  w->plan->method, (long long)step->step, (long long)w->sum.bytes, (long long)w->sum.flops,
-                  (long long)expected.bytes, (long long)expected.flops);
-    w->in_step = false;
-    w->steps++;
-}
-
-static void layer_begin(void *user, int32_t layer)
-{
-    struct witness *w = user;
-    CHECK(w->in_step && !w->in_stage && w->layer == -1 && layer >= 0);
-    w->layer = layer;
-}
-
-static void layer_end(void *user, int32_t layer)
-{
-    struct witness *w = user;
-    CHECK(w->in_step && !w->in_stage && w->layer == layer);
-    w->layer = -1;
-}
-
-static void stage_begin(void *user, const struct observed_stage *stage)
-{
-    struct witness *w = user;
-    CHECK(w->in_step && !w->in_stage && stage->layer == w->layer);
-    CHECK(stage->bytes >= 0 && stage->flops >= 0);
-    w->in_stage = true;
-    w->stage = *stage;
-    w->sum.bytes += stage->bytes;
-    w->sum.flops += stage->flops;
-    w->host_stages += stage->stage == STAGE_HOST;
-}
-
-static void stage_end(void *user, const struct observed_stage *stage)
-{
-    struct witness *w = user;
-    CHECK(w->in_stage && w->stage.stage == stage->stage && w->stage.layer == stage->layer);
-    CHECK(w->stage.bytes == stage->bytes && w->stage.flops == stage->flops && w->stage.n_tokens == stage->n_tokens);
-    w->in_stage = false;
-}
-
-static void request(void *user, const struct request_sample *sample)
-{
-    struct witness *w = user;
-    CHECK(!w->in_step && w->n_states < 8);
-    w->states[w->n_states++] = sample->state;
-}
-
-static void counter(void *user, enum counter kind, double value)
-{
-    struct witness *w = user;
-    CHECK(!w->in_step && value >= 0 && kind != COUNTER_TOKENS_PER_S);
-    w->counters++;
-}
-
-// Calls are nested and paired; the stages of every step cost what cost.h says of the step, to the byte.
-static void check_observer(const char *method)
-{
-    struct plan plan = small_plan(method, 16);
-    struct model_weights weights;
-    struct model_file *model = fixture_model(&plan, check_random(), &weights);
-    struct witness w = {.plan = &plan, .n_prompt = 23, .layer = -1};
-    struct observer observer = {.user = &w, .step_begin = step_begin, .step_end = step_end, .layer_begin = layer_begin,
-                                .layer_end = layer_end, .stage_begin = stage_begin, .stage_end = stage_end,
-                                .request = request, .counter = counter};
-    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
-                                     .max_step_tokens = 9, .observer = &observer};
-    struct answer answer = {.n_prompt = 23, .wanted = 5};
-    struct engine_stats stats;
-    run(&options, &answer, 1, 0, &stats);
-    CHECK(w.steps == 3 + 4 && stats.steps == w.steps && w.counters == 3 * w.steps);
-    CHECK(stats.prompt_tokens == 23 && stats.output_tokens == 5);
-    CHECK(w.n_states == 4);
-    for (int32_t i = 0; i < w.n_states; i++) {
-        CHECK((int32_t)w.states[i] == i);
-    }
-    model_file_close(model);
-}
-
-// A failing step still closes what it opened.
-static void check_observer_on_failure(void)
-{
-    struct plan plan = small_plan("clsa", 16);
-    struct model_weights weights;
-    struct model_file *model = fixture_model(&plan, check_random(), &weights);
-    struct witness w = {.plan = &plan, .n_prompt = 1, .layer = -1};
-    struct observer observer = {.user = &w, .layer_begin = layer_begin, .layer_end = layer_end,
-                                .stage_begin = stage_begin, .stage_end = stage_end};
-    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64,
-                                     .observer = &observer};
-    union {
-        const void *read;
-        void *write;
-    } embedding = {.read = weights.embedding.data};
-    dtype_store(embedding.write, 3 * (int64_t)shape.hidden, weights.embedding.dtype, NAN);    // of token 3
-    struct engine_request bad = {.prompt = (const int32_t[]){1, 3}, .n_prompt = 2, .max_output_tokens = 1};
-    struct engine *engine;
-    const struct engine_output *outputs;
-    int64_t id;
-    w.in_step = true;    // steps are not observed here
-    CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &bad, &id) == 0);
-    CHECK(engine_step(engine, &outputs) == -EDOM);
-    CHECK_MESSAGE(strstr(status_text(), "position 1"), "no position in '%s'", status_text());
-    CHECK(!w.in_stage && w.layer == -1);
-    engine_close(engine);
-    model_file_close(model);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 // Bad input
 
 static void expect(int got, int wanted, const char *word)
@@ -485,12 +346,12 @@ static void check_bad_options(void)
     const struct engine_options good = {.plan = &plan, .model = model, .backend = "reference", .max_context = 64};
     struct engine_options o;
     struct engine *engine = NULL;
-#define OPEN_FAILS(assignment, error, word)                                                                              \
-    do {                                                                                                                 \
-        o = good;                                                                                                        \
-        assignment;                                                                                                      \
-        expect(engine_open(&engine, &o), error, word);                                                                   \
-        CHECK(engine == NULL);                                                                                           \
+#define OPEN_FAILS(assignment, error, word)                                                                            \
+    do {                                                                                                               \
+        o = good;                                                                                                      \
+        assignment;                                                                                                    \
+        expect(engine_open(&engine, &o), error, word);                                                                 \
+        CHECK(engine == NULL);                                                                                         \
     } while (0)
     OPEN_FAILS(o.max_context = -1, -EINVAL, "max_context");
     OPEN_FAILS(o.max_seqs = -3, -EINVAL, "max_seqs");
@@ -530,11 +391,11 @@ static void check_bad_requests(void)
     int64_t id;
     CHECK(engine_open(&engine, &options) == 0);
     expect(engine_step(engine, &outputs), -ENODATA, "no request");
-#define SUBMIT_FAILS(assignment, word)                                                                                   \
-    do {                                                                                                                 \
-        r = good;                                                                                                        \
-        assignment;                                                                                                      \
-        expect(engine_submit(engine, &r, &id), -EINVAL, word);                                                           \
+#define SUBMIT_FAILS(assignment, word)                                                                                 \
+    do {                                                                                                               \
+        r = good;                                                                                                      \
+        assignment;                                                                                                    \
+        expect(engine_submit(engine, &r, &id), -EINVAL, word);                                                         \
     } while (0)
     SUBMIT_FAILS(r.n_prompt = 0, "prompt");
     SUBMIT_FAILS(r.n_prompt = -5, "prompt");
@@ -579,7 +440,8 @@ static void check_force(void)
     struct plan plan = small_plan("token", 4);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
-    struct engine_options options = {.plan = &plan, .model = model, .backend = "reference", .max_seqs = 2, .max_context = 64};
+    struct engine_options options = {
+        .plan = &plan, .model = model, .backend = "reference", .max_seqs = 2, .max_context = 64};
     int32_t *tokens = fixture_tokens(24, shape.vocab), drawn[2][10] = {{0}}, too_big = shape.vocab;
     struct engine_request request = {.prompt = tokens, .n_prompt = 16, .max_output_tokens = 10};
     const struct engine_output *outputs;
@@ -588,7 +450,8 @@ static void check_force(void)
     CHECK(engine_open(&engine, &options) == 0 && engine_submit(engine, &request, &id) == 0);
     CHECK(engine_force(engine, 1, tokens, 1) == -EINVAL && engine_force(engine, -1, tokens, 1) == -EINVAL);
     CHECK(engine_force(engine, id, tokens, 11) == -EINVAL && engine_force(engine, id, &too_big, 1) == -EINVAL);
-    CHECK(engine_force(engine, id, tokens, 3) == 0 && engine_force(engine, id, tokens + 16, 7) == 0);    // the last one counts
+    CHECK(engine_force(engine, id, tokens, 3) == 0 &&
+          engine_force(engine, id, tokens + 16, 7) == 0);    // the last one counts
     for (int n; (n = engine_step(engine, &outputs)) >= 0;) {
         CHECK(n == 1 && outputs[0].index < 10);
         drawn[0][outputs[0].index] = outputs[0].token;
@@ -600,7 +463,8 @@ static void check_force(void)
         CHECK(n == 1 && outputs[0].index < 3);
         drawn[1][outputs[0].index] = outputs[0].token;
     }
-    CHECK_MESSAGE(memcmp(drawn[0] + 7, drawn[1], 3 * sizeof(int32_t)) == 0, "what follows forced tokens differs from a prompt's");
+    CHECK_MESSAGE(memcmp(drawn[0] + 7, drawn[1], 3 * sizeof(int32_t)) == 0,
+                  "what follows forced tokens differs from a prompt's");
     engine_close(engine);
     model_file_close(model);
     free(tokens);
@@ -614,7 +478,6 @@ int main(void)
         check_warm(plan_method(m)->name, "reference", 4);
         check_warm(plan_method(m)->name, "cpu", 4);
         check_warm(plan_method(m)->name, "cpu", 32);
-        check_observer(plan_method(m)->name);
         int64_t reused = 0;
         for (int i = 0; i < 6; i++) {
             check_reuse(plan_method(m)->name, i % 3 == 2 ? "cpu" : "reference", i % 2 ? 8 : 4, &reused);
@@ -627,7 +490,6 @@ int main(void)
     check_fork("quest");
     check_force();
     check_every_position();
-    check_observer_on_failure();
     check_bad_options();
     check_bad_requests();
     check_source();
