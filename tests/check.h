@@ -57,18 +57,18 @@ __attribute__((format(printf, 3, 4))) static inline void check_failed(const char
     va_end(arguments);
 }
 
-#define CHECK(condition)                                                                                                 \
-    do {                                                                                                                 \
-        if (!(condition)) {                                                                                              \
-            check_failed(__FILE__, __LINE__, "%s", #condition);                                                          \
-        }                                                                                                                \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            check_failed(__FILE__, __LINE__, "%s", #condition);                                                        \
+        }                                                                                                              \
     } while (0)
 
-#define CHECK_MESSAGE(condition, ...)                                                                                    \
-    do {                                                                                                                 \
-        if (!(condition)) {                                                                                              \
-            check_failed(__FILE__, __LINE__, __VA_ARGS__);                                                               \
-        }                                                                                                                \
+#define CHECK_MESSAGE(condition, ...)                                                                                  \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            check_failed(__FILE__, __LINE__, __VA_ARGS__);                                                             \
+        }                                                                                                              \
     } while (0)
 
 // splitmix64: every draw of a test follows from its one seed.

@@ -1,4 +1,5 @@
-// tests/test_cli.c - the program as its users meet it: exit statuses, one clear line for wrong input, nothing half-written.
+// tests/test_cli.c - the program as its users meet it: exit statuses, one clear line for wrong input, nothing
+// half-written.
 #include <dirent.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -22,7 +23,8 @@ static void read_into(const char *path, char *buffer, size_t bytes)
 
 static char errors[1 << 16];
 
-// Runs the program under `prefix` with these arguments (a shell line) and returns its exit status; -1 if a signal ended it.
+// Runs the program under `prefix` with these arguments (a shell line) and returns its exit status; -1 if a signal ended
+// it.
 static int clsa_under(const char *prefix, const char *arguments)
 {
     char line[4096], path[256];
@@ -55,7 +57,8 @@ static void expect_error(int status, const char *arguments, const char *words)
 {
     int got = clsa(arguments);
     CHECK_MESSAGE(got == status, "clsa %s: exit %d, expected %d: %s", arguments, got, status, errors);
-    CHECK_MESSAGE(lines(errors) == 1, "clsa %s: %d lines on stderr, expected one: %s", arguments, lines(errors), errors);
+    CHECK_MESSAGE(lines(errors) == 1, "clsa %s: %d lines on stderr, expected one: %s", arguments, lines(errors),
+                  errors);
     char copy[512];
     snprintf(copy, sizeof copy, "%s", words);
     for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
@@ -115,20 +118,28 @@ static void wrong_flags(void)
     expect_error(2, "top", "terminal|--snapshot");
 }
 
-// A file that cannot be written is told before there is anything to write. A model of this size, were it begun, would take
-// longer than a test may; what was there stays.
+// A file that cannot be written is told before there is anything to write. A model of this size, were it begun, would
+// take longer than a test may; what was there stays.
 static void wrong_outputs(void)
 {
-    static const char *const flags[] = {
-        "compare --model bench-100m --text x --context 1M --trace", "compare --model bench-100m --text x --context 1M --html",
-        "profile --model bench-100m --text x --context 1M --out", "eval --model demo --context 1M --results",
-        "sim --workload day --fit", "sim --workload day --every-step --html", "sim --workload day --every-step --trace",
-        "sim --html", "sim --trace", "plan --workload day --html", "plan merge a --out", "calibrate a --out",
-        "trace import a --engine vllm --out"};
+    static const char *const flags[] = {"compare --model bench-100m --text x --context 1M --trace",
+                                        "compare --model bench-100m --text x --context 1M --html",
+                                        "profile --model bench-100m --text x --context 1M --out",
+                                        "eval --model demo --context 1M --results",
+                                        "sim --workload day --fit",
+                                        "sim --workload day --every-step --html",
+                                        "sim --workload day --every-step --trace",
+                                        "sim --html",
+                                        "sim --trace",
+                                        "plan --workload day --html",
+                                        "plan merge a --out",
+                                        "calibrate a --out",
+                                        "trace import a --engine vllm --out"};
     char line[1024], kept[512], text[16];
     write_file(format(kept, sizeof kept, "%s/kept", folder), "as it was", 9);
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
-        expect_error(2, format(line, sizeof line, "%s %s/none/out", flags[i], folder), "none/out|cannot write|No such file");
+        expect_error(2, format(line, sizeof line, "%s %s/none/out", flags[i], folder),
+                     "none/out|cannot write|No such file");
         expect_error(2, format(line, sizeof line, "%s %s", flags[i], folder), "is a directory");
         int before = files_in(folder);
         expect_error(2, format(line, sizeof line, "%s %s --no-such-flag", flags[i], kept), "--no-such-flag");
@@ -171,8 +182,10 @@ static void shipped_models(void)
     CHECK(clsa("run --model demo --method block --text hello --output 2") == 0);
     CHECK(clsa("compare --model demo --text hello --context 40 --output 2") == 0);
     CHECK(strstr(output, "clsa-block") && strstr(output, "quest") && !strstr(output, "dsa"));
-    // A text that goes on behind the prompt is decoded along: half of its bytes a trained model guesses, a random one few.
-    const char *text = "compare --prompt workloads/texts/persuasion.txt --context 512 --output 64 --methods clsa --json";
+    // A text that goes on behind the prompt is decoded along: half of its bytes a trained model guesses, a random one
+    // few.
+    const char *text =
+        "compare --prompt workloads/texts/persuasion.txt --context 512 --output 64 --methods clsa --json";
     char line[512];
     CHECK(clsa(format(line, sizeof line, "%s --model demo", text)) == 0);
     double right = right_percent();
@@ -193,16 +206,19 @@ static void models(void)
     CHECK(clsa(format(line, sizeof line, "model init --preset tiny --methods clsa --out %s/model", folder)) == 0);
     CHECK(clsa(format(line, sizeof line, "run --model %s/model --method clsa --text hello --output 4", folder)) == 0);
     expect_error(2, format(line, sizeof line, "run --model %s/model --method dense --text x", folder), "dense");
-    expect_error(2, format(line, sizeof line, "model init --preset tiny --methods clsa --out %s/model", folder), "model");
+    expect_error(2, format(line, sizeof line, "model init --preset tiny --methods clsa --out %s/model", folder),
+                 "model");
     // Cut and corrupted weights.
     format(path, sizeof path, "%s/model/model.safetensors", folder);
     format(copy, sizeof copy, "cp %s %s/whole", path, folder);
     CHECK(system(copy) == 0);
     struct stat info;
     CHECK(stat(path, &info) == 0 && truncate(path, info.st_size / 2) == 0);
-    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "model.safetensors");
+    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder),
+                 "model.safetensors");
     write_file(path, "\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10);
-    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "model.safetensors");
+    expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder),
+                 "model.safetensors");
     format(copy, sizeof copy, "mv %s/whole %s", folder, path);
     CHECK(system(copy) == 0);
     CHECK(clsa(format(line, sizeof line, "model check %s/model", folder)) == 0);
@@ -214,9 +230,11 @@ static void models(void)
     CHECK(size != NULL);
     if (size) {
         *size = 0;
-        int length = snprintf(absurd, sizeof absurd, "%s\"hidden_size\": 9223372036854775807%s", config, strpbrk(size + 1, ",}"));
+        int length = snprintf(absurd, sizeof absurd, "%s\"hidden_size\": 9223372036854775807%s", config,
+                              strpbrk(size + 1, ",}"));
         write_file(path, absurd, (size_t)length);
-        expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder), "config.json|hidden_size");
+        expect_error(2, format(line, sizeof line, "run --model %s/model --method clsa --text x", folder),
+                     "config.json|hidden_size");
     }
 }
 
@@ -229,15 +247,18 @@ static void outputs(void)
     CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
     CHECK(output[0] == '{' && strstr(output, "\"attention\""));
     // Wrong input leaves an older file alone.
-    expect_error(2, format(line, sizeof line, "profile --model tiny --method clsa,nonsense --text x --out %s/a.pftrace", folder),
-                 "nonsense");
-    expect_error(2, format(line, sizeof line, "profile --model tiny --method , --text x --out %s/a.pftrace", folder), "--method");
-    expect_error(2, format(line, sizeof line, "profile --model tiny --text x --collect kernel --out %s/a.pftrace", folder),
+    expect_error(
+        2, format(line, sizeof line, "profile --model tiny --method clsa,nonsense --text x --out %s/a.pftrace", folder),
+        "nonsense");
+    expect_error(2, format(line, sizeof line, "profile --model tiny --method , --text x --out %s/a.pftrace", folder),
+                 "--method");
+    expect_error(2,
+                 format(line, sizeof line, "profile --model tiny --text x --collect kernel --out %s/a.pftrace", folder),
                  "--device cuda");
     expect_error(2, format(line, sizeof line, "profile --model tiny --text x --collect all --out %s/a.pftrace", folder),
                  "--collect all");
-    CHECK(clsa(format(line, sizeof line, "profile --model tiny --text x --output 4 --collect off --out %s/off.pftrace", folder)) ==
-          0);
+    CHECK(clsa(format(line, sizeof line, "profile --model tiny --text x --output 4 --collect off --out %s/off.pftrace",
+                      folder)) == 0);
     CHECK(clsa(format(line, sizeof line, "trace summary %s/a.pftrace --json", folder)) == 0);
     CHECK(strstr(output, "\"attention\""));
     // Cut in the middle: what is whole is told, the cut is an error.
@@ -256,7 +277,8 @@ static void outputs(void)
     getrlimit(RLIMIT_FSIZE, &before);
     limit.rlim_max = before.rlim_max;
     setrlimit(RLIMIT_FSIZE, &limit);
-    int status = clsa(format(line, sizeof line, "profile --model tiny --method clsa --text hello --output 64 --out %s/b.pftrace", path));
+    int status = clsa(format(line, sizeof line,
+                             "profile --model tiny --method clsa --text hello --output 64 --out %s/b.pftrace", path));
     setrlimit(RLIMIT_FSIZE, &before);
     CHECK_MESSAGE(status == 1, "full disk: exit %d: %s", status, errors);
     CHECK_MESSAGE(strstr(errors, "b.pftrace") != NULL, "full disk: %s", errors);
@@ -274,7 +296,8 @@ static void interrupts(void)
         char prefix[64];
         // In the foreground: else timeout also signals its whole group, and a second signal ends a program at once.
         snprintf(prefix, sizeof prefix, "timeout --foreground --preserve-status -s %s 1", signals[i]);
-        int status = clsa_under(prefix, format(line, sizeof line, "profile --model tiny --text x --output 1M --out %s/a.pftrace", path));
+        int status = clsa_under(
+            prefix, format(line, sizeof line, "profile --model tiny --text x --output 1M --out %s/a.pftrace", path));
         CHECK_MESSAGE(status == 130 && lines(errors) == 1 && strstr(errors, "interrupted"), "SIG%s: exit %d: %s",
                       signals[i], status, errors);
         CHECK_MESSAGE(files_in(path) == 1, "SIG%s: %d files", signals[i], files_in(path));
@@ -306,8 +329,11 @@ static void good_runs(void)
     char *second = strstr(output, "\"text\"");
     CHECK(first[0] && second && strncmp(first, second, strcspn(first, "\n")) == 0);
     free(first);
-    CHECK(clsa(format(line, sizeof line, "profile --model tiny --method clsa,dense --text hello --output 8 --out %s/p.pftrace", folder)) == 0);
-    CHECK(clsa(format(line, sizeof line, "top --replay %s/p.pftrace --snapshot stages --rows 24 --cols 80 --ascii", folder)) == 0);
+    CHECK(clsa(format(line, sizeof line,
+                      "profile --model tiny --method clsa,dense --text hello --output 8 --out %s/p.pftrace", folder)) ==
+          0);
+    CHECK(clsa(format(line, sizeof line, "top --replay %s/p.pftrace --snapshot stages --rows 24 --cols 80 --ascii",
+                      folder)) == 0);
     CHECK_MESSAGE(strstr(output, "attention") != NULL, "snapshot: %s", output);
 }
 

@@ -2,8 +2,8 @@
 //
 // Methods that select everything equal the method that selects nothing; early exit equals none; a prompt in chunks, in
 // pages or in company equals the prompt whole, in one piece, alone. On the reference backend bit for bit, because a
-// row's arithmetic depends on nothing else; on other backends within a tolerance, where selection cannot differ. The same
-// way twice gives the same bits everywhere. A backend that is not here is skipped, visibly.
+// row's arithmetic depends on nothing else; on other backends within a tolerance, where selection cannot differ. The
+// same way twice gives the same bits everywhere. A backend that is not here is skipped, visibly.
 #include <errno.h>
 
 #include "engine/status.h"
@@ -155,7 +155,8 @@ static void check_ways(const struct scene *scene, const struct plan *plan)
         float *got = run(scene, &changed, ways[i].options);
         snprintf(what, sizeof what, "%s, %s", plan->method, ways[i].name);
         same(scene, what, expected, got, N_LOGITS);
-        CHECK_MESSAGE(i > 0 || memcmp(expected, got, N_LOGITS * sizeof *got) == 0, "%s, %s: other bits", scene->with->backend, what);
+        CHECK_MESSAGE(i > 0 || memcmp(expected, got, N_LOGITS * sizeof *got) == 0, "%s, %s: other bits",
+                      scene->with->backend, what);
         free(got);
     }
     // Without early exit, with every row through every layer: [N_TOKENS][VOCAB], the last of which are the same rows.

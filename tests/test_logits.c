@@ -1,17 +1,18 @@
 // tests/test_logits.c - the engine's logits against PyTorch's, for every method that both know.
 //
-// The golden files in tests/data/logits were made by workloads/train/golden.py: two tiny random models in the engine's own
-// format, and for them and for the two trained models, per method, the logits after the later tokens, computed by an
-// implementation that shares no code with the engine. A prompt gives the first row and decoding the others, so both are compared. Keys
-// and index keys are kept in f32 here: rounding them would hide errors, and could change a selection.
+// The golden files in tests/data/logits were made by workloads/train/golden.py: two tiny random models in the engine's
+// own format, and for them and for the two trained models, per method, the logits after the later tokens, computed by
+// an implementation that shares no code with the engine. A prompt gives the first row and decoding the others, so both
+// are compared. Keys and index keys are kept in f32 here: rounding them would hide errors, and could change a
+// selection.
 #include "engine/status.h"
 #include "tests/check.h"
 #include "tests/fixture.h"
 
 enum { BLOCK_TOKENS = 4 };
 
-// Both sides compute in f32, in different orders; against the greatest logit, which is about 4 in random models and 30 in
-// trained ones.
+// Both sides compute in f32, in different orders; against the greatest logit, which is about 4 in random models and 30
+// in trained ones.
 static const double tolerance = 5e-5;
 
 static const struct golden {

@@ -160,8 +160,10 @@ static void stages_add_up(void)
                 continue;
             }
             CHECK(predict_stage(&one, &device, &plan, (enum stage)s, layer, work, n_seqs) == 0);
-            // Attention of prompts and of rows that decode is two kernels, save where only rows that leave logits are left.
-            bool attends = s == STAGE_WINDOW_ATTENTION || (s == STAGE_ATTENTION && layer < plan_first_cross_layer(&plan));
+            // Attention of prompts and of rows that decode is two kernels, save where only rows that leave logits are
+            // left.
+            bool attends =
+                s == STAGE_WINDOW_ATTENTION || (s == STAGE_ATTENTION && layer < plan_first_cross_layer(&plan));
             for (int decodes = 0; decodes < 1 + attends; decodes++) {
                 struct work part[3];
                 struct stage_cost cost = one.cost;
@@ -270,8 +272,12 @@ static double bar(const char *device_name, int32_t n, double p95)
     struct device device = bandwidth_only(1e12);
     struct plan plan = preset("tiny", "dense");
     struct calibration_point points[2] = {{1, 1e3, 0.5, 3}, {1, 1e9, 0.5, 3}};
-    struct calibration_curve curve = {.stage = STAGE_FFN, .phase = PHASE_DECODE, .dtype = plan.weight_dtype, .n_points = 2,
-                                      .points = points, .calibrated = {n, 0.5 * p95, p95}};
+    struct calibration_curve curve = {.stage = STAGE_FFN,
+                                      .phase = PHASE_DECODE,
+                                      .dtype = plan.weight_dtype,
+                                      .n_points = 2,
+                                      .points = points,
+                                      .calibrated = {n, 0.5 * p95, p95}};
     struct calibration_profile profile = {.rates = {.name = "anchor"}, .n_curves = 1, .curves = &curve};
     struct stage_prediction stage;
     device.calibration = &profile;

@@ -1,5 +1,5 @@
-// tests/test_replay.c - a workload through the live engine and through the simulator: where time cannot matter, both must
-// take the same steps over the same work; and the engine's own times must be in order.
+// tests/test_replay.c - a workload through the live engine and through the simulator: where time cannot matter, both
+// must take the same steps over the same work; and the engine's own times must be in order.
 #include "cli/serving.h"
 #include "engine/status.h"
 #include "sim/serve.h"
@@ -28,8 +28,8 @@ struct simulated {
     int32_t n_seqs[MAX_STEPS], n_tokens[MAX_STEPS];
 };
 
-static double note_step(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost, double bandwidth,
-                        int32_t n_seqs, int32_t n_tokens)
+static double note_step(const void *user, enum stage stage, int32_t layer, const struct stage_cost *cost,
+                        double bandwidth, int32_t n_seqs, int32_t n_tokens)
 {
     struct simulated *const *simulated = user;
     (void)layer;
@@ -46,10 +46,11 @@ static struct workload random_workload(int32_t n, bool at_once)
 {
     struct workload workload = {.n = n, .block_tokens = 1, .requests = calloc((size_t)n, sizeof *workload.requests)};
     for (int32_t i = 0; i < n; i++) {
-        workload.requests[i] = (struct workload_request){.arrival_ns = at_once ? 0 : i * (int64_t)check_range(0, 100000),
-                                                         .prefix_id = check_range(-1, 2),
-                                                         .prompt_tokens = check_range(1, 60),
-                                                         .output_tokens = check_range(1, 40)};
+        workload.requests[i] =
+            (struct workload_request){.arrival_ns = at_once ? 0 : i * (int64_t)check_range(0, 100000),
+                                      .prefix_id = check_range(-1, 2),
+                                      .prompt_tokens = check_range(1, 60),
+                                      .output_tokens = check_range(1, 40)};
         int32_t shared = check_range(0, 1) ? 32 : 20, prompt = workload.requests[i].prompt_tokens;
         workload.requests[i].prefix_tokens = workload.requests[i].prefix_id < 0 ? 0 : shared < prompt ? shared : prompt;
         if (i > 0 && workload.requests[i].arrival_ns < workload.requests[i - 1].arrival_ns) {
@@ -161,7 +162,8 @@ static void test_times(bool virtual_clock)
         CHECK(record->arrival_s >= last_s);
         last_s = record->arrival_s;
     }
-    CHECK(!error && live.metrics.finished == workload.n && live.busy_s > 0 && live.busy_s <= live.metrics.span_s * 1.0001);
+    CHECK(!error && live.metrics.finished == workload.n && live.busy_s > 0 &&
+          live.busy_s <= live.metrics.span_s * 1.0001);
     CHECK(live.peak_kv_bytes > 0 && live.peak_kv_bytes <= live.kv_bytes);
     serving_close(&live);
     workload_close(&workload);

@@ -117,9 +117,10 @@ static void check_rows(struct step_rows *rows, struct step_price *price, const s
     for (int32_t s = 0; s < n_decode; s++) {
         contexts += work[s].context_tokens;
     }
-    double seconds = step_price_seconds(price, work, n), followed = step_rows_seconds(rows, work + n_decode, n - n_decode);
-    CHECK_MESSAGE(seconds == followed, "%s %s: a step takes %.17g, its rows followed %.17g", plan->shape.name, plan->method,
-                  seconds, followed);
+    double seconds = step_price_seconds(price, work, n),
+           followed = step_rows_seconds(rows, work + n_decode, n - n_decode);
+    CHECK_MESSAGE(seconds == followed, "%s %s: a step takes %.17g, its rows followed %.17g", plan->shape.name,
+                  plan->method, seconds, followed);
     CHECK(step_rows_count(rows) == n_decode && step_rows_contexts(rows) == contexts);
 }
 

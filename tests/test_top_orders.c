@@ -17,8 +17,8 @@ static void check_taken_back(void)
     now.top_k = 128;
     now.only = 0;
     orders_take_back(&now, &failed, &good);
-    CHECK_MESSAGE(now.batch == 512 && now.top_k == 128 && now.only == 0, "batch %d and k %d: not as ordered last", now.batch,
-                  now.top_k);
+    CHECK_MESSAGE(now.batch == 512 && now.top_k == 128 && now.only == 0, "batch %d and k %d: not as ordered last",
+                  now.batch, now.top_k);
     CHECK(now.context == 100 && now.index_every == 2 && strcmp(now.device, "cpu") == 0);
     now = failed;
     strcpy(now.device, "reference");
