@@ -1,4 +1,5 @@
-// tests/test_collector.c - an engine's calls become samples: order, sizes, times, rates; and one stream feeds many sinks.
+// tests/test_collector.c - an engine's calls become samples: order, sizes, times, rates; and one stream feeds many
+// sinks.
 #include <errno.h>
 #include <stdlib.h>
 
@@ -83,7 +84,8 @@ static void test_step(void)
     int32_t id = collector_set_source(collector, &source);
     CHECK(heard.source.id == id && strcmp(heard.source.method, "clsa") == 0 && heard.source.n_layers == 3);
 
-    struct request_sample request = {.source = 99, .request = 4, .state = REQUEST_SUBMITTED, .prompt_tokens = 7, .step = -1};
+    struct request_sample request = {
+        .source = 99, .request = 4, .state = REQUEST_SUBMITTED, .prompt_tokens = 7, .step = -1};
     observer->request(observer->user, &request);
     CHECK(strcmp(heard.order, "or") == 0);    // outside a step: at once
     struct observed_step step = {11, PHASE_DECODE, 2, 3, 40, 2, 0};
@@ -117,7 +119,8 @@ static void test_step(void)
           whole->begin_ns + whole->duration_ns <= after_ns);
     CHECK(heard.requests[1].source == id && heard.requests[1].time_ns >= first->begin_ns + first->duration_ns &&
           heard.requests[1].time_ns <= second->begin_ns && heard.requests[1].prompt_tokens == 7);
-    CHECK(heard.counters[0].counter == COUNTER_BATCH && heard.counters[0].value == 2.5 && heard.counters[0].source == id);
+    CHECK(heard.counters[0].counter == COUNTER_BATCH && heard.counters[0].value == 2.5 &&
+          heard.counters[0].source == id);
 
     // At close the rate of a window that was not full: the two tokens that the step drew.
     collector_close(collector);
@@ -204,7 +207,8 @@ static void test_device_stages(void)
     struct sample_source source = {.method = "clsa"};
     int32_t id = collector_set_source(collector, &source);
     struct observed_step step = {5, PHASE_DECODE, 1, 1, 9, 1, 0};
-    struct device_stage stages[2] = {{{STAGE_QKV, 3, 1, 1, 9, 100, 200}, 0, 40000}, {{STAGE_FFN, 3, 1, 1, 9, 300, 400}, 41000, 90000}};
+    struct device_stage stages[2] = {{{STAGE_QKV, 3, 1, 1, 9, 100, 200}, 0, 40000},
+                                     {{STAGE_FFN, 3, 1, 1, 9, 300, 400}, 41000, 90000}};
     observer->step_begin(observer->user, &step);
     wait_ns(200000);
     int64_t before_ns = collector_now_ns();
@@ -214,8 +218,8 @@ static void test_device_stages(void)
     CHECK_MESSAGE(strcmp(heard.order, "ossS") == 0, "order: %s", heard.order);
     const struct stage_sample *first = &heard.stages[0], *second = &heard.stages[1];
     int64_t end_ns = second->begin_ns + second->duration_ns;
-    CHECK(first->source == id && first->step == 5 && first->stage == STAGE_QKV && first->layer == 3 && first->bytes == 100 &&
-          first->flops == 200 && first->duration_ns == 40000);
+    CHECK(first->source == id && first->step == 5 && first->stage == STAGE_QKV && first->layer == 3 &&
+          first->bytes == 100 && first->flops == 200 && first->duration_ns == 40000);
     CHECK(second->stage == STAGE_FFN && second->duration_ns == 49000 && second->begin_ns - first->begin_ns == 41000);
     CHECK(before_ns <= end_ns && end_ns <= after_ns && heard.steps[0].begin_ns <= first->begin_ns);
     collector_close(collector);
@@ -240,7 +244,8 @@ static void test_fanout(void)
     sink.step(sink.user, &step);
     sink.request(sink.user, &request);
     sink.counter(sink.user, &counter);
-    CHECK(strcmp(heard[0].order, "osSrc") == 0 && strcmp(heard[1].order, "S") == 0 && strcmp(heard[2].order, "osSrc") == 0);
+    CHECK(strcmp(heard[0].order, "osSrc") == 0 && strcmp(heard[1].order, "S") == 0 &&
+          strcmp(heard[2].order, "osSrc") == 0);
     CHECK(heard[2].source.id == 2 && heard[2].stages[0].step == 3 && heard[1].steps[0].step == 4 &&
           heard[2].requests[0].step == 5 && heard[0].counters[0].value == 6);
 }

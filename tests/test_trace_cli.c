@@ -41,8 +41,8 @@ static void expect(const char *arguments, int status, const char *on_stdout, con
     snprintf(full, sizeof full, arguments, trace);
     int got = run(full, out, sizeof out, err, sizeof err);
     CHECK_MESSAGE(got == status && strstr(out, on_stdout) && strstr(err, on_stderr),
-                  "clsa trace %s: exit %d, expected %d with '%s' and '%s'\n%.400s\n%s", full, got, status, on_stdout, on_stderr,
-                  out, err);
+                  "clsa trace %s: exit %d, expected %d with '%s' and '%s'\n%.400s\n%s", full, got, status, on_stdout,
+                  on_stderr, out, err);
     CHECK_MESSAGE(status == 0 || (strchr(err, '\n') && !strchr(err, '\n')[1]) || strstr(err, "usage"),
                   "clsa trace %s: one line of error, not:\n%s", full, err);
 }
@@ -64,7 +64,8 @@ static void test_sums(void)
         const char *stage = json_string_value(json_object_get(row, "stage"));
         double total_ms = json_real_value(json_object_get(row, "total_ms"));
         if (strcmp(stage, "step") == 0) {
-            CHECK_MESSAGE(fabs(sum - total_ms) <= 1e-6 * total_ms, "stages + gaps - overlap = %g ms, step %g ms", sum, total_ms);
+            CHECK_MESSAGE(fabs(sum - total_ms) <= 1e-6 * total_ms, "stages + gaps - overlap = %g ms, step %g ms", sum,
+                          total_ms);
             sum = 0;
             steps++;
         } else {
@@ -86,7 +87,8 @@ static void write_steps(const char *suffix, int64_t duration_ns)
     struct sample_source source = {.method = "clsa", .model = "tiny", .device = "host", .n_layers = 1};
     sink.source(sink.user, &source);
     for (int64_t i = 0; i < 20; i++) {
-        struct stage_sample stage = {0, i, PHASE_DECODE, STAGE_FFN, 0, 1, 1, 8, 5000, 9000, 100000 * i, duration_ns + i, 0};
+        struct stage_sample stage = {0,    i,    PHASE_DECODE, STAGE_FFN,       0, 1, 1, 8,
+                                     5000, 9000, 100000 * i,   duration_ns + i, 0};
         struct step_sample step = {0, i, PHASE_DECODE, 1, 1, 8, 100000 * i, duration_ns + i + 5000,
                                    duration_ns * 5 / 4};
         sink.stage(sink.user, &stage);
@@ -110,7 +112,8 @@ static void write_trace(void)
     struct sample_source source = {.id = 0, .n_layers = 2, .method = "clsa", .model = "tiny", .device = "host"};
     for (int64_t i = 0; i < 2; i++) {
         sink.source(sink.user, &source);
-        struct stage_sample stage = {source.id, 0, PHASE_DECODE, STAGE_FFN, 1, 1, 1, 8, 5000, 9000, 1000 * i + 10, 400, 0};
+        struct stage_sample stage = {source.id, 0,    PHASE_DECODE,  STAGE_FFN, 1, 1, 1, 8,
+                                     5000,      9000, 1000 * i + 10, 400,       0};
         struct step_sample step = {source.id, 0, PHASE_DECODE, 1, 1, 8, 1000 * i, 500, 0};
         sink.stage(sink.user, &stage);
         stage.begin_ns += 350;
@@ -171,7 +174,8 @@ int main(void)
     CHECK(strstr(out, "void some_project::prepare_inputs_kernel"));
     expect("check %s-imported", 0, "no findings", "");
     expect("summary --kernels %s-imported", 0, "reshape_and_cache_flash_kernel", "");
-    expect("import tests/data/kineto/vllm.json --out %s-imported --rules tests/data/kineto/vllm.json", 2, "", "vllm.json:1: ");
+    expect("import tests/data/kineto/vllm.json --out %s-imported --rules tests/data/kineto/vllm.json", 2, "",
+           "vllm.json:1: ");
     expect("import tests/data/kineto/vllm.json", 2, "", "--out FILE is missing");
     expect("import tests/data/kineto/vllm.json --phase mixed --out %s-imported", 2, "", "expected prefill or decode");
     expect("import %1$s --out %1$s-none", 2, "", "expected a Chrome trace");

@@ -30,8 +30,9 @@ static void test_prices(void)
         struct sample_source source = {.id = id};
         strcpy(source.device, id == 0 ? "known" : "unknown");
         sink.source(sink.user, &source);
-        struct stage_sample stage = {.source = id, .phase = PHASE_DECODE, .stage = STAGE_FFN, .n_seqs = 1, .n_tokens = 1,
-                                     .bytes = 4000, .flops = 800, .duration_ns = 3000, .measured_bytes = 5000};
+        struct stage_sample stage = {.source = id, .phase = PHASE_DECODE, .stage = STAGE_FFN, .n_seqs = 1,
+                                     .n_tokens = 1, .bytes = 4000, .flops = 800, .duration_ns = 3000,
+                                     .measured_bytes = 5000};
         sink.stage(sink.user, &stage);
         stage.flops = 80000;
         stage.measured_bytes = 0;
@@ -78,8 +79,9 @@ static void test_kernels(void)
     }
     for (int i = 0; i < N_KERNELS; i++) {
         samples[i] = (struct kernel_sample){
-            .source = check_range(0, 1), .work = check_range(0, 9) ? WORK_KERNEL : WORK_COPY, .step = check_range(-1, 3),
-            .phase = (enum phase)check_range(0, PHASE_COUNT - 1), .stage = (enum stage)check_range(0, STAGE_COUNT),
+            .source = check_range(0, 1), .work = check_range(0, 9) ? WORK_KERNEL : WORK_COPY,
+            .step = check_range(-1, 3), .phase = (enum phase)check_range(0, PHASE_COUNT - 1),
+            .stage = (enum stage)check_range(0, STAGE_COUNT),
             .name = names[check_range(0, N_NAMES - 1)], .grid = {check_range(1, 2), 1, 1}, .block = {128, 1, 1},
             .bytes = check_range(0, 100), .duration_ns = check_range(1, 1000000),
         };
@@ -207,7 +209,8 @@ static void test_diff(void)
     tell_run(&to_b, 6, "clsa", N_STEPS - 10, 20, 1.25);
     CHECK(diff_compare(&rows, &n, a, b) == 0);
     const struct diff_row *row = find_row(rows, n, "dense", STAGE_FFN, false);
-    CHECK_MESSAGE(row->verdict == DIFF_FASTER && row->paired && fabs(row->test.ratio - 0.8) <= 0.03 && row->n_a == N_STEPS,
+    CHECK_MESSAGE(row->verdict == DIFF_FASTER && row->paired && fabs(row->test.ratio - 0.8) <= 0.03 &&
+                      row->n_a == N_STEPS,
                   "dense ffn: %s, %g", diff_verdict_name(row->verdict), row->test.ratio);
     CHECK(row->median_a_ns > 140000 && row->median_a_ns < 160000);    // three layers together
     row = find_row(rows, n, "clsa", STAGE_FFN, false);

@@ -336,8 +336,8 @@ static void tell_counts(const struct bench *bench, const char *method, int32_t b
         all_written += written[s];
     }
     const char *whole = bench->cold ? "dram.cold.step" : "dram.step";
-    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, whole, all_model,
-           all_read, all_written, (all_read + all_written) / all_model);
+    printf("%-11s %3d  %-22s model %10.2f  read %10.2f  written %8.2f MB  ratio %6.3f\n", method, batch, whole,
+           all_model, all_read, all_written, (all_read + all_written) / all_model);
     row(bench, method, batch, whole, all_read + all_written, all_model);
     fflush(stdout);
 }
