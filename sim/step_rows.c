@@ -98,7 +98,9 @@ static void count(struct step_rows *rows, int32_t context_tokens, int32_t sign)
     rows->below_window += tokens < price->window_tokens ? sign : 0;
     rows->below_budget += tokens < price->budget_tokens ? sign : 0;
     if (tokens < rows->bend_tokens) {
-        *ring_of(rows, context_tokens) += sign;
+        int32_t *before = ring_of(rows, context_tokens);
+        *before += sign;
+        assert(*before >= 0);    // nobody leaves who is not there
     }
     if (price->unit > 1) {
         rows->units[unit_of(rows, context_tokens)] += sign;
