@@ -23,6 +23,7 @@
 #include "cli/table.h"
 #include "cli/validate.h"
 #include "cli/workload.h"
+#include "engine/input_file.h"
 #include "engine/model_config.h"
 #include "engine/status.h"
 #include "sim/parallel.h"
@@ -62,27 +63,6 @@ static int split(char **names, int32_t max, char *list, const char *flag)
     return n;
 }
 
-// The text of a config.json, to be freed by the caller.
-static int read_config(char **out, size_t *length, const char *path)
-{
-    *out = NULL;
-    struct stat info;
-    FILE *stream = fopen(path, "rbe");
-    if (!stream) {
-        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "--model %s: %s", path, strerror(errno));
-    }
-    int error = 0;
-    if (fstat(fileno(stream), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_CONFIG_BYTES) {
-        error = status_fail(-EINVAL, "--model %s: expected a config.json of at most %d bytes", path, MAX_CONFIG_BYTES);
-    } else if (!(*out = malloc((size_t)info.st_size + 1))) {
-        error = status_fail(-ENOMEM, "--model %s: no memory for %lld bytes", path, (long long)info.st_size);
-    } else {
-        *length = fread(*out, 1, (size_t)info.st_size, stream);
-    }
-    fclose(stream);
-    return error;
-}
-
 static int open_config(struct sim *sim)
 {
     const struct model_shape *known = plan_find_model(sim->model);
@@ -102,11 +82,12 @@ static int open_config(struct sim *sim)
     char path[4096], *text;
     size_t length = 0;
     snprintf(path, sizeof path, "%s%s", sim->model, S_ISDIR(info.st_mode) ? "/config.json" : "");
-    int error = read_config(&text, &length, path);
-    if (!error) {
-        error = model_config_parse(&sim->config, text, length, path);
-        free(text);
+    int error = input_file_read(&text, &length, path, MAX_CONFIG_BYTES);
+    if (error) {
+        return status_prefix(error, "--model ");
     }
+    error = model_config_parse(&sim->config, text, length, path);
+    free(text);
     sim->from_file = true;
     return error;
 }

@@ -5,27 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "cli/validate.h"
+#include "engine/input_file.h"
 #include "engine/status.h"
 
 enum { MAX_BYTES = 1 << 26 };
-
-static int read_text(struct csv *csv, FILE *stream)
-{
-    struct stat info;
-    if (fstat(fileno(stream), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_BYTES) {
-        return status_fail(-EINVAL, "%s: expected a file of at most %d bytes", csv->path, MAX_BYTES);
-    }
-    csv->text = calloc((size_t)info.st_size + 1, 1);
-    if (!csv->text) {
-        return status_fail(-ENOMEM, "%s: no memory for %lld bytes", csv->path, (long long)info.st_size);
-    }
-    size_t n = fread(csv->text, 1, (size_t)info.st_size, stream);
-    csv->text[n] = 0;
-    return 0;
-}
 
 static int cut_lines(struct csv *csv)
 {
@@ -52,12 +37,8 @@ static int cut_lines(struct csv *csv)
 int csv_open(struct csv *csv, const char *path)
 {
     *csv = (struct csv){.path = path};
-    FILE *stream = fopen(path, "re");
-    if (!stream) {
-        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "%s: %s", path, strerror(errno));
-    }
-    int error = read_text(csv, stream);
-    fclose(stream);
+    size_t length;
+    int error = input_file_read(&csv->text, &length, path, MAX_BYTES);
     error = error ? error : cut_lines(csv);
     if (error) {
         csv_close(csv);

@@ -6,47 +6,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cupti/collector.h"
+#include "engine/input_file.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 
-enum { MAX_CONTEXT = 1 << 27 };    // of an engine
+enum { MAX_CONTEXT = 1 << 27,    // of an engine
+       MAX_PROMPT_BYTES = 256 << 20 };
 
 int measure_read_prompt(int32_t **tokens, int32_t *n, const char *path)
 {
+    char *text;
+    size_t length;
     *tokens = NULL;
-    struct stat info;
-    if (stat(path, &info) != 0) {
-        return status_fail(-EINVAL, "%s: cannot read the prompt: %s", path, strerror(errno));
+    int error = input_file_read(&text, &length, path, MAX_PROMPT_BYTES);
+    if (error) {
+        return error;
     }
-    if (!S_ISREG(info.st_mode) || info.st_size == 0 || info.st_size > INT32_MAX / 8) {
-        return status_fail(-EINVAL, "%s: the prompt must be a file of 1 byte to 256 MiB of text", path);
-    }
-    FILE *stream = fopen(path, "rbe");
-    char *text = malloc((size_t)info.st_size);
-    *tokens = malloc(((size_t)info.st_size + 1) * sizeof **tokens);
-    int error = 0;
-    if (!stream) {
-        error = status_fail(-EINVAL, "%s: cannot read the prompt: %s", path, strerror(errno));
-    } else if (!text || !*tokens) {
+    if (length == 0) {
+        error = status_fail(-EINVAL, "%s: the prompt must be a file of 1 byte to 256 MiB of text", path);
+    } else if (!(*tokens = malloc((length + 1) * sizeof **tokens))) {
         error = status_fail(-ENOMEM, "%s: out of memory", path);
-    } else if (fread(text, 1, (size_t)info.st_size, stream) != (size_t)info.st_size) {
-        error = status_fail(-EIO, "%s: the file shrank while it was read", path);
     } else {
-        *n = tokenizer_encode(*tokens, text, (size_t)info.st_size);
-    }
-    if (stream) {
-        fclose(stream);
+        *n = tokenizer_encode(*tokens, text, length);
     }
     free(text);
-    if (error) {
-        free(*tokens);
-        *tokens = NULL;
-    }
     return error;
 }
 

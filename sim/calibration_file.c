@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
+#include "engine/input_file.h"
 #include "engine/output_file.h"
 #include "engine/status.h"
 #include "sim/calibration_internal.h"
@@ -436,24 +436,9 @@ int calibration_parse(struct calibration **out, const char *text, size_t length,
 int calibration_load(struct calibration **out, const char *path)
 {
     *out = NULL;
-    struct stat info;
-    FILE *stream = fopen(path, "rbe");
-    if (!stream) {
-        return status_fail(errno == ENOENT || errno == EISDIR || errno == ENOTDIR ? -EINVAL : -errno, "%s: %s", path,
-                           strerror(errno));
-    }
-    char *text = NULL;
-    size_t length = 0;
-    int error = 0;
-    if (fstat(fileno(stream), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_FILE_BYTES) {
-        error = status_fail(-EINVAL, "%s: expected a file of at most %d bytes", path, MAX_FILE_BYTES);
-    } else if (!(text = malloc((size_t)info.st_size + 1))) {
-        error = status_fail(-ENOMEM, "%s: no memory for %lld bytes", path, (long long)info.st_size);
-    } else {
-        length = fread(text, 1, (size_t)info.st_size, stream);
-        error = ferror(stream) ? status_fail(-EIO, "%s: cannot be read", path) : 0;
-    }
-    fclose(stream);
+    char *text;
+    size_t length;
+    int error = input_file_read(&text, &length, path, MAX_FILE_BYTES);
     error = error ? error : calibration_parse(out, text, length, path);
     free(text);
     return error;

@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
+#include "engine/input_file.h"
 #include "engine/status_list.h"
 
 extern const unsigned char devices_json[];    // sim/devices.json, see sim.cmake
@@ -304,31 +304,6 @@ done:
     return error;
 }
 
-static int read_whole(char **text, size_t *length, const char *path)
-{
-    *text = NULL;
-    struct stat info;
-    FILE *stream = fopen(path, "rb");
-    if (!stream) {
-        return status_fail(errno == ENOENT || errno == EISDIR ? -EINVAL : -errno, "%s: %s", path, strerror(errno));
-    }
-    int error = 0;
-    if (fstat(fileno(stream), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_FILE_BYTES) {
-        error = status_fail(-EINVAL, "%s: expected a file of at most %d bytes", path, MAX_FILE_BYTES);
-    } else if (!(*text = malloc((size_t)info.st_size + 1))) {
-        error = status_fail(-ENOMEM, "%s: no memory for %lld bytes", path, (long long)info.st_size);
-    } else {
-        *length = fread(*text, 1, (size_t)info.st_size, stream);
-        error = ferror(stream) ? status_fail(-EIO, "%s: cannot be read", path) : 0;
-    }
-    fclose(stream);
-    if (error) {
-        free(*text);
-        *text = NULL;
-    }
-    return error;
-}
-
 int device_table_load(struct device **out, int32_t *n, const char *path)
 {
     if (!path) {
@@ -338,7 +313,7 @@ int device_table_load(struct device **out, int32_t *n, const char *path)
     *n = 0;
     char *text;
     size_t length = 0;
-    int error = read_whole(&text, &length, path);
+    int error = input_file_read(&text, &length, path, MAX_FILE_BYTES);
     if (!error) {
         error = device_table_parse(out, n, text, length, path);
         free(text);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/input_file.h"
 #include "engine/status_list.h"
 
 extern const unsigned char serving_rules[];    // traces/rules/serving.rules, see traces.cmake
@@ -276,22 +277,10 @@ int import_rules_load(struct import_rules **out, const char *path)
         return import_rules_parse(out, (const char *)serving_rules, serving_rules_bytes, "traces/rules/serving.rules");
     }
     *out = NULL;
-    FILE *stream = fopen(path, "rbe");
-    char *text = stream ? malloc(MAX_FILE_BYTES) : NULL;
-    int error = 0;
-    if (!stream) {
-        error = status_fail(-EINVAL, "%s: cannot read the rules: %s", path, strerror(errno));
-    } else if (!text) {
-        error = status_fail(-ENOMEM, "%s: no memory for rules", path);
-    } else {
-        size_t n = fread(text, 1, MAX_FILE_BYTES, stream);
-        error = ferror(stream) || n == MAX_FILE_BYTES
-                    ? status_fail(-EINVAL, "%s: expected a file of rules, shorter than %d bytes", path, MAX_FILE_BYTES)
-                    : import_rules_parse(out, text, n, path);
-    }
-    if (stream) {
-        fclose(stream);
-    }
+    char *text;
+    size_t length;
+    int error = input_file_read(&text, &length, path, MAX_FILE_BYTES);
+    error = error ? error : import_rules_parse(out, text, length, path);
     free(text);
     return error;
 }

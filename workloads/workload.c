@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/input_file.h"
 #include "engine/status.h"
 #include "workloads/internal.h"
 
@@ -167,28 +168,7 @@ static int read_file(char **out, size_t *length, const char *path)
         }
         return status_fail(-EINVAL, "%s: neither a file nor one of the shipped workloads (%s)", path, names);
     }
-    if (info.st_size > max_file_bytes) {
-        return status_fail(-EINVAL, "%s: %lld bytes: expected at most %lld", path, (long long)info.st_size,
-                           (long long)max_file_bytes);
-    }
-    FILE *stream = fopen(path, "rbe");
-    if (!stream) {
-        return status_fail(-errno, "%s: cannot read: %s", path, strerror(errno));
-    }
-    char *text = malloc((size_t)info.st_size + 1);
-    int error = text ? 0 : status_fail(-ENOMEM, "%s: no memory for %lld bytes", path, (long long)info.st_size);
-    if (!error) {
-        *length = fread(text, 1, (size_t)info.st_size, stream);
-        error = ferror(stream) ? status_fail(-EIO, "%s: cannot be read to its end", path) : 0;
-        text[*length] = 0;
-    }
-    fclose(stream);
-    if (error) {
-        free(text);
-        return error;
-    }
-    *out = text;
-    return 0;
+    return input_file_read(out, length, path, max_file_bytes);
 }
 
 int workload_load(struct workload *out, const char *name_or_path, const struct workload_options *options)
