@@ -91,12 +91,17 @@ static void note_model(struct fit_profile *profile, const struct sample_source *
     }
 }
 
+// A GPU is the same device however many threads its host has.
+static bool same_device(const struct sample_source *a, const struct sample_source *b)
+{
+    return strcmp(a->device, b->device) == 0 && strcmp(a->backend, b->backend) == 0 &&
+           (a->threads == b->threads || (a->graph && b->graph));
+}
+
 static int32_t profile_of(struct calibration_fit *fit, const struct sample_source *source)
 {
     int32_t p = 0;
-    while (p < fit->n_profiles && (strcmp(fit->profiles[p].source.device, source->device) != 0 ||
-                                   strcmp(fit->profiles[p].source.backend, source->backend) != 0 ||
-                                   fit->profiles[p].source.threads != source->threads)) {
+    while (p < fit->n_profiles && !same_device(&fit->profiles[p].source, source)) {
         p++;
     }
     if (p == fit->n_profiles) {
@@ -189,7 +194,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
         const struct sample_source *source = &from->source;
         *slot = ++fit->n_pending;
         fit->samples[fit->n_samples + *slot - 1] = (struct fit_sample){
-            .profile = from->profile, .layer = sample->layer, .stage = sample->stage, .phase = PHASE_DECODE,
+            .profile = from->profile, .source = from->number, .layer = sample->layer, .stage = sample->stage, .phase = PHASE_DECODE,
             .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
             .dtype = calibration_dtype(sample->stage, source->weight_dtype, source->kv_dtype, source->index_dtype),
         };

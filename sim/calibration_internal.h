@@ -9,7 +9,7 @@ enum { CALIBRATION_MAX_PROFILES = 64 };
 
 // One stage of one layer in one step.
 struct fit_sample {
-    int32_t profile, rows, unit_tokens, layer;
+    int32_t profile, source, rows, unit_tokens, layer;    // source: counted over all traces
     enum calibration_layer kind;     // of kv_write: its layer has window attention or an indexer in the same step
     enum stage stage;
     enum phase phase;

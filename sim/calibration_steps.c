@@ -9,8 +9,9 @@
 // Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole, per_seq
 // is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then remains per
 // stage with rest 0, and rest the median of what is left. Steps with prompts launch their kernels one by one: rest is what
-// those with marks take outside of stages, and mark the median of what then remains. Marks are taken off each stage, so
-// that stages mean what they take in steps as they are run.
+// those with marks take outside of stages, and mark the median of what then remains. A mark is of the run that was recorded,
+// its program and its host, and found for each source by itself: one H200's were 4.8 us on one day, 3.6 us on another. It is
+// taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static int compare_steps(const void *left, const void *right)
 // Steps of one shape: medians of those without stages, and of the sums of those with; seconds.
 struct shape {
     int32_t source, bin, n_seqs;
-    double whole_s, stages_s, n_stages;
+    double whole_s, stages_s, n_stages, mark_s;
 };
 
 // False: the shape was not run both ways.
@@ -87,13 +88,15 @@ static double per_sequence(const struct shape *shapes, int64_t n, double *slopes
     return slope > 0 ? slope : 0;
 }
 
-static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phase, double mark_s)
+// Takes off each sample of a phase what marks added where it was recorded; `mark_s` where that run does not tell.
+static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phase, const double *marks, double mark_s)
 {
     for (int64_t i = 0; i < fit->n_samples; i++) {
         struct fit_sample *sample = &fit->samples[i];
         if (sample->profile == profile && sample->marked && sample->step_phase == phase) {
+            double own_s = marks && marks[sample->source] >= 0 ? marks[sample->source] : mark_s;
             double least_ns = LEAST_SHARE * (double)sample->duration_ns;
-            double left_ns = (double)sample->duration_ns - 1e9 * mark_s * sample->parts;
+            double left_ns = (double)sample->duration_ns - 1e9 * own_s * sample->parts;
             left_ns = left_ns > least_ns ? left_ns : least_ns;
             sample->duration_ns = left_ns > 1 ? (int64_t)left_ns : 1;
         }
@@ -113,46 +116,71 @@ static double overhead_of(const struct fit_step *steps, int64_t n, double *scrat
     return *n_steps > 0 ? calibration_median(scratch, *n_steps) : 0;
 }
 
-// What marks add to each stage of steps with prompts.
-static double chunk_mark(const struct shape *shapes, int64_t n, double rest_s, double *values)
+// What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages.
+static double mark_of(const struct shape *shapes, int64_t n, double rest_s, double per_seq_s, double *values)
 {
     for (int64_t i = 0; i < n; i++) {
-        values[i] = (shapes[i].stages_s + rest_s - shapes[i].whole_s) / shapes[i].n_stages;
+        values[i] = (shapes[i].stages_s + rest_s + shapes[i].n_seqs * per_seq_s - shapes[i].whole_s) / shapes[i].n_stages;
     }
     double mark_s = calibration_median(values, n);
     return mark_s > 0 ? mark_s : 0;
+}
+
+// The mark of each source that has shapes: into them, and into marks [sources]. Returns the median over shapes.
+static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fit_step *steps, int64_t n, double per_seq_s,
+                         double *marks, double *values)
+{
+    int64_t s = 0;
+    for (int64_t begin = 0, end; begin < n && s < n_shapes; begin = end) {
+        int64_t first = s, n_staged;
+        for (end = begin + 1; end < n && steps[end].source == steps[begin].source; end++) {
+        }
+        for (; s < n_shapes && shapes[s].source == steps[begin].source; s++) {
+        }
+        if (s > first) {
+            // Steps that decode are replayed whole: nothing passes between their stages.
+            double rest_s = steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, values, &n_staged);
+            double mark_s = mark_of(shapes + first, s - first, rest_s, per_seq_s, values);
+            marks[steps[begin].source] = mark_s;
+            for (int64_t i = first; i < s; i++) {
+                shapes[i].mark_s = mark_s;
+            }
+        }
+    }
+    for (int64_t i = 0; i < n_shapes; i++) {
+        values[i] = shapes[i].mark_s;
+    }
+    return n_shapes > 0 ? calibration_median(values, n_shapes) : 0;
 }
 
 static void take_phase(struct calibration_profile *profile, struct calibration_fit *fit, const struct fit_step *steps,
                        int64_t n, double *scratch)
 {
     enum phase phase = steps->phase;
-    double *values = scratch + fit->n_steps;
+    double *values = scratch + fit->n_steps, *marks = malloc((size_t)fit->sources_seen * sizeof *marks + 1);
     struct shape *shapes = calloc((size_t)n, sizeof *shapes);
-    int64_t n_shapes = shapes ? find_shapes(shapes, steps, n, scratch) : 0;
-    if (n_shapes == 0 || phase != PHASE_DECODE) {
+    int64_t n_shapes = shapes && marks ? find_shapes(shapes, steps, n, scratch) : 0;
+    bool replayed = phase == PHASE_DECODE && n_shapes > 0;
+    double per_seq_s = replayed ? per_sequence(shapes, n_shapes, values, fit->n_steps) : 0;
+    for (int32_t i = 0; i < fit->sources_seen && marks; i++) {
+        marks[i] = -1;    // of none
+    }
+    profile->mark_s[phase] = find_marks(shapes, n_shapes, steps, n, per_seq_s, marks, values);
+    unmark(fit, steps->profile, phase, marks, profile->mark_s[phase]);
+    if (replayed) {
+        for (int64_t i = 0; i < n_shapes; i++) {
+            const struct shape *shape = &shapes[i];
+            values[i] = shape->whole_s - (shape->stages_s - shape->n_stages * shape->mark_s) - shape->n_seqs * per_seq_s;
+        }
+        double rest_s = calibration_median(values, n_shapes);
+        profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
+        profile->overhead_per_seq_s = per_seq_s;
+        profile->n_steps[phase] = n;
+    } else {
         profile->overhead_s[phase] = overhead_of(steps, n, scratch, &profile->n_steps[phase]);
-        profile->mark_s[phase] = n_shapes > 0 ? chunk_mark(shapes, n_shapes, profile->overhead_s[phase], values) : 0;
-        unmark(fit, steps->profile, phase, profile->mark_s[phase]);
-        free(shapes);
-        return;
     }
-    double per_seq_s = per_sequence(shapes, n_shapes, values, fit->n_steps);
-    for (int64_t i = 0; i < n_shapes; i++) {
-        values[i] = (shapes[i].stages_s - shapes[i].whole_s + shapes[i].n_seqs * per_seq_s) / shapes[i].n_stages;
-    }
-    double mark_s = calibration_median(values, n_shapes);
-    mark_s = mark_s > 0 ? mark_s : 0;
-    for (int64_t i = 0; i < n_shapes; i++) {
-        values[i] = shapes[i].whole_s - (shapes[i].stages_s - shapes[i].n_stages * mark_s) - shapes[i].n_seqs * per_seq_s;
-    }
-    double rest_s = calibration_median(values, n_shapes);
     free(shapes);
-    unmark(fit, steps->profile, phase, mark_s);
-    profile->mark_s[phase] = mark_s;
-    profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
-    profile->overhead_per_seq_s = per_seq_s;
-    profile->n_steps[phase] = n;
+    free(marks);
 }
 
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch)

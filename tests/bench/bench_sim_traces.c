@@ -49,7 +49,8 @@ struct bench {
     int32_t n_data;
     struct stage_sample *pending;            // [n_pending] of the step that is told, owned
     int32_t n_pending;
-    double mark_s[PHASE_COUNT];
+    double marks_s[MAX_PLANS][PHASE_COUNT];  // of the trace that told the plan
+    double mark_s[PHASE_COUNT];              // of the trace that is read
 };
 
 static double median_of(const double *values, int32_t n)
@@ -75,6 +76,7 @@ static void on_source(void *user, const struct sample_source *source)
         shape.backbone = method->backbone;
         struct plan_options knobs = plan_flags_default().options;
         if (plan_build(&bench->plans[bench->n_plans], &shape, source->method, &knobs) == 0) {
+            memcpy(bench->marks_s[bench->n_plans], bench->mark_s, sizeof bench->mark_s);
             bench->of_source = bench->n_plans++;
         }
     }
@@ -209,7 +211,7 @@ static int judge(const struct bench *bench, const struct datum *datum, const str
         return error;
     }
     bool decode = datum->phase == PHASE_DECODE;
-    double staged_s = 0, mark_s = bench->mark_s[decode ? PHASE_DECODE : PHASE_PREFILL], marks_s = 0;
+    double staged_s = 0, mark_s = bench->marks_s[datum->plan][decode ? PHASE_DECODE : PHASE_PREFILL], marks_s = 0;
     for (int s = 0; s < STAGE_HOST; s++) {
         marks_s += mark_s * datum->parts[s];
     }
@@ -296,7 +298,7 @@ static void report(struct bench *bench, int level, int mode)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-static int fit(struct calibration **out, struct bench *bench, const struct device *device)
+static int fit(struct calibration **out, const struct bench *bench, const struct device *device, const struct option_list *paths)
 {
     static struct device rates[64];
     struct calibration_fit *fit;
@@ -307,17 +309,31 @@ static int fit(struct calibration **out, struct bench *bench, const struct devic
     strftime(date, sizeof date, "%Y-%m-%d", gmtime_r(&now, &utc));
     snprintf(command, sizeof command, "bench_sim_traces, traces of %.64s", bench->results.commit);
     int error = calibration_fit_open(&fit);
-    for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
+    for (int32_t i = 0; i < paths->n && !error; i++) {
         struct sample_sink sink = calibration_fit_sink(fit);
-        const char *slash = strrchr(bench->fit_paths.items[i], '/');
-        error = calibration_fit_trace(fit, slash ? slash + 1 : bench->fit_paths.items[i]);
-        error = error ? error : trace_read(bench->fit_paths.items[i], &sink, NULL);
+        const char *slash = strrchr(paths->items[i], '/');
+        error = calibration_fit_trace(fit, slash ? slash + 1 : paths->items[i]);
+        error = error ? error : trace_read(paths->items[i], &sink, NULL);
     }
     for (int32_t p = 0; p < 64; p++) {
         rates[p] = *device;
     }
     error = error ? error : calibration_fit_finish(out, fit, rates, date, command);
     calibration_fit_close(fit);
+    return error;
+}
+
+// Of a trace to judge by: what marks added to its stages is its own.
+static int read_held(struct bench *bench, const struct device *device, const char *path, const struct sample_sink *sink)
+{
+    struct option_list one = {.n = 1, .items = {path}};
+    struct calibration *own = NULL;
+    int error = fit(&own, bench, device, &one);
+    if (!error) {
+        memcpy(bench->mark_s, own->profiles[0].mark_s, sizeof bench->mark_s);
+        error = trace_read(path, sink, NULL);
+    }
+    calibration_free(own);
     return error;
 }
 
@@ -334,7 +350,7 @@ static int run(struct bench *bench)
     }
     error = error ? error : device_find(&device, bench->device_name, 0);
     if (!error) {
-        error = bench->borrowed ? calibration_load(&calibration, bench->borrowed) : fit(&calibration, bench, &device);
+        error = bench->borrowed ? calibration_load(&calibration, bench->borrowed) : fit(&calibration, bench, &device, &bench->fit_paths);
     }
     bench->fitting = true;
     for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
@@ -342,12 +358,11 @@ static int run(struct bench *bench)
     }
     bench->fitting = false;
     for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
-        error = trace_read(bench->held_paths.items[i], &sink, NULL);
+        error = read_held(bench, &device, bench->held_paths.items[i], &sink);
     }
     if (!error) {
         calibrated = device;
         calibrated.calibration = &calibration->profiles[0];
-        memcpy(bench->mark_s, calibration->profiles[0].mark_s, sizeof bench->mark_s);    // a file has none
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
         if (bench->data[i].held && !bench->data[i].fitted) {
