@@ -8,6 +8,7 @@
 
 // Points are bins an eighth of an octave wide: a place that close to one counts as measured.
 static const double NEAR_OCTAVES = 1.1;    // grids four times apart have their middle one octave from a point
+static const double ANY_OCTAVES = 1000;    // farther than any work, nearer than none
 static const double MEASURED_OCTAVES = 0.125;
 
 void calibration_free(struct calibration *calibration)
@@ -42,7 +43,8 @@ enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv,
 
 bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens)
 {
-    return stage == STAGE_ATTENTION && phase == PHASE_PREFILL && unit_tokens > 0;
+    bool selects = stage == STAGE_ATTENTION || stage == STAGE_INDEX_SELECT || stage == STAGE_INDEX_SCORE;
+    return selects && phase == PHASE_PREFILL && unit_tokens > 0;
 }
 
 bool calibration_depends_on_unit(enum stage stage)
@@ -136,6 +138,12 @@ static double work_factor(const struct calibration_curve *curve, int32_t rows, i
 // The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and INT32_MAX
 // where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of work at once, so
 // that it stays while works move little.
+static double near_octaves(const struct calibration_curve *curve)
+{
+    // What a row of those costs depends on what it sees, hardly on how many rows there are.
+    return calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES : NEAR_OCTAVES;
+}
+
 static void choose_levels(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, int32_t *low,
                           int32_t *high)
 {
@@ -144,7 +152,7 @@ static void choose_levels(const struct calibration_curve *curve, int32_t rows, d
     *high = INT32_MAX;
     for (int32_t at = point_behind(curve, rows, INFINITY) - 1; at >= 0 && *low == 0;) {
         int32_t level = curve->points[at].rows;
-        *low = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= NEAR_OCTAVES ? level : 0;
+        *low = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= near_octaves(curve) ? level : 0;
         at = point_behind(curve, level - 1, INFINITY) - 1;
     }
     if (*low == rows) {
@@ -153,7 +161,7 @@ static void choose_levels(const struct calibration_curve *curve, int32_t rows, d
     }
     for (int32_t at = point_behind(curve, rows, INFINITY); at < curve->n_points && *high == INT32_MAX;) {
         int32_t level = curve->points[at].rows;
-        *high = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= NEAR_OCTAVES ? level : INT32_MAX;
+        *high = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= near_octaves(curve) ? level : INT32_MAX;
         at = point_behind(curve, level, INFINITY);
     }
     if (*low == 0 && *high == INT32_MAX) {

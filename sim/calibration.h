@@ -69,8 +69,8 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
-// Whether points go by the tokens that a row sees, in the mean, instead of by rows: attention of prompts over what was selected,
-// where neighbours share the less the more there was to choose from, and whose work does not tell.
+// Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was selected,
+// where neighbours share the less the more there was to choose from and whose work does not tell, and the selecting itself.
 bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens);
 // Whether a stage's speed depends on what is selected: index stages, gather, global attention.
 bool calibration_depends_on_unit(enum stage stage);

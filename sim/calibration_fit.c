@@ -254,12 +254,13 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
         // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are replayed
         // they run kernel by kernel.
         pending[i].phase = phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
-        if (calibration_by_context(pending[i].stage, pending[i].phase, pending[i].unit_tokens)) {
+        bool by_context = calibration_by_context(pending[i].stage, pending[i].phase, pending[i].unit_tokens);
+        if (by_context) {
             pending[i].rows = (int32_t)(pending[i].seen_tokens / pending[i].row_tokens);
         }
-        // Attention of a step that mixes them is two kernels: one sum says nothing of either.
+        // Attention of a step that mixes them is two kernels: one sum says nothing of either. Nor does it tell what rows saw.
         bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
-                   (pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
+                   (by_context || pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
         if (pending[i].duration_ns > 0 && pending[i].bytes > 0 && !sum) {
             pending[kept++] = pending[i];
         }

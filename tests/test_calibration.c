@@ -201,16 +201,17 @@ static void check_grouping(void)
     struct sample_sink sink = calibration_fit_sink(fit);
     int64_t before = calibration_fit_dropped(fit);
     struct stage_sample tile = {.source = 3, .step = ++step_number, .phase = PHASE_PREFILL, .stage = STAGE_INDEX_SCORE,
-                                .layer = 2, .n_seqs = 1, .n_tokens = 4, .bytes = 500, .flops = 500, .duration_ns = 1000};
+                                .layer = 2, .n_seqs = 1, .n_tokens = 4, .context_tokens = 14, .bytes = 500, .flops = 500, .duration_ns = 1000};
     sink.stage(sink.user, &tile);
     tile.n_tokens = 1;
+    tile.context_tokens = 15;    // so that its rows see 11, 12, 13, 14 and 15
     sink.stage(sink.user, &tile);
     struct stage_sample part = tile;
     part.stage = STAGE_QKV;
     part.n_tokens = 3;
     sink.stage(sink.user, &part);
     sink.stage(sink.user, &part);
-    struct step_sample step = {.source = 3, .step = step_number, .phase = PHASE_MIXED, .n_seqs = 1, .n_tokens = 5,
+    struct step_sample step = {.source = 3, .step = step_number, .phase = PHASE_PREFILL, .n_seqs = 1, .n_tokens = 5,
                                .duration_ns = 4700};
     sink.step(sink.user, &step);
     CHECK(calibration_fit_dropped(fit) == before);
@@ -235,7 +236,7 @@ static void check_grouping(void)
     for (int32_t c = 0; c < profile->n_curves; c++) {
         const struct calibration_curve *curve = &profile->curves[c];
         bool tiles = curve->stage == STAGE_INDEX_SCORE;
-        CHECK(curve->phase == PHASE_PREFILL && curve->n_points == 1 && curve->points[0].rows == (tiles ? 5 : 3));
+        CHECK(curve->phase == PHASE_PREFILL && curve->n_points == 1 && curve->points[0].rows == (tiles ? 13 : 3));
         CHECK(curve->points[0].work == 2000 && curve->unit_tokens == (tiles ? 1 : 0));
         CHECK(curve->calibrated.n == 0 && curve->roofline.n == 1);
     }
