@@ -276,10 +276,12 @@ static void report(struct bench *bench, int level, int mode)
     const char *mode_name = mode == 0 ? "roofline" : bench->borrowed ? "borrowed" : "calibrated";
     printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
     char methods[128] = "", quantity[64];
-    for (int32_t i = 0; i < bench->n_plans; i++) {
-        if (!strstr(methods, bench->plans[i].method)) {
+    for (int32_t i = 0; i < bench->n_data; i++) {
+        const char *method = bench->plans[bench->data[i].plan].method, *last = strrchr(methods, ',');
+        bool held = bench->data[i].held && !bench->data[i].fitted;
+        if (held && strcmp(last ? last + 1 : methods, method) != 0) {    // a trace has one method, and the next another
             size_t length = strlen(methods);
-            snprintf(methods + length, sizeof methods - length, "%s%s", i ? "," : "", bench->plans[i].method);
+            snprintf(methods + length, sizeof methods - length, "%s%s", length ? "," : "", method);
         }
     }
     for (int i = 0; i < 2; i++) {
