@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cupti/collector.h"
 #include "engine/input_file.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "engine/tokenizer.h"
 
@@ -97,12 +98,6 @@ static void on_step(void *user, const struct step_sample *sample)
     steps->decode_tokens += sample->n_tokens;
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static void reduce(struct measurement *out, struct steps *steps)
 {
     out->prefill_s = steps->prefill_s;
@@ -112,7 +107,7 @@ static void reduce(struct measurement *out, struct steps *steps)
         out->decode_s += steps->decode_s[i];
     }
     if (steps->n > 0) {
-        qsort(steps->decode_s, (size_t)steps->n, sizeof *steps->decode_s, compare_doubles);
+        sort_doubles(steps->decode_s, steps->n);
         out->decode_step_s = steps->decode_s[steps->n / 2];
     }
 }

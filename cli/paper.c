@@ -16,6 +16,7 @@
 #include "cli/progress.h"
 #include "cupti/collector.h"
 #include "engine/cost.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/predict.h"
 
@@ -104,12 +105,6 @@ static void on_step(void *user, const struct step_sample *sample)
     memset(watch->pending_ns, 0, sizeof watch->pending_ns);
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 // Steps until `enough` of this batch were timed.
 static int decode(struct paper *paper, struct paper_point *point)
 {
@@ -123,7 +118,7 @@ static int decode(struct paper *paper, struct paper_point *point)
             return error;
         }
     }
-    qsort(watch->steps_s, TIMED_STEPS, sizeof *watch->steps_s, compare_doubles);
+    sort_doubles(watch->steps_s, TIMED_STEPS);
     point->step_s = watch->steps_s[TIMED_STEPS / 2];
     point->spread_s = watch->steps_s[TIMED_STEPS * 3 / 4] - watch->steps_s[TIMED_STEPS / 4];
     for (int stage = 0; stage < STAGE_COUNT; stage++) {

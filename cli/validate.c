@@ -9,6 +9,7 @@
 
 #include "cli/choice.h"
 #include "cli/validate_points.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/parallel.h"
 #include "sim/predict.h"
@@ -121,15 +122,9 @@ static int add_row(struct validate *validate, const char *name, const char *devi
     return 0;
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static double percentile(double *values, int64_t n, double percent)
 {
-    qsort(values, (size_t)n, sizeof *values, compare);
+    sort_doubles(values, n);
     int64_t rank = (int64_t)ceil((double)n * percent / 100);
     return values[rank > 0 ? rank - 1 : 0];
 }

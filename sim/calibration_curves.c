@@ -14,21 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 
 enum { FLOOR_SHARES = 8, FLOOR_POINTS = 5, BINS_PER_OCTAVE = 8 };
 // A floor must predict better than a lower one by more than chance does.
 static const double ABOUT_AS_GOOD = 1.1, LEAST_ERROR = 0.002;
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 double calibration_median(double *values, int64_t n)
 {
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    sort_doubles(values, n);
     return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
 }
 

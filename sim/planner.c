@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/predict.h"
 #include "sim/service.h"
@@ -94,12 +95,6 @@ static int check_size(struct planner *planner, bool *fits)
 // ---------------------------------------------------------------------------------------------------------------------
 // Limits that no fleet keeps
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 // reused_tokens of the prompt, fewer than all, are cached before.
 static double first_token_s(struct step_price *price, int32_t reused_tokens, int32_t prompt_tokens,
                             int32_t max_step_tokens)
@@ -136,7 +131,7 @@ static bool too_strict(struct planner *planner, double *values, int64_t n, doubl
     if (!(limit_s > 0) || n == 0) {
         return false;
     }
-    qsort(values, (size_t)n, sizeof *values, compare);
+    sort_doubles(values, n);
     int64_t rank = (int64_t)ceil((double)n * percent / 100);
     double least_s = values[rank > 0 ? rank - 1 : 0];
     if (least_s <= limit_s * rounding) {

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 
 const char *saturation_name(enum saturation saturation)
@@ -21,12 +22,6 @@ double request_tpot(const struct request_record *record)
     return (record->finished_s - record->first_token_s) / (record->output_tokens - 1);
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static struct percentiles reduce(double *values, int64_t n)
 {
     struct percentiles out = {NAN, NAN, NAN, NAN, NAN, NAN};
@@ -36,7 +31,7 @@ static struct percentiles reduce(double *values, int64_t n)
     if (n == 0) {
         return out;
     }
-    qsort(values, (size_t)n, sizeof *values, compare);
+    sort_doubles(values, n);
     for (int64_t i = 0; i < n; i++) {
         sum += values[i];
     }
@@ -87,7 +82,7 @@ int serve_percentile(double *out, const struct request_record *records, int64_t 
         return status_fail(-ENOMEM, "no memory for a percentile of %lld requests", (long long)n);
     }
     int64_t count = gather(values, records, n, measure), rank = (int64_t)ceil((double)count * percent / 100);
-    qsort(values, (size_t)count, sizeof *values, compare);
+    sort_doubles(values, count);
     *out = count > 0 ? values[rank > 0 ? rank - 1 : 0] : NAN;
     free(values);
     return 0;

@@ -5,7 +5,7 @@
 
 // The pure part of the engine: no tensors, no clock; every room may use it.
 static const char *const pure[] = {"plan", "plan_check", "stage", "cost", "sample", "observer", "scheduler", "kv_pages",
-                                   "page_index", "prefix", "dtype", "status", "status_list", "input_file", "output_file",
+                                   "page_index", "prefix", "dtype", "status", "status_list", "sort", "input_file", "output_file",
                                    "model_config", NULL};
 
 static const struct {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/calibration.h"
 #include "sim/predict.h"
@@ -113,12 +114,6 @@ static void check_law(void)
     calibration_free(calibration);
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 // Leave-one-out over one number of rows, written anew: neighbours on both sides, or the nearest at an end.
 static void check_residuals(void)
 {
@@ -139,8 +134,8 @@ static void check_residuals(void)
         errors[i] = fabs((curve->floor_s + roof_s / efficiency) / time_s - 1);
         roofline[i] = fabs((roof_s + 1e-6) / time_s - 1);
     }
-    qsort(errors, (size_t)n, sizeof *errors, compare_doubles);
-    qsort(roofline, (size_t)n, sizeof *roofline, compare_doubles);
+    sort_doubles(errors, n);
+    sort_doubles(roofline, n);
     CHECK(fabs(curve->calibrated.median - errors[14]) < 1e-9 && fabs(curve->calibrated.p95 - errors[27]) < 1e-9);
     CHECK(fabs(curve->roofline.median - roofline[14]) < 1e-9 && fabs(curve->roofline.p95 - roofline[27]) < 1e-9);
     calibration_free(calibration);

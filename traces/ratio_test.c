@@ -9,16 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 
 enum { QUANTILES = 1024 };
 static const double Z_95 = 1.959963984540054;    // a normal variable is within +- that in 95 of 100 cases
-
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
 
 // What came [n] as logarithms, sorted. NULL: no memory.
 static double *sorted_logs(const int64_t *ns, int64_t n)
@@ -28,7 +23,7 @@ static double *sorted_logs(const int64_t *ns, int64_t n)
         logs[i] = log(ns[i] > 1 ? (double)ns[i] : 1);
     }
     if (logs) {
-        qsort(logs, (size_t)n, sizeof *logs, compare_doubles);
+        sort_doubles(logs, n);
     }
     return logs;
 }
@@ -55,7 +50,7 @@ static int64_t thin(double *values, int64_t n)
 // The estimate and its interval from all its candidates [n], of which the share `below` and as many above lie outside.
 static void estimate(struct ratio_test *out, double *candidates, int64_t n, double below)
 {
-    qsort(candidates, (size_t)n, sizeof *candidates, compare_doubles);
+    sort_doubles(candidates, n);
     int64_t outside = (int64_t)floor(below * (double)n);
     outside = outside < 0 ? 0 : outside > (n - 1) / 2 ? (n - 1) / 2 : outside;
     out->ratio = exp(0.5 * (candidates[(n - 1) / 2] + candidates[n / 2]));
@@ -156,7 +151,7 @@ int ratio_test_pairs(struct ratio_test *out, const int64_t *a_ns, const int64_t 
     for (int64_t i = 0; i < n; i++) {
         differences[i] = log(b_ns[i] > 1 ? (double)b_ns[i] : 1) - log(a_ns[i] > 1 ? (double)a_ns[i] : 1);
     }
-    qsort(differences, (size_t)n, sizeof *differences, compare_doubles);
+    sort_doubles(differences, n);
     double *quantiles = malloc((size_t)n * sizeof *quantiles), pairs = (double)n, variance;
     if (!quantiles) {
         free(differences);
@@ -182,7 +177,8 @@ int ratio_test_pairs(struct ratio_test *out, const int64_t *a_ns, const int64_t 
 
 static int compare_behind(const void *left, const void *right)
 {
-    return compare_doubles(*(double *const *)left, *(double *const *)right);
+    double a = **(double *const *)left, b = **(double *const *)right;
+    return (a > b) - (a < b);
 }
 
 void ratio_test_adjust(double **p, int32_t n)

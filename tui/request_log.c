@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "tui/source_names.h"
 
@@ -156,17 +157,11 @@ double request_total_s(const struct request_row *row)
     return between_s(row->submitted_ns, row->finished_ns);
 }
 
-static int by_value(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 // Nearest rank over values [n] without NaN.
 static void percentiles(double *out, double *values, int32_t n)
 {
     static const double parts[] = {0.5, 0.95, 0.99};
-    qsort(values, (size_t)n, sizeof *values, by_value);
+    sort_doubles(values, n);
     for (int i = 0; i < 3; i++) {
         int32_t rank = (int32_t)ceil(parts[i] * n);
         out[i] = n > 0 ? values[rank < 1 ? 0 : rank - 1] : NAN;

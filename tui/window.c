@@ -5,16 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/sort.h"
+
 static int by_begin(const void *left, const void *right)
 {
     const struct window_call *a = left, *b = right;
     return (a->begin_ns > b->begin_ns) - (a->begin_ns < b->begin_ns);
-}
-
-static int by_value(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
 }
 
 double window_percentile(const double *values, int32_t n, double part)
@@ -24,7 +20,7 @@ double window_percentile(const double *values, int32_t n, double part)
         return NAN;
     }
     memcpy(sorted, values, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    sort_doubles(sorted, n);
     int32_t rank = (int32_t)ceil(part * n);
     return sorted[rank < 1 ? 0 : rank - 1];
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "cli/measure.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "tests/bench/pty.h"
 #include "traces/trace.h"

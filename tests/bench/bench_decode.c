@@ -20,6 +20,7 @@
 #include "engine/cpu/thread_pool.h"
 #include "engine/forward.h"
 #include "engine/model_file.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "engine/step_batch.h"
 #include "sim/device.h"

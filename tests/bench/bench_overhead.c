@@ -18,6 +18,7 @@
 #include "cli/measure.h"
 #include "cupti/collector.h"
 #include "cupti/counters.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "traces/trace.h"
 #include "tests/bench/results.h"

@@ -24,6 +24,7 @@
 #include "cli/measure.h"
 #include "cli/serving.h"
 #include "cupti/nvml.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/serve.h"
 #include "tests/bench/results.h"

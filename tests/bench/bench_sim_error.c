@@ -19,6 +19,7 @@
 #include "cli/calibrated.h"
 #include "cli/command.h"
 #include "cli/measure.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/predict.h"
 #include "tests/bench/results.h"

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "cli/command.h"
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/calibration.h"
 #include "sim/predict.h"

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/sort.h"
 #include "engine/status.h"
 #include "traces/trace.h"
 #include "tests/bench/results.h"

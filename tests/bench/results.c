@@ -68,17 +68,6 @@ int results_close(struct results *results, int error)
     return error || !lost ? error : status_fail(-EIO, "%s: cannot be written: %s", results->path, strerror(errno));
 }
 
-static int compare_doubles(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
-void sort_doubles(double *values, int64_t n)
-{
-    qsort(values, (size_t)n, sizeof *values, compare_doubles);
-}
-
 void first_line(char *out, int bytes, const char *command)
 {
     FILE *pipe = popen(command, "r");

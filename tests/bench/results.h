@@ -1,4 +1,4 @@
-// tests/bench/results.h - what benchmarks share: rows of results.tsv, sorting, how main() ends.
+// tests/bench/results.h - what benchmarks share: rows of results.tsv, how main() ends.
 #pragma once
 
 #include <math.h>
@@ -35,8 +35,6 @@ int results_open(struct results *results);
 void results_add(const struct results *results, const struct result *row);
 // Returns `error`; if that is 0, -EIO where rows were lost.
 int results_close(struct results *results, int error);
-
-void sort_doubles(double *values, int64_t n);    // ascending
 
 // The first line that a shell's command prints, "unknown" without one.
 void first_line(char *out, int bytes, const char *command);
