@@ -15,8 +15,9 @@
 // Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
 // (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957 us, fp8
 // 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us. Equal runs end unequally: of 8
-// rows in bf16 the quickest multiprocessor is done after 71% of the slowest's time, 93% in the mean. Twice as many runs,
-// handed out as blocks end, were no faster.
+// rows in bf16 the quickest multiprocessor is done after 71% of the slowest's time, 93% in the mean. Runs handed out as
+// blocks end do not gain that: twice as many no faster, the last eighth to half of the list in 132 to 528 short ones 1 to 5%
+// slower, 3 to 21% with one row (a block's start, and its ring, which fills anew).
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/attention_all_state.cuh"
 
@@ -262,6 +263,11 @@ static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, i
     int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
     s.stages = left / (s.tile_tokens * s.row_bytes);
     s.stages = s.stages > MAX_STAGES ? MAX_STAGES : s.stages;
+    // A barrier's parity tells a phase from the one before it, not from the one before that: who comes to wait for a stage's
+    // next use but one is let through. Nobody can where a stage always comes back to the same group of warps, and where
+    // what a copying warp waited for at its tile before was a tile of that group, no older than the stage's last.
+    s.stages -= s.stages % s.groups;
+    s.copiers = s.stages < COPY_WARPS ? s.stages : COPY_WARPS;
     s.items = n_rows * s.parts;
     s.part_floats = s.q_heads * (head_dim + 2);
     s.states_at = ((int64_t)s.items * 8 + 15) / 16 * 16;

@@ -26,7 +26,8 @@ struct all_shape {
     int32_t copy_tokens;    // neighbouring tokens that surely lie side by side; 16-byte copies look up that many at once
     int32_t page_shift;     // log2 of page_tokens, or -1 if it is no power of two
     int32_t row_bytes;      // of one token in shared memory, pad included
-    int32_t stages;
+    int32_t stages;         // a multiple of `groups`: a stage always goes to the same warps
+    int32_t copiers;        // warps that take turns at bulk copies; see shape_of
     int32_t items;
     int32_t runs;
     int64_t states_at;      // bytes of workspace before the states: first and last run of each item
@@ -72,6 +73,9 @@ static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t
 {
     const int lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
     int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
+    if (turns >= a.s.copiers) {
+        return;
+    }
     uint32_t parity = 1;    // a fresh barrier counts as having completed the phase before its first
     for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
         int row = w.item / a.s.parts, tokens = item_tokens(a, w.item);
@@ -94,7 +98,7 @@ static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t
                     copy_bulk(to, key, half, full + stage * 8);
                     copy_bulk(to + half, value, half, full + stage * 8);
                 }
-                turns = COPY_WARPS;
+                turns = a.s.copiers;
             }
             turns--;
             if (++stage == a.s.stages) {
@@ -110,6 +114,9 @@ static __device__ void copy_whole_tokens(const all_arguments &a, walk w, uint32_
 {
     const int lane = threadIdx.x % 32, run = a.s.copy_tokens;
     int stage = 0, turns = threadIdx.x / 32 - COMPUTE_WARPS;    // tiles until this warp's next
+    if (turns >= a.s.copiers) {
+        return;
+    }
     uint32_t parity = 1;
     for (; w.left > 0; walk_next_item(item_tiles{a}, w)) {
         int tokens = item_tokens(a, w.item);
@@ -132,7 +139,7 @@ static __device__ void copy_whole_tokens(const all_arguments &a, walk w, uint32_
                     }
                     copy_bulk(to + i * run * a.s.row_bytes, key, run * a.s.row_bytes, full + stage * 8);
                 }
-                turns = COPY_WARPS;
+                turns = a.s.copiers;
             }
             turns--;
             if (++stage == a.s.stages) {

@@ -146,8 +146,11 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) gated_kernel(const _
                 score_pair(smem_address(queries) + row * ROW_BYTES, keys + group * GROUP_KEYS * PANEL, &sh.factor[row],
                            *(float(*)[2][2]) & sum[2 * pair]);
             }
-            if (i == ROWS / 4 - 1 && lane == 0) {
-                barrier_arrive(ring.empty + at.stage * 8);
+            if (i == ROWS / 4 - 1) {
+                __syncwarp();    // one lane gives the stage back: all have read their scales
+                if (lane == 0) {
+                    barrier_arrive(ring.empty + at.stage * 8);
+                }
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {

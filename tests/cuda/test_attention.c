@@ -325,6 +325,9 @@ int test_attention(void)
         {20, 4, 128, 64, 1, {32768}, .large = true, .name = "all, 32768"},
         {2, 1, 16, 64, 1, {1000003}, .large = true, .name = "all, 1000003"},
         {20, 4, 128, 64, 3, {70000, 5, 20000}, .large = true, .name = "all, long and short"},
+        {8, 8, 128, 16, 2, {20000, 3000}, .large = true, .name = "all, 8 KV heads, long"},
+        {20, 2, 128, 64, 1, {60000}, .large = true, .name = "all, group 10, long"},
+        {32, 2, 128, 64, 1, {60000}, .large = true, .name = "all, group 16, 2 KV heads, long"},
         {20,
          4,
          128,
@@ -467,12 +470,12 @@ int test_attention(void)
          .name = "300 tokens, 40 rows"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        if (cases[i].large && gpu_small) {
+        if (cases[i].large && gpu_small && !gpu_tiny) {
             continue;
         }
         struct attend_case c = cases[i];
         for (int32_t s = 0; s < c.n_seqs; s++) {
-            c.tokens[s] = gpu_tokens(c.tokens[s], 900);
+            c.tokens[s] = gpu_tokens(c.tokens[s], c.large ? 3000 : 900);
         }
         check_case(&c);
         if (c.over != ATTEND_WINDOW) {
