@@ -5,8 +5,9 @@
 #
 # Needs Python with PyTorch, numpy and safetensors, an NVIDIA GPU, and apt-get with network for the texts. A phase goes on
 # where it was stopped, and one that is done is not done again. DIR/BACKBONE/log.jsonl tells what was run and, at the end of
-# each phase, a hash of the weights: on the same kind of GPU with the same PyTorch it is that of logs/. DIR/BACKBONE/
-# model-distill is then what workloads/models has, model-joint what joint training makes of it.
+# each phase, a hash of the weights, to compare with that of logs/ (README.md says what comes again on the same kind of GPU
+# with the same PyTorch). DIR/BACKBONE/model-distill is then what workloads/models has, model-joint what joint training makes
+# of it.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 usage="usage: train.sh yoco|transformer DIR [dense|distill|joint]"
