@@ -10,7 +10,8 @@ frozen. joint: everything, with the backbone's sparse attention in the loop, nex
 What a step sees is a pure function of the seed and its number, and how it computes is fixed (repeatable() below), so that on one
 kind of GPU, with one version of PyTorch, the same command gives the same weights, bit for bit, however often it was stopped
 between; README.md says how far that was seen. A phase goes on from RUN/state.pt if that is of the same phase, and begins with
-its weights otherwise. --stop-after ends the process in time, with its state saved. RUN/log.jsonl keeps what was run, how it went and a hash of the weights.
+its weights otherwise. --stop-after ends the process in time, with its state saved. RUN/log.jsonl keeps what was run, how it
+went and a hash of the weights.
 """
 import argparse
 import hashlib
