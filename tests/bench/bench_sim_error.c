@@ -2,12 +2,13 @@
 //
 // Runs contexts and batches of two kinds in turns: those of the grid go into a calibration, those between are held out
 // and predicted. Turns, and medians over rounds, because the machine may be shared and its speed drifts. A held-out
-// datum is one decode batch at one context, or one chunk of a prompt. Its step is measured twice: as the median of whole
-// steps, and undisturbed, as the sum of the medians of every stage of every layer and of what is outside stages: on a
-// busy machine nearly every step, but few stages, lose a time slice to somebody else. Stages are summed over layers in
-// the same manner. Errors are |predicted / measured - 1|, of the bare roofline and calibrated. Steps with rows of both
-// phases and batches that are no longer whole are left out: their shapes are not in the samples.
-// Appends to tests/bench/results.tsv (--results); run from the top of the checkout. A minute or two.
+// datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of calibrated prompts,
+// too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the medians of every
+// stage of every layer and of what is outside stages: on a busy machine nearly every step, but few stages, lose a time
+// slice to somebody else. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|, of
+// the bare roofline and calibrated. Steps with rows of both phases and batches that are no longer whole are left out:
+// their shapes are not in the samples. Appends to tests/bench/results.tsv (--results); run from the top of the checkout.
+// A minute or two.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -30,9 +31,9 @@ static const struct {
     int32_t context, batch;
     bool held_out;
 } shapes[] = {
-    {512, 1, false},  {768, 1, true},  {1024, 1, false}, {1536, 1, true}, {2048, 1, false}, {3072, 1, true},
-    {4096, 1, false}, {512, 2, false}, {768, 2, true},   {1024, 2, false}, {512, 4, false}, {768, 3, true},
-    {1024, 4, false},
+    {128, 1, false},  {192, 1, true},  {256, 1, false},  {384, 1, true},  {512, 1, false},  {700, 1, true},
+    {1024, 1, false}, {1280, 1, false}, {1450, 1, true}, {2048, 1, false}, {2900, 1, true}, {4096, 1, false},
+    {512, 2, false},  {768, 2, true},  {1024, 2, false}, {512, 4, false}, {768, 3, true},   {1024, 4, false},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -72,7 +73,7 @@ static void on_step(void *user, const struct step_sample *sample)
 {
     const struct held_step *run = user;
     bool whole = sample->phase == PHASE_DECODE && sample->n_seqs == shapes[run->shape].batch;
-    bool chunk = sample->phase == PHASE_PREFILL && sample->n_seqs == 1;
+    bool chunk = sample->phase == PHASE_PREFILL && sample->n_seqs == 1 && sample->context_tokens == shapes[run->shape].context;
     if ((whole || chunk) && n_held < MAX_STEPS) {
         current.method = run->method;
         current.shape = run->shape;
@@ -224,7 +225,7 @@ static void report(struct bench *bench, const char *level, struct errors *errors
                                                       .command = command,
                                                       .model = bench->model,
                                                       .method = bench->methods,
-                                                      .contexts = "768-3072",
+                                                      .contexts = "192-2900",
                                                       .batches = "1-3",
                                                       .quantity = quantity,
                                                       .median = i ? p95 : median,
