@@ -14,7 +14,8 @@
 //
 // Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
 // (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957 us, fp8
-// 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us. Equal runs end unequally: of 8
+// 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us. Merging a quarter of a head's
+// dimensions a block: 74.9 us instead of 76.5 at 1 row. Equal runs end unequally: of 8
 // rows in bf16 the quickest multiprocessor is done after 71% of the slowest's time, 93% in the mean. Runs handed out as
 // blocks end do not gain that: twice as many no faster, the last eighth to half of the list in 132 to 528 short ones 1 to 5%
 // slower, 3 to 21% with one row (a block's start, and its ring, which fills anew).
@@ -30,6 +31,7 @@ enum {
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
     MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
+    MERGE_DIMS = 32,                  // of a head that a block then has: 32 states at a time in as many loads as 8 with all
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
 
@@ -112,12 +114,13 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     dependents_may_launch();
     wait_for_predecessor();
 
-    int32_t tiles = all_tiles(item_tiles{a}, a.s.items), runs = runs_of(tiles / a.s.groups, a.s.runs);
+    const int32_t tiles = all_tiles(item_tiles{a}, a.s.items);
+    const run_cut cut = equal_runs(tiles, min(max(1, tiles / a.s.groups), a.s.runs));
     walk w = {};
-    if (blockIdx.x >= runs) {
+    if (blockIdx.x >= runs_of(cut)) {
         return;
     }
-    walk_begin(item_tiles{a}, a.s.items, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
+    walk_begin(item_tiles{a}, a.s.items, w, run_begin(cut, blockIdx.x), run_begin(cut, blockIdx.x + 1));
     if (warp >= COMPUTE_WARPS) {
         if constexpr (FP8) {
             if (a.s.whole) {
@@ -189,7 +192,8 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     }
 }
 
-// One block per item and query head: thread (d, slice) merges dimension d of every SLICES-th state, then the slices meet.
+// One block per item, query head and part of its dimensions: thread (d, slice) merges dimension d of every SLICES-th state,
+// then the slices meet.
 __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_constant__ all_arguments a)
 {
     __shared__ float sums[MERGE_THREADS], slice_m[MERGE_THREADS], slice_l[MERGE_THREADS];
@@ -197,7 +201,8 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_const
     wait_for_predecessor();
     const int item = blockIdx.x, head = blockIdx.y, hd = a.p.head_dim;
     const int2 ends = ((const int2 *)a.p.workspace)[item];
-    const int states = ends.y - ends.x + 1, dim = threadIdx.x % hd, slice = threadIdx.x / hd, slices = blockDim.x / hd;
+    const int dims = hd / (int)gridDim.z, own = threadIdx.x % dims, dim = (int)blockIdx.z * dims + own;
+    const int states = ends.y - ends.x + 1, slice = threadIdx.x / dims, slices = blockDim.x / dims;
     if (states == 1) {
         return;
     }
@@ -230,7 +235,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_const
         return;
     }
     for (int i = 1; i < slices; i++) {
-        int at = i * hd + dim;
+        int at = i * dims + own;
         float both = fmaxf(m, slice_m[at]), keep = exp2f(m - both), add = exp2f(slice_m[at] - both);
         m = both;
         l = l * keep + slice_l[at] * add;
@@ -321,7 +326,9 @@ template <int HD, int NT, bool FP8> static int launch_attention(const all_argume
     }
     launch_shape merge = {};
     merge.grid = dim3((unsigned)a.s.items, (unsigned)a.s.q_heads);
-    merge.threads = a.s.items * a.s.q_heads <= a.s.runs ? MERGE_THREADS : MERGE_THREADS / 4;
+    const bool few = a.s.items * a.s.q_heads <= a.s.runs;
+    merge.threads = few ? MERGE_THREADS : MERGE_THREADS / 4;
+    merge.grid.z = few && HD > MERGE_DIMS ? HD / MERGE_DIMS : 1;
     return launch("attention merge", merge_kernel, merge, stream, a);
 }
 

@@ -1,7 +1,7 @@
 // engine/cuda/index_score.cu - index queries against every index key of a sequence: one score per token or per block.
 //
-// Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into equal runs,
-// one per multiprocessor. One warp streams pages to shared memory with the bulk copy engine; groups of eight warps take
+// Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into runs, a block
+// each: one per multiprocessor, and short ones at the end. One warp streams pages to shared memory with the bulk copy engine; groups of eight warps take
 // turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's A operand, queries of the heads its B
 // operand, held in registers. Since any permutation of a key's dimensions that query and key share gives the same
 // product, a lane takes 16 consecutive bytes of its token's key at once. fp8 queries are quantised here, one scale per
@@ -180,7 +180,7 @@ static __device__ __forceinline__ void load_queries(const index_score_params &p,
 
 // How the stream is cut. A piece is a run of tokens that never crosses a page.
 struct stream_shape {
-    int32_t piece_tokens, key_bytes, stage_bytes, stages, runs;
+    int32_t piece_tokens, key_bytes, stage_bytes, stages, longs;
 };
 
 struct stream_arguments {
@@ -401,12 +401,13 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
     __syncthreads();
     dependents_may_launch();
     wait_for_predecessor();
-    const int32_t tiles = all_tiles(row_tiles{p}, p.n), runs = runs_of(tiles, a.s.runs);
-    if (blockIdx.x >= runs) {
+    const int32_t tiles = all_tiles(row_tiles{p}, p.n);
+    const run_cut cut = FP8 ? equal_runs(tiles, a.s.longs) : long_and_short_runs(tiles, a.s.longs);
+    if (blockIdx.x >= runs_of(cut)) {
         return;
     }
     walk w = {};
-    walk_begin(row_tiles{p}, p.n, w, run_begin(tiles, runs, blockIdx.x), run_begin(tiles, runs, blockIdx.x + 1));
+    walk_begin(row_tiles{p}, p.n, w, run_begin(cut, blockIdx.x), run_begin(cut, blockIdx.x + 1));
     if (group == GROUPS) {
         copy_pages(a, w, smem_address(stages), full, empty);
         return;
@@ -513,13 +514,15 @@ template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const i
     a.s.stage_bytes = TILE_TOKENS * (a.s.key_bytes + (FP8 ? 4 : 0));
     a.s.stages = STAGE_SMEM / a.s.stage_bytes;
     a.s.stages = a.s.stages > MAX_STAGES ? MAX_STAGES : a.s.stages;
-    a.s.runs = multiprocessors();
+    constexpr int GROUPS = NT == 1 && !FP8 ? 2 : 1;    // many heads need the registers of both, fp8 gained nothing
+    a.s.stages -= a.s.stages % GROUPS;                 // a stage always comes back to the same warps: see attention_all.cu
+    a.s.longs = multiprocessors();
     if (a.s.piece_tokens < 8 || p.keys.page_stride % 16 != 0 || p.keys.scale_offset % 16 != 0) {
         return status_fail(-ENOTSUP, "index scores: pages of %d tokens; a multiple of 8", p.keys.page_tokens);
     }
     launch_shape shape = {};
-    shape.grid = dim3((unsigned)a.s.runs);
-    constexpr int GROUPS = NT == 1 && !FP8 ? 2 : 1;    // many heads need the registers of both, fp8 gained nothing
+    const int64_t most_tiles = (int64_t)p.n * ((p.max_context - 1) / TILE_TOKENS + 1);
+    shape.grid = dim3((unsigned)(a.s.longs * (!FP8 && has_short_runs(most_tiles, a.s.longs) ? 2 : 1)));
     shape.threads = (GROUPS * WARPS + 1) * 32;
     shape.smem_bytes = (size_t)a.s.stages * a.s.stage_bytes;
     int error = allow_smem("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, STAGE_SMEM);

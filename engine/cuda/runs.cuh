@@ -1,10 +1,12 @@
-// engine/cuda/runs.cuh - cutting the work of many rows of unequal length into equal runs, one per block.
+// engine/cuda/runs.cuh - cutting the work of many rows of unequal length into runs, one per block.
 //
 // Rows (items) consist of tiles; the tiles of all items form one list that is cut into runs of equal length, the
-// first ones longer by one tile where it does not divide. A run may end one item and begin the next. Lengths are
-// read on the device, so the cut follows the real contexts. Every warp of a block walks its run by itself: nothing
-// is shared, nothing is waited for. `Tiles` is a callable: item -> its number of tiles, at least 1. All items
-// together may have up to 2^31 - 1 tiles.
+// first ones longer by one tile where it does not divide. A run may end one item and begin the next. Multiprocessors
+// do not get equal shares of memory's rate, so equal runs end unequally: a kernel may leave the end of a long list to
+// short runs, whose blocks start as multiprocessors become free. Where runs begin depends on the list's length alone,
+// so results do not depend on who is done first. Lengths are read on the device, so the cut follows the real contexts.
+// Every warp of a block walks its run by itself: nothing is shared, nothing is waited for. `Tiles` is a callable: item
+// -> its number of tiles, at least 1. All items together may have up to 2^31 - 1 tiles.
 #pragma once
 
 #include "engine/cuda/device.cuh"
@@ -26,22 +28,50 @@ template <typename Tiles> static __device__ __forceinline__ int32_t all_tiles(co
     return warp_sum(tiles);
 }
 
-// How many of `runs` runs are used: none is empty.
-static __device__ __forceinline__ int runs_of(int32_t tiles, int runs)
+enum {
+    SHORT_SHARE = 32,         // of 256 parts of the list: what short runs have
+    LEAST_SHORT_TILES = 4     // a shorter run is not worth a block's start
+};
+
+struct run_cut {
+    int32_t longs, shorts;         // runs; none is empty
+    int32_t long_tiles, tiles;     // of the long runs, of all
+};
+
+// `most` equal runs, or as many as there are tiles.
+static __device__ __forceinline__ run_cut equal_runs(int32_t tiles, int32_t most)
 {
-    return max(1, min(tiles, runs));
+    return {max(1, min(tiles, most)), 0, tiles, tiles};
 }
 
-static __device__ __forceinline__ int32_t run_begin(int32_t tiles, int runs, int run)
+// Whether a list is long enough for as many short runs as long ones.
+static __host__ __device__ __forceinline__ bool has_short_runs(int64_t tiles, int32_t longs)
 {
-    return tiles / runs * run + min(run, tiles % runs);
+    return tiles * SHORT_SHARE / 256 >= (int64_t)longs * LEAST_SHORT_TILES;
 }
 
-// The run that holds a tile.
-static __device__ __forceinline__ int run_of(int32_t tile, int32_t tiles, int runs)
+// `longs` long runs and as many short ones, or equal ones where the list is too short.
+static __device__ __forceinline__ run_cut long_and_short_runs(int32_t tiles, int32_t longs)
 {
-    int32_t least = tiles / runs, longer = tiles % runs;
-    return tile < longer * (least + 1) ? tile / (least + 1) : longer + (tile - longer * (least + 1)) / least;
+    if (!has_short_runs(tiles, longs)) {
+        return equal_runs(tiles, longs);
+    }
+    return {longs, longs, tiles - (int32_t)((int64_t)tiles * SHORT_SHARE / 256), tiles};
+}
+
+static __device__ __forceinline__ int32_t runs_of(const run_cut &cut)
+{
+    return cut.longs + cut.shorts;
+}
+
+// The first tile of a run; of run number runs_of(cut): one past the last tile.
+static __device__ __forceinline__ int32_t run_begin(const run_cut &cut, int32_t run)
+{
+    if (run < cut.longs) {
+        return cut.long_tiles / cut.longs * run + min(run, cut.long_tiles % cut.longs);
+    }
+    const int32_t rest = cut.tiles - cut.long_tiles, n = run - cut.longs;
+    return n == cut.shorts ? cut.tiles : cut.long_tiles + rest / cut.shorts * n + min(n, rest % cut.shorts);
 }
 
 struct walk {

@@ -254,6 +254,9 @@ int test_index(void)
     static const struct index_case cases[] = {
         {INDEX_DOT, DTYPE_BF16, 1, 128, 1, 64, 3, {5000, 1, 130}, POOLING_MAX, "dot bf16", {0}, 0},
         {INDEX_DOT, DTYPE_BF16, 1, 128, 1, 64, 1, {1000000}, POOLING_MAX, "dot bf16, 1M", {0}, 0},
+        {INDEX_DOT, DTYPE_BF16, 1, 128, 1, 64, 3, {300000, 1, 350000}, POOLING_MAX, "dot bf16, short runs", {0}, 0},
+        {INDEX_DOT, DTYPE_BF16, 4, 128, 128, 64, 2, {400000, 200000}, POOLING_MAX, "blocks, short runs", {0}, 0},
+        {INDEX_DOT, DTYPE_BF16, 1, 104, 1, 64, 2, {90000, 9}, POOLING_MAX, "dot bf16, dim 104", {0}, 0},
         {INDEX_DOT, DTYPE_BF16, 1, 16, 1, 16, 2, {100, 7}, POOLING_MAX, "dot bf16, dim 16", {0}, 0},
         {INDEX_DOT, DTYPE_BF16, 1, 32, 1, 24, 2, {100, 7}, POOLING_MAX, "dot bf16, dim 32, pages of 24", {0}, 0},
         {INDEX_DOT, DTYPE_BF16, 1, 64, 1, 64, 2, {100, 700}, POOLING_MAX, "dot bf16, dim 64", {0}, 0},
@@ -316,7 +319,7 @@ int test_index(void)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct index_case c = cases[i];
         for (int32_t s = 0; s < c.n_seqs; s++) {
-            c.tokens[s] = gpu_tokens(c.tokens[s], 4000);
+            c.tokens[s] = gpu_tokens(c.tokens[s], 7000);
             c.n_rows[s] = gpu_tokens(c.n_rows[s], 150);
         }
         check_case(&c);

@@ -169,5 +169,8 @@ int test_linear(void)
     }
     check_case(1, 2560, (int32_t[]){8200}, 1, LINEAR_STORE_F32, true);
     check_case(12, 264, (int32_t[]){8195}, 1, LINEAR_STORE_BF16, false);
+    for (int32_t n = 1; n <= 33; n += 32) {    // five blocks share n_in
+        check_case(n, 2560, (int32_t[]){2560, 512, 512}, 3, LINEAR_STORE_BF16, true);
+    }
     return check_end();
 }
