@@ -112,7 +112,7 @@ static void compare_engine(const char *method, enum dtype kv_dtype)
 // on the CPU: bf16 activations move logits by some percent of their size. Where each layer selects for itself, near ties of
 // index scores add up from layer to layer and move logits by more; a small model's sixteen tokens are few enough for one to
 // matter. There the differences are told, and what the first indexer selects must be the same but for units at the border. A
-// text that was drawn greedily repeats its tokens, whose keys are equal before they are turned: they cross the border together.
+// text that was drawn greedily repeats its tokens, whose keys in a first layer are alike: they cross the border together.
 enum {
     ANSWER = 256,
     MAX_BUDGET = 1024,
