@@ -12,13 +12,13 @@
 // runs of tokens are copied, scales included: what scales leave of 16 bytes keeps rows off each other's banks, as the pad
 // of bf16 rows does. Elsewhere a computing warp loads the scales of its next tokens itself.
 //
-// Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us; H200
-// (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957 us, fp8
-// 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us. Merging a quarter of a head's
-// dimensions a block: 74.9 us instead of 76.5 at 1 row. Equal runs end unequally: of 8
-// rows in bf16 the quickest multiprocessor is done after 71% of the slowest's time, 93% in the mean. Runs handed out as
-// blocks end do not gain that: twice as many no faster, the last eighth to half of the list in 132 to 528 short ones 1 to 5%
-// slower, 3 to 21% with one row (a block's start, and its ring, which fills anew).
+// Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us;
+// H200 (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957
+// us, fp8 48.8 / 277 / 1053 us, fp8 per KV head, copied 16 bytes at a time, 65.6 / 422 / 1630 us. Merging a quarter of
+// a head's dimensions a block: 74.9 us instead of 76.5 at 1 row. Equal runs end unequally: of 8 rows in bf16 the
+// quickest multiprocessor is done after 71% of the slowest's time, 93% in the mean. Runs handed out as blocks end do
+// not gain that: twice as many no faster, the last eighth to half of the list in 132 to 528 short ones 1 to 5% slower,
+// 3 to 21% with one row (a block's start, and its ring, which fills anew).
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/attention_all_state.cuh"
 

@@ -1,14 +1,15 @@
 // engine/cuda/index_score.cu - index queries against every index key of a sequence: one score per token or per block.
 //
-// Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into runs, a block
-// each: one per multiprocessor, and short ones at the end. One warp streams pages to shared memory with the bulk copy engine; groups of eight warps take
-// turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's A operand, queries of the heads its B
-// operand, held in registers. Since any permutation of a key's dimensions that query and key share gives the same
-// product, a lane takes 16 consecutive bytes of its token's key at once. fp8 queries are quantised here, one scale per
-// head, and multiply by whole warp groups from shared memory: the narrow fp8 instruction is emulated on this chip by
-// conversions that take longer than the keys' way from memory (64 heads, 32 x 131072 keys: 380 us with it, 156 without).
-// Blocks of 16 to 128 tokens reduce on the chip: their tokens' scores are never stored. Other block sizes take a plainer
-// kernel. The rows of a prompt are a matrix product: prefill_dot.cu, prefill_gated.cu.
+// Bound by reading the index keys once. The keys of all rows are one list of tiles of 128 tokens, cut into runs, a
+// block each: one per multiprocessor, and short ones at the end. One warp streams pages to shared memory with the bulk
+// copy engine; groups of eight warps take turns at the tiles, each warp scoring 16 tokens. Keys are the tensor core's
+// A operand, queries of the heads its B operand, held in registers. Since any permutation of a key's dimensions that
+// query and key share gives the same product, a lane takes 16 consecutive bytes of its token's key at once. fp8
+// queries are quantised here, one scale per head, and multiply by whole warp groups from shared memory: the narrow fp8
+// instruction is emulated on this chip by conversions that take longer than the keys' way from memory (64 heads, 32 x
+// 131072 keys: 380 us with it, 156 without). Blocks of 16 to 128 tokens reduce on the chip: their tokens' scores are
+// never stored. Other block sizes take a plainer kernel. The rows of a prompt are a matrix product: prefill_dot.cu,
+// prefill_gated.cu.
 //
 // Measured on an H200 (4.54 TB/s), 131072 keys of 128, 1 / 8 / 32 rows: one bf16 head 11.6 / 71 / 268 us (PyTorch's bmm
 // 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads 12 /
