@@ -29,14 +29,17 @@ static struct predict_pass pass_of(const struct device *device, const struct pla
                            int32_t n_seqs)
 {
     struct predict_pass pass = {.device = device, .plan = plan};
+    int64_t prompt_rows = 0;
     pass.bandwidth = device_bandwidth(device, (double)step_cost(plan, work, n_seqs).bytes);
     for (int32_t i = 0; i < n_seqs; i++) {
         pass.new_rows += work[i].new_tokens;
         pass.logit_rows += work[i].logit_rows;
+        prompt_rows += is_decode(&work[i]) ? 0 : work[i].new_tokens;
         pass.seen_tokens += is_decode(&work[i]) ? 0 : predict_seen_tokens(&work[i]);
         pass.chunked = pass.chunked || work[i].new_tokens > 1;
         pass.logits_chunked = pass.logits_chunked || work[i].logit_rows > 1;
     }
+    pass.seen_tokens = prompt_rows > 0 ? pass.seen_tokens / (double)prompt_rows : 0;
     return pass;
 }
 

@@ -101,7 +101,7 @@ static enum phase phase_of(const struct predict_pass *pass, const struct predict
 static int64_t rows_of(const struct predict_pass *pass, const struct predict_term *term, enum phase phase)
 {
     if (calibration_by_context(term->stage, phase, term->query.unit_tokens)) {
-        return (int64_t)(pass->seen_tokens / (double)pass->new_rows);
+        return (int64_t)pass->seen_tokens;
     }
     return term->few ? pass->logit_rows : pass->new_rows;
 }

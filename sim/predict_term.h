@@ -13,7 +13,7 @@ struct predict_pass {
     const struct plan *plan;         // borrowed
     double bandwidth;                // for the step's whole working set
     int64_t new_rows, logit_rows;
-    double seen_tokens;              // of prompts: summed over their rows, how many tokens each sees
+    double seen_tokens;              // by a row of prompts, in the mean; 0: there are none
     bool chunked, logits_chunked;    // some sequence has more than one such row
 };
 double predict_seen_tokens(const struct work *work);    // by the new rows of one sequence, summed over them

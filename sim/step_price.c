@@ -266,12 +266,14 @@ static double price_batch(struct step_price *price, const struct batch *batch)
         cost[i].flops = price->extra[i].flops + (int64_t)term_flops;
         bytes += term->n_layers * (double)cost[i].bytes;
     }
+    int32_t n_decode = (int32_t)batch->features[FEATURE_ROWS];
+    int64_t prompt_rows = batch->new_rows - n_decode;
     struct predict_pass pass = {.device = &price->device,
                                 .plan = &price->plan,
                                 .bandwidth = device_bandwidth(&price->device, bytes),
                                 .new_rows = batch->new_rows,
                                 .logit_rows = batch->logit_rows,
-                                .seen_tokens = batch->seen_tokens,
+                                .seen_tokens = prompt_rows > 0 ? batch->seen_tokens / (double)prompt_rows : 0,
                                 .chunked = batch->new_rows > batch->n_seqs,
                                 .logits_chunked = batch->logits_chunked};
     if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs ||
@@ -288,10 +290,9 @@ static double price_batch(struct step_price *price, const struct batch *batch)
     if (!price->timer.seconds) {
         seconds += predict_overhead_s(&pass) + predict_communicate_s(&pass);
     }
-    int32_t n_decode = (int32_t)batch->features[FEATURE_ROWS];
     bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
     struct predict_pass prompts = pass, decode = pass;
-    prompts.new_rows -= n_decode;
+    prompts.new_rows = prompt_rows;
     prompts.chunked = true;
     decode.new_rows = n_decode;
     decode.chunked = false;

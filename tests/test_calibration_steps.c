@@ -168,6 +168,13 @@ static void test_seen(void)
             full.flops *= 10;
             full.duration_ns = 1000;
             sink.stage(sink.user, &full);
+            struct stage_sample select = sample;    // whose rows take the longer, for their work too, the more they see
+            CHECK(stage_cost(&cost, &plan, STAGE_INDEX_SELECT, 1, &work, 1) == 0);
+            select.stage = STAGE_INDEX_SELECT;
+            select.bytes = cost.bytes;
+            select.flops = cost.flops;
+            select.duration_ns = llround(1e6 * seen_s(context, rows) * context);
+            sink.stage(sink.user, &select);
             sink.stage(sink.user, &sample);
             sink.step(sink.user, &(struct step_sample){.source = source.id, .step = step, .phase = PHASE_PREFILL, .n_seqs = 1,
                                                        .n_tokens = rows, .context_tokens = context,
@@ -177,7 +184,8 @@ static void test_seen(void)
     CHECK(calibration_fit_finish(&calibration, fit, &device, "2026-01-02", "test") == 0);
     calibration_fit_close(fit);
     device.calibration = &calibration->profiles[0];
-    CHECK(calibration->profiles[0].n_curves == 2 && calibration->profiles[0].curves[0].unit_tokens == 0);
+    const struct calibration_curve *full_curve = &calibration->profiles[0].curves[1];
+    CHECK(calibration->profiles[0].n_curves == 3 && full_curve->stage == STAGE_ATTENTION && full_curve->unit_tokens == 0);
     for (int32_t context = 900; context <= 4000; context += 310) {
         struct work both[2] = {{context - 32, 32, 0}, {300, 1, 1}};
         struct stage_prediction alone;
@@ -191,6 +199,16 @@ static void test_seen(void)
         CHECK(predict_stage(&mixed, &device, &plan, STAGE_ATTENTION, 1, both, 2) == 0);
         CHECK(fabs(pair.seconds / (2 * alone.seconds) - 1) < 0.1);
         CHECK(mixed.seconds > alone.seconds && mixed.seconds < 1.05 * alone.seconds);
+        // Selecting is one kernel for all: it goes by what rows of prompts see, however many decode beside them.
+        struct work many[65] = {{context - 32, 32, 0}};
+        for (int i = 1; i < 65; i++) {
+            many[i] = (struct work){context, 1, 1};
+        }
+        CHECK(predict_stage(&alone, &device, &plan, STAGE_INDEX_SELECT, 1, many, 1) == 0);
+        CHECK(predict_stage(&mixed, &device, &plan, STAGE_INDEX_SELECT, 1, many, 65) == 0);
+        double more = (double)mixed.cost.bytes / (double)alone.cost.bytes;
+        CHECK_MESSAGE(fabs(mixed.seconds / (more * alone.seconds) - 1) < 0.1, "context %d: %g s, not %g times %g", context,
+                      mixed.seconds, more, alone.seconds);
     }
     calibration_free(calibration);
 }
