@@ -397,7 +397,7 @@ int main(int argc, char **argv)
         {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
         {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
         {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},
-        {"save", OPTION_TEXT, &bench.save, 0, 0, "FILE", "the calibration"},
+        {"save", OPTION_OUTPUT, &bench.save, 0, 0, "FILE", "the calibration"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every datum"},
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
