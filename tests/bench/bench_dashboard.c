@@ -48,7 +48,6 @@ struct bench {
     int64_t events;
     double seconds;
     char device_name[SOURCE_NAME_BYTES], trace_path[64], socket_path[64];
-    FILE *out;
     bool failed;
 };
 

@@ -1,4 +1,4 @@
-// tests/bench/results.c - see rows.h.
+// tests/bench/results.c - see results.h.
 #include "tests/bench/results.h"
 
 #include <errno.h>
