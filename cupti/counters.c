@@ -404,6 +404,7 @@ static int open_gpu(struct counters *counters, const struct counters_options *op
         // NVML works also where the sampler does not start.
         if (both && nvml_open(&nvml, options->device, options->nvml_library, options->libraries.driver) == 0) {
             error = poller_open(&counters->poller, NULL, nvml, readings_per_s);
+            error = error == -ENOMEM ? error : 0;    // what keeps this from starting, too, was noted
         }
     }
     return error;
