@@ -17,20 +17,32 @@ static void forget(struct output_file *file)
     *file = (struct output_file){0};
 }
 
+static void remove_part(const struct output_file *file)
+{
+    if (file->part) {
+        unlink(file->part);
+    }
+}
+
 int output_file_open(struct output_file *file, const char *path)
 {
     *file = (struct output_file){0};
     struct stat info;
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+    bool there = stat(path, &info) == 0;
+    if (!*path) {
+        return status_fail(-EINVAL, "an empty name; name a file to write");
+    }
+    if (there && S_ISDIR(info.st_mode)) {
         return status_fail(-EISDIR, "%s: is a directory; name a file to write", path);
     }
+    bool in_place = there && !S_ISREG(info.st_mode);
     file->path = strdup(path);
-    if (!file->path || asprintf(&file->part, "%s.part-%ld", path, (long)getpid()) < 0) {
+    if (!file->path || (!in_place && asprintf(&file->part, "%s.part-%ld", path, (long)getpid()) < 0)) {
         file->part = NULL;
         forget(file);
         return status_fail(-ENOMEM, "%s: out of memory", path);
     }
-    file->stream = fopen(file->part, "wbe");
+    file->stream = fopen(in_place ? path : file->part, "wbe");
     if (!file->stream) {
         int error = errno;
         forget(file);
@@ -48,7 +60,7 @@ int output_file_check(const char *path)
         return status_fail(-errno, "%s: cannot write: %s", path, strerror(errno));
     }
     if (there && !S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) {
-        return 0;    // a pipe: nothing stands beside it
+        return 0;    // written in place; to open a pipe would wait for its reader
     }
     int error = output_file_open(&file, path);
     if (!error) {
@@ -64,20 +76,21 @@ int output_file_commit(struct output_file *file)
     if (ferror(file->stream)) {
         error = EIO;
     }
-    if (fflush(file->stream) != 0 || fsync(fileno(file->stream)) != 0) {
+    if (fflush(file->stream) != 0 || (file->part && fsync(fileno(file->stream)) != 0)) {
         error = errno;
     }
     if (fclose(file->stream) != 0 && !error) {
         error = errno;
     }
     file->stream = NULL;
-    if (!error && rename(file->part, file->path) != 0) {
+    if (!error && file->part && rename(file->part, file->path) != 0) {
         error = errno;
     }
     int result = 0;
     if (error) {
-        unlink(file->part);
-        result = status_fail(-error, "%s: cannot write: %s; nothing was left behind", file->path, strerror(error));
+        result = status_fail(-error, "%s: cannot write: %s%s", file->path, strerror(error),
+                             file->part ? "; nothing was left behind" : "");
+        remove_part(file);
     }
     forget(file);
     return result;
@@ -87,7 +100,7 @@ void output_file_abandon(struct output_file *file)
 {
     if (file->stream) {
         fclose(file->stream);
-        unlink(file->part);
+        remove_part(file);
     }
     forget(file);
 }

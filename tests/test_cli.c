@@ -1,6 +1,7 @@
 // tests/test_cli.c - the program as its users meet it: exit statuses, one clear line for wrong input, nothing
 // half-written.
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -147,6 +148,23 @@ static void wrong_outputs(void)
     }
     read_into(kept, text, sizeof text);
     CHECK(strcmp(text, "as it was") == 0);
+}
+
+// A pipe is written to; a file renamed over it would leave its reader waiting, and over a device, would leave none.
+static void pipes(void)
+{
+    char line[1024], path[512], text[4096] = "";
+    struct stat info;
+    CHECK(mkfifo(format(path, sizeof path, "%s/pipe", folder), 0600) == 0);
+    int reader = open(path, O_RDWR | O_NONBLOCK);    // so that no one waits for the other
+    CHECK(reader >= 0);
+    CHECK_MESSAGE(clsa(format(line, sizeof line, "sim --workload reasoning --requests 20 --model tiny --fit %s", path)) == 0,
+                  "%s", errors);
+    CHECK(read(reader, text, sizeof text - 1) > 0 && strstr(text, "\"classes\""));
+    CHECK(lstat(path, &info) == 0 && S_ISFIFO(info.st_mode));
+    close(reader);
+    unlink(path);
+    expect_error(2, "sim --model tiny --html ''", "--html|empty name");
 }
 
 static void wrong_files(void)
@@ -346,6 +364,7 @@ int main(void)
     CHECK(mkdtemp(folder) != NULL);
     wrong_flags();
     wrong_outputs();
+    pipes();
     wrong_files();
     shipped_models();
     models();
