@@ -135,15 +135,16 @@ static double work_factor(const struct calibration_curve *curve, int32_t rows, i
     return curve->phase == PHASE_PREFILL ? 1 : (double)other / rows;
 }
 
-// The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and INT32_MAX
-// where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of work at once, so
-// that it stays while works move little.
+// How far works may be from the one asked for. Where curves go by what a row sees, its cost hardly depends on how many
+// rows there are.
 static double near_octaves(const struct calibration_curve *curve)
 {
-    // What a row of those costs depends on what it sees, hardly on how many rows there are.
     return calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES : NEAR_OCTAVES;
 }
 
+// The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and INT32_MAX
+// where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of work at once, so
+// that it stays while works move little.
 static void choose_levels(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, int32_t *low,
                           int32_t *high)
 {
@@ -152,7 +153,8 @@ static void choose_levels(const struct calibration_curve *curve, int32_t rows, d
     *high = INT32_MAX;
     for (int32_t at = point_behind(curve, rows, INFINITY) - 1; at >= 0 && *low == 0;) {
         int32_t level = curve->points[at].rows;
-        *low = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= near_octaves(curve) ? level : 0;
+        double octaves = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest;
+        *low = octaves <= near_octaves(curve) ? level : 0;
         at = point_behind(curve, level - 1, INFINITY) - 1;
     }
     if (*low == rows) {
@@ -161,7 +163,8 @@ static void choose_levels(const struct calibration_curve *curve, int32_t rows, d
     }
     for (int32_t at = point_behind(curve, rows, INFINITY); at < curve->n_points && *high == INT32_MAX;) {
         int32_t level = curve->points[at].rows;
-        *high = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest <= near_octaves(curve) ? level : INT32_MAX;
+        double octaves = level_at(curve, level, about * work_factor(curve, rows, level), skip, true).nearest;
+        *high = octaves <= near_octaves(curve) ? level : INT32_MAX;
         at = point_behind(curve, level, INFINITY);
     }
     if (*low == 0 && *high == INT32_MAX) {
