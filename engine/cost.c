@@ -511,6 +511,25 @@ int64_t plan_kv_bytes_per_sequence(const struct plan *plan)
     return total;
 }
 
+int32_t plan_units(const struct plan *plan, int32_t tokens)
+{
+    return plan->index.budget_tokens ? (tokens - 1) / plan->index.unit_tokens + 1 : 0;
+}
+
+int64_t plan_score_bytes(const struct plan *plan, int32_t rows, int32_t logit_rows, int32_t context_tokens,
+                         int64_t tile_bytes)
+{
+    enum { F32_BYTES = 4 };
+    int64_t row = (int64_t)plan->index.sets * (plan_units(plan, context_tokens) + SCORE_ALIGNMENT) * F32_BYTES;
+    int32_t scored = 0;
+    for (int32_t layer = 0; layer < plan->shape.n_layers; layer++) {
+        int32_t n = layer < plan_first_cross_layer(plan) ? rows : logit_rows;
+        scored = plan_runs_indexer(plan, layer) && n > scored ? n : scored;
+    }
+    int64_t wanted = scored * row;
+    return wanted < tile_bytes ? wanted : row > tile_bytes ? row : tile_bytes;
+}
+
 int64_t plan_row_bytes(const struct plan *plan)
 {
     enum { F32_BYTES = 4, ACTIVATION_BYTES = 2 };

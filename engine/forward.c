@@ -278,7 +278,7 @@ static int select_units(struct forward *f, int32_t layer)
 {
     const struct plan *plan = f->options.plan;
     bool bounds = plan->index.score == INDEX_PAGE_BOUND;
-    int32_t stride = (forward_units(plan, f->batch->context_bound) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
+    int32_t stride = (plan_units(plan, f->batch->context_bound) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
     int64_t fitting = f->score_capacity / ((int64_t)plan->index.sets * stride);
     int32_t tile = fitting < f->rows->n ? (int32_t)fitting : f->rows->n;
     for (int32_t first = 0; first < f->rows->n; first += tile) {

@@ -42,15 +42,10 @@ static int take_indexer(struct forward *f)
     const struct plan *plan = options->plan;
     const struct index_spec *index = &plan->index;
     int64_t size = options->backend->activation_bytes, rows = options->max_rows;
-    int32_t units = forward_units(plan, options->max_context), budget = plan_budget_units(plan);
-    int64_t row_scores = (int64_t)index->sets * (units + SCORE_ALIGNMENT);
-    int64_t tile = (options->backend->asynchronous ? DEVICE_SCORE_TILE_BYTES : SCORE_TILE_BYTES) / 4, scored = 0;
-    for (int32_t l = 0; l < plan->shape.n_layers; l++) {    // layers that share a memory see no more rows than leave logits
-        int64_t n = l < plan_first_cross_layer(plan) ? rows : options->max_logit_rows;
-        scored = plan_runs_indexer(plan, l) && n > scored ? n : scored;
-    }
-    int64_t wanted = scored * row_scores;
-    f->score_capacity = wanted < tile ? wanted : row_scores > tile ? row_scores : tile;
+    int32_t units = plan_units(plan, options->max_context), budget = plan_budget_units(plan);
+    int64_t tile = options->backend->asynchronous ? DEVICE_SCORE_TILE_BYTES : SCORE_TILE_BYTES;
+    int64_t scores = plan_score_bytes(plan, options->max_rows, options->max_logit_rows, options->max_context, tile);
+    f->score_capacity = scores / 4;
     int error = take(f, &f->index_q, rows, (int64_t)index->heads * index->dim * size, "index queries");
     error = error ? error : take(f, &f->index_gate, rows, (int64_t)index->heads * 4, "index gates");
     error = error ? error : take(f, &f->index_k, rows, index->dim * size, "index keys");

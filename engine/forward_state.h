@@ -3,12 +3,6 @@
 
 #include "engine/forward.h"
 
-// Scores are made and consumed in tiles of rows, so that a long prompt does not need rows times context of memory.
-// A GPU needs many rows at once to be busy: `token` takes 4.49 s for a prompt of 131072 tokens of paper-4b on an H200 in
-// tiles of 256 MiB, 4.26 s in 512 MiB, 4.15 s in 1 GiB.
-enum { SCORE_TILE_BYTES = 64 << 20, DEVICE_SCORE_TILE_BYTES = 1 << 30 };
-enum { SCORE_ALIGNMENT = 16 };    // in floats: rows of scores begin at 64 bytes
-
 // A stage's cost is split where the stage runs twice: once for the layer itself, once for the memory that is shared by
 // the layers above (its keys and values, and the index keys made of it), which every row still writes.
 enum part { PART_LAYER, PART_MEMORY, PART_COUNT };
@@ -56,12 +50,6 @@ struct forward {
 static inline struct stage_cost *forward_cost(const struct forward *f, int32_t layer, enum stage stage, enum part part)
 {
     return &f->costs[((int64_t)(layer + 1) * STAGE_COUNT + stage) * PART_COUNT + part];
-}
-
-// Units that `tokens` tokens fill, the last one perhaps in part; 0 if the plan selects nothing.
-static inline int32_t forward_units(const struct plan *plan, int32_t tokens)
-{
-    return plan->index.budget_tokens ? (tokens - 1) / plan->index.unit_tokens + 1 : 0;
 }
 
 // Before the attention `op` of a selecting layer: dense attention of the same rows, whose output is thrown away; and from

@@ -73,7 +73,7 @@ static int check_size(struct planner *planner, bool *fits)
     double longest = (double)serve_longest_request(planner->workload);
     double pages = ceil(longest / plan->page_tokens), weights = (double)plan_weight_bytes(plan);
     double ring = (double)plan_kv_bytes_per_sequence(plan);
-    double other = (double)predict_other_bytes(o->device, plan, o->max_step_tokens);
+    double other = (double)predict_other_bytes(o->device, plan, o->max_step_tokens, (int64_t)longest);
     double usable = o->device->memory_bytes.value * o->memory_share - other;
     double request = pages * (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     *fits = true;

@@ -345,17 +345,20 @@ static int predict_decode(struct request_prediction *out, const struct device *d
     return error;
 }
 
-int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows)
+int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows, int64_t tokens)
 {
     double overhead = device->memory_overhead_bytes.value;
-    return overhead > 0 ? (int64_t)(overhead + (double)rows * (double)plan_row_bytes(plan)) : 0;
+    int32_t context = (int32_t)(tokens < 1 ? 1 : tokens > INT32_MAX ? INT32_MAX : tokens);
+    // Rows that leave logits are few beside a prompt's: their scores are within what was measured.
+    int64_t scores = plan_score_bytes(plan, rows, 0, context, DEVICE_SCORE_TILE_BYTES);
+    return overhead > 0 ? (int64_t)overhead + rows * plan_row_bytes(plan) + scores : 0;
 }
 
 int64_t predict_max_seqs(const struct device *device, const struct plan *plan, int64_t tokens, int32_t rows)
 {
     double page = plan->page_tokens, pages = ceil((double)tokens / page);
     double each = pages * page * (double)plan_kv_bytes_per_token(plan) + (double)plan_kv_bytes_per_sequence(plan);
-    int64_t taken = plan_weight_bytes(plan) + predict_other_bytes(device, plan, rows);
+    int64_t taken = plan_weight_bytes(plan) + predict_other_bytes(device, plan, rows, tokens);
     double left = device->memory_bytes.value - (double)taken;
     if (!(device->memory_bytes.value > 0)) {
         return -1;
@@ -371,7 +374,7 @@ static int predict_memory(struct request_prediction *out, const struct device *d
     out->max_seqs = predict_max_seqs(device, plan, tokens, rows);
     tokens = (tokens + page - 1) / page * page;
     out->weight_bytes = plan_weight_bytes(plan);
-    out->other_bytes = predict_other_bytes(device, plan, rows);
+    out->other_bytes = predict_other_bytes(device, plan, rows, tokens);
     if (__builtin_mul_overflow(tokens, plan_kv_bytes_per_token(plan), &out->kv_bytes_per_seq) ||
         __builtin_add_overflow(out->kv_bytes_per_seq, plan_kv_bytes_per_sequence(plan), &out->kv_bytes_per_seq) ||
         __builtin_mul_overflow(out->kv_bytes_per_seq, n_seqs, &out->kv_bytes) ||

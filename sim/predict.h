@@ -43,8 +43,9 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
 
-// What an engine whose steps have at most `rows` rows takes beside weights and cache; 0 where that was never measured.
-int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows);
+// What an engine takes beside weights and cache whose steps have at most `rows` rows, its sequences at most `tokens`; 0
+// where that was never measured.
+int64_t predict_other_bytes(const struct device *device, const struct plan *plan, int32_t rows, int64_t tokens);
 // How many sequences of `tokens` each the memory holds beside that and the weights; -1 where its size is not known.
 int64_t predict_max_seqs(const struct device *device, const struct plan *plan, int64_t tokens, int32_t rows);
 

@@ -419,7 +419,7 @@ static int count_pages(int64_t *out, const struct service *service)
     double page_bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens;
     double weights = (double)plan_weight_bytes(plan), rings = (double)plan_kv_bytes_per_sequence(plan) * n_rings;
     double usable = o->device->memory_bytes.value * o->memory_share;
-    double other = (double)predict_other_bytes(o->device, plan, o->max_step_tokens);
+    double other = (double)predict_other_bytes(o->device, plan, o->max_step_tokens, service->longest_tokens);
     double n_pages = floor((usable - weights - rings - other) / page_bytes);
     if (o->cache_tokens > 0) {
         n_pages = ceil((double)o->cache_tokens / plan->page_tokens);
@@ -449,7 +449,7 @@ static void describe(const struct service *service)
     result->max_seqs = o->max_seqs;
     result->max_step_tokens = o->max_step_tokens;
     result->weight_bytes = plan_weight_bytes(o->plan);
-    result->other_bytes = predict_other_bytes(o->device, o->plan, o->max_step_tokens);
+    result->other_bytes = predict_other_bytes(o->device, o->plan, o->max_step_tokens, service->longest_tokens);
     result->kv_bytes = result->n_pages * o->plan->page_tokens * plan_kv_bytes_per_token(o->plan) +
                        n_rings * plan_kv_bytes_per_sequence(o->plan);
 }

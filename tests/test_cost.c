@@ -74,6 +74,21 @@ static void test_cache(void)
 }
 
 // At 3.15e12 bytes a second.
+// Rows of a step have their scores at once, up to a tile; one row has them whatever the tile.
+static void test_scores(void)
+{
+    struct plan dense = paper_plan("dense"), token = paper_plan("token"), clsa = paper_plan("clsa");
+    const int64_t tile = DEVICE_SCORE_TILE_BYTES, row = 4 * (131072 + SCORE_ALIGNMENT);
+    CHECK(plan_score_bytes(&dense, 8192, 32, 131072, tile) == 0);
+    CHECK(plan_score_bytes(&token, 8192, 32, 131072, tile) == tile);
+    CHECK(plan_score_bytes(&token, 100, 32, 131072, tile) == 100 * row);
+    CHECK(plan_score_bytes(&token, 8192, 32, 131072, 4096) == row);
+    CHECK(plan_score_bytes(&clsa, 8192, 32, 131072, tile) == 32 * row);    // cross layers run for those alone
+    struct plan block = paper_plan("block");
+    CHECK(plan_score_bytes(&block, 7, 1, 1000, tile) ==
+          7 * 4 * (int64_t)block.index.sets * (plan_units(&block, 1000) + SCORE_ALIGNMENT));
+}
+
 static void test_decode_steps(void)
 {
     const struct {
@@ -200,6 +215,7 @@ int main(void)
     check_begin();
     test_weights();
     test_cache();
+    test_scores();
     test_decode_steps();
     test_decode_stages();
     test_prefill();
