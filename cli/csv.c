@@ -98,7 +98,7 @@ int csv_each(const char *folder, int (*each)(void *user, const char *path), void
     struct dirent **names = NULL;
     int n = scandir(folder, &names, is_csv, alphasort), error = 0;
     if (n < 0) {
-        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "%s: %s", folder, strerror(errno));
+        return status_fail(input_file_error(errno), "%s: %s", folder, strerror(errno));
     }
     for (int i = 0; i < n; i++) {
         char path[4096];

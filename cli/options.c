@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/input_file.h"
 #include "engine/output_file.h"
 #include "engine/status.h"
 
@@ -166,8 +167,9 @@ static int check_outputs(const struct command_spec *command)
 {
     for (const struct option_spec *option = command->options; option->kind != OPTION_END; option++) {
         const char *path = option->kind == OPTION_OUTPUT ? *(const char **)option->value : NULL;
-        if (path && output_file_check(path) != 0) {
-            return status_prefix(-EINVAL, "--%s ", option->name);
+        int error = path ? output_file_check(path) : 0;
+        if (error) {
+            return status_prefix(input_file_error(-error), "--%s ", option->name);
         }
     }
     return 0;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "cli/plan_grid.h"
+#include "engine/input_file.h"
 #include "engine/output_file.h"
 #include "engine/status.h"
 
@@ -132,7 +133,7 @@ int plan_rows_read(struct plan_rows *rows, const char *path)
     long whole_bytes = 0;
     FILE *stream = fopen(path, "re");
     if (!stream) {
-        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "%s: %s", path, strerror(errno));
+        return status_fail(input_file_error(errno), "%s: %s", path, strerror(errno));
     }
     int error = read_lines(rows, stream, path, &whole_bytes);
     fclose(stream);
@@ -165,7 +166,7 @@ int plan_rows_resume(struct plan_rows *rows, const char *path)
     rows->stream = fopen(path, "a+e");
     rows->path = path;
     if (!rows->stream) {
-        return status_fail(errno == EACCES ? -EACCES : -EINVAL, "--resume %s: %s", path, strerror(errno));
+        return status_fail(input_file_error(errno), "--resume %s: %s", path, strerror(errno));
     }
     rewind(rows->stream);
     int error = read_lines(rows, rows->stream, path, &whole_bytes);

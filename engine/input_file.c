@@ -12,7 +12,12 @@
 
 int input_file_error(int error)
 {
-    return error == ENOENT || error == ENOTDIR || error == EISDIR ? -EINVAL : -error;
+    switch (error) {
+    case ENOENT: case ENOTDIR: case EISDIR: case EACCES: case EPERM: case EROFS: case ELOOP: case ENAMETOOLONG:
+        return -EINVAL;
+    default:
+        return -error;
+    }
 }
 
 int input_file_open(int *descriptor, int64_t *bytes, const char *path)

@@ -1,13 +1,13 @@
 // engine/input_file.h - opening and reading the files that a user names.
 //
-// A name that leads nowhere, or to something that is no regular file, is wrong input (-EINVAL); what the machine
-// refuses (permissions, I/O) is its errno. Both with the path in the text.
+// A name that leads nowhere, to something that is no regular file or to what may not be read is wrong input (-EINVAL); what
+// the machine then cannot do (I/O, memory) is its errno. Both with the path in the text.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-// The status that belongs to `error`, an errno from looking at what a user named.
+// The status that belongs to `error`, an errno from opening what a user named, to read or to write.
 int input_file_error(int error);
 
 // Opens a regular file for reading. *descriptor is the caller's to close; -1 on failure.
