@@ -3,13 +3,14 @@
 // forward.c calls them top to bottom. `reference` is plain scalar C and defines what each operator means; every other
 // backend is compared with it. All tensor pointers are memory of the backend (what alloc returned); the arrays of a
 // struct batch are host memory, which begin_step may mirror. Operators take pointers and sizes, never allocate, and
-// return 0 or a negative errno with a status text. An operator's row count may be 0: it then does nothing. Operators of an
-// asynchronous backend return before their work is done: what they find wrong with the data, end_step says.
+// return 0 or a negative errno with a status text. An operator's row count may be 0: it then does nothing. Operators of
+// an asynchronous backend return before their work is done: what they find wrong with the data, end_step says.
 //
 // Activations (the `void *` of normed, q, index queries and keys, attention output) have activation_bytes per element:
-// f32 on CPU backends, the backend's own type elsewhere. The residual stream x, gates, scores, logits and lse are always
-// f32. k and v leave op_qkv already rounded to plan_fresh_dtype, so that a key of a window means the same whether it is
-// read fresh or from its ring. What fp8 pages hold is made of that by kv_write; attention over pages reads pages only.
+// f32 on CPU backends, the backend's own type elsewhere. The residual stream x, gates, scores, logits and lse are
+// always f32. k and v leave op_qkv already rounded to plan_fresh_dtype, so that a key of a window means the same
+// whether it is read fresh or from its ring. What fp8 pages hold is made of that by kv_write; attention over pages
+// reads pages only.
 #pragma once
 
 #include <stddef.h>
@@ -76,8 +77,8 @@ struct index_view {
     int64_t page_stride, scale_offset;
 };
 
-// Elementwise bounds of the attention keys of each unit (Quest), f32, [page][units per page][min, max][n_kv_heads*head_dim].
-// A unit's first token overwrites, later ones extend. Keys count as the pages hold them.
+// Elementwise bounds of the attention keys of each unit (Quest), f32, [page][units per page][min,
+// max][n_kv_heads*head_dim]. A unit's first token overwrites, later ones extend. Keys count as the pages hold them.
 struct bound_view {
     unsigned char *data;
     int32_t page_tokens, unit_tokens;
@@ -188,8 +189,9 @@ struct op_index_project {
 };
 
 // Scores of a run of rows. Unit u of row r and set s: scores[((r - first)*sets + s)*stride + u], written for all units
-// that begin at or before the row's position; the rest is left untouched. Of a unit only tokens up to the row's position
-// count. PAGE_BOUND: the row's own unit scores plus infinity, because its bounds may hold later tokens of the same step.
+// that begin at or before the row's position; the rest is left untouched. Of a unit only tokens up to the row's
+// position count. PAGE_BOUND: the row's own unit scores plus infinity, because its bounds may hold later tokens of the
+// same step.
 struct op_index_score {
     const struct rows *rows;
     int32_t first, n;                  // rows [first, first + n)
@@ -296,15 +298,15 @@ struct backend {
     int (*rates)(struct backend_rates *out, int32_t device);    // in about a second; needs 2 GiB that are free
     // Bytes of device memory that alloc could still hand out, and all that there is.
     int (*memory)(struct backend_context *context, int64_t *free_bytes, int64_t *total_bytes);
-    // mark notes the moment at which the work enqueued so far ends. After end_step, marks tells those of marks [0, n) in
-    // nanoseconds after mark 0; they ascend.
+    // mark notes the moment at which the work enqueued so far ends. After end_step, marks tells those of marks [0, n)
+    // in nanoseconds after mark 0; they ascend.
     int (*mark)(struct backend_context *context, int32_t id);
     int (*marks)(struct backend_context *context, int64_t *ns, int32_t n);
     // Steps that decode are recorded and replayed. Between begin_step and end_step, replay runs the recording of an
-    // earlier step of the same shape (sequences, context_bound) and kind on this step's batch and returns 1; 0: there is
-    // none. Then record_begin returns 1 if the operators that follow are recorded, 0 if they just run (the first step of
-    // a shape), and record_end, only after a 1, runs what was recorded, or drops it where `error` is set. record_cut, in
-    // between and for RECORD_PIECES: what follows will be launched by itself.
+    // earlier step of the same shape (sequences, context_bound) and kind on this step's batch and returns 1; 0: there
+    // is none. Then record_begin returns 1 if the operators that follow are recorded, 0 if they just run (the first
+    // step of a shape), and record_end, only after a 1, runs what was recorded, or drops it where `error` is set.
+    // record_cut, in between and for RECORD_PIECES: what follows will be launched by itself.
     int (*replay)(struct backend_context *context, const struct op_sample *sample, enum record kind);
     int (*record_begin)(struct backend_context *context, enum record kind);
     int (*record_cut)(struct backend_context *context);

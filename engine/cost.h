@@ -49,10 +49,10 @@ int64_t plan_kv_bytes_per_sequence(const struct plan *plan);
 int64_t plan_row_bytes(const struct plan *plan);
 // Units that `tokens` tokens fill, the last one perhaps in part; 0 if the plan selects nothing.
 int32_t plan_units(const struct plan *plan, int32_t tokens);
-// Index scores are made and consumed in tiles of rows, so that a long prompt does not need rows times context of memory.
-// A GPU needs many rows at once to be busy: `token` takes 4.49 s for a prompt of 131072 tokens of paper-4b on an H200 in
-// tiles of 256 MiB, 4.26 s in 512 MiB, 4.15 s in 1 GiB. An engine keeps a tile at most: the scores of `rows` rows, or of
-// the `logit_rows` that leave logits where the layers that select share a memory, over `context_tokens`.
+// Index scores are made and consumed in tiles of rows, so that a long prompt does not need rows times context of
+// memory. A GPU needs many rows at once to be busy: `token` takes 4.49 s for a prompt of 131072 tokens of paper-4b on
+// an H200 in tiles of 256 MiB, 4.26 s in 512 MiB, 4.15 s in 1 GiB. An engine keeps a tile at most: the scores of `rows`
+// rows, or of the `logit_rows` that leave logits where the layers that select share a memory, over `context_tokens`.
 enum { SCORE_TILE_BYTES = 64 << 20, DEVICE_SCORE_TILE_BYTES = 1 << 30 };
 enum { SCORE_ALIGNMENT = 16 };    // in floats: rows of scores begin at 64 bytes
 int64_t plan_score_bytes(const struct plan *plan, int32_t rows, int32_t logit_rows, int32_t context_tokens,

@@ -39,10 +39,10 @@ float fp8_to_f32(uint8_t bits);
 uint8_t f32_to_fp8(float value);
 enum { FP8_MAX = 448 };
 
-// Cached keys and values in fp8: a vector (key or value of one token and KV head) is e4m3 codes and one scale, a power of
-// two as OCP writes it (E8M0: 2^(byte - 127)) that puts the greatest magnitude into [128, 256). A power of two, because
-// code times scale is then a bf16 number, exactly, and a product rounds alike wherever the scale is multiplied in.
-// Scales keep to [2^-117, 2^120]. A vector that holds NaN or infinity has the scale NaN (byte 255) and codes 0.
+// Cached keys and values in fp8: a vector (key or value of one token and KV head) is e4m3 codes and one scale, a power
+// of two as OCP writes it (E8M0: 2^(byte - 127)) that puts the greatest magnitude into [128, 256). A power of two,
+// because code times scale is then a bf16 number, exactly, and a product rounds alike wherever the scale is multiplied
+// in. Scales keep to [2^-117, 2^120]. A vector that holds NaN or infinity has the scale NaN (byte 255) and codes 0.
 enum { KV_SCALE_LEAST = 10, KV_SCALE_NAN = 255 };
 
 // greatest: the greatest of the vector's bf16 patterns without their signs, as integers.

@@ -30,7 +30,8 @@ struct engine_options {
     int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
                                      // in so many. 0: 64; negative: none. On a CPU and in prefill, of every step's
     bool eager;                      // on a GPU, decode steps are not replayed either: slower, but each stage's work is
-                                     // enqueued between the observer's enqueue_begin and enqueue_end (hardware counters)
+                                     // enqueued between the observer's enqueue_begin and enqueue_end (hardware
+                                     // counters)
 };
 
 struct engine_request {
@@ -66,10 +67,11 @@ struct engine_stats {
 int engine_open(struct engine **out, const struct engine_options *options);
 void engine_close(struct engine *engine);    // NULL-safe
 
-// Runs made-up steps, which nobody is told of, so that no request pays for what is loaded, chosen or recorded when a shape
-// first comes: prompts of all lengths up to the step's, an eighth of an octave apart, and on a GPU batches of every size
-// that decode contexts from `least_context` tokens to the engine's, powers of two, at most 256 of them. Steps that an
-// observer wants timed or in pieces have recordings of their own, which are still made when the first of them comes.
+// Runs made-up steps, which nobody is told of, so that no request pays for what is loaded, chosen or recorded when a
+// shape first comes: prompts of all lengths up to the step's, an eighth of an octave apart, and on a GPU batches of
+// every size that decode contexts from `least_context` tokens to the engine's, powers of two, at most 256 of them.
+// Steps that an observer wants timed or in pieces have recordings of their own, which are still made when the first of
+// them comes.
 // -EINVAL after the first request, also a finished one; any other failure is that of a step.
 int engine_warm(struct engine *engine, int32_t least_context);
 
@@ -79,9 +81,9 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
 // first token; nobody may wait. -EAGAIN if there is no room for its pages.
 int engine_fork(struct engine *engine, int64_t of, int64_t *id);
 
-// From its next output on, `request` goes on with tokens [n], copied, whatever is drawn, and after them with what is drawn:
-// a question that is put to a text, or to its forks. Replaces what was forced before. -EINVAL if it does not run or wait, or
-// has fewer outputs left.
+// From its next output on, `request` goes on with tokens [n], copied, whatever is drawn, and after them with what is
+// drawn: a question that is put to a text, or to its forks. Replaces what was forced before. -EINVAL if it does not run
+// or wait, or has fewer outputs left.
 int engine_force(struct engine *engine, int64_t request, const int32_t *tokens, int32_t n);
 
 // Runs one step. Returns the number of outputs in *outputs (borrowed until the next call), 0 if the step drew none (a
@@ -94,23 +96,26 @@ void engine_keep_logits(struct engine *engine, bool keep);
 const float *engine_logits(const struct engine *engine, int32_t *n_rows);    // [n_rows][vocab]
 
 // Selections of the last step, for metrics and tests: units of (row of the last step's logit rows or, with
-// every_position, any row; set) for the indexer that `layer` follows. Returns the count, or 0 if the plan selects nothing.
+// every_position, any row; set) for the indexer that `layer` follows. Returns the count, or 0 if the plan selects
+// nothing.
 int32_t engine_selection(const struct engine *engine, int32_t layer, int32_t row, int32_t set, const int32_t **units);
 
 // Tokens of its prompt that a request found in the cache when it first began; 0 before that. Until it has finished.
 int32_t engine_reused(const struct engine *engine, int64_t request);
 
-// How much the selections of the next steps miss: beside every selecting layer's attention, steps that only decode (one row
-// of each sequence) also run dense attention, and keep the queries. Outputs stay the same; steps take longer. -ENOMEM.
+// How much the selections of the next steps miss: beside every selecting layer's attention, steps that only decode (one
+// row of each sequence) also run dense attention, and keep the queries. Outputs stay the same; steps take longer.
+// -ENOMEM.
 int engine_probe(struct engine *engine, bool on);
 
-// Of the last step, if it was probed, for one of its logit rows: what part of dense attention's mass the keys that `layer`
-// selected hold, exp(lse selected - lse dense), in the mean over the layer's heads. NaN if the step was not probed or the
-// layer does not select.
+// Of the last step, if it was probed, for one of its logit rows: what part of dense attention's mass the keys that
+// `layer` selected hold, exp(lse selected - lse dense), in the mean over the layer's heads. NaN if the step was not
+// probed or the layer does not select.
 double engine_coverage(const struct engine *engine, int32_t layer, int32_t row);
 
-// The mass that dense attention gives to each token, [0, 1], in the mean over all layers and heads that follow set `set` of
-// the indexer in layer `index_from`: mass [context of the row], which the caller has made as long as the engine's context.
+// The mass that dense attention gives to each token, [0, 1], in the mean over all layers and heads that follow set
+// `set` of the indexer in layer `index_from`: mass [context of the row], which the caller has made as long as the
+// engine's context.
 // *n_tokens is how long it is. Worked out on the host from kept queries and cached keys: for evaluation, not for speed.
 // -EINVAL if the last step was not probed, or there is no such row or indexer.
 int engine_dense_mass(const struct engine *engine, int32_t index_from, int32_t row, int32_t set, float *mass,

@@ -1,8 +1,8 @@
 // engine/engine_warm.c - made-up steps of the shapes that a service will have, before its first request.
 //
-// The first step of a shape takes longer than the ones after it: kernels are loaded and chosen, buffers grow, steps that
-// decode are recorded. The steps here read only what they have written themselves, at the beginning of sequences that
-// nobody has; what they leave in the cache is overwritten before anybody reads it.
+// The first step of a shape takes longer than the ones after it: kernels are loaded and chosen, buffers grow, steps
+// that decode are recorded. The steps here read only what they have written themselves, at the beginning of sequences
+// that nobody has; what they leave in the cache is overwritten before anybody reads it.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +24,8 @@ static int32_t pages_for(const struct engine *engine, int32_t tokens)
     return (tokens - 1) / engine->plan.page_tokens + 1;
 }
 
-// Sequence `slot` runs `rows` tokens behind `context` of its own. Its pages begin with the slot's number: of the sequences
-// of one step only the last has more than one.
+// Sequence `slot` runs `rows` tokens behind `context` of its own. Its pages begin with the slot's number: of the
+// sequences of one step only the last has more than one.
 static void add(struct warm *warm, int32_t slot, int32_t context, int32_t rows)
 {
     struct engine *engine = warm->engine;

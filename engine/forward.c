@@ -388,8 +388,8 @@ static int sample(struct forward *f, const struct sampling *sampling, int32_t *t
 // ---------------------------------------------------------------------------------------------------------------------
 // The pass
 
-// Behind layers 0, 3, 15, ... (1, 4, 16 done): launching a kernel that is followed takes some 2.5 us on the host, and it
-// runs for some 10, so that a piece can be three times as long as those before it and still comes in time.
+// Behind layers 0, 3, 15, ... (1, 4, 16 done): launching a kernel that is followed takes some 2.5 us on the host, and
+// it runs for some 10, so that a piece can be three times as long as those before it and still comes in time.
 static int cut_behind(const struct forward *f, int32_t layer)
 {
     int32_t done = layer + 1;

@@ -26,16 +26,16 @@ struct forward_options {
 int forward_open(struct forward **out, const struct forward_options *options);
 void forward_close(struct forward *forward);    // NULL-safe
 
-// Sets the cache that passes read and write, before the first of them; borrowed until close. It comes after open, because
-// it may take what memory the activations leave.
+// Sets the cache that passes read and write, before the first of them; borrowed until close. It comes after open,
+// because it may take what memory the activations leave.
 void forward_use_cache(struct forward *forward, const struct kv_cache *cache);
 
 // From the next pass on another observer is told, or NULL; returns the one before.
 const struct observer *forward_observe(struct forward *forward, const struct observer *observer);
 
-// Whether the observer is told the stages of step `step`: always if it has slots for them, but of steps that decode (one
-// row of each sequence, all leaving logits) on an asynchronous backend, one in stage_every. An observer that is told what
-// is enqueued, and not how long the device took, is told all.
+// Whether the observer is told the stages of step `step`: always if it has slots for them, but of steps that decode
+// (one row of each sequence, all leaving logits) on an asynchronous backend, one in stage_every. An observer that is
+// told what is enqueued, and not how long the device took, is told all.
 bool forward_tells_stages(const struct forward *forward, int64_t step, bool decodes);
 
 // Host work before a pass: hands the batch to the backend. work [n_seqs] describes the same batch, to price its stages.
@@ -53,7 +53,8 @@ int64_t forward_device_ns(const struct forward *forward);
 // layer's own and keep what engine.h's probe asks for. -ENOMEM.
 int forward_set_probe(struct forward *forward, bool on);
 
-// Of the last pass, in memory of the backend, rows as in its `last`. False if it was not probed or the layer does not select.
+// Of the last pass, in memory of the backend, rows as in its `last`. False if it was not probed or the layer does not
+// select.
 struct probed_layer {
     const void *q;                            // [n][n_heads*head_dim]
     const float *lse_selected, *lse_dense;    // [n][n_heads]

@@ -52,8 +52,8 @@ static inline struct stage_cost *forward_cost(const struct forward *f, int32_t l
     return &f->costs[((int64_t)(layer + 1) * STAGE_COUNT + stage) * PART_COUNT + part];
 }
 
-// Before the attention `op` of a selecting layer: dense attention of the same rows, whose output is thrown away; and from
-// then on the layer's queries are kept and `op` leaves its lse in the probe.
+// Before the attention `op` of a selecting layer: dense attention of the same rows, whose output is thrown away; and
+// from then on the layer's queries are kept and `op` leaves its lse in the probe.
 int forward_probe_layer(struct forward *forward, int32_t layer, struct op_attention *op);
 
 // Computes the cost of every stage of the batch that forward_begin was given. -ENOMEM.

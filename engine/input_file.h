@@ -1,7 +1,7 @@
 // engine/input_file.h - opening and reading the files that a user names.
 //
-// A name that leads nowhere, to something that is no regular file or to what may not be read is wrong input (-EINVAL); what
-// the machine then cannot do (I/O, memory) is its errno. Both with the path in the text.
+// A name that leads nowhere, to something that is no regular file or to what may not be read is wrong input (-EINVAL);
+// what the machine then cannot do (I/O, memory) is its errno. Both with the path in the text.
 #pragma once
 
 #include <stddef.h>

@@ -169,7 +169,8 @@ void kv_cache_close(struct kv_cache *cache)
 }
 
 // Runs of pages that lie side by side at both ends go in one copy.
-static int copy_pages(struct kv_cache *cache, void *data, int64_t stride, const int32_t *from, const int32_t *to, int32_t n)
+static int copy_pages(struct kv_cache *cache, void *data, int64_t stride, const int32_t *from, const int32_t *to,
+                      int32_t n)
 {
     int error = 0;
     for (int32_t first = 0, end; first < n && !error; first = end) {

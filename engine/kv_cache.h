@@ -1,8 +1,8 @@
 // engine/kv_cache.h - the memory of the KV cache: pages, window rings, index keys and page bounds of every layer.
 //
-// Layout is the method's choice: token-major ([token][K: all heads | V: all heads]) where tokens are selected or all are
-// read, per KV head ([head][K | V][token]) where blocks are. Layers that read another's keys have no memory of their own.
-// Pages have plan->kv_dtype, rings plan_fresh_dtype; a page's tokens take plan_kv_token_bytes each.
+// Layout is the method's choice: token-major ([token][K: all heads | V: all heads]) where tokens are selected or all
+// are read, per KV head ([head][K | V][token]) where blocks are. Layers that read another's keys have no memory of
+// their own. Pages have plan->kv_dtype, rings plan_fresh_dtype; a page's tokens take plan_kv_token_bytes each.
 #pragma once
 
 #include "engine/backend.h"

@@ -1,8 +1,8 @@
 // engine/model_config.h - a Hugging Face config.json as a plan.
 //
 // Reads our own models and the GQA, MLA and MoE families (Llama, Mistral, Qwen3, Gemma, DeepSeek-V3/V3.2, GLM, ...).
-// Pure: text in, plan out; the caller reads the file. Unknown keys are ignored, missing or absurd sizes are -EINVAL with
-// the key and what was expected.
+// Pure: text in, plan out; the caller reads the file. Unknown keys are ignored, missing or absurd sizes are -EINVAL
+// with the key and what was expected.
 #pragma once
 
 #include <stddef.h>

@@ -197,8 +197,8 @@ static int32_t preset_heads(enum head_rule rule, const struct model_shape *shape
     }
 }
 
-// The units that are always kept: the method's own, and as many as hold the tokens that the model's indexers were trained
-// to leave out, but at most half of the budget.
+// The units that are always kept: the method's own, and as many as hold the tokens that the model's indexers were
+// trained to leave out, but at most half of the budget.
 static int32_t preset_local(const struct method *method, const struct model_shape *shape, int32_t unit, int32_t budget)
 {
     if (method->score != INDEX_DOT || unit < 1) {

@@ -114,8 +114,9 @@ int32_t plan_model_count(void);
 const struct model_shape *plan_model(int32_t index);
 const struct model_shape *plan_find_model(const char *name);     // NULL if unknown
 
-// Builds the plan of `method` for `shape`. shape->backbone is replaced by the method's: the same sizes as Transformer or
-// as YOCO. `options` may be NULL. -EINVAL with a text for an unknown method or impossible sizes; *out then unchanged.
+// Builds the plan of `method` for `shape`. shape->backbone is replaced by the method's: the same sizes as Transformer
+// or as YOCO. `options` may be NULL. -EINVAL with a text for an unknown method or impossible sizes; *out then
+// unchanged.
 int plan_build(struct plan *out, const struct model_shape *shape, const char *method, const struct plan_options *options);
 
 // Everything that a plan must fulfil to be priced (sizes positive, no product that overflows, references to earlier

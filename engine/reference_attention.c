@@ -108,8 +108,8 @@ int reference_window_attention(struct backend_context *context, const struct bat
     return 0;
 }
 
-// Extends the bounds of the unit that holds `token` by that token's key as it is cached. Comparisons are written so that
-// a NaN, once seen, stays.
+// Extends the bounds of the unit that holds `token` by that token's key as it is cached. Comparisons are written so
+// that a NaN, once seen, stays.
 static void extend_bounds(struct backend_context *context, const struct bound_view *view, const struct key_source *keys,
                           int32_t token)
 {

@@ -394,8 +394,8 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
     if (scheduler->n_running == 0 || scheduler->n_running > scheduler->options.max_step_tokens) {
         return 0;
     }
-    // What most often stands against it is seen without a look at everyone: the youngest is a prompt, or who waits could
-    // start even if everybody took a page.
+    // What most often stands against it is seen without a look at everyone: the youngest is a prompt, or who waits
+    // could start even if everybody took a page.
     if (!decodes(scheduler->running[scheduler->n_running - 1]) ||
         (first && room && could_start(scheduler, first, (int64_t)kv_pages_free(scheduler->pages) - scheduler->n_running))) {
         return 0;

@@ -36,8 +36,8 @@ void scheduler_close(struct scheduler *scheduler);    // NULL-safe
 // A request waits from here on. -EINVAL if prompt + output can never fit into the pages that exist.
 int scheduler_submit(struct scheduler *scheduler, int64_t request, int32_t prompt_tokens, int32_t max_output_tokens);
 
-// The same for a request that was begun elsewhere: its last token is the only one of `known_tokens` whose keys and values
-// do not come with it. It waits for pages like any other; preempted, it is computed whole.
+// The same for a request that was begun elsewhere: its last token is the only one of `known_tokens` whose keys and
+// values do not come with it. It waits for pages like any other; preempted, it is computed whole.
 int scheduler_receive(struct scheduler *scheduler, int64_t request, int32_t known_tokens, int32_t max_output_tokens);
 
 // `request` joins the running `of`, which must be decoding, with as many tokens in a cache of its own and as many still

@@ -98,13 +98,15 @@ struct level {
     bool inside;       // between its first and its last point
 };
 
-// Where a kernel takes the same time whatever its work, its efficiency grows with the work: a straight line of logarithms.
+// Where a kernel takes the same time whatever its work, its efficiency grows with the work: a straight line of
+// logarithms.
 static double between(double low, double high, double share, bool linear)
 {
     return linear ? low + share * (high - low) : low * pow(high / low, share);
 }
 
-static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear)
+static struct level level_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip,
+                             bool linear)
 {
     int32_t behind = point_behind(curve, rows, work);
     const struct calibration_point *below = point_at(curve, behind - 1, skip, -1);
@@ -129,7 +131,8 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
-// The work of `other` rows that do as much each: a batch of another size at the same contexts. Prompts grow with their rows.
+// The work of `other` rows that do as much each: a batch of another size at the same contexts. Prompts grow with their
+// rows.
 static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
     return curve->phase == PHASE_PREFILL ? 1 : (double)other / rows;
@@ -142,9 +145,9 @@ static double near_octaves(const struct calibration_curve *curve)
     return calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES : NEAR_OCTAVES;
 }
 
-// The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and INT32_MAX
-// where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of work at once, so
-// that it stays while works move little.
+// The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and
+// INT32_MAX where there is none. Without any, the nearest whatever their work. Decided for a quarter of an octave of
+// work at once, so that it stays while works move little.
 static void choose_levels(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, int32_t *low,
                           int32_t *high)
 {
@@ -254,8 +257,8 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
 }
 
 // Adds one level's line, `share` of it, and cuts the stretch at its points.
-static void add_line(struct calibration_stretch *out, const struct calibration_curve *curve, int32_t rows, double factor,
-                     double work, double share)
+static void add_line(struct calibration_stretch *out, const struct calibration_curve *curve, int32_t rows,
+                     double factor, double work, double share)
 {
     work *= factor;
     int32_t behind = point_behind(curve, rows, work);

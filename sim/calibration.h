@@ -29,8 +29,8 @@ struct calibration_error {
     double median, p95;
 };
 
-// What kv_write is beside: in window layers attention may have written already; where indexers run their keys are written too,
-// or, without keys, the bounds of pages.
+// What kv_write is beside: in window layers attention may have written already; where indexers run their keys are
+// written too, or, without keys, the bounds of pages.
 enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, LAYER_KINDS };
 
 struct calibration_curve {
@@ -69,14 +69,15 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
-// Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was selected,
-// where neighbours share the less the more there was to choose from and whose work does not tell, and the selecting itself.
+// Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was
+// selected, where neighbours share the less the more there was to choose from and whose work does not tell, and the
+// selecting itself.
 bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens);
 // Whether a stage's speed depends on what is selected: index stages, gather, global attention.
 bool calibration_depends_on_unit(enum stage stage);
 
-// The efficiency at one place. False: no curve of that stage and phase; without MIXED ones DECODE's count. Without a curve of that unit and type the
-// nearest is taken, and its answer is EXTRAPOLATED.
+// The efficiency at one place. False: no curve of that stage and phase; without MIXED ones DECODE's count. Without a
+// curve of that unit and type the nearest is taken, and its answer is EXTRAPOLATED.
 struct calibration_query {
     enum stage stage;
     enum phase phase;
@@ -93,8 +94,8 @@ struct calibration_answer {
 };
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,
                      const struct calibration_query *query);
-// The same for a caller that asks on and on: around one place the logarithm of the efficiency is a straight line of the work's,
-// as long as the rest of the query stays.
+// The same for a caller that asks on and on: around one place the logarithm of the efficiency is a straight line of the
+// work's, as long as the rest of the query stays.
 struct calibration_stretch {
     enum phase phase;
     int32_t rows;                      // of the query; 0: nothing is kept
@@ -131,7 +132,7 @@ int calibration_save(const struct calibration *calibration, const char *path);
 int calibration_load(struct calibration **out, const char *path);
 int calibration_parse(struct calibration **out, const char *text, size_t length, const char *where);
 
-// What comes with the program (sim/calibrations), as one calibration with a profile for each device; its date and command
-// are the first's. *out is NULL, and no error, where nothing does; *paths (may be NULL) names the files, for ever valid. Call
-// it from one thread.
+// What comes with the program (sim/calibrations), as one calibration with a profile for each device; its date and
+// command are the first's. *out is NULL, and no error, where nothing does; *paths (may be NULL) names the files, for
+// ever valid. Call it from one thread.
 int calibration_load_shipped(struct calibration **out, const char **paths);

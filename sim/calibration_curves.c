@@ -1,11 +1,11 @@
 // sim/calibration_curves.c - from collected samples to efficiency curves.
 //
-// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a curve
-// is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as under
-// the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the floor more
-// than their logarithms do: these take a constant time for an efficiency that grows, which another device's would not.
-// A curve's residuals are those of its points left out. The floor has seen all points: with few of them residuals are
-// flattered a little.
+// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a
+// curve is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as
+// under the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the
+// floor more than their logarithms do: these take a constant time for an efficiency that grows, which another device's
+// would not. A curve's residuals are those of its points left out. The floor has seen all points: with few of them
+// residuals are flattered a little.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
@@ -82,7 +82,8 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
     return 0;
 }
 
-// A point while its curve is fitted. Its time is the roofline's times the median ratio: robust, and exact for one shape.
+// A point while its curve is fitted. Its time is the roofline's times the median ratio: robust, and exact for one
+// shape.
 struct fit_point {
     double roof_s, time_s, launch_s;
 };

@@ -3,10 +3,11 @@
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
 // "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
-// (of kv_write: "window", "indexed" or "bounded"; may be missing), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated":
-// {...}}]}]}. Numbers keep all their bits. An unknown or missing key, a number out of range, points out of order or a
-// curve that occurs twice is an error that names file and place. The rates are validated by sim/device.c. No model of
-// the file is kept: it is parsed whole or not at all.
+// (of kv_write: "window", "indexed" or "bounded"; may be missing), "dtype", "floor_s", "points": [[rows, work,
+// efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
+// bits. An unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error
+// that names file and place. The rates are validated by sim/device.c. No model of the file is kept: it is parsed whole
+// or not at all.
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>

@@ -218,7 +218,8 @@ static void on_stage(void *user, const struct stage_sample *sample)
     sum->duration_ns += sample->duration_ns;
 }
 
-// Where layers of one step attend with more work than others, those with more attend in full, whatever the others select.
+// Where layers of one step attend with more work than others, those with more attend in full, whatever the others
+// select.
 static void find_full(struct fit_sample *pending, int64_t n)
 {
     int64_t least = INT64_MAX;
@@ -251,14 +252,15 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
                                                                        : LAYER_ANY;
         }
         pending[i].step_phase = phase;
-        // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are replayed
-        // they run kernel by kernel.
+        // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are
+        // replayed they run kernel by kernel.
         pending[i].phase = phase != PHASE_DECODE && pending[i].phase == PHASE_DECODE ? PHASE_MIXED : pending[i].phase;
         bool by_context = calibration_by_context(pending[i].stage, pending[i].phase, pending[i].unit_tokens);
         if (by_context) {
             pending[i].rows = (int32_t)(pending[i].seen_tokens / pending[i].row_tokens);
         }
-        // Attention of a step that mixes them is two kernels: one sum says nothing of either. Nor does it tell what rows saw.
+        // Attention of a step that mixes them is two kernels: one sum says nothing of either. Nor does it tell what
+        // rows saw.
         bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
                    (by_context || pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
         if (pending[i].duration_ns > 0 && pending[i].bytes > 0 && !sum) {

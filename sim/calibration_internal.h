@@ -61,8 +61,8 @@ struct calibration_fit {
     int error;                       // the first failure of a sink's slot; -ENOMEM or -EINVAL
 };
 
-// The efficiency of a curve, as if point `skip` (-1: none) were not there. `linear`: between points efficiencies go straight,
-// not their logarithms. False: no point is left.
+// The efficiency of a curve, as if point `skip` (-1: none) were not there. `linear`: between points efficiencies go
+// straight, not their logarithms. False: no point is left.
 bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, double work, int32_t skip, bool linear,
                           double *efficiency, enum provenance *provenance);
 

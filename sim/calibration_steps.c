@@ -1,17 +1,17 @@
 // sim/calibration_steps.c - what whole steps say: the time outside of stages, and what marking stages cost.
 //
 // On a CPU every step tells its stages, and what is left of it is overhead. A GPU runs most steps without marks between
-// their stages; with them kernels follow each other less closely, so that n stages S of B sequences add up to more than a
-// step W without marks takes:
+// their stages; with them kernels follow each other less closely, so that n stages S of B sequences add up to more than
+// a step W without marks takes:
 //
 //     W = S - n mark + rest + B per_seq
 //
-// Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole, per_seq
-// is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then remains per
-// stage with rest 0, and rest the median of what is left. Steps with prompts launch their kernels one by one: rest is what
-// those with marks take outside of stages, and mark the median of what then remains. A mark is of the run that was recorded,
-// its program and its host, and found for each source by itself: one H200's were 4.8 us on one day, 3.6 us on another. It is
-// taken off each stage, so that stages mean what they take in steps as they are run.
+// Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole,
+// per_seq is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then
+// remains per stage with rest 0, and rest the median of what is left. Steps with prompts launch their kernels one by
+// one: rest is what those with marks take outside of stages, and mark the median of what then remains. A mark is of the
+// run that was recorded, its program and its host, and found for each source by itself: one H200's were 4.8 us on one
+// day, 3.6 us on another. It is taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -127,8 +127,8 @@ static double mark_of(const struct shape *shapes, int64_t n, double rest_s, doub
 }
 
 // The mark of each source that has shapes: into them, and into marks [sources]. Returns the median over shapes.
-static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fit_step *steps, int64_t n, double per_seq_s,
-                         double *marks, double *values)
+static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fit_step *steps, int64_t n,
+                         double per_seq_s, double *marks, double *values)
 {
     int64_t s = 0;
     for (int64_t begin = 0, end; begin < n && s < n_shapes; begin = end) {

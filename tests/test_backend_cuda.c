@@ -1,7 +1,8 @@
 // tests/test_backend_cuda.c - the CUDA backend against the reference, operator by operator and as a whole engine.
 //
-// `test_backend_cuda quick` leaves the long answers out. Skipped, visibly, where there is no plug-in or no GPU. Shapes stay within what the kernels cover: heads of 16 to 128,
-// sizes in multiples of 8, bf16 or fp8 caches. Tolerances are those of bf16 activations: 2^-9 per rounding.
+// `test_backend_cuda quick` leaves the long answers out. Skipped, visibly, where there is no plug-in or no GPU. Shapes
+// stay within what the kernels cover: heads of 16 to 128, sizes in multiples of 8, bf16 or fp8 caches. Tolerances are
+// those of bf16 activations: 2^-9 per rounding.
 #include <errno.h>
 #include <math.h>
 
@@ -65,8 +66,8 @@ static void compare_random(const struct backend *cuda, const char *method)
         dtype_name(plan.index.key_dtype), dtype_name(plan.kv_dtype));
 }
 
-// The last logits of a whole generation, prompt in chunks, against the CPU's. fp8: activations in bf16 now and then bring
-// a key to another code, an eighth away.
+// The last logits of a whole generation, prompt in chunks, against the CPU's. fp8: activations in bf16 now and then
+// bring a key to another code, an eighth away.
 static void compare_engine(const char *method, enum dtype kv_dtype)
 {
     const double bound = kv_dtype == DTYPE_FP8 ? 3e-2 : 5e-3;
@@ -108,11 +109,12 @@ static void compare_engine(const char *method, enum dtype kv_dtype)
     model_file_close(model);
 }
 
-// Greedy answers: the CPU draws, and the GPU draws at the same places of the same text. Every difference must be a near tie
-// on the CPU: bf16 activations move logits by some percent of their size. Where each layer selects for itself, near ties of
-// index scores add up from layer to layer and move logits by more; a small model's sixteen tokens are few enough for one to
-// matter. There the differences are told, and what the first indexer selects must be the same but for units at the border. A
-// text that was drawn greedily repeats its tokens, whose keys in a first layer are alike: they cross the border together.
+// Greedy answers: the CPU draws, and the GPU draws at the same places of the same text. Every difference must be a near
+// tie on the CPU: bf16 activations move logits by some percent of their size. Where each layer selects for itself, near
+// ties of index scores add up from layer to layer and move logits by more; a small model's sixteen tokens are few
+// enough for one to matter. There the differences are told, and what the first indexer selects must be the same but for
+// units at the border. A text that was drawn greedily repeats its tokens, whose keys in a first layer are alike: they
+// cross the border together.
 enum {
     ANSWER = 256,
     MAX_BUDGET = 1024,

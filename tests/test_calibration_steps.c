@@ -1,5 +1,5 @@
-// tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off. Prompts that
-// attend over a selection are told apart by what their rows see, which their work does not tell.
+// tests/test_calibration_steps.c - calibration from a device that replays steps: what marks add is found and taken off.
+// Prompts that attend over a selection are told apart by what their rows see, which their work does not tell.
 #include <unistd.h>
 
 #include "sim/calibration.h"
@@ -136,8 +136,8 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
-// Attention over k tokens of `rows` rows, the last of which sees `context` tokens, takes as long as what they see. Points are an
-// eighth of an octave wide, hence the tolerances below.
+// Attention over k tokens of `rows` rows, the last of which sees `context` tokens, takes as long as what they see.
+// Points are an eighth of an octave wide, hence the tolerances below.
 static double seen_s(int32_t context, int32_t rows)
 {
     return 1e-6 * rows * (context - 0.5 * (rows - 1));

@@ -10,9 +10,9 @@
 #include "tests/fixture.h"
 #include "tests/oracle.h"
 
-// Which backends are held against the oracle, and how close they must come with f32, bf16 and fp8 keys and values. An fp8
-// code can come out an eighth away, because the engine rounds an f32 where the oracle rounds a double: in 51 runs of all
-// cases that was worth up to 0.09 of a logit (reference; mean square 3e-4), with bf16 up to 0.008 (4e-6).
+// Which backends are held against the oracle, and how close they must come with f32, bf16 and fp8 keys and values. An
+// fp8 code can come out an eighth away, because the engine rounds an f32 where the oracle rounds a double: in 51 runs
+// of all cases that was worth up to 0.09 of a logit (reference; mean square 3e-4), with bf16 up to 0.008 (4e-6).
 // nearly: how much of the scores' range a selection may lose to the best one by rounding alone: little in f32; anything
 // (1) where a rounded input can turn a row's only positive score, after a ReLU, into zero. same_bits: rows do not
 // depend on their batch; without it, a batched run may select differently where scores are nearly equal, so that it is

@@ -61,8 +61,8 @@ static const char *string(const json_t *row, const char *key)
     return value ? value : "";
 }
 
-// A device that was measured is predicted as it was, without being asked; others by its curves. Steps as tests/bench has
-// them of an H100: 25.6 and 2.82 ms.
+// A device that was measured is predicted as it was, without being asked; others by its curves. Steps as tests/bench
+// has them of an H100: 25.6 and 2.82 ms.
 static void shipped(void)
 {
     json_t *root,
@@ -365,7 +365,8 @@ static void analyses(void)
     }
     json_decref(root);
     expect_refused("sim --positions --device H100 --tp 2", "--positions|--tp");
-    // As many fit as without --positions, also on a device where an engine was seen to take more than weights and cache.
+    // As many fit as without --positions, also on a device where an engine was seen to take more than weights and
+    // cache.
     for (int method = 0; method < 2; method++) {
         char line[128];
         const char *const work = "--device H200 --context 128K --chunk 8192 --output 1 --json";

@@ -1,7 +1,7 @@
 // tests/test_tui_keys.c - every key of the help overlay does on a real terminal what the help says of it.
 //
-// The help's own table (ui_keys) is gone through: a key without a check here fails, and so does a check for a key that is
-// no longer there.
+// The help's own table (ui_keys) is gone through: a key without a check here fails, and so does a check for a key that
+// is no longer there.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,8 +13,8 @@
 
 enum { PATIENCE_MS = 20000, STEPS = 26 };    // sanitizer builds on a busy machine
 
-// Keys as tmux names them, or "#" and bytes in hexadecimal; then what is to be seen: a text; "!" and a text that is gone;
-// "~" something else than before; "=" the screen as it was when the check began; "^" and a file that is there.
+// Keys as tmux names them, or "#" and bytes in hexadecimal; then what is to be seen: a text; "!" and a text that is
+// gone; "~" something else than before; "=" the screen as it was when the check began; "^" and a file that is there.
 struct step {
     const char *keys, *expect;
 };

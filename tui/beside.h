@@ -1,7 +1,7 @@
 // tui/beside.h - other recordings, drawn under the first one on the timeline, and how their times are aligned with its.
 //
-// Each is read whole. Clocks of two runs have nothing to do with each other: a step of one is laid on a step of the other,
-// the first on the first to begin with. No curses, no clock.
+// Each is read whole. Clocks of two runs have nothing to do with each other: a step of one is laid on a step of the
+// other, the first on the first to begin with. No curses, no clock.
 #pragma once
 
 #include "tui/timeline.h"

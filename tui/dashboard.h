@@ -12,8 +12,8 @@ struct dashboard_stream {
     void *user;
     // Hands over what is there by now; returns the number of samples, or a negative errno that ends the dashboard.
     int64_t (*pump)(void *user, int64_t now_ns, const struct sample_sink *to);
-    // `told` [told_bytes] gets what is different from now on ("k 512"), or why nothing is, which begins with a '!'; "" where
-    // nobody need be told.
+    // `told` [told_bytes] gets what is different from now on ("k 512"), or why nothing is, which begins with a '!'; ""
+    // where nobody need be told.
     void (*command)(void *user, const struct request_to_owner *request, const struct sample_sink *to, char *told,
                     size_t told_bytes);
     bool (*notice)(void *user, char *text, size_t bytes);  // something to be told since; may be NULL

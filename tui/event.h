@@ -1,7 +1,7 @@
 // tui/event.h - one sample of any kind as a value: what the feed's ring and a replay hold.
 //
-// A source is large and rare, so an event names it by its number in its owner's table; a kernel's or a gauge's name is in
-// its owner's name_table. No allocation, no clock.
+// A source is large and rare, so an event names it by its number in its owner's table; a kernel's or a gauge's name is
+// in its owner's name_table. No allocation, no clock.
 #pragma once
 
 #include "engine/sample.h"

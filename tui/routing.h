@@ -15,8 +15,8 @@ enum { ROUTING_LAYERS = 64, ROUTING_BINS = 128, ROUTING_HISTORY = 48, ROUTING_BL
 struct routing_layer {
     int32_t layer, n_units;            // the layer that runs the indexer; units that it selected
     float density[ROUTING_BINS];       // share of the units of each part of the context that was selected, [0, 1]
-    // Had as many units been chosen as whole blocks of ROUTING_BLOCK_UNITS, those that hold most of the selection: which, and
-    // what share of the selection they hold. NaN where the selection is one of blocks, or smaller than one.
+    // Had as many units been chosen as whole blocks of ROUTING_BLOCK_UNITS, those that hold most of the selection:
+    // which, and what share of the selection they hold. NaN where the selection is one of blocks, or smaller than one.
     float block_density[ROUTING_BINS], in_blocks;
     float same_as_before;              // share of the units selected in the step before; NaN: unknown
     float same_as_first;               // share of the units that the first indexer selected too

@@ -61,13 +61,13 @@ struct method_summary {
 // `device` gives floors and predictions; NULL: unknown. Copied. -ENOMEM.
 int state_open(struct state **out, const struct device *device);
 void state_close(struct state *state);    // NULL-safe
-// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied. NULL: unknown from
-// now on.
+// Rates that became known later: what is in the windows gets its floors and predictions by them. Copied. NULL: unknown
+// from now on.
 void state_set_device(struct state *state, const struct device *device);
 struct sample_sink state_sink(struct state *state);
 
-// Changes that the user made, for history and timeline: what became different, at the time of the latest sample. The last
-// STATE_MARKS are kept; state_mark(n) is the n-th of them, oldest first, NULL behind the last.
+// Changes that the user made, for history and timeline: what became different, at the time of the latest sample. The
+// last STATE_MARKS are kept; state_mark(n) is the n-th of them, oldest first, NULL behind the last.
 enum { STATE_MARKS = 64, MARK_BYTES = 40 };
 struct state_mark {
     int64_t time_ns;

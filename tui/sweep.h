@@ -1,8 +1,8 @@
 // tui/sweep.h - what the methods seen so far should do at other contexts or batches, and where one overtakes another.
 //
 // By the simulator (sim/predict.h), on the device of the state: decode rate of a batch over the context, or over the
-// number of sequences. Pure but for the state that it reads; a sweep takes a few milliseconds, so that it is kept and made
-// anew only when something it depends on has changed. Unknown is NaN.
+// number of sequences. Pure but for the state that it reads; a sweep takes a few milliseconds, so that it is kept and
+// made anew only when something it depends on has changed. Unknown is NaN.
 #pragma once
 
 #include "tui/state.h"
@@ -29,5 +29,6 @@ struct sweep {
     int64_t made_for[5];       // what it depends on
 };
 
-// Brings `sweep` up to date for `over` around what `method` (-1: nothing) does now. False: no rates or no method is known.
+// Brings `sweep` up to date for `over` around what `method` (-1: nothing) does now. False: no rates or no method is
+// known.
 bool sweep_update(struct sweep *sweep, const struct state *state, enum sweep_over over, int32_t method);

@@ -1,5 +1,5 @@
-// tui/view_curves.c - in Compare's place of bars: the methods' decode rates over the context or the batch, and where they
-// cross. Both axes are logarithmic. A ring is what was measured.
+// tui/view_curves.c - in Compare's place of bars: the methods' decode rates over the context or the batch, and where
+// they cross. Both axes are logarithmic. A ring is what was measured.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>

@@ -261,8 +261,8 @@ void view_overview(struct cells *cells, const struct layout *layout, const struc
     }
 }
 
-// What asks for attention: an engine that stands still, clocks that are held down, samples lost, requests that wait, steps
-// that have become slower, time in no stage. False: nothing does.
+// What asks for attention: an engine that stands still, clocks that are held down, samples lost, requests that wait,
+// steps that have become slower, time in no stage. False: nothing does.
 static bool find_alert(char *note, const struct state *state, const struct ui *ui, int32_t method, enum phase phase,
                        const struct phase_summary *summary)
 {

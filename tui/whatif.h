@@ -1,10 +1,10 @@
 // tui/whatif.h - a question to the simulator: a model, a method and its knobs, devices, a load; and its answer.
 //
-// The answer follows each change at once (sim/predict.h), calibrated where a calibration comes with the program: its own
-// device by what was measured, other ones by its curves. Scenarios are pinned to be compared with what comes next. A
-// workload is simulated in the background (whatif_job.h), or the smallest fleet for it is looked for. A replica is a device, or `ranks` of them that share every
-// layer (sim/parallel.h); all is priced for one of `count` equal replicas, each with the batch; rates are those of all,
-// bytes those of one device.
+// The answer follows each change at once (sim/predict.h), calibrated where a calibration comes with the program: its
+// own device by what was measured, other ones by its curves. Scenarios are pinned to be compared with what comes next.
+// A workload is simulated in the background (whatif_job.h), or the smallest fleet for it is looked for. A replica is a
+// device, or `ranks` of them that share every layer (sim/parallel.h); all is priced for one of `count` equal replicas,
+// each with the batch; rates are those of all, bytes those of one device.
 #pragma once
 
 #include <stdio.h>

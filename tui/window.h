@@ -41,8 +41,8 @@ void window_add(struct phase_window *window, const struct step_sample *step, str
 
 const struct window_step *window_last(const struct phase_window *window);    // of a window with a step
 
-// Floors of the steps that are there, by rates that became known after them: by the sums of each stage of each step, which is
-// less by a trifle where calls of one stage are bound differently. `window` may be NULL.
+// Floors of the steps that are there, by rates that became known after them: by the sums of each stage of each step,
+// which is less by a trifle where calls of one stage are bound differently. `window` may be NULL.
 void window_reprice(struct phase_window *window, const struct device *device, enum dtype dtype);
 
 // window may be NULL: false, and *out unknown throughout.

@@ -7,8 +7,8 @@
 // value^T x probability^T, whose rows are dimensions. Groups of up to 8 heads (HALVES = 1) leave the upper rows of the
 // first product empty, groups of up to 16 (HALVES = 2) use them.
 //
-// Of fp8 pages a lane loads the codes of the same elements and widens them when they are multiplied; a token's two scales
-// wait in the lane that looked it up.
+// Of fp8 pages a lane loads the codes of the same elements and widens them when they are multiplied; a token's two
+// scales wait in the lane that looked it up.
 //
 // In a lane g = lane / 4, t = lane % 4. Softmax state per query head: running maximum m (of scores in powers of 2),
 // sum l, out; a state without tokens has m = NO_SCORE, l = 0.

@@ -19,8 +19,8 @@
 // 7.6 / 18.6 / 53.8 us, window of 512 5.4 / 8.4 / 16.5 us; before this version, 16 blocks of 128 for each KV head
 // 8.0 / 19.2 / 54.4 us. The kernel of attention_all.cu, which did this once: 10.7 / 22.9 / 60.9, 9.3 / 11.5 / 22.1,
 // 13.0 / 24.1 / 63.3 us.
-// On an H200 bf16 and fp8: 2048 tokens 6.6 / 16.1 / 43.5 and 6.4 / 16.7 / 47.5 us, 16 blocks of 128 for each KV head 6.6 /
-// 15.7 / 41.5 and 6.5 / 15.7 / 42.5 us: what fp8 spares in reading, widening it takes.
+// On an H200 bf16 and fp8: 2048 tokens 6.6 / 16.1 / 43.5 and 6.4 / 16.7 / 47.5 us, 16 blocks of 128 for each KV head
+// 6.6 / 15.7 / 41.5 and 6.5 / 15.7 / 42.5 us: what fp8 spares in reading, widening it takes.
 #include "engine/cuda/attend_tile.cuh"
 #include "engine/cuda/attention_all.cuh"
 #include "engine/cuda/cluster.cuh"

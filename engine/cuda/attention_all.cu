@@ -2,15 +2,15 @@
 //
 // Bound by reading keys and values once. The work of all rows is one list of tiles of tokens, cut into equal runs,
 // one run per multiprocessor, so every shape fills the chip: a run may end one row and begin the next. Copying
-// warps bring tokens to shared memory (attention_all_copy.cuh): with the bulk copy engine where the heads of a token lie
-// side by side (one contiguous run per token), else by 16-byte copies. Eight warps compute (attention_all_state.cuh); each
-// owns one KV head and 16 tokens of a tile. Softmax state per query head: running maximum m, sum l, out; two states merge
-// as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into several runs leaves its states in the workspace;
-// a second kernel merges them in the order of the runs.
+// warps bring tokens to shared memory (attention_all_copy.cuh): with the bulk copy engine where the heads of a token
+// lie side by side (one contiguous run per token), else by 16-byte copies. Eight warps compute
+// (attention_all_state.cuh); each owns one KV head and 16 tokens of a tile. Softmax state per query head: running
+// maximum m, sum l, out; two states merge as m = max, l = l1*2^(m1-m) + l2*2^(m2-m), likewise out. A row cut into
+// several runs leaves its states in the workspace; a second kernel merges them in the order of the runs.
 //
-// fp8 pages are copied as they are and widened on the way to tensor cores. Where an item has all heads of a token, whole
-// runs of tokens are copied, scales included: what scales leave of 16 bytes keeps rows off each other's banks, as the pad
-// of bf16 rows does. Elsewhere a computing warp loads the scales of its next tokens itself.
+// fp8 pages are copied as they are and widened on the way to tensor cores. Where an item has all heads of a token,
+// whole runs of tokens are copied, scales included: what scales leave of 16 bytes keeps rows off each other's banks, as
+// the pad of bf16 rows does. Elsewhere a computing warp loads the scales of its next tokens itself.
 //
 // Measured, 20 query over 4 KV heads of 128, 131072 tokens, 1 / 8 / 32 rows: H100 (3.1 TB/s) 104.6 / 736 / 2903 us;
 // H200 (4.54 TB/s) 76 / 507 / 1992 us (cuDNN there 70 / 482 / 1879). Later, H200 at 4.66 TB/s: bf16 75.2 / 501 / 1957
@@ -42,8 +42,8 @@ static __device__ __forceinline__ void store_row(const attention_params &p, int 
 
 // Stores the item's result, or its state where other runs hold the rest.
 template <int HD, int NT, bool FP8>
-static __device__ __forceinline__ void store_state(const all_arguments &a, const all_state<HD, NT> &s, int item, bool whole,
-                                                   int head)
+static __device__ __forceinline__ void store_state(const all_arguments &a, const all_state<HD, NT> &s, int item,
+                                                   bool whole, int head)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int row = item / a.s.parts, q_head = item % a.s.parts * a.s.q_heads + head * a.s.group;
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(THREADS, 1) attention_all_kernel(const __grid_
     }
 }
 
-// One block per item, query head and part of its dimensions: thread (d, slice) merges dimension d of every SLICES-th state,
-// then the slices meet.
+// One block per item, query head and part of its dimensions: thread (d, slice) merges dimension d of every SLICES-th
+// state, then the slices meet.
 __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_constant__ all_arguments a)
 {
     __shared__ float sums[MERGE_THREADS], slice_m[MERGE_THREADS], slice_l[MERGE_THREADS];
@@ -268,9 +268,10 @@ static all_shape shape_of(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, i
     int32_t left = SMEM_BYTES - 1024 - merge_bytes;    // 1024: barriers and what the system reserves
     s.stages = left / (s.tile_tokens * s.row_bytes);
     s.stages = s.stages > MAX_STAGES ? MAX_STAGES : s.stages;
-    // A barrier's parity tells a phase from the one before it, not from the one before that: who comes to wait for a stage's
-    // next use but one is let through. Nobody can where a stage always comes back to the same group of warps, and where
-    // what a copying warp waited for at its tile before was a tile of that group, no older than the stage's last.
+    // A barrier's parity tells a phase from the one before it, not from the one before that: who comes to wait for a
+    // stage's next use but one is let through. Nobody can where a stage always comes back to the same group of warps,
+    // and where what a copying warp waited for at its tile before was a tile of that group, no older than the stage's
+    // last.
     s.stages -= s.stages % s.groups;
     s.copiers = s.stages < COPY_WARPS ? s.stages : COPY_WARPS;
     s.items = n_rows * s.parts;

@@ -1,8 +1,9 @@
-// engine/cuda/attention_all_copy.cuh - how attention_all.cu cuts rows into tiles of tokens, and the warps that bring them.
+// engine/cuda/attention_all_copy.cuh - how attention_all.cu cuts rows into tiles of tokens, and the warps that bring
+// them.
 //
-// A ring of stages in shared memory; per stage two barriers, `full` and `empty`, counted as the kernel sets them up. Every
-// copying warp walks the block's run by itself. Three ways, by what of a token lies in one run: all heads of a bf16 token,
-// whole fp8 tokens with their scales, or the heads of an item 16 bytes at a time.
+// A ring of stages in shared memory; per stage two barriers, `full` and `empty`, counted as the kernel sets them up.
+// Every copying warp walks the block's run by itself. Three ways, by what of a token lies in one run: all heads of a
+// bf16 token, whole fp8 tokens with their scales, or the heads of an item 16 bytes at a time.
 #pragma once
 
 #include "engine/cuda/device.cuh"
@@ -56,8 +57,8 @@ struct item_tiles {
 };
 
 // Where key and value of one token of an item lie.
-static __device__ __forceinline__ void token_address(const all_arguments &a, int row, int head, int token, const uint8_t *&key,
-                                                     const uint8_t *&value)
+static __device__ __forceinline__ void token_address(const all_arguments &a, int row, int head, int token,
+                                                     const uint8_t *&key, const uint8_t *&value)
 {
     const attention_params &p = a.p;
     int number = a.s.page_shift >= 0 ? token >> a.s.page_shift : token / p.view.page_tokens;
@@ -67,8 +68,8 @@ static __device__ __forceinline__ void token_address(const all_arguments &a, int
     value = key + p.view.value_offset;
 }
 
-// Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up while
-// the stage is still in use.
+// Fills stages with bulk copies: the copying warps take turns, a lane per token of a tile. Addresses are looked up
+// while the stage is still in use.
 static __device__ void copy_bulk_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
 {
     const int lane = threadIdx.x % 32, half = a.s.kv_heads * a.p.head_dim * 2;
@@ -150,8 +151,8 @@ static __device__ void copy_whole_tokens(const all_arguments &a, walk w, uint32_
     }
 }
 
-// The same with 16-byte copies: each copying warp takes groups of tokens that lie side by side, the address of the first
-// looked up once.
+// The same with 16-byte copies: each copying warp takes groups of tokens that lie side by side, the address of the
+// first looked up once.
 template <bool FP8>
 static __device__ void copy_small_tokens(const all_arguments &a, walk w, uint32_t stages, uint32_t full, uint32_t empty)
 {

@@ -1,5 +1,5 @@
-// engine/cuda/attention_all_state.cuh - the computing warps of attention_all.cu: 16 tokens of a tile into the softmax state
-// of one KV head, and the states of the warps that share a head into one.
+// engine/cuda/attention_all_state.cuh - the computing warps of attention_all.cu: 16 tokens of a tile into the softmax
+// state of one KV head, and the states of the warps that share a head into one.
 //
 // scores^T = K q^T and out^T += V^T p^T on tensor cores, with tokens (and then dimensions) as the 16 rows and the query
 // heads of the group as columns, NT tiles of 8, so groups of 1 to 16 waste little. HD: head_dim.
@@ -18,7 +18,8 @@ template <int HD, int NT> struct all_state {
 
 // FP8: in the order in which four codes that lie side by side are widened, 0 and 2, 1 and 3.
 template <int HD, int NT, bool FP8>
-static __device__ __forceinline__ void load_query(const all_arguments &a, int row, int q_head, uint32_t (&q)[NT][HD / 16][2])
+static __device__ __forceinline__ void load_query(const all_arguments &a, int row, int q_head,
+                                                  uint32_t (&q)[NT][HD / 16][2])
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (int n = 0; n < NT; n++) {
@@ -171,7 +172,8 @@ static __device__ __forceinline__ uint32_t load_scales(const all_arguments &a, i
 
 // Merges the states of the warps that share a KV head, in the order of their tokens, into the first of them.
 template <int HD, int NT>
-static __device__ __forceinline__ void merge_warps(const all_arguments &a, all_state<HD, NT> &s, float *shared, int warp)
+static __device__ __forceinline__ void merge_warps(const all_arguments &a, all_state<HD, NT> &s, float *shared,
+                                                   int warp)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, subs = COMPUTE_WARPS / a.s.kv_heads;
 #pragma unroll

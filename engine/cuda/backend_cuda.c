@@ -50,8 +50,8 @@ static void close_context(struct backend_context *c)
     free(c);
 }
 
-// The kernels are made of clusters, the bulk copy engine and products of warp groups (wgmma). Compute capability 8 has none
-// of them and would need a second set of kernels; 10 lacks the last, in whose place it has others.
+// The kernels are made of clusters, the bulk copy engine and products of warp groups (wgmma). Compute capability 8 has
+// none of them and would need a second set of kernels; 10 lacks the last, in whose place it has others.
 enum { COMPUTE_MAJOR = 9 };
 
 // The device must be there and be one that the kernels were compiled for. name [bytes].
@@ -126,8 +126,8 @@ static int64_t selected_workspace(const struct backend_context *c, int32_t max_s
     return prefill_selected_workspace_bytes(&p);
 }
 
-// Prompts of the Transformer read their own pages, which kernels of many rows want in bf16. YOCO's prompts stop below the
-// layers that read pages; where every position runs them all, rows go one by one.
+// Prompts of the Transformer read their own pages, which kernels of many rows want in bf16. YOCO's prompts stop below
+// the layers that read pages; where every position runs them all, rows go one by one.
 static int take_widened(struct backend_context *c, int32_t max_context)
 {
     const struct plan *plan = c->plan;

@@ -1,8 +1,8 @@
 // engine/cuda/context.h - what the files of the CUDA backend share: its context, and the dense products.
 //
 // backend_cuda.c holds life and memory, step.c what happens around the operators of a step, operators.c the operators,
-// gemm.c products through cuBLASLt. All work of a context runs on one stream, in order; only end_step and the copies wait
-// for it. Weights are bf16 on the device, vectors f32; activations are bf16. Not a public header.
+// gemm.c products through cuBLASLt. All work of a context runs on one stream, in order; only end_step and the copies
+// wait for it. Weights are bf16 on the device, vectors f32; activations are bf16. Not a public header.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,8 +20,8 @@ struct mirror {
     int32_t *slot, *first_row, *context, *n_rows;          // [n_seqs]
 };
 
-// The residual stream as the product that completed it left it for the norm that reads it next (struct linear_params): in
-// next_x and next_squares. x == NULL: nothing is prepared.
+// The residual stream as the product that completed it left it for the norm that reads it next (struct linear_params):
+// in next_x and next_squares. x == NULL: nothing is prepared.
 struct prepared {
     const float *x;
     const void *norm;                   // its weight

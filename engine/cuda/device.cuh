@@ -45,16 +45,16 @@ static __device__ __forceinline__ uint4 load_streaming(const void *pointer)
     return v;
 }
 
-static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                                uint32_t b1)
+static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-static __device__ __forceinline__ void mma_fp8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                               uint32_t b1)
+static __device__ __forceinline__ void mma_fp8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                               uint32_t b0, uint32_t b1)
 {
 #if __CUDA_ARCH__ >= 890
     asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -65,10 +65,10 @@ static __device__ __forceinline__ void mma_fp8(float (&c)[4], uint32_t a0, uint3
 #endif
 }
 
-// Four warps multiply their 64 rows of A (registers, laid out as for m16n8k32) with B [8 or 64][32 bytes] in shared memory.
-// `b`: descriptor of B. Starts from zero if `first`. Waiting is up to the caller.
-static __device__ __forceinline__ void group_mma_fp8(float (&c)[1][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
-                                                     bool first)
+// Four warps multiply their 64 rows of A (registers, laid out as for m16n8k32) with B [8 or 64][32 bytes] in shared
+// memory. `b`: descriptor of B. Starts from zero if `first`. Waiting is up to the caller.
+static __device__ __forceinline__ void group_mma_fp8(float (&c)[1][4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                     uint32_t a3, uint64_t b, bool first)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("{\n .reg .pred add;\n setp.eq.b32 add, %9, 0;\n"
@@ -80,8 +80,8 @@ static __device__ __forceinline__ void group_mma_fp8(float (&c)[1][4], uint32_t 
 #endif
 }
 
-static __device__ __forceinline__ void group_mma_fp8(float (&c)[8][4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,
-                                                     bool first)
+static __device__ __forceinline__ void group_mma_fp8(float (&c)[8][4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                     uint32_t a3, uint64_t b, bool first)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("{\n .reg .pred add;\n setp.eq.b32 add, %37, 0;\n"
@@ -226,7 +226,8 @@ static __device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, 
 #endif
 }
 
-// 16 bytes from global to shared memory, asynchronously; the barrier then counts this thread's arrival once they are there.
+// 16 bytes from global to shared memory, asynchronously; the barrier then counts this thread's arrival once they are
+// there.
 static __device__ __forceinline__ void copy_16(uint32_t to, const void *from)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");

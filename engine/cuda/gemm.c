@@ -1,8 +1,8 @@
 // engine/cuda/gemm.c - products of many rows through cuBLASLt, found at run time.
 //
 // The library is looked for when a context opens; without it, linear.cu's kernels do all products, slower from about 64
-// rows on. Algorithms are asked for once per product and eighth of an octave of rows, for the most rows in it, and kept:
-// prompts differ in length, and each algorithm that is new costs the time to choose it and to load its kernel.
+// rows on. Algorithms are asked for once per product and eighth of an octave of rows, for the most rows in it, and
+// kept: prompts differ in length, and each algorithm that is new costs the time to choose it and to load its kernel.
 #include <cublasLt.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -101,7 +101,8 @@ void gemm_close(struct gemm *gemm)
     free(gemm);
 }
 
-// The descriptions of one product. cuBLAS counts columns first: out^T [n_out][n] = weight [n_in][n_out]^T * x [n_in][n].
+// The descriptions of one product. cuBLAS counts columns first: out^T [n_out][n] = weight [n_in][n_out]^T * x
+// [n_in][n].
 struct product {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t weight, x, out;

@@ -249,7 +249,8 @@ static __device__ __forceinline__ float coded_key(const kv_write_params &p, int 
 }
 
 // One block per sequence and slice of dimensions; a sequence's rows in their order: a unit's first token overwrites.
-template <bool FP8> __global__ void __launch_bounds__(THREADS) bound_write_kernel(const __grid_constant__ kv_write_params p)
+template <bool FP8>
+__global__ void __launch_bounds__(THREADS) bound_write_kernel(const __grid_constant__ kv_write_params p)
 {
     dependents_may_launch();
     wait_for_predecessor();

@@ -12,9 +12,9 @@
 // prefill_gated.cu.
 //
 // Measured on an H200 (4.54 TB/s), 131072 keys of 128, 1 / 8 / 32 rows: one bf16 head 11.6 / 71 / 268 us (PyTorch's bmm
-// 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads 12 /
-// 70 / 257 us. Later, with short runs at the end of the list and without (H200 at 4.5 TB/s, 8 / 32 rows): bf16 69.5 / 262.6
-// and 71.7 / 269.7 us, blocks 68.1 / 251.0 and 70.9 / 260.6; fp8 49.6 / 156 and 45.1 / 152 us: equal runs.
+// 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads
+// 12 / 70 / 257 us. Later, with short runs at the end of the list and without (H200 at 4.5 TB/s, 8 / 32 rows): bf16
+// 69.5 / 262.6 and 71.7 / 269.7 us, blocks 68.1 / 251.0 and 70.9 / 260.6; fp8 49.6 / 156 and 45.1 / 152 us: equal runs.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -274,8 +274,9 @@ template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
 };
 
 template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
-static __device__ __forceinline__ void share_queries(const index_score_params &p, int row, shared_queries<FP8, KC, NT, GATED> &sh,
-                                                     uint32_t (&q)[NT][KC][4], float (&factor)[NT][2])
+static __device__ __forceinline__ void share_queries(const index_score_params &p, int row,
+                                                     shared_queries<FP8, KC, NT, GATED> &sh, uint32_t (&q)[NT][KC][4],
+                                                     float (&factor)[NT][2])
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     asm volatile("bar.sync 3, %0;" ::"n"(GROUPS * WARPS * 32) : "memory");
@@ -317,8 +318,8 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
 
 // The same scores by warp groups: 64 tokens of four warps with all heads.
 template <int KC, int NT, bool GATED>
-static __device__ __forceinline__ void score_tile_wide(const key_pair<true, KC> &k, const uint32_t *wide, const float (&factor)[NT][2],
-                                                       float (&score)[2][2])
+static __device__ __forceinline__ void score_tile_wide(const key_pair<true, KC> &k, const uint32_t *wide,
+                                                       const float (&factor)[NT][2], float (&score)[2][2])
 {
     // Distance of cores along the dimensions 128 bytes, along the heads 256; no swizzle.
     const uint64_t layout = (uint64_t)(128 >> 4) << 16 | (uint64_t)(256 >> 4) << 32;
@@ -349,8 +350,8 @@ static __device__ __forceinline__ void score_tile_wide(const key_pair<true, KC> 
 
 // Reduces the 16 tokens of each warp, then the warps of each block of tokens. pool [WARPS][8 sets]; callers alternate
 // between two, so that one barrier of the group per tile is enough.
-static __device__ __forceinline__ void pool_tile(const index_score_params &p, const float (&score)[2][2], int tile, int last,
-                                                 float (*pool)[8], float *scores)
+static __device__ __forceinline__ void pool_tile(const index_score_params &p, const float (&score)[2][2], int tile,
+                                                 int last, float (*pool)[8], float *scores)
 {
     const int warp = threadIdx.x / 32 % WARPS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const bool mean = p.pooling == POOLING_MEAN;
@@ -504,7 +505,8 @@ __global__ void __launch_bounds__(WARPS * 32) unit_kernel(const __grid_constant_
     }
 }
 
-template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const index_score_params &p, cudaStream_t stream)
+template <bool FP8, int KC, int NT, bool GATED>
+static int launch_stream(const index_score_params &p, cudaStream_t stream)
 {
     stream_arguments a = {};
     a.p = p;
@@ -531,7 +533,8 @@ template <bool FP8, int KC, int NT, bool GATED> static int launch_stream(const i
     return error ? error : launch("index scores", stream_kernel<GROUPS, FP8, KC, NT, GATED>, shape, stream, a);
 }
 
-template <bool FP8, int KC, int NT, bool GATED> static int launch_kernel(const index_score_params &p, cudaStream_t stream)
+template <bool FP8, int KC, int NT, bool GATED>
+static int launch_kernel(const index_score_params &p, cudaStream_t stream)
 {
     if (p.unit_tokens == 1 || (p.unit_tokens >= 16 && TILE_TOKENS % p.unit_tokens == 0)) {
         return launch_stream<FP8, KC, NT, GATED>(p, stream);

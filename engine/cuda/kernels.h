@@ -46,8 +46,8 @@ struct linear_segment {
 // Matrices that share an input go in one launch (q, k and v): up to three segments.
 //
 // RMSNorm needs no launch of its own between two products: the one that completes the residual stream (ADD_F32) leaves
-// the rows multiplied by the next norm's weight, and the sum of squares of every LINEAR_SQUARES of its outputs; the next
-// product takes those rows as x and is scaled by 1/rms afterwards.
+// the rows multiplied by the next norm's weight, and the sum of squares of every LINEAR_SQUARES of its outputs; the
+// next product takes those rows as x and is scaled by 1/rms afterwards.
 struct linear_params {
     const void *x;            // [n_rows][n_in] bf16
     int32_t n_rows, n_in;     // n_rows <= LINEAR_MAX_ROWS, n_in a multiple of 8
@@ -98,7 +98,7 @@ struct attention_params {
 int64_t attention_workspace_bytes(int32_t n_rows, int32_t n_heads, int32_t n_kv_heads, int32_t head_dim, int32_t sets);
 int attention_launch(const struct attention_params *params, cudaStream_t stream);
 
-// ---- prefill_attention.cu: prompt rows, thousands at a time, over all or windowed keys --------------------------------
+// ---- prefill_attention.cu: prompt rows, thousands at a time, over all or windowed keys ------------------------------
 struct prefill_attention_params {
     struct gpu_rows rows;             // seq and position are not read
     const struct batch_seq *seqs;     // [n_seqs] host memory, read during the call
@@ -156,7 +156,7 @@ int index_score_launch(const struct index_score_params *params, cudaStream_t str
 // Whether a launch with these parameters writes maxima, when it is given a place for them.
 bool index_score_maxima(const struct index_score_params *params);
 
-// ---- page_bound.cu: Quest's upper bound of every unit for every query head --------------------------------------------
+// ---- page_bound.cu: Quest's upper bound of every unit for every query head ------------------------------------------
 struct page_bound_params {
     struct gpu_rows rows;
     int32_t first, n;
@@ -169,7 +169,7 @@ struct page_bound_params {
 };
 int page_bound_launch(const struct page_bound_params *params, cudaStream_t stream);
 
-// ---- top_k.cu: exact selection -----------------------------------------------------------------------------------------
+// ---- top_k.cu: exact selection --------------------------------------------------------------------------------------
 struct top_k_params {
     struct gpu_rows rows;
     int32_t first, n;                 // rows [first, first + n)
@@ -185,7 +185,7 @@ struct top_k_params {
 };
 int top_k_launch(const struct top_k_params *params, cudaStream_t stream);
 
-// ---- heads.cu: heads between projection and attention -----------------------------------------------------------------
+// ---- heads.cu: heads between projection and attention ---------------------------------------------------------------
 // Between the projection and the attention, in one launch: every head of q and k is normed and turned in place (weights
 // may be NULL; theta 0: no turn), and k and v go to a cache as kv_write_launch would put them. Into a ring they may go
 // before the attention only where no sequence has more than one row: a step's later rows overwrite what its first still
@@ -240,7 +240,7 @@ struct index_norm_params {            // LayerNorm with bias (k_norm NULL: none)
 };
 int index_norm_launch(const struct index_norm_params *params, cudaStream_t stream);
 
-// ---- elementwise.cu: the small kernels between the large ones -----------------------------------------------------------
+// ---- elementwise.cu: the small kernels between the large ones -------------------------------------------------------
 struct norm_params {                  // out = x / rms(x) * weight
     const float *x;                   // [n][hidden]
     const float *weight;              // [hidden]
@@ -259,8 +259,8 @@ int take_rows_launch(void *out, const void *in, const int32_t *source, int32_t n
 int swiglu_launch(void *out, const void *gate, const void *up, int64_t n, cudaStream_t stream);
 // out[i] = scale * in[i], in place; the gates of an indexer.
 int scale_launch(float *x, int64_t n, float scale, cudaStream_t stream);
-// stream.cu: grids are made as for a device of so many multiprocessors; 0: for the device's own number. Only tests set it,
-// before any launch: results may differ in their last bits, workspaces in their sizes.
+// stream.cu: grids are made as for a device of so many multiprocessors; 0: for the device's own number. Only tests set
+// it, before any launch: results may differ in their last bits, workspaces in their sizes.
 extern int32_t most_multiprocessors;
 // stream.cu: reads `bytes` (a multiple of 16) once; writes 4 bytes to `out` or, all but surely, nothing.
 int stream_launch(const void *in, int64_t bytes, void *out, cudaStream_t stream);

@@ -1,8 +1,8 @@
 // engine/cuda/kv_codes.cuh - keys and values in fp8 pages: codes and scales as engine/dtype.h defines them.
 //
 // Codes become bf16 by moving their bits to where bf16 has its sign, exponent and mantissa, which leaves them 2^-120 of
-// their size, and by one multiplication; both are exact. The scale stays outside: kernels multiply scores by a key's and
-// probabilities by a value's, in f32, which rounds as if the vectors had been scaled.
+// their size, and by one multiplication; both are exact. The scale stays outside: kernels multiply scores by a key's
+// and probabilities by a value's, in f32, which rounds as if the vectors had been scaled.
 #pragma once
 
 #include "engine/cuda/device.cuh"

@@ -13,9 +13,9 @@
 // to their owner's barrier instead of fetched after a cluster's: 55.3 / 57.4 / 59.3 / 65.7 / 82.9, with blocks of 64
 // outputs 54.1 / 56.5 / 64.9 / 69.3 / 93.5. Rings of a half or a third, so that blocks of the next product live
 // beside these: 65.1 / 65.9 / 78.1 at 1 / 8 / 32 rows, and 63.5 / 64.8 / 71.2. On an H200 7680 -> 2560 keeps its
-// multiprocessors busy 69% of the time: 160 blocks for 132; 140, 120 or 100 blocks take 12.6, 12.9 and 13.1 us instead of
-// 12.6 at 1 row, 15.0, 14.6 and 14.1 instead of 14.2 at 32. There 2560 -> 3584 in 140 blocks of 8 tiles of n_in takes 6.4 /
-// 6.5 / 6.7 / 7.4 / 10.1 us, in 224 blocks of 5 tiles 6.7 / 7.1 / 7.4 / 8.4 / 10.2.
+// multiprocessors busy 69% of the time: 160 blocks for 132; 140, 120 or 100 blocks take 12.6, 12.9 and 13.1 us instead
+// of 12.6 at 1 row, 15.0, 14.6 and 14.1 instead of 14.2 at 32. There 2560 -> 3584 in 140 blocks of 8 tiles of n_in
+// takes 6.4 / 6.5 / 6.7 / 7.4 / 10.1 us, in 224 blocks of 5 tiles 6.7 / 7.1 / 7.4 / 8.4 / 10.2.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/tensor_map.cuh"

@@ -1,10 +1,11 @@
-// engine/cuda/operators.c - the operators of the CUDA backend: each a few launches of kernels.h or a product. Attention is
-// in operators_attention.c.
+// engine/cuda/operators.c - the operators of the CUDA backend: each a few launches of kernels.h or a product. Attention
+// is in operators_attention.c.
 //
 // Products of up to LINEAR_MAX_ROWS rows go to linear.cu, of more to cuBLASLt. Two things that operators could do by
-// themselves are put together with what comes next: a norm is begun by the product that completes the residual stream, and
-// heads are normed and turned together with the write into the cache or by window attention, so that their time counts
-// there. Limits that the kernels set (bf16 or fp8 pages, head sizes of 16 to 128, inputs in multiples of 8) come back as
+// themselves are put together with what comes next: a norm is begun by the product that completes the residual stream,
+// and heads are normed and turned together with the write into the cache or by window attention, so that their time
+// counts there. Limits that the kernels set (bf16 or fp8 pages, head sizes of 16 to 128, inputs in multiples of 8) come
+// back as
 // -ENOTSUP with the shape.
 #include <errno.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 // engine/cuda/operators_attention.c - which attention kernel reads which rows of a batch.
 //
-// Of a batch that mixes them, prompts go to the kernels for many rows, sequences that decode to those for single ones. The
-// former read bf16: fp8 pages are widened for them first, one sequence and layer at a time, which moves three bytes for
-// every cached element: 0.16 ms for a layer of paper-4b at 131072 tokens on an H200.
+// Of a batch that mixes them, prompts go to the kernels for many rows, sequences that decode to those for single ones.
+// The former read bf16: fp8 pages are widened for them first, one sequence and layer at a time, which moves three bytes
+// for every cached element: 0.16 ms for a layer of paper-4b at 131072 tokens on an H200.
 #include <errno.h>
 
 #include "engine/cuda/context.h"
@@ -160,8 +160,8 @@ static int attend(struct backend_context *c, const struct batch *batch, const st
     return error;
 }
 
-// Where no sequence has more than one row, the attention finishes the heads and keeps the row's key and value in the ring
-// itself: the token they replace has left the window.
+// Where no sequence has more than one row, the attention finishes the heads and keeps the row's key and value in the
+// ring itself: the token they replace has left the window.
 int cuda_window_attention(struct backend_context *c, const struct batch *batch, const struct op_window_attention *op)
 {
     struct attention_params p = attention_params(c, cuda_rows(c, &batch->all), op->q, op->out);

@@ -10,9 +10,9 @@
 // most of them unread. Blocks of tokens are pooled in registers; their tokens' scores are never stored. NaN pass on
 // everywhere. Bound by writing the scores (tokens) or by the tensor core (blocks).
 //
-// Measured on an H100 80GB HBM3, all rows of one prompt of 131072 tokens, bf16 keys of 128, in tiles whose scores fit 64 /
-// 256 MB: one head per token 21.8 / 18.4 ms (119 TFLOP/s), fp8 keys 20.8 / 17.3 ms; 4 heads pooled to blocks of 128 in
-// 64 MB 18.5 ms (476 TFLOP/s).
+// Measured on an H100 80GB HBM3, all rows of one prompt of 131072 tokens, bf16 keys of 128, in tiles whose scores fit
+// 64 / 256 MB: one head per token 21.8 / 18.4 ms (119 TFLOP/s), fp8 keys 20.8 / 17.3 ms; 4 heads pooled to blocks of
+// 128 in 64 MB 18.5 ms (476 TFLOP/s).
 #include "engine/cuda/score_tiles.cuh"
 
 enum { TILE_KEYS = 128, GROUP_QUERIES = 64, MAX_STAGES = 6, SMEM_BYTES = 224 * 1024 };

@@ -1,7 +1,7 @@
 // engine/cuda/rates.c - what a GPU does at best: floors and predictions are made from these figures.
 //
-// The best of a few runs each, timed by events: reading 2 GiB, a product of 8192-row matrices through cuBLASLt (0 where that
-// is missing), and one kernel more in a graph of kernels that do nothing.
+// The best of a few runs each, timed by events: reading 2 GiB, a product of 8192-row matrices through cuBLASLt (0 where
+// that is missing), and one kernel more in a graph of kernels that do nothing.
 #include <string.h>
 
 #include "engine/cuda/context.h"

@@ -1,11 +1,12 @@
-// engine/cuda/step.c - a step around its operators: the batch's way to the device, marks, recordings, and what comes back.
+// engine/cuda/step.c - a step around its operators: the batch's way to the device, marks, recordings, and what comes
+// back.
 //
-// The batch's arrays travel in one copy from pinned memory; page numbers only when they have changed since the last step.
-// A step that decodes runs eagerly the first time its shape is seen (what is loaded or chosen at first use must not
-// happen inside a capture), is captured into a graph the second time, and replayed from then on. Kernels read lengths,
-// page numbers and tokens from the mirror, whose place does not change, so a graph stays right while contexts grow. Marks
-// are events; inside a graph they are nodes, so a step with marks is a graph of its own, and its kernels follow each other
-// less closely. A step in pieces is several graphs, launched one after the other.
+// The batch's arrays travel in one copy from pinned memory; page numbers only when they have changed since the last
+// step. A step that decodes runs eagerly the first time its shape is seen (what is loaded or chosen at first use must
+// not happen inside a capture), is captured into a graph the second time, and replayed from then on. Kernels read
+// lengths, page numbers and tokens from the mirror, whose place does not change, so a graph stays right while contexts
+// grow. Marks are events; inside a graph they are nodes, so a step with marks is a graph of its own, and its kernels
+// follow each other less closely. A step in pieces is several graphs, launched one after the other.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,8 +285,8 @@ static int nan_error(const struct backend_context *c, int32_t layer, int32_t row
     return status_fail(-EDOM, "layer %d: position %d: an index score is not a number", layer, rows->position[row]);
 }
 
-// Greedy rows were drawn on the device; one that draws by chance has its logits brought here, where the sampler defines the
-// draw.
+// Greedy rows were drawn on the device; one that draws by chance has its logits brought here, where the sampler defines
+// the draw.
 static int take_token(struct backend_context *c, int32_t row)
 {
     int32_t token = c->results_host.token[row], vocab = c->plan->shape.vocab;

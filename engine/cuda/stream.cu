@@ -1,5 +1,5 @@
-// engine/cuda/stream.cu - the fastest plain read of memory we know, the ceiling that floors are computed from; and a kernel
-// that does nothing, whose cost every other pays as well.
+// engine/cuda/stream.cu - the fastest plain read of memory we know, the ceiling that floors are computed from; and a
+// kernel that does nothing, whose cost every other pays as well.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 

@@ -11,8 +11,8 @@
 // Bound by latency: one read of the scores and three exchanges. Rows of prompts: top_k_rows.cu.
 //
 // Measured on an H100: 2048 of 131072, 1 / 8 / 32 rows 12.0 / 15.3 / 37.0 us (torch.topk 52 / 65 / 100); 16 of 1024
-// blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. Clusters of 8 run 30 at once; since 32 rows are cut among 7 blocks
-// each instead of taking two waves, on an H200 11.4 / 14.7 / 28.2 us (35.3 in two waves).
+// blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. Clusters of 8 run 30 at once; since 32 rows are cut among 7
+// blocks each instead of taking two waves, on an H200 11.4 / 14.7 / 28.2 us (35.3 in two waves).
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/top_k_keys.cuh"
@@ -55,9 +55,10 @@ template <int KEYS> static __device__ __forceinline__ int unit_of(int piece, int
     return piece + i / RUN * 32 * RUN + threadIdx.x % 32 * RUN + i % RUN;
 }
 
-// Loads the piece that begins at unit `piece`. Places beyond the end hold key 0, which no score has: a NaN is one of the
-// highest. Returns whether a score was NaN.
-template <int KEYS> static __device__ __forceinline__ bool load_piece(const warp_part &w, int piece, uint32_t (&key)[KEYS])
+// Loads the piece that begins at unit `piece`. Places beyond the end hold key 0, which no score has: a NaN is one of
+// the highest. Returns whether a score was NaN.
+template <int KEYS>
+static __device__ __forceinline__ bool load_piece(const warp_part &w, int piece, uint32_t (&key)[KEYS])
 {
     const bool full = w.whole_runs && piece + 32 * KEYS <= w.end;
     uint32_t high = 0;
@@ -94,7 +95,8 @@ template <int KEYS> static __device__ __forceinline__ bool load_piece(const warp
 }
 
 // The first exchange: bounds of the row's k-th best and its best. groups of `group` lanes give a maximum each.
-static __device__ __forceinline__ void find_bounds(const warp_part &w, top_k_shared &sh, int group, int rank, int blocks, uint32_t best)
+static __device__ __forceinline__ void find_bounds(const warp_part &w, top_k_shared &sh, int group, int rank,
+                                                   int blocks, uint32_t best)
 {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     uint32_t high = best, group_high = best;
@@ -122,7 +124,8 @@ static __device__ __forceinline__ void find_bounds(const warp_part &w, top_k_sha
 }
 
 // Of the whole row. Fewer groups than k bound nothing.
-static __device__ __forceinline__ void join_bounds(const top_k_shared &sh, int blocks, uint32_t k, uint32_t &low, uint32_t &high)
+static __device__ __forceinline__ void join_bounds(const top_k_shared &sh, int blocks, uint32_t k, uint32_t &low,
+                                                   uint32_t &high)
 {
     const int lane = threadIdx.x % 32;
     uint4 bound = make_uint4(0xffffffffu, 0, 0, 0);
@@ -138,7 +141,8 @@ static __device__ __forceinline__ void join_bounds(const top_k_shared &sh, int b
 // Counts keys in [low, high] by bins of 2^shift; keys above high were counted in earlier rounds. Lanes that meet in one
 // bin (plateaus, equal scores) are added at once: the chip does that where the addend is 1.
 template <int KEYS>
-static __device__ __forceinline__ void count_bins(const uint32_t (&key)[KEYS], uint32_t *bins, uint32_t low, uint32_t high, int shift)
+static __device__ __forceinline__ void count_bins(const uint32_t (&key)[KEYS], uint32_t *bins, uint32_t low,
+                                                  uint32_t high, int shift)
 {
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
@@ -192,7 +196,8 @@ static __device__ __forceinline__ void join_bins(top_k_shared &sh, const uint32_
 
 // This warp's keys of the last bin, in any order: ranking does not depend on it.
 template <int KEYS>
-static __device__ __forceinline__ void collect_few(const uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t low, uint32_t high)
+static __device__ __forceinline__ void collect_few(const uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t low,
+                                                   uint32_t high)
 {
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
@@ -273,8 +278,8 @@ static __device__ __forceinline__ uint2 warps_before(top_k_shared &sh, uint2 val
 // A piece's winners in place: above_at and equal_at are the counts before it and become those after it. Counts of four
 // runs fit one word, for a run of a warp has 128 places at most and no scan of it goes beyond.
 template <int KEYS>
-static __device__ __forceinline__ void write_piece(const uint32_t (&key)[KEYS], int piece, uint32_t value, uint32_t ties, uint32_t &above_at,
-                                                   uint32_t &equal_at, int32_t *out)
+static __device__ __forceinline__ void write_piece(const uint32_t (&key)[KEYS], int piece, uint32_t value,
+                                                   uint32_t ties, uint32_t &above_at, uint32_t &equal_at, int32_t *out)
 {
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -308,8 +313,8 @@ static __device__ __forceinline__ void write_piece(const uint32_t (&key)[KEYS], 
     }
 }
 
-// Does something with all keys of the warp, which load_all has met: from registers where one piece is all, else piece by
-// piece from shared memory, where each lane finds what it left itself, or once more from the scores.
+// Does something with all keys of the warp, which load_all has met: from registers where one piece is all, else piece
+// by piece from shared memory, where each lane finds what it left itself, or once more from the scores.
 template <int KEYS, typename Work>
 static __device__ __forceinline__ void each_piece(const warp_part &w, uint32_t (&key)[KEYS], Work work)
 {
@@ -333,7 +338,8 @@ static __device__ __forceinline__ void each_piece(const warp_part &w, uint32_t (
 }
 
 // Reads all scores. best: the largest key of this lane. Returns whether a score was NaN.
-template <int KEYS> static __device__ __forceinline__ bool load_all(const warp_part &w, uint32_t (&key)[KEYS], uint32_t &best)
+template <int KEYS>
+static __device__ __forceinline__ bool load_all(const warp_part &w, uint32_t (&key)[KEYS], uint32_t &best)
 {
     bool nan = false;
     best = 0;
@@ -367,8 +373,9 @@ static __device__ __forceinline__ void exchange(int blocks)
 
 // The value of the k-th best, and how many equal to it are taken. Leaves sh.above and sh.equal for the writing.
 template <int KEYS>
-static __device__ __forceinline__ void find_value(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t *inbox, int rank,
-                                                  int blocks, uint32_t low, uint32_t high, uint32_t k, uint32_t &value, uint32_t &ties)
+static __device__ __forceinline__ void find_value(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh,
+                                                  uint32_t *inbox, int rank, int blocks, uint32_t low, uint32_t high,
+                                                  uint32_t k, uint32_t &value, uint32_t &ties)
 {
     for (int round = 0;; round++) {
         uint32_t span = high - low, *received = inbox + (round & 1) * blocks * BINS;
@@ -403,8 +410,8 @@ static __device__ __forceinline__ void find_value(const warp_part &w, uint32_t (
 }
 
 template <int KEYS>
-static __device__ __forceinline__ void write_units(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh, uint32_t value, uint32_t ties,
-                                                   int rank, int32_t *out)
+static __device__ __forceinline__ void write_units(const warp_part &w, uint32_t (&key)[KEYS], top_k_shared &sh,
+                                                   uint32_t value, uint32_t ties, int rank, int32_t *out)
 {
     uint32_t above = 0, equal = 0;
     each_piece<KEYS>(w, key, [&](int) {

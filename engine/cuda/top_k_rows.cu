@@ -1,11 +1,11 @@
 // engine/cuda/top_k_rows.cu - exact selection from many long lists at once (prefill): one block per list.
 //
 // The largest score of every run of 4 to 128 units bounds the k-th best from below: if k runs reach a value, k scores
-// do. The maxima come with the scores, or a read of all scores makes them. 256 bins find a value that at least k and not
-// many more runs reach; only those runs are read, and what reaches the bound is kept in shared memory, in order. A warp
-// whose part does not fit reads its runs again each time. Then the interval between bound and maximum is cut into bins
-// until the one that holds the k-th best holds few scores or a single value; winners are written in place by counts of
-// those before them. Nothing can overflow, any scores may be equal, the lowest units win ties.
+// do. The maxima come with the scores, or a read of all scores makes them. 256 bins find a value that at least k and
+// not many more runs reach; only those runs are read, and what reaches the bound is kept in shared memory, in order. A
+// warp whose part does not fit reads its runs again each time. Then the interval between bound and maximum is cut into
+// bins until the one that holds the k-th best holds few scores or a single value; winners are written in place by
+// counts of those before them. Nothing can overflow, any scores may be equal, the lowest units win ties.
 //
 // Measured on an H100 80GB HBM3, 2048 of up to 131072 for 131072 rows of one prompt, in tiles of 64 / 128 / 256 MB of
 // scores: 35.7 / 22.6 / 19.6 ms with maxima, 45.7 / 32.5 / 28.0 ms without: few rows at a time leave the chip waiting.

@@ -1,4 +1,5 @@
-// engine/cuda/top_k_short.cu - exact selection from many short lists at once (blocks of a prompt's tokens): one warp each.
+// engine/cuda/top_k_short.cu - exact selection from many short lists at once (blocks of a prompt's tokens): one warp
+// each.
 //
 // The keys stay in registers; the k-th best is found bit by bit from the top. Ballots write the winners in place,
 // ascending; the lowest units win ties.

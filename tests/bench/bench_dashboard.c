@@ -1,4 +1,5 @@
-// tests/bench/bench_dashboard.c - what the dashboard costs, how soon it answers, and what it costs the engine beside it.
+// tests/bench/bench_dashboard.c - what the dashboard costs, how soon it answers, and what it costs the engine beside
+// it.
 //
 // `clsa top` runs on pseudo-terminals whose output is read at once and not interpreted (tests/bench/pty.h). Parts:
 //   open        a trace of --events begins and ends of slices, as `clsa profile` writes them: until its first frame, and
@@ -8,7 +9,8 @@
 //               from a key to the end of its frame
 //   attached    an engine in this process that listens, as `clsa run --listen` does: decode rate while `clsa top --attach`
 //               looks on against the turns before and after, in which nobody does; and what the looker uses
-// Prints each figure beside its target (TARGETS), appends rows to tests/bench/results.tsv; run from the top of the checkout.
+// Prints each figure beside its target (TARGETS), appends rows to tests/bench/results.tsv; run from the top of the
+// checkout.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,7 +64,8 @@ static void add(struct values *values, double value)
 }
 
 // A row: the median, and as spread the range. `worst` is printed too.
-static void report(struct bench *bench, const char *quantity, struct values *values, const char *unit, const char *target)
+static void report(struct bench *bench, const char *quantity, struct values *values, const char *unit,
+                   const char *target)
 {
     if (values->n == 0) {
         return;
@@ -399,8 +402,8 @@ static double thread_s(void)
     return (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
 }
 
-// Decodes for `seconds`; the mean step in ms, negative where the engine fails. *cpu_ms: what of it this thread worked, which
-// a machine that others use disturbs less.
+// Decodes for `seconds`; the mean step in ms, negative where the engine fails. *cpu_ms: what of it this thread worked,
+// which a machine that others use disturbs less.
 static double turn_ms(struct engine_beside *beside, double seconds, double *cpu_ms)
 {
     const struct engine_output *outputs;

@@ -5,10 +5,11 @@
 // are kept that a GPU replays from a recording, one in --every of them with the times of its stages: those before load
 // kernels, run eagerly or record. Batches that do not fit are left out and named. Contexts should not lie shortly below
 // a power of two: a recording is for one, and a longer context needs the next. The prompt is made up; weights are
-// random. What it costs is the prompts, so longest contexts come last. --prompts are run by themselves, --mixed while each
-// batch decodes: a service's steps have both, and chunks of any length. Each
-// comes four times, every other one without its stages told, as a service on a GPU runs. --held-contexts, --held-batches and
-// --held-prompts go to a trace of their own, FOLDER/held-METHOD.pftrace, from the same engine: opening one takes longer.
+// random. What it costs is the prompts, so longest contexts come last. --prompts are run by themselves, --mixed while
+// each batch decodes: a service's steps have both, and chunks of any length. Each comes four times, every other one
+// without its stages told, as a service on a GPU runs. --held-contexts, --held-batches and
+// --held-prompts go to a trace of their own, FOLDER/held-METHOD.pftrace, from the same engine: opening one takes
+// longer.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,16 +1,17 @@
 // tests/bench/bench_serving.c - the live engine under load, and the simulation of the same, side by side.
 //
-// For each method three workloads are made to measure: `steady` arrives at --load times what the simulator says that the
-// service can do, `saturated` at twice of it, and `preemption` likewise with a KV cache so small that requests lose their
-// pages. The engine replays them in real time and warmed; the simulator gets the same requests, cache and limits, as a
-// bare roofline and calibrated. Both reduce with the same code. Printed and appended (--results): throughput, mean and P95
-// of TTFT and TPOT as measured, the simulator's errors with their sign, preemptions, and the most sequences that ran.
+// For each method three workloads are made to measure: `steady` arrives at --load times what the simulator says that
+// the service can do, `saturated` at twice of it, and `preemption` likewise with a KV cache so small that requests lose
+// their pages. The engine replays them in real time and warmed; the simulator gets the same requests, cache and limits,
+// as a bare roofline and calibrated. Both reduce with the same code. Printed and appended (--results): throughput, mean
+// and P95 of TTFT and TPOT as measured, the simulator's errors with their sign, preemptions, and the most sequences
+// that ran.
 //
 // Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
-// each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a file in
-// place of the engine: what another calibration would have said of a run on another machine.
-// --runs replays each case several times; measured is then the median of each figure: a burst of what else a machine does is
-// in one run only.
+// each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a
+// file in place of the engine: what another calibration would have said of a run on another machine.
+// --runs replays each case several times; measured is then the median of each figure: a burst of what else a machine
+// does is in one run only.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -39,7 +40,8 @@ struct step {
     double begin_s, end_s;
 };
 
-// A GPU's energy, read by NVML after a replay's first step and then once a second: between the first reading and the last.
+// A GPU's energy, read by NVML after a replay's first step and then once a second: between the first reading and the
+// last.
 struct meter {
     struct nvml *nvml;                   // NULL: nothing to read
     double begin_s, begin_j, end_s, end_j;
@@ -124,7 +126,8 @@ static int capacity(double *out, const struct bench *bench, struct setup *setup)
     return error;
 }
 
-// Takes a quarter of the cache away until the simulator preempts one request in eight, or the longest one alone is left room.
+// Takes a quarter of the cache away until the simulator preempts one request in eight, or the longest one alone is left
+// room.
 static int shrink_cache(const struct bench *bench, struct setup *setup)
 {
     int64_t longest = longest_request(&setup->workload);
@@ -300,7 +303,8 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     return bench->measured_file ? step->end_s : step->end_s - now_s;
 }
 
-static void append(const struct bench *bench, const struct setup *setup, const char *quantity, double value, const char *unit)
+static void append(const struct bench *bench, const struct setup *setup, const char *quantity, double value,
+                   const char *unit)
 {
     results_add(&bench->results, &(struct result){.device = bench->source.device,
                                                   .command = bench->measured_file ? "bench_serving --measured"
@@ -380,7 +384,8 @@ static const struct {
 } rows[ROWS] = {{"output_tokens_per_s", "tokens/s"}, {"ttft_mean", "ms"}, {"ttft_p95", "ms"}, {"tpot_mean", "ms"},
                 {"tpot_p95", "ms"}, {"preemptions", "times"}, {"peak_sequences", "sequences"}, {"peak_kv", "MB"}};
 
-static void take_rows(double out[static ROWS], const struct serve_metrics *of, int32_t peak_running, int64_t peak_kv_bytes)
+static void take_rows(double out[static ROWS], const struct serve_metrics *of, int32_t peak_running,
+                      int64_t peak_kv_bytes)
 {
     const double values[ROWS] = {of->output_tokens_per_s, 1e3 * of->ttft_s.mean, 1e3 * of->ttft_s.p95, 1e3 * of->tpot_s.mean,
                                  1e3 * of->tpot_s.p95, (double)of->preemptions, peak_running, 1e-6 * (double)peak_kv_bytes};
@@ -453,8 +458,8 @@ static void report_energy(const struct bench *bench, const struct setup *setup, 
 }
 
 // One replay: its figures, and its steps held against their prices.
-static int run_once(double out[static ROWS], struct serving_result *measured, struct judge *judge, const struct setup *setup,
-                    struct model_file *file)
+static int run_once(double out[static ROWS], struct serving_result *measured, struct judge *judge,
+                    const struct setup *setup, struct model_file *file)
 {
     struct bench *bench = judge->bench;
     int error = bench->measured_file ? rerun(measured, bench, setup, judge->name) : replay(measured, bench, setup, file);

@@ -1,14 +1,15 @@
-// tests/bench/bench_sim_error.c - how far predictions are from measured stages and steps, for shapes not calibrated with.
+// tests/bench/bench_sim_error.c - how far predictions are from measured stages and steps, for shapes not calibrated
+// with.
 //
 // Runs contexts and batches of two kinds in turns: those of the grid go into a calibration, those between are held out
 // and predicted. Turns, and medians over rounds, because the machine may be shared and its speed drifts. A held-out
-// datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of calibrated prompts,
-// too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the medians of every
-// stage of every layer and of what is outside stages: on a busy machine nearly every step, but few stages, lose a time
-// slice to somebody else. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|, of
-// the bare roofline and calibrated. Steps with rows of both phases and batches that are no longer whole are left out:
-// their shapes are not in the samples. Appends to tests/bench/results.tsv (--results); run from the top of the checkout.
-// A minute or two.
+// datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of calibrated
+// prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the medians of
+// every stage of every layer and of what is outside stages: on a busy machine nearly every step, but few stages, lose a
+// time slice to somebody else. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|,
+// of the bare roofline and calibrated. Steps with rows of both phases and batches that are no longer whole are left
+// out: their shapes are not in the samples. Appends to tests/bench/results.tsv (--results); run from the top of the
+// checkout. A minute or two.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -172,7 +173,8 @@ static double stage_s(const struct held_step *first, int stage)
     return sum_s;
 }
 
-static int judge(const struct held_step *first, const struct plan *plan, const struct device *device, int mode, bool each)
+static int judge(const struct held_step *first, const struct plan *plan, const struct device *device, int mode,
+                 bool each)
 {
     struct work work[16];
     int32_t batch = first->phase == PHASE_DECODE ? shapes[first->shape].batch : 1, context = shapes[first->shape].context;

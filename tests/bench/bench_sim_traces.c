@@ -2,13 +2,14 @@
 //
 // bench_sim_error for devices that are elsewhere: --fit names the traces to calibrate from, --held those to judge by
 // (both as bench_record writes them), and the device's rates come from the table. A datum is one decode batch at one
-// context, or one chunk of a prompt; one that was calibrated with, too, is not judged, and how many that were is printed.
-// Its stages are medians over the steps that told them, summed over layers; its step is the median of the steps that told
-// none, if there are any, else of all, less their marks (sim/calibration_steps.c), which are taken off the measured stages
-// too. Where a shape was run only with its stages told, and of prompts the first run may also have chosen kernels: its step
-// is also taken "undisturbed", each stage as many times its median as it has layers and parts of that size, and what was
-// outside of stages. Errors are |predicted / measured - 1|, of the bare roofline and calibrated. With --borrowed another
-// device's calibration takes the place of --fit: how far its curves carry. Appends to --results.
+// context, or one chunk of a prompt; one that was calibrated with, too, is not judged, and how many that were is
+// printed. Its stages are medians over the steps that told them, summed over layers; its step is the median of the
+// steps that told none, if there are any, else of all, less their marks (sim/calibration_steps.c), which are taken off
+// the measured stages too. Where a shape was run only with its stages told, and of prompts the first run may also have
+// chosen kernels: its step is also taken "undisturbed", each stage as many times its median as it has layers and parts
+// of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare roofline and
+// calibrated. With --borrowed another device's calibration takes the place of --fit: how far its curves carry. Appends
+// to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -301,7 +302,8 @@ static void report(struct bench *bench, int level, int mode)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-static int fit(struct calibration **out, const struct bench *bench, const struct device *device, const struct option_list *paths)
+static int fit(struct calibration **out, const struct bench *bench, const struct device *device,
+               const struct option_list *paths)
 {
     static struct device rates[64];
     struct calibration_fit *fit;

@@ -1,8 +1,9 @@
 // tests/bench/bench_steps.c - whole steps on a GPU: the paper's experiment, as rows of results.tsv.
 //
-// Runs cli/paper.c with every method and appends decode_step and prefill (ms), end_to_end (tokens/s) and, where a method
-// selects, stages.index_select (ms: all layers of one step; stage.* is one layer); prints, beside them, the stages of one
-// step and the tables of clsa compare --paper. A machine without a usable GPU is told so and nothing is measured.
+// Runs cli/paper.c with every method and appends decode_step and prefill (ms), end_to_end (tokens/s) and, where a
+// method selects, stages.index_select (ms: all layers of one step; stage.* is one layer); prints, beside them, the
+// stages of one step and the tables of clsa compare --paper. A machine without a usable GPU is told so and nothing is
+// measured.
 // --results takes another file, so that the rows of a machine without the checkout can be brought back; --commit and
 // --driver say what such a machine cannot know. Quantities under another --kv-dtype than bf16 end in it:
 // decode_step.kv_fp8.

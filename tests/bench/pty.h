@@ -22,8 +22,8 @@ double pty_now_s(void);              // CLOCK_MONOTONIC
 // Writes the keys; what is drawn from now on counts for pty_drawn.
 void pty_send(struct pty *pty, const char *keys);
 
-// Waits for the end of a frame that was drawn since the last pty_send (or pty_open) and holds `text` (NULL: any), in one
-// piece and without changes of colour within. Returns when its last byte came; negative where none did in time.
+// Waits for the end of a frame that was drawn since the last pty_send (or pty_open) and holds `text` (NULL: any), in
+// one piece and without changes of colour within. Returns when its last byte came; negative where none did in time.
 double pty_drawn(struct pty *pty, const char *text, double timeout_s);
 
 int64_t pty_frames(struct pty *pty);    // since pty_open: how often something was drawn after a pause

@@ -73,8 +73,8 @@ static int run_linear(void *context, int call, cudaStream_t stream)
     return linear_launch(&p, stream);
 }
 
-static void bench_linear(const char *name, int32_t n_in, const int32_t *n_out, int32_t n_segments, enum linear_epilogue epilogue,
-                         int32_t rows)
+static void bench_linear(const char *name, int32_t n_in, const int32_t *n_out, int32_t n_segments,
+                         enum linear_epilogue epilogue, int32_t rows)
 {
     if (!bench_wanted(name)) {
         return;
@@ -277,7 +277,8 @@ static int run_index(void *context, int call, cudaStream_t stream)
     return index_score_launch(&p, stream);
 }
 
-static void bench_index(const char *name, int32_t n, enum index_score score, enum dtype dtype, int32_t heads, int32_t unit_tokens)
+static void bench_index(const char *name, int32_t n, enum index_score score, enum dtype dtype, int32_t heads,
+                        int32_t unit_tokens)
 {
     if (!bench_wanted(name)) {
         return;

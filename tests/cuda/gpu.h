@@ -1,7 +1,7 @@
 // tests/cuda/gpu.h - device buffers with poison and sentinels, random bf16 data, paged caches, timing by graph replay.
 //
-// Every buffer starts as 0xff bytes on the device (NaN in every float type), so that what a kernel does not write shows;
-// 256 bytes behind it must still be 0xff when it is read back.
+// Every buffer starts as 0xff bytes on the device (NaN in every float type), so that what a kernel does not write
+// shows; 256 bytes behind it must still be 0xff when it is read back.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -42,8 +42,8 @@ struct paged paged_new(const int32_t *tokens, int32_t n_seqs, int32_t page_token
 void paged_free(struct paged *paged);
 int64_t paged_at(const struct paged *paged, int32_t seq, int32_t token, int64_t page_stride, int64_t token_stride);
 
-// Median and spread (interquartile, percent of the median) in microseconds of one launch of `body`, called `calls` times
-// in a captured graph with call = 0, 1, ... so that it can rotate its inputs past L2.
+// Median and spread (interquartile, percent of the median) in microseconds of one launch of `body`, called `calls`
+// times in a captured graph with call = 0, 1, ... so that it can rotate its inputs past L2.
 struct timing {
     double median_us, spread_percent;
 };

@@ -1,8 +1,9 @@
 // tests/cuda/main.c - the kernels' own test and benchmark: `cuda_kernels test [name [small | tiny]]`, `cuda_kernels
 // bench [row] [FILE.tsv]`. An empty name means all; `small` leaves out what compute-sanitizer's memcheck would not
-// finish. `tiny` is for its racecheck: the same kernels over a few hundred to a few thousand tokens, with grids as for a
-// device of three multiprocessors, so that blocks still go round their rings of stages. What a tiny run leaves out are
-// sizes that change a launch and not a kernel: more rows than one launch takes, token numbers beyond one range of marks.
+// finish. `tiny` is for its racecheck: the same kernels over a few hundred to a few thousand tokens, with grids as for
+// a device of three multiprocessors, so that blocks still go round their rings of stages. What a tiny run leaves out
+// are sizes that change a launch and not a kernel: more rows than one launch takes, token numbers beyond one range of
+// marks.
 //
 // Stands alone (no ncurses, no protobuf, no model): it travels to a machine with a GPU as one file. Every kernel is
 // compared with a double-precision reference on the host. Exit 77 without a device.

@@ -1,4 +1,5 @@
-// tests/cuda/test_top_k.c - selection against a sort: exact sets, lowest index among ties, ascending, whatever the scores.
+// tests/cuda/test_top_k.c - selection against a sort: exact sets, lowest index among ties, ascending, whatever the
+// scores.
 #include "tests/cuda/gpu.h"
 
 struct scored {
@@ -35,8 +36,8 @@ static float draw(enum shape_of_scores shape, int32_t i, int32_t n)
     }
 }
 
-static void check_case(enum shape_of_scores shape, const int32_t *units, int32_t n, int32_t k, int32_t sets, int32_t unit_tokens,
-                       int32_t local, int32_t sink)
+static void check_case(enum shape_of_scores shape, const int32_t *units, int32_t n, int32_t k, int32_t sets,
+                       int32_t unit_tokens, int32_t local, int32_t sink)
 {
     int32_t tokens[64], most = 0;
     for (int32_t i = 0; i < n; i++) {

@@ -1,5 +1,5 @@
-// tests/fuzz/fuzz_calibration.c - any bytes as a calibration: parsed whole or refused, never a crash or a leak; and what
-// was parsed answers with numbers.
+// tests/fuzz/fuzz_calibration.c - any bytes as a calibration: parsed whole or refused, never a crash or a leak; and
+// what was parsed answers with numbers.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

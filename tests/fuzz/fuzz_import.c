@@ -1,4 +1,5 @@
-// tests/fuzz/fuzz_import.c - any bytes as a recording of another engine, or as rules: refused or understood, never a crash.
+// tests/fuzz/fuzz_import.c - any bytes as a recording of another engine, or as rules: refused or understood, never a
+// crash.
 //
 // A text that begins with "rules" is taken for rules and a recording that they are tried on; all else for a recording.
 #include <stdint.h>

@@ -1,5 +1,5 @@
-// tests/fuzz/fuzz_workload.c - any bytes as a workload: a list within its promises or an error, never a crash or a leak;
-// and a description fitted to the list is a good one.
+// tests/fuzz/fuzz_workload.c - any bytes as a workload: a list within its promises or an error, never a crash or a
+// leak; and a description fitted to the list is a good one.
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
