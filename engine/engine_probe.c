@@ -111,16 +111,20 @@ static void add_head(struct host_keys *keys, const struct model_shape *shape, in
                      double share, float *mass)
 {
     const struct kv_view *view = &keys->view;
-    int32_t dim = shape->head_dim;
+    int32_t dim = shape->head_dim, kv_head = head / (shape->n_heads / shape->n_kv_heads);
     const float *q = keys->q + (int64_t)head * dim;
     float scale = 1 / sqrtf((float)dim), greatest = -INFINITY;
-    const unsigned char *head_keys = keys->pages + head / (shape->n_heads / shape->n_kv_heads) * view->head_stride;
     for (int32_t t = 0; t < n_tokens; t++) {
-        const unsigned char *key =
-            head_keys + t / view->page_tokens * view->page_stride + t % view->page_tokens * view->token_stride;
+        const unsigned char *page = keys->pages + t / view->page_tokens * view->page_stride;
+        int32_t place = t % view->page_tokens;
+        const unsigned char *key = page + place * view->token_stride + kv_head * view->head_stride;
         float dot = 0;
         for (int32_t i = 0; i < dim; i++) {
             dot += q[i] * dtype_load(key, i, view->dtype);
+        }
+        if (view->dtype == DTYPE_FP8) {
+            dot *= kv_scale_to_f32(
+                page[view->scale_offset + place * view->scale_token_stride + kv_head * view->scale_head_stride]);
         }
         keys->score[t] = dot * scale;
         greatest = keys->score[t] > greatest ? keys->score[t] : greatest;

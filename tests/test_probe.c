@@ -110,11 +110,12 @@ static void run(const struct plan *plan, struct model_file *model, const char *b
     engine_close(engine);
 }
 
-static void check_method(const char *method, const char *backend)
+static void check_method(const char *method, const char *backend, bool fp8)
 {
     struct plan_options options = plan_options_default();
     options.top_k = BUDGET;
     options.page_tokens = 8;
+    options.kv_dtype = fp8 ? DTYPE_FP8 : options.kv_dtype;
     struct plan plan = fixture_plan(&shape, method, &options);
     struct model_weights weights;
     struct model_file *model = fixture_model(&plan, check_random(), &weights);
@@ -122,8 +123,8 @@ static void check_method(const char *method, const char *backend)
             probed[SEQS][OUTPUT] = {{0}};
     run(&plan, model, backend, prompt, false, plain);
     run(&plan, model, backend, prompt, true, probed);
-    CHECK_MESSAGE(memcmp(plain, probed, sizeof plain) == 0, "%s on %s: a probe changed what was drawn", method,
-                  backend);
+    CHECK_MESSAGE(memcmp(plain, probed, sizeof plain) == 0, "%s on %s%s: a probe changed what was drawn", method,
+                  backend, fp8 ? ", fp8 pages" : "");
     model_file_close(model);
     free(prompt);
 }
@@ -180,10 +181,12 @@ int main(void)
     check_metrics();
     bool gpu = has_gpu();
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
-        check_method(methods[i], "reference");
-        check_method(methods[i], "cpu");
-        if (gpu) {
-            check_method(methods[i], "cuda");
+        for (int fp8 = 0; fp8 < 2; fp8++) {
+            check_method(methods[i], "reference", fp8);
+            check_method(methods[i], "cpu", fp8);
+            if (gpu) {
+                check_method(methods[i], "cuda", fp8);
+            }
         }
     }
     return check_end();
