@@ -170,10 +170,15 @@ static int measure(struct results *results, const struct variant *variant)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    struct results results = {.path = "tests/bench/results.tsv"};
-    int error = results_open(&results);
+    struct results results = RESULTS_DEFAULT;
+    const struct option_spec specs[] = {RESULTS_OPTIONS(results), {NULL, OPTION_END, NULL, 0, 0, NULL, NULL}};
+    const struct command_spec command = {
+        .name = "bench_trace", .summary = "Writing and reading traces of a million events.", .options = specs};
+    int32_t n_positional;
+    int error = options_parse(&command, argc, argv, &n_positional);
+    error = error ? error : results_open(&results);
     for (size_t i = 0; i < sizeof variants / sizeof *variants && !error; i++) {
         error = measure(&results, &variants[i]);
     }
