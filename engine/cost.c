@@ -513,7 +513,7 @@ int64_t plan_kv_bytes_per_sequence(const struct plan *plan)
 
 int32_t plan_units(const struct plan *plan, int32_t tokens)
 {
-    return plan->index.budget_tokens ? (tokens - 1) / plan->index.unit_tokens + 1 : 0;
+    return plan->index.budget_tokens ? (int32_t)units_of(tokens, plan->index.unit_tokens) : 0;
 }
 
 int64_t plan_score_bytes(const struct plan *plan, int32_t rows, int32_t logit_rows, int32_t context_tokens,

@@ -24,8 +24,8 @@ static const struct tested {
     } f32, bf16, fp8;
     bool same_bits;
 } tested[] = {
-    {"reference", {5e-5, 1e-11, 1e-5}, {0.03, 1e-4, 0.5}, {0.3, 2e-3, 0.5}, true},
-    {"cpu", {2e-4, 1e-9, 1e-4}, {0.4, 3e-3, 1}, {0.3, 2e-3, 1}, false},    // bf16 weights meet activations rounded to bf16
+    {"reference", {5e-5, 1e-11, 1e-5}, {0.03, 1e-4, 0.5}, {0.2, 1e-3, 0.5}, true},
+    {"cpu", {2e-4, 1e-9, 1e-4}, {0.4, 3e-3, 1}, {0.2, 1e-3, 1}, false},    // bf16 weights meet activations rounded to bf16
 };
 
 struct shape_case {

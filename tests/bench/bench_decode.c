@@ -357,7 +357,7 @@ static int run_method(struct run *run, const char *method)
 
 int main(int argc, char **argv)
 {
-    struct results results = {.path = "tests/bench/results.tsv"};
+    struct results results = RESULTS_DEFAULT;
     struct options o = {.model = "bench-100m",
                         .methods = "dense,yoco,clsa,token,block,indexcache",
                         .backend = "cpu",

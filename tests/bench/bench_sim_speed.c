@@ -118,7 +118,7 @@ int main(int argc, char **argv)
                                  .method = "clsa",
                                  .device_name = "h100-sxm",
                                  .turns = 3,
-                                 .results = {.path = "tests/bench/results.tsv"}};
+                                 .results = RESULTS_DEFAULT};
     const struct option_spec options[] = {
         {"workload", OPTION_TEXT, &bench.workload, 0, 0, "FILE|NAME", "to be answered"},
         {"requests", OPTION_LONG, &bench.requests, 0, 1e9, "requests", "as many; 0: what the workload says"},

@@ -172,7 +172,7 @@ static int measure(struct results *results, const struct variant *variant)
 
 int main(int argc, char **argv)
 {
-    struct results results = {.path = "tests/bench/results.tsv"};
+    struct results results = RESULTS_DEFAULT;
     const struct option_spec specs[] = {RESULTS_OPTIONS(results), {NULL, OPTION_END, NULL, 0, 0, NULL, NULL}};
     const struct command_spec command = {
         .name = "bench_trace", .summary = "Writing and reading traces of a million events.", .options = specs};

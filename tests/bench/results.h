@@ -16,7 +16,7 @@ struct results {
     FILE *out;             // owned; NULL: rows are dropped
     char date[16], checkout[64];
 };
-#define RESULTS_DEFAULT {.path = "tests/bench/results.tsv", .commit = "-", .driver = "-"}
+#define RESULTS_DEFAULT {.path = "tests/bench/results.tsv"}
 #define RESULTS_OPTIONS(results)                                                                                       \
     {"results", OPTION_OUTPUT, &(results).path, 0, 0, "FILE", "rows are appended here; none: nowhere"},                \
     {"commit", OPTION_TEXT, &(results).commit, 0, 0, "ID", "for the rows"},                                            \
