@@ -1,12 +1,13 @@
 // tests/bench/bench_overhead.c - what collecting costs a decoding GPU, and whether it sees everything.
 //
 // One engine decodes one batch; the collector is exchanged between runs of steps, in turns, so that all modes see the
-// same clocks and the same contexts. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by
-// how many percent the mean step is longer than with nobody looking: the median over the turns, with their spread. With
-// kernels it also counts: kernels that no stage owns, records lost, and how far stages, gaps and overlap are from the
-// step's own time. A row step_sum.<mode> is by how many percent stages + gaps - overlap on the device are more than the
-// device's own events say of the same steps; its spread is the worst step's. A machine without a usable GPU is told so
-// and nothing is measured.
+// same clocks. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by how many percent the
+// mean step is longer than with nobody looking: the median over the turns, with their spread. Contexts grow from turn to
+// turn, and steps with them: a turn is held against what the turns of nobody before and behind it say of its place
+// between them. With kernels it also counts: kernels that no stage owns, records lost, and how far stages, gaps and
+// overlap are from the step's own time. A row step_sum.<mode> is by how many percent stages + gaps - overlap on the
+// device are more than the device's own events say of the same steps; its spread is the worst step's. A machine without
+// a usable GPU is told so and nothing is measured.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -65,7 +66,7 @@ struct bench {
     struct observer observer;         // what the engine sees: the observer of the collector that is on
     struct sample_source source;
     struct seen seen[MODES];
-    double step_ms[MODES][MAX_TURNS];
+    double step_ms[MODES][MAX_TURNS + 1];    // off: one turn more than the others
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -250,12 +251,25 @@ static void row(const struct bench *bench, const char *method, int mode, const c
                                                   .unit = "percent"});
 }
 
+// A step that nobody looks at, where a mode's turn t stands: turns follow each other in the order of the modes, and all
+// add as many tokens.
+static double undisturbed_ms(const struct bench *bench, int mode, int32_t t)
+{
+    int place = 0, round = 0;
+    for (int m = 0; m < MODES; m++) {
+        place += bench->chosen[m] && m < mode;
+        round += bench->chosen[m];
+    }
+    const double *off = &bench->step_ms[OFF_MODE][t];
+    return off[0] + (off[1] - off[0]) * place / round;
+}
+
 static void report(struct bench *bench, const char *method, int mode)
 {
     const struct seen *seen = &bench->seen[mode];
     double percent[MAX_TURNS], ms[MAX_TURNS];
     for (int32_t t = 0; t < bench->turns; t++) {
-        percent[t] = 100 * (bench->step_ms[mode][t] / bench->step_ms[OFF_MODE][t] - 1);
+        percent[t] = 100 * (bench->step_ms[mode][t] / undisturbed_ms(bench, mode, t) - 1);
         ms[t] = bench->step_ms[mode][t];
     }
     sort_doubles(percent, bench->turns);
@@ -337,6 +351,7 @@ static int run_batch(struct bench *bench, int64_t id, const char *method)
             error = bench->chosen[mode] ? turn(bench, mode, &bench->step_ms[mode][t]) : 0;
         }
     }
+    error = error ? error : turn(bench, OFF_MODE, &bench->step_ms[OFF_MODE][bench->turns]);
     for (int mode = 0; mode < MODES && !error; mode++) {
         if (bench->chosen[mode]) {
             report(bench, method, mode);
