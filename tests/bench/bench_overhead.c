@@ -2,12 +2,13 @@
 //
 // One engine decodes one batch; the collector is exchanged between runs of steps, in turns, so that all modes see the
 // same clocks. Each mode feeds a trace file, as `clsa profile` does. A row overhead.<mode> is by how many percent the
-// mean step is longer than with nobody looking: the median over the turns, with their spread. Contexts grow from turn to
-// turn, and steps with them: a turn is held against what the turns of nobody before and behind it say of its place
+// mean step is longer than with nobody looking: the median over the turns, with their spread. Contexts grow from turn
+// to turn, and steps with them: a turn is held against what the turns of nobody before and behind it say of its place
 // between them. With kernels it also counts: kernels that no stage owns, records lost, and how far stages, gaps and
 // overlap are from the step's own time. A row step_sum.<mode> is by how many percent stages + gaps - overlap on the
-// device are more than the device's own events say of the same steps; its spread is the worst step's. A machine without
-// a usable GPU is told so and nothing is measured.
+// device are more than the device's own events say of the same steps; its spread is the worst step's. With
+// --stage-every 1 each step tells its stages, and what that costs it is printed, not kept as a row. A machine without a
+// usable GPU is told so and nothing is measured.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -58,7 +59,7 @@ struct bench {
     const char *model, *methods, *prompt, *batch_list, *mode_list;
     struct results results;
     bool chosen[MODES];
-    int32_t context, steps, turns, device;
+    int32_t context, steps, turns, stage_every, device;
     int32_t batches[MAX_BATCHES], n_batches, batch;    // batch: the one that runs
     int32_t *text, n_text;
     char device_name[SOURCE_NAME_BYTES];
@@ -298,7 +299,7 @@ static void report(struct bench *bench, const char *method, int mode)
         printf("       no stage: %s\n", seen->names[n]);
     }
     fflush(stdout);
-    if (mode != OFF_MODE) {
+    if (mode != OFF_MODE && bench->stage_every == 0) {    // rows are of what is shipped
         row(bench, method, mode, "overhead", median, spread);
         if (seen->by_events_ns > 0) {
             row(bench, method, mode, "step_sum", off, 100 * seen->worst_off);
@@ -314,7 +315,7 @@ static int fill(struct bench *bench, const struct plan *plan, struct model_file 
     struct engine_options options = {.plan = plan, .model = file, .backend = "cuda", .device = bench->device,
                                      .max_seqs = bench->batches[bench->n_batches - 1],
                                      .max_context = bench->context + answer, .max_step_tokens = measure_chunk("cuda"),
-                                     .observer = &bench->observer};
+                                     .stage_every = bench->stage_every, .observer = &bench->observer};
     int32_t *prompt = calloc((size_t)bench->context, sizeof *prompt);
     struct engine_request request = {.prompt = prompt, .n_prompt = bench->context, .max_output_tokens = answer};
     for (int32_t t = 0; prompt && t < bench->context; t++) {
@@ -473,6 +474,7 @@ int main(int argc, char **argv)
         {"batch", OPTION_TEXT, &bench.batch_list, 0, 0, "N,N,...", "sequences decoded together"},
         {"steps", OPTION_INT, &bench.steps, 16, 1 << 20, "steps", "of one turn of one mode"},
         {"turns", OPTION_INT, &bench.turns, 1, MAX_TURNS, "turns", "of each mode"},
+        {"stage-every", OPTION_INT, &bench.stage_every, 1, 1 << 20, "steps", "one of which tells its stages"},
         {"device", OPTION_INT, &bench.device, 0, 1023, "N", "GPU"},
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
