@@ -11,6 +11,8 @@
 #include "engine/output_file.h"
 #include "engine/status.h"
 
+enum { HELP_COLUMN = 32, HELP_MARGIN = 120 };
+
 static const struct option_spec *find(const struct command_spec *command, const char *name, size_t length)
 {
     for (const struct option_spec *option = command->options; option->kind != OPTION_END; option++) {
@@ -80,26 +82,45 @@ static int set(const struct option_spec *option, const char *text)
     }
 }
 
-static void print_default(const struct option_spec *option)
+// As the end of an option's line; empty: there is none.
+static void format_default(char *out, size_t bytes, const struct option_spec *option)
 {
+    *out = 0;
     switch (option->kind) {
     case OPTION_INT: {
         int32_t value = *(const int32_t *)option->value;
         if ((double)value >= option->min) {    // below the range: a value that says "not given"
-            printf(" [%d]", value);
+            snprintf(out, bytes, "[%d]", value);
         }
         break;
     }
-    case OPTION_LONG: printf(" [%lld]", (long long)*(const int64_t *)option->value); break;
-    case OPTION_REAL: printf(" [%g]", *(const double *)option->value); break;
+    case OPTION_LONG: snprintf(out, bytes, "[%lld]", (long long)*(const int64_t *)option->value); break;
+    case OPTION_REAL: snprintf(out, bytes, "[%g]", *(const double *)option->value); break;
     case OPTION_TEXT:
     case OPTION_OUTPUT:
         if (*(const char *const *)option->value) {
-            printf(" [%s]", *(const char *const *)option->value);
+            snprintf(out, bytes, "[%s]", *(const char *const *)option->value);
         }
         break;
     default: break;
     }
+}
+
+// Words behind what stands in the line, up to the margin; the rest of them in lines of their own, below the first.
+static int print_words(const char *text, int column)
+{
+    for (const char *word = text; *word;) {
+        int n = (int)strcspn(word, " ");
+        if (column + 1 + n > HELP_MARGIN) {
+            printf("\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        }
+        printf(" %.*s", n, word);
+        column += 1 + n;
+        word += n;
+        word += strspn(word, " ");
+    }
+    return column;
 }
 
 static void print_help(const struct command_spec *command)
@@ -111,17 +132,17 @@ static void print_help(const struct command_spec *command)
             printf("%s%s\n", option == command->options ? "" : "\n", option->help);
             continue;
         }
-        char flag[64];
+        char flag[64], value[512];
         if (option->kind == OPTION_FLAG) {
             snprintf(flag, sizeof flag, "--%s", option->name);
         } else {
             snprintf(flag, sizeof flag, "--%s <%s>", option->name, unit_of(option));
         }
-        printf("  %-30s %s", flag, option->help);
-        print_default(option);
+        format_default(value, sizeof value, option);
+        print_words(value, print_words(option->help, printf("  %-*s", HELP_COLUMN - 2, flag)));
         putchar('\n');
     }
-    printf("  %-30s %s\n", "--help", "this text");
+    printf("  %-*s %s\n", HELP_COLUMN - 2, "--help", "this text");
 }
 
 static int unknown(const struct command_spec *command, const char *argument)

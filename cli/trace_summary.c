@@ -223,17 +223,32 @@ static void add_rates(struct table *table, const struct summarise *summarise)
     }
 }
 
-static void print_text(const struct table *stages, const struct table *kernels, const struct table *clocks,
-                       const struct table *rates, const struct trace_summary *summary)
+// Why a recording names no kernel, as a line.
+static const char *no_kernels(const struct summarise *summarise)
 {
-    struct summary_loss loss = trace_summary_loss(summary);
-    int64_t orphans = trace_summary_orphans(summary);
+    int32_t n;
+    const struct sample_source *sources = trace_summary_sources(summarise->summary, &n);
+    bool gpu = false;
+    for (int32_t i = 0; i < n; i++) {
+        gpu = gpu || (wanted(summarise, &sources[i]) && strncmp(sources[i].backend, "cuda", strlen("cuda")) == 0);
+    }
+    return gpu ? "no kernels: this recording is of whole stages; clsa profile --collect kernel records each kernel"
+               : "no kernels: only a GPU launches them, and these steps ran on none";
+}
+
+static void print_text(const struct summarise *summarise, const struct table *stages, const struct table *kernels,
+                       const struct table *clocks, const struct table *rates)
+{
+    struct summary_loss loss = trace_summary_loss(summarise->summary);
+    int64_t orphans = trace_summary_orphans(summarise->summary);
     table_print(stages, stdout);
-    if (kernels) {
+    if (summarise->kernel_summary && table_rows(kernels) == 0) {
+        printf("\n%s\n", no_kernels(summarise));
+    } else if (summarise->kernel_summary) {
         putchar('\n');
         table_print(kernels, stdout);
     }
-    if (clocks) {
+    if (table_rows(clocks) > 0) {
         putchar('\n');
         table_print(clocks, stdout);
     }
@@ -266,8 +281,7 @@ static int print(const struct summarise *summarise, enum stages_sort sort)
         if (summarise->json) {
             tables_print_json(tables, asked ? 5 : 4, stdout);
         } else {
-            print_text(stages, asked ? kernels : NULL, table_rows(clocks) > 0 ? clocks : NULL, rates,
-                       summarise->summary);
+            print_text(summarise, stages, kernels, clocks, rates);
         }
     }
     table_close(stages);

@@ -326,6 +326,24 @@ static void interrupts(void)
     }
 }
 
+// No line of any command's help is wider than the margin; an option's text, broken or not, is all there.
+static void test_help(void)
+{
+    static const char *const commands[] = {"", "run", "compare", "eval", "profile", "trace", "trace info",
+                                           "trace summary", "trace diff", "trace check", "trace import", "calibrate",
+                                           "sim", "plan", "top", "model", "model init", "devices"};
+    char line[64];
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        CHECK(clsa(format(line, sizeof line, "%s --help", commands[i])) == 0);
+        for (char *at = strtok(output, "\n"); at; at = strtok(NULL, "\n")) {
+            CHECK_MESSAGE(strlen(at) <= 120, "%s --help: %s", commands[i], at);
+        }
+    }
+    CHECK(clsa("profile --help") == 0);
+    CHECK(strstr(output, "counters\n                                 runs twice there\n"));
+    CHECK(strstr(output, "  --output <tokens>              tokens to decode [64]\n"));
+}
+
 static void good_runs(void)
 {
     char line[1024];
@@ -370,6 +388,7 @@ int main(void)
     models();
     outputs();
     interrupts();
+    test_help();
     good_runs();
     char line[64];
     snprintf(line, sizeof line, "rm -rf %s", folder);

@@ -77,7 +77,7 @@ static void test_sums(void)
 }
 
 // Twenty steps of one stage each, that takes so long.
-static void write_steps(const char *suffix, int64_t duration_ns)
+static void write_steps(const char *suffix, const char *backend, int64_t duration_ns)
 {
     char path[160];
     snprintf(path, sizeof path, "%s-%s", trace, suffix);
@@ -85,6 +85,7 @@ static void write_steps(const char *suffix, int64_t duration_ns)
     CHECK(trace_writer_open(&writer, &(struct trace_writer_options){.path = path}) == 0);
     struct sample_sink sink = trace_writer_sink(writer);
     struct sample_source source = {.method = "clsa", .model = "tiny", .device = "host", .n_layers = 1};
+    snprintf(source.backend, sizeof source.backend, "%s", backend);
     sink.source(sink.user, &source);
     for (int64_t i = 0; i < 20; i++) {
         struct stage_sample stage = {0,    i,    PHASE_DECODE, STAGE_FFN,       0, 1, 1, 8,
@@ -145,8 +146,8 @@ int main(void)
     snprintf(trace, sizeof trace, "%s/t.pftrace", folder);
     snprintf(cut, sizeof cut, "%s/t.pftrace-cut", folder);
     write_trace();
-    write_steps("quick", 20000);
-    write_steps("slow", 30000);
+    write_steps("quick", "cuda", 20000);
+    write_steps("slow", "cpu/avx2", 30000);
     expect("info %s", 0, "dense", "");
     expect("info --json %s", 0, "\"command\": \"clsa compare\"", "");
     expect("summary %s", 0, "gaps", "");
@@ -162,6 +163,10 @@ int main(void)
     expect("summary --sort speed %s", 2, "", "expected order");
     expect("summary --device nothing %s", 2, "", "--device nothing");
     expect("summary --json --kernels --device H100 %s", 0, "\"roofline_percent\": 0.", "");
+    expect("summary --kernels %s-quick", 0, "no kernels: this recording is of whole stages", "");
+    CHECK(!strstr(out, "registers"));
+    expect("summary --kernels %s-slow", 0, "no kernels: only a GPU launches them", "");
+    expect("summary --kernels --json %s-slow", 0, "\"kernels\": []", "");
     expect("diff --json %1$s %1$s", 0, "\"verdict\": \"too few\"", "");
     expect("diff --method yoco %1$s %1$s", 2, "", "--method yoco");
     expect("diff --fail-over 5 %1$s-quick %1$s-slow", 1, "slower", "most clsa decode ffn by 50.0%");
@@ -174,6 +179,7 @@ int main(void)
     CHECK(strstr(out, "void some_project::prepare_inputs_kernel"));
     expect("check %s-imported", 0, "no findings", "");
     expect("summary --kernels %s-imported", 0, "reshape_and_cache_flash_kernel", "");
+    CHECK(!strstr(out, "no kernels"));
     expect("import tests/data/kineto/vllm.json --out %s-imported --rules tests/data/kineto/vllm.json", 2, "",
            "vllm.json:1: ");
     expect("import tests/data/kineto/vllm.json", 2, "", "--out FILE is missing");
