@@ -39,7 +39,8 @@ static __device__ __forceinline__ float load_query(const index_score_params &p, 
     // Beyond the last head the last once more, masked where it matters: dividing zeros takes a path that costs a
     // microsecond in all.
     const bool inside = head < p.heads;
-    const __nv_bfloat16 *from = (const __nv_bfloat16 *)p.q + ((int64_t)row * p.heads + min(head, p.heads - 1)) * p.keys.dim;
+    const int64_t from_head = (int64_t)row * p.heads + min(head, p.heads - 1);
+    const __nv_bfloat16 *from = (const __nv_bfloat16 *)p.q + from_head * p.keys.dim;
     if (!FP8) {
 #pragma unroll
         for (int c = 0; c < KC; c++) {
