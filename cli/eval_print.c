@@ -172,6 +172,19 @@ static void hold_against(struct agreement *out, const struct eval_answer *a, con
     }
 }
 
+// Of what both devices have answered.
+static struct agreement agree(const struct eval_results *results, int32_t run, enum task task)
+{
+    const struct eval_answer *first = results->runs[run].answers[task], *second = results->others[run].answers[task];
+    struct agreement agreement = {0};
+    for (int32_t i = 0; first && second && i < results->options->samples; i++) {
+        if (first[i].done && second[i].done) {
+            hold_against(&agreement, &first[i], &second[i]);
+        }
+    }
+    return agreement;
+}
+
 static struct table *agreement_table(const struct eval_results *results)
 {
     static const struct table_column columns[] = {
@@ -189,14 +202,7 @@ static struct table *agreement_table(const struct eval_results *results)
     for (int32_t r = 0; table && results->others && r < results->n_runs; r++) {
         for (int32_t t = 0; t < results->options->n_tasks; t++) {
             enum task task = results->options->tasks[t];
-            const struct eval_answer *first = results->runs[r].answers[task],
-                                     *second = results->others[r].answers[task];
-            struct agreement agreement = {0};
-            for (int32_t i = 0; first && second && i < results->options->samples; i++) {
-                if (first[i].done && second[i].done) {
-                    hold_against(&agreement, &first[i], &second[i]);
-                }
-            }
+            struct agreement agreement = agree(results, r, task);
             name_run(table, &results->runs[r]);
             table_text(table, "task", task_name(task));
             table_number(table, "samples", (double)agreement.n);
@@ -360,8 +366,8 @@ struct appending {
 };
 
 // `spread` NaN: none. The budget is part of the quantity's name.
-static void append(const struct appending *a, const struct eval_run *run, const char *quantity, int64_t n, double value,
-                   double spread, const char *unit)
+static void append(const struct appending *a, const struct eval_run *run, const char *device, const char *quantity,
+                   int64_t n, double value, double spread, const char *unit)
 {
     char budget[24] = "", spread_text[24] = "-";
     if (isnan(value)) {
@@ -374,7 +380,7 @@ static void append(const struct appending *a, const struct eval_run *run, const 
         snprintf(spread_text, sizeof spread_text, "%.3g", spread);
     }
     fprintf(a->out, "%s\t%s\t%s\t%s\teval\t%s\t%s\t%d\t%lld\t%s%s\t%.5g\t%s\t-\t%s\n", a->date, a->commit,
-            run->source.device, a->driver, run->source.model, run->plan->method, run->context_tokens, (long long)n,
+            device, a->driver, run->source.model, run->plan->method, run->context_tokens, (long long)n,
             quantity, budget, value, spread_text, unit);
 }
 
@@ -387,13 +393,28 @@ static void append_run(const struct appending *a, const struct eval_results *res
         char quantity[48];
         eval_interval(&low, &high, tally.right, tally.n);
         snprintf(quantity, sizeof quantity, "accuracy.%s", task_name(options->tasks[t]));
-        append(a, run, quantity, tally.n, percent(tally.right, tally.n), 50 * (high - low), "%");
+        append(a, run, run->source.device, quantity, tally.n, percent(tally.right, tally.n), 50 * (high - low), "%");
     }
     double bits = run->text_bytes > 0 ? run->text_bits / (double)run->text_bytes : NAN;
-    append(a, run, "bits_per_byte", run->text_bytes / (run->context_tokens - 1), bits, NAN, "bits");
-    append(a, run, "coverage", run->n_probes, 100 * eval_mean(&run->routing.coverage), NAN, "%");
-    append(a, run, "exact_coverage", run->n_probes, 100 * eval_mean(&run->routing.exact_coverage), NAN, "%");
-    append(a, run, "selection_iou", run->n_probes, 100 * eval_mean(&run->routing.iou), NAN, "%");
+    append(a, run, run->source.device, "bits_per_byte", run->text_bytes / (run->context_tokens - 1), bits, NAN, "bits");
+    append(a, run, run->source.device, "coverage", run->n_probes, 100 * eval_mean(&run->routing.coverage), NAN, "%");
+    append(a, run, run->source.device, "exact_coverage", run->n_probes, 100 * eval_mean(&run->routing.exact_coverage), NAN, "%");
+    append(a, run, run->source.device, "selection_iou", run->n_probes, 100 * eval_mean(&run->routing.iou), NAN, "%");
+}
+
+// How many of both devices' answers are the same, in %. Nothing of what was right: there are few questions, and the
+// rows of many stand for the method.
+static void append_agreement(const struct appending *a, const struct eval_results *results, int32_t run)
+{
+    const struct sample_source *first = &results->runs[run].source, *second = &results->others[run].source;
+    char both[2 * sizeof first->device + 2 * sizeof first->backend + 16], quantity[48];
+    snprintf(both, sizeof both, "%s (%s) and %s (%s)", first->device, first->backend, second->device, second->backend);
+    for (int32_t t = 0; t < results->options->n_tasks; t++) {
+        enum task task = results->options->tasks[t];
+        struct agreement agreement = agree(results, run, task);
+        snprintf(quantity, sizeof quantity, "agreement.%s", task_name(task));
+        append(a, &results->runs[run], both, quantity, agreement.n, percent(agreement.same, agreement.n), NAN, "%");
+    }
 }
 
 int eval_append(const struct eval_results *results, const char *path, const char *commit, const char *driver)
@@ -410,7 +431,11 @@ int eval_append(const struct eval_results *results, const char *path, const char
                 "floor\tunit\n");
     }
     for (int32_t r = 0; r < results->n_runs; r++) {
-        append_run(&a, results, &results->runs[r]);
+        if (results->others) {
+            append_agreement(&a, results, r);
+        } else {
+            append_run(&a, results, &results->runs[r]);
+        }
     }
     bool lost = ferror(a.out) != 0;
     lost = fclose(a.out) != 0 || lost;

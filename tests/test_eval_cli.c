@@ -70,9 +70,12 @@ static void check_json(void)
 
 static void check_agreement(void)
 {
-    int status =
-        eval_under("", "--model tiny " TEXT "--context 256 --top-k 16 --methods yoco,clsa --samples 5 --tasks multikey "
-                       "--agree cpu,reference --json");
+    char arguments[512], told[1 << 12];
+    snprintf(arguments, sizeof arguments,
+             "--model tiny " TEXT "--context 256 --top-k 16 --methods yoco,clsa --samples 5 --tasks multikey "
+             "--agree cpu,reference --json --results %s/agree.tsv",
+             folder);
+    int status = eval_under("", arguments);
     CHECK_MESSAGE(status == 0, "exit %d: %s", status, errors);
     json_t *root = json_loads(output, 0, NULL);
     const json_t *rows = json_object_get(root, "agreement");
@@ -85,6 +88,11 @@ static void check_agreement(void)
         CHECK(number(row, "samples") == 5 && same >= 4 && lead > 0);
         CHECK_MESSAGE(same == 5 ? isnan(apart) : apart < lead, "%g of 5, leads %g and %g", same, lead, apart);
     }
+    // Rows tell of the agreement, and not what was right: of few questions.
+    read_into("agree.tsv", told, sizeof told);
+    CHECK_MESSAGE(strstr(told, " (reference/") && strstr(told, "\tyoco\t256\t5\tagreement.multikey\t") &&
+                      strstr(told, "\tclsa\t256\t5\tagreement.multikey.k16\t") && !strstr(told, "\taccuracy."),
+                  "%s", told);
     json_decref(root);
 }
 
