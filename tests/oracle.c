@@ -262,13 +262,16 @@ static void choose(const struct index_spec *index, unsigned char *chosen, const 
     }
 }
 
-// Takes the followed choice over and judges it by the oracle's scores.
-static void follow(struct oracle *o, unsigned char *chosen, const double *scores, int32_t n_units, int32_t layer,
+// Takes the followed choice over and judges it by the oracle's scores. False where there is none to follow.
+static bool follow(struct oracle *o, unsigned char *chosen, const double *scores, int32_t n_units, int32_t layer,
                    int32_t row, int32_t set)
 {
     const struct index_spec *index = &o->plan->index;
     const int32_t *units = NULL;
     int32_t count = o->options->follow(o->options->user, layer, row, set, &units);
+    if (count < 0) {
+        return false;
+    }
     int32_t budget = index->budget_tokens / index->unit_tokens;
     bool good = count == (budget < n_units ? budget : n_units);
     for (int32_t i = 0; i < count; i++) {
@@ -292,6 +295,7 @@ static void follow(struct oracle *o, unsigned char *chosen, const double *scores
         double scale = fmax(high - low, fmax(fabs(high), fabs(low)));
         o->report->worst_regret = fmax(o->report->worst_regret, (best_left - worst_taken) / scale);
     }
+    return true;
 }
 
 // Runs layer's indexer for every row. x [n][hidden] is the layer's normed input, q [n][n_heads*dim] its queries.
@@ -320,9 +324,9 @@ static void select_units(struct oracle *o, int32_t layer, const double *x, const
             }
             unsigned char *chosen = o->chosen[layer] + ((int64_t)row * index->sets + set) * o->n;
             o->report->selections++;
-            if (o->options && o->options->follow) {
-                follow(o, chosen, scores, n_units, layer, row, set);
-            } else {
+            bool followed =
+                o->options && o->options->follow && follow(o, chosen, scores, n_units, layer, row, set);
+            if (!followed) {
                 choose(index, chosen, scores, n_units);
             }
         }

@@ -10,7 +10,7 @@
 
 struct oracle_options {
     // A selection to follow instead of the oracle's own: among nearly equal scores rounding decides, and from there two
-    // right models diverge. Returns the count of units. NULL: the oracle selects by itself.
+    // right models diverge. Returns the count of units; negative, or no function: the oracle selects by itself.
     int32_t (*follow)(void *user, int32_t layer, int32_t row, int32_t set, const int32_t **units);
     void *user;
 };
