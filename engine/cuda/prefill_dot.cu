@@ -196,7 +196,7 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) dot_kernel(const __g
     extern __shared__ uint8_t raw[];
     __shared__ dot_shared<GROUPS> sh;
     const index_score_params &p = a.p;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, group = warp / 4;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, group = warp / 4;
     uint8_t *queries = raw + (1024 - (smem_address(raw) & 1023)) % 1024;
     const key_ring ring = {smem_address(queries) + PANELS * GROUPS * GROUP_QUERIES * PANEL, (uint32_t)a.stage_bytes,
                            smem_address(sh.full), smem_address(sh.empty), a.stages};
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) dot_kernel(const __g
                 (const float4 *)(queries + (keys - smem_address(queries)) + PANELS * TILE_KEYS * PANEL);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
-                const float4 s = scale[j * 4 + lane % 4];
+                const float4 s = scale[j * 4 + threadIdx.x % 4];
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     c[2 * j][2 * half] *= mine.scale[half] * s.x;
@@ -250,11 +250,8 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) dot_kernel(const __g
                     c[2 * j + 1][2 * half + 1] *= mine.scale[half] * s.w;
                 }
             }
-            __syncwarp();
         }
-        if (lane == 0) {
-            barrier_arrive(ring.empty + at.stage * 8);
-        }
+        barrier_arrive(ring.empty + at.stage * 8);
         at.advance(ring.stages);
 #pragma unroll
         for (int half = 0; half < 2; half++) {

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) gated_kernel(const _
 {
     extern __shared__ uint8_t raw[];
     __shared__ gated_shared sh;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, group = warp / 4;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, group = warp / 4;
     uint8_t *queries = raw + (1024 - (smem_address(raw) & 1023)) % 1024;
     const key_ring ring = {smem_address(queries) + QUERY_BYTES, STAGE_BYTES, smem_address(sh.full),
                            smem_address(sh.empty), STAGES};
@@ -147,10 +147,7 @@ __global__ void __launch_bounds__((GROUPS * 4 + 1) * 32, 1) gated_kernel(const _
                            *(float(*)[2][2]) & sum[2 * pair]);
             }
             if (i == ROWS / 4 - 1) {
-                __syncwarp();    // one lane gives the stage back: all have read their scales
-                if (lane == 0) {
-                    barrier_arrive(ring.empty + at.stage * 8);
-                }
+                barrier_arrive(ring.empty + at.stage * 8);
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {

@@ -366,10 +366,7 @@ static __device__ void attend_union(const tile_arguments &a, int first, int rows
             group_mma_bf16_by_rows(s.out, p[k], tile_descriptor(values + k * 16 * 128, TILE_TOKENS));
         }
         group_mma_end();
-        __syncwarp();    // one lane gives the stage back: all have read their masks
-        if (threadIdx.x % 32 == 0) {
-            barrier_arrive(empty + stage * 8);
-        }
+        barrier_arrive(empty + stage * 8);
         if (++stage == STAGES) {
             stage = 0;
             parity ^= 1;
@@ -388,7 +385,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) tile_kernel(const __grid_cons
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(full + i * 8, 64);    // each lane of the gathering warp: its masks, its copies
-            barrier_init(empty + i * 8, COMPUTE_WARPS);
+            barrier_init(empty + i * 8, COMPUTE_WARPS * 32);    // every lane that read masks
         }
 #if __CUDA_ARCH__ >= 900
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
