@@ -115,9 +115,10 @@ static void compare_engine(const char *method, enum dtype kv_dtype)
 // ties of index scores add up from layer to layer and move logits by more; a small model's sixteen tokens are few
 // enough for one to matter. There the differences are told, and the first indexer's selections are judged instead.
 //
-// How many units differ bounds nothing there: scores of DOT know no positions, so that a token which recurs has the
-// same score wherever its layer has seen only tokens, and as many blocks tie to the last bit as hold it. Where another
-// token's score is near, all of them cross the border together: of four blocks three, beside the forced one. What
+// How many units differ bounds nothing there: scores of DOT know no positions, so that a token which recurs has one
+// score in a layer that has seen only tokens, and all blocks that hold it tie. Which of them win, rounding decides
+// (products of a prompt's rows and of a step's round differently), and where another token's score is near, all of them
+// cross the border together: of four blocks three, beside the forced one, in five runs of thirteen on an H200. What
 // rounding does bound is how much better a unit left out may be than one taken, by scores in double precision:
 //   - bf16 halves units of 2^-7: relative to values, roundings differ by 0.0017 in root mean square.
 //   - Queries and keys have each met at most three such (their input, themselves, and once more where the oracle
