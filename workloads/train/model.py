@@ -194,14 +194,16 @@ def attend_window(q, k, v, window):
     q = q.view(B, G, H // G, n, window, d)
     k, v = (F.pad(x, (0, 0, window, 0)).view(B, G, n + 1, window, d) for x in (k, v))
     k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], 3) for x in (k, v))      # [B][G][n][2 window][d]
-    score = torch.einsum("bghnqd,bgnkd->bghnqk", q, k).float() * d ** -0.5
+    # Scores stay in the order of the product (heads inside blocks): of rows in another order PyTorch 2.11's compiler makes a
+    # kernel, in the backward pass of softmax, that reads again what other threads may not have written yet.
+    score = torch.einsum("bghnqd,bgnkd->bgnhqk", q, k).float() * d ** -0.5
     row = torch.arange(window, device=q.device)[:, None]
     column = torch.arange(2 * window, device=q.device)[None, :]
     band = (column > row) & (column <= row + window)
-    first = torch.arange(n, device=q.device)[:, None, None] == 0
+    first = torch.arange(n, device=q.device)[:, None, None, None] == 0
     visible = band & ~(first & (column < window))
     weight = score.masked_fill(~visible, float("-inf")).softmax(-1).to(v.dtype)
-    return torch.einsum("bghnqk,bgnkd->bghnqd", weight, v).reshape(B, H, T, d)
+    return torch.einsum("bgnhqk,bgnkd->bghnqd", weight, v).reshape(B, H, T, d)
 
 
 def feed(x, norm, gate, up, down, eps):
