@@ -9,6 +9,7 @@
 #   steps    whole steps: a row for each method; QUANTITY is the model
 #   serving  a row for each method under each load: as measured, and in brackets what the simulator was off by in percent,
 #            calibrated and as a bare roofline
+#   counters a row for each operator and number of sequences: what kernel_counters.py read
 #   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
 # Run from the top of the checkout.
 set -euo pipefail
@@ -127,6 +128,26 @@ function kernels(words,    i, j, part, f, name, source, names, n_names, known, s
         print line
     }
 }
+# Percent of the most there can be; of stalls, warps that wait whenever one issues.
+function counters(words,    i, j, part, f, path, name, names, n_names, seen, what, n_what, value, line) {
+    split(words, part, / on | at /)
+    n_what = split("us dram tensor issue warps stall", what, " ")
+    for (i = 1; i <= n; i++) {
+        split(row[order[i]], f, "\t")
+        if (f[10] !~ "^counter\\.(" part[1] ")\\." || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        split(f[10], path, ".")
+        name = "`" path[2] "` | " f[9]
+        if (!(name in seen)) { seen[name] = 1; names[++n_names] = name }
+        value[name, path[3]] = (f[11] >= 1000 ? figure(f[11]) : sprintf("%.3g", f[11])) (path[3] == "stall" ? " " f[14] : "")
+    }
+    print "| operator | sequences | us | device memory % | tensor cores % | issue % | warps % | most wait for |"
+    print "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for (i = 1; i <= n_names; i++) {
+        line = "| " names[i] " |"
+        for (j = 1; j <= n_what; j++) line = line " " ((names[i], what[j]) in value ? value[names[i], what[j]] : "-") " |"
+        print line
+    }
+}
 # words: "METRICS on DEVICE at CONTEXT", METRICS as bench_serving names them, separated by commas.
 function serving(words,    i, j, part, f, names, n_names, seen, metrics, n_metrics, value, path, name, line) {
     split(words, part, / on | at /)
@@ -175,7 +196,7 @@ BEGIN {
         row[key] = line
     }
 }
-/^<!-- (results|budgets|steps|kernels|serving) / {
+/^<!-- (results|budgets|steps|kernels|serving|counters) / {
     print
     kind = $0
     sub(/^<!-- /, "", kind)
@@ -188,6 +209,7 @@ BEGIN {
     if (kind == "steps") steps(pattern)
     if (kind == "kernels") kernels(pattern)
     if (kind == "serving") serving(pattern)
+    if (kind == "counters") counters(pattern)
     skipping = 1
     next
 }
