@@ -131,11 +131,18 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
-// The work of `other` rows that do as much each: a batch of another size at the same contexts. Prompts grow with their
-// rows.
+static bool reads_weights(enum stage stage)
+{
+    return stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN || stage == STAGE_INDEX_PROJECT ||
+           stage == STAGE_HEAD;
+}
+
+// The work of `other` rows that do as much each: a batch of another size at the same contexts. Of a product the weights
+// are read once, whatever the rows: a weight's bytes, then two operations for every row. Prompts grow with their rows.
 static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
-    return curve->phase == PHASE_PREFILL ? 1 : (double)other / rows;
+    double shared = reads_weights(curve->stage) ? 0.5 * dtype_bytes(curve->dtype) : 0;
+    return curve->phase == PHASE_PREFILL ? 1 : (other + shared) / (rows + shared);
 }
 
 // How far works may be from the one asked for. Where curves go by what a row sees, its cost hardly depends on how many
@@ -214,6 +221,28 @@ static bool has_phase(const struct calibration_profile *profile, enum stage stag
     return found;
 }
 
+static bool has_layer(const struct calibration_profile *profile, enum stage stage, enum phase phase,
+                      enum calibration_layer layer)
+{
+    bool found = false;
+    for (int32_t c = 0; c < profile->n_curves && !found; c++) {
+        const struct calibration_curve *curve = &profile->curves[c];
+        found = curve->stage == stage && curve->phase == phase && curve->layer == layer;
+    }
+    return found;
+}
+
+// The kind of layer that a profile tells apart: its own, or the coarser one that it was counted with.
+static enum calibration_layer known_layer(const struct calibration_profile *profile,
+                                          const struct calibration_query *query, enum phase phase)
+{
+    enum calibration_layer layer = query->layer;
+    if (layer == LAYER_MEMORY && !has_layer(profile, query->stage, phase, layer)) {
+        layer = query->stage == STAGE_KV_WRITE ? LAYER_INDEXED : LAYER_ANY;
+    }
+    return layer == LAYER_PLAIN && !has_layer(profile, query->stage, phase, layer) ? LAYER_ANY : layer;
+}
+
 // The curve for a query; *score is 3 where it is that one's own.
 static const struct calibration_curve *find_curve(const struct calibration_profile *profile,
                                                   const struct calibration_query *query, int *best_score)
@@ -221,6 +250,7 @@ static const struct calibration_curve *find_curve(const struct calibration_profi
     const struct calibration_curve *best = NULL;
     enum phase phase = query->phase == PHASE_MIXED && !has_phase(profile, query->stage, PHASE_MIXED) ? PHASE_DECODE : query->phase;
     int32_t unit_tokens = calibration_depends_on_unit(query->stage) ? query->unit_tokens : 0;
+    enum calibration_layer layer = known_layer(profile, query, phase);
     *best_score = -1;
     for (int32_t c = 0; c < profile->n_curves && *best_score < 3; c++) {
         const struct calibration_curve *curve = &profile->curves[c];
@@ -228,7 +258,7 @@ static const struct calibration_curve *find_curve(const struct calibration_profi
             continue;
         }
         // How keys are chosen changes a kernel more than their type does.
-        int score = 2 * (curve->unit_tokens == unit_tokens && curve->layer == query->layer) + (curve->dtype == query->dtype);
+        int score = 2 * (curve->unit_tokens == unit_tokens && curve->layer == layer) + (curve->dtype == query->dtype);
         if (score > *best_score) {
             best = curve;
             *best_score = score;

@@ -30,15 +30,17 @@ struct calibration_error {
 };
 
 // What kv_write is beside: in window layers attention may have written already; where indexers run their keys are
-// written too, or, without keys, the bounds of pages.
-enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, LAYER_KINDS };
+// written too, or, without keys, the bounds of pages; above a shared memory (beside window layers) index keys alone, for
+// all rows, and index_project, too, runs once for keys and once for queries; PLAIN layers have none of it, in a step in
+// which others have indexers.
+enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, LAYER_MEMORY, LAYER_PLAIN, LAYER_KINDS };
 
 struct calibration_curve {
     enum stage stage;
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
                               // has more
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
-    enum calibration_layer layer;    // of kv_write; LAYER_ANY elsewhere
+    enum calibration_layer layer;    // of kv_write; of index_project MEMORY or ANY; LAYER_ANY elsewhere
     enum dtype dtype;         // of the operands that are multiplied
     double floor_s;
     int32_t n_points;

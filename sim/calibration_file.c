@@ -71,7 +71,7 @@ static json_t *write_error(const struct calibration_error *error)
     return json_pack("{s:i, s:f, s:f}", "points", (int)error->n, "median", error->median, "p95", error->p95);
 }
 
-static const char *const layer_names[LAYER_KINDS] = {"any", "window", "indexed", "bounded"};
+static const char *const layer_names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "plain"};
 
 static json_t *write_curve(const struct calibration_curve *curve)
 {
@@ -277,7 +277,7 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
         out->layer = strcmp(kind, layer_names[k]) == 0 ? (enum calibration_layer)k : out->layer;
     }
     if (!error && layer && out->layer == LAYER_ANY) {
-        error = wrong(place, "\"layer\" must be \"window\", \"indexed\" or \"bounded\"");
+        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\" or \"plain\"");
     }
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));

@@ -232,11 +232,39 @@ static void find_full(struct fit_sample *pending, int64_t n)
     }
 }
 
+static bool any_layer(const int64_t slots[PLAN_MAX_LAYERS + 1])
+{
+    bool any = false;
+    for (int32_t i = 0; i <= PLAN_MAX_LAYERS; i++) {
+        any = any || slots[i] != 0;
+    }
+    return any;
+}
+
+// windows, scores: whether any layer of its step has them.
+static enum calibration_layer kind_of(const struct calibration_fit *fit, const struct fit_sample *sample, bool windows,
+                                      bool scores)
+{
+    int32_t layer = sample->layer + 1;
+    if (sample->stage == STAGE_INDEX_PROJECT) {
+        return windows ? LAYER_MEMORY : LAYER_ANY;
+    }
+    if (sample->stage != STAGE_KV_WRITE) {
+        return LAYER_ANY;
+    }
+    return fit->slots[STAGE_WINDOW_ATTENTION][layer] ? LAYER_WINDOW
+           : fit->slots[STAGE_INDEX_PROJECT][layer]  ? windows ? LAYER_MEMORY : LAYER_INDEXED
+           : fit->slots[STAGE_INDEX_SCORE][layer]    ? LAYER_BOUNDED
+           : scores                                  ? LAYER_PLAIN
+                                                     : LAYER_ANY;
+}
+
 // The samples of a step that has ended are complete: its bytes are the working set.
 static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase)
 {
     struct fit_sample *pending = fit->samples + fit->n_samples;
     int64_t step_bytes = 0, kept = 0, sums = 0;
+    bool windows = any_layer(fit->slots[STAGE_WINDOW_ATTENTION]), scores = any_layer(fit->slots[STAGE_INDEX_SCORE]);
     find_full(pending, fit->n_pending);
     for (int64_t i = 0; i < fit->n_pending; i++) {
         step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
@@ -244,13 +272,7 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
     for (int64_t i = 0; i < fit->n_pending; i++) {
         pending[i].step_bytes = step_bytes;
         pending[i].marked = graph;
-        if (pending[i].stage == STAGE_KV_WRITE) {
-            int32_t layer = pending[i].layer + 1;
-            pending[i].kind = fit->slots[STAGE_WINDOW_ATTENTION][layer]  ? LAYER_WINDOW
-                              : fit->slots[STAGE_INDEX_PROJECT][layer] ? LAYER_INDEXED
-                              : fit->slots[STAGE_INDEX_SCORE][layer]   ? LAYER_BOUNDED
-                                                                       : LAYER_ANY;
-        }
+        pending[i].kind = kind_of(fit, &pending[i], windows, scores);
         pending[i].step_phase = phase;
         // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are
         // replayed they run kernel by kernel.

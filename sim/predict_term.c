@@ -52,13 +52,25 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
-static enum calibration_layer layer_kind(const struct plan *plan, int32_t layer)
+// As the fit tells a trace's layers apart.
+static enum calibration_layer layer_kind(const struct plan *plan, enum stage stage, int32_t layer)
 {
-    if (plan->layers[layer].attention == ATTENTION_WINDOW) {
-        return LAYER_WINDOW;
+    bool windows = false, indexers = false, bounds = plan->index.score == INDEX_PAGE_BOUND;
+    for (int32_t l = 0; l < plan->shape.n_layers; l++) {
+        windows = windows || plan->layers[l].attention == ATTENTION_WINDOW;
+        indexers = indexers || plan_runs_indexer(plan, l);
     }
-    bool bounds = plan->index.score == INDEX_PAGE_BOUND;
-    return !plan_runs_indexer(plan, layer) ? LAYER_ANY : bounds ? LAYER_BOUNDED : LAYER_INDEXED;
+    if (stage == STAGE_INDEX_PROJECT) {
+        return windows ? LAYER_MEMORY : LAYER_ANY;
+    }
+    if (stage != STAGE_KV_WRITE) {
+        return LAYER_ANY;
+    }
+    return plan->layers[layer].attention == ATTENTION_WINDOW ? LAYER_WINDOW
+           : !plan_runs_indexer(plan, layer)                 ? indexers ? LAYER_PLAIN : LAYER_ANY
+           : bounds                                          ? LAYER_BOUNDED
+           : windows                                         ? LAYER_MEMORY
+                                                             : LAYER_INDEXED;
 }
 
 bool predict_foreign(const struct device *device)
@@ -83,7 +95,7 @@ struct predict_term predict_term_of(const struct device *device, const struct pl
         .query = {.stage = stage,
                   .unit_tokens = selects ? plan->index.unit_tokens : 0,
                   .dtype = dtype,
-                  .layer = stage == STAGE_KV_WRITE ? layer_kind(plan, layer) : LAYER_ANY},
+                  .layer = layer_kind(plan, stage, layer)},
     };
 }
 

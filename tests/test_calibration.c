@@ -146,29 +146,29 @@ static void check_between(void)
 {
     struct calibration_fit *fit = open_fit();
     double low = 0.1 + 0.4 * check_uniform(), high = low + 0.3;
-    feed(fit, STAGE_QKV, 1, 1, 1000000, 0, 1e6 / BYTES_PER_S / low, 0);
-    feed(fit, STAGE_QKV, 1, 1, 64000000, 0, 64e6 / BYTES_PER_S / high, 0);
-    feed(fit, STAGE_QKV, 4, 4, 4000000, 0, 4e6 / BYTES_PER_S / (low / 2), 0);    // as much for each row
+    feed(fit, STAGE_WINDOW_ATTENTION, 1, 1, 1000000, 0, 1e6 / BYTES_PER_S / low, 0);
+    feed(fit, STAGE_WINDOW_ATTENTION, 1, 1, 64000000, 0, 64e6 / BYTES_PER_S / high, 0);
+    feed(fit, STAGE_WINDOW_ATTENTION, 4, 4, 4000000, 0, 4e6 / BYTES_PER_S / (low / 2), 0);    // as much for each row
     struct calibration *calibration = finish(fit);
     struct calibration_answer answer, before = {0};
     for (double work = 1e6; work <= 64e6; work *= 1.1) {
-        CHECK(ask(&answer, calibration, STAGE_QKV, 1, work));
+        CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 1, work));
         CHECK(answer.efficiency >= low - 1e-3 && answer.efficiency <= high + 1e-3 && answer.efficiency >= before.efficiency);
         before = answer;
     }
-    CHECK(ask(&answer, calibration, STAGE_QKV, 1, 8e6) && answer.provenance == PROVENANCE_INTERPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 1, 8e6) && answer.provenance == PROVENANCE_INTERPOLATED);
     CHECK(fabs(answer.efficiency - sqrt(low * high)) < 1e-3);
-    CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1.01e6) && answer.provenance == PROVENANCE_MEASURED);
-    CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1e9) && answer.provenance == PROVENANCE_EXTRAPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 1, 1.01e6) && answer.provenance == PROVENANCE_MEASURED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 1, 1e9) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(fabs(answer.efficiency - high) < 1e-3);
-    CHECK(ask(&answer, calibration, STAGE_QKV, 1, 1e3) && answer.provenance == PROVENANCE_EXTRAPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 1, 1e3) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     CHECK(fabs(answer.efficiency - low) < 1e-3);
-    CHECK(ask(&answer, calibration, STAGE_QKV, 2, 2e6) && answer.provenance == PROVENANCE_INTERPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 2, 2e6) && answer.provenance == PROVENANCE_INTERPOLATED);
     CHECK(fabs(answer.efficiency - sqrt(low * low / 2)) < 1e-3);    // half-way between 1 and 4 rows
-    CHECK(ask(&answer, calibration, STAGE_QKV, 64, 1e6) && answer.provenance == PROVENANCE_EXTRAPOLATED);
+    CHECK(ask(&answer, calibration, STAGE_WINDOW_ATTENTION, 64, 1e6) && answer.provenance == PROVENANCE_EXTRAPOLATED);
     // What asks on and on hears the same.
     for (int i = 0; i < 200; i++) {
-        struct calibration_query query = {STAGE_QKV, PHASE_DECODE, 0, check_range(1, 6), DTYPE_BF16,
+        struct calibration_query query = {STAGE_WINDOW_ATTENTION, PHASE_DECODE, 0, check_range(1, 6), DTYPE_BF16,
                                           1e5 * exp2(12 * check_uniform()), LAYER_ANY};
         struct calibration_stretch stretch;
         CHECK(calibration_stretch(&stretch, &calibration->profiles[0], &query));
@@ -182,10 +182,121 @@ static void check_between(void)
         }
     }
     CHECK(!ask(&answer, calibration, STAGE_HEAD, 1, 1e6));
-    struct calibration_query other = {STAGE_QKV, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6, LAYER_ANY};
+    struct calibration_query other = {STAGE_WINDOW_ATTENTION, PHASE_DECODE, 0, 1, DTYPE_F32, 1e6, LAYER_ANY};
     CHECK(calibration_ask(&answer, &calibration->profiles[0], &other) && answer.provenance == PROVENANCE_EXTRAPOLATED);
-    other = (struct calibration_query){STAGE_QKV, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6, LAYER_ANY};
+    other = (struct calibration_query){STAGE_WINDOW_ATTENTION, PHASE_PREFILL, 0, 1, DTYPE_BF16, 1e6, LAYER_ANY};
     CHECK(!calibration_ask(&answer, &calibration->profiles[0], &other));
+    calibration_free(calibration);
+}
+
+// Of a product weights are read once whatever the rows: another number of rows of the same one does less than
+// proportionally less, and is not taken for one of a smaller matrix.
+static void check_products(void)
+{
+    struct calibration_fit *fit = open_fit();
+    double efficiency[2] = {0.1 + 0.1 * check_uniform(), 0.4 + 0.1 * check_uniform()};
+    const int64_t weights[2] = {1000000, 1200000};
+    for (int32_t rows = 2; rows <= 4; rows += 2) {
+        for (int i = 0; i < 2; i++) {
+            double seconds = 2 * (double)weights[i] / BYTES_PER_S / efficiency[i];
+            feed(fit, STAGE_INDEX_PROJECT, rows, rows, 2 * weights[i], 2 * rows * weights[i], seconds, 0);
+        }
+    }
+    struct calibration *calibration = finish(fit);
+    for (int i = 0; i < 2; i++) {
+        struct calibration_answer answer;
+        CHECK(ask(&answer, calibration, STAGE_INDEX_PROJECT, 3, (double)weights[i] * (2 + 2 * 3)));
+        double predicted_s = answer.floor_s + 2 * (double)weights[i] / BYTES_PER_S / answer.efficiency;
+        double true_s = 2 * (double)weights[i] / BYTES_PER_S / efficiency[i];
+        CHECK_MESSAGE(fabs(predicted_s / true_s - 1) < 0.02, "matrix %d: %g s, truly %g", i, predicted_s, true_s);
+        CHECK(answer.provenance == PROVENANCE_INTERPOLATED);
+    }
+    calibration_free(calibration);
+}
+
+// What selecting takes goes by the scores: one slow layer raises the mean of its step's, and its neighbours' share it.
+static void check_pooled(void)
+{
+    struct calibration_fit *fit = open_fit();
+    const int32_t rows[3] = {1, 2, 64};    // the last is no neighbour
+    const double each_s[3][2] = {{10e-6, 70e-6}, {12e-6, 12e-6}, {14e-6, 14e-6}};
+    for (int i = 0; i < 3; i++) {
+        for (int repeat = 0; repeat < 2; repeat++) {
+            feed(fit, STAGE_INDEX_SELECT, rows[i], rows[i], 100000 * (int64_t)rows[i], 0, each_s[i][repeat], 0);
+        }
+    }
+    struct calibration *calibration = finish(fit);
+    const struct calibration_curve *curve = &calibration->profiles[0].curves[0];
+    CHECK(curve->n_points == 3);
+    const double true_s[3] = {sqrt(40e-6 * 12e-6), sqrt(40e-6 * 12e-6), 14e-6};
+    for (int i = 0; i < 3 && i < curve->n_points; i++) {
+        double seconds = curve->floor_s + curve->points[i].work / BYTES_PER_S / curve->points[i].efficiency;
+        CHECK_MESSAGE(fabs(seconds / true_s[i] - 1) < 1e-3, "%d rows: %g s, not %g", rows[i], seconds, true_s[i]);
+    }
+    calibration_free(calibration);
+}
+
+// A step of layers with these stages each, of which every one takes a time of its own.
+static void feed_layers(struct calibration_fit *fit, const enum stage (*stages)[2], int32_t n_layers)
+{
+    struct sample_sink sink = calibration_fit_sink(fit);
+    struct step_sample step = {.source = 3, .step = ++step_number, .phase = PHASE_DECODE, .n_seqs = 1, .n_tokens = 1};
+    for (int32_t i = 0; i < 2 * n_layers; i++) {
+        struct stage_sample sample = {.source = 3, .step = step_number, .phase = PHASE_DECODE,
+                                      .stage = stages[i / 2][i % 2], .layer = i / 2, .n_seqs = 1, .n_tokens = 1, .context_tokens = 100, .bytes = 1000,
+                                      .flops = 1000, .duration_ns = 10000 * (i + 1)};
+        sink.stage(sink.user, &sample);
+        step.duration_ns += sample.duration_ns;
+    }
+    sink.step(sink.user, &step);
+}
+
+static double kind_s(const struct calibration *calibration, enum stage stage, enum calibration_layer layer)
+{
+    struct calibration_query query = {stage, PHASE_DECODE, 0, 1, DTYPE_BF16, 2000, layer};
+    struct calibration_answer answer;
+    CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
+    CHECK_MESSAGE(answer.provenance == PROVENANCE_MEASURED, "%s, layer %d: %s", stage_name(stage), (int)layer,
+                  provenance_name(answer.provenance));
+    return answer.floor_s + 1000 / BYTES_PER_S / answer.efficiency;
+}
+
+// What a kind of layer takes to write and to project is told apart; where it was not, the coarser kind's counts.
+static void check_kinds(void)
+{
+    static const enum stage shared[][2] = {{STAGE_WINDOW_ATTENTION, STAGE_KV_WRITE},
+                                           {STAGE_INDEX_PROJECT, STAGE_KV_WRITE}};
+    static const enum stage own[][2] = {{STAGE_INDEX_PROJECT, STAGE_KV_WRITE}, {STAGE_INDEX_SCORE, STAGE_ATTENTION},
+                                        {STAGE_ATTENTION, STAGE_KV_WRITE}};
+    static const enum stage whole[][2] = {{STAGE_ATTENTION, STAGE_KV_WRITE}};
+    struct calibration_fit *fit = open_fit();
+    feed_layers(fit, shared, 2);
+    feed_layers(fit, own, 3);
+    feed_layers(fit, whole, 1);
+    struct calibration *calibration = finish(fit);
+    static const struct {
+        enum stage stage;
+        enum calibration_layer layer;
+        double us;
+    } truths[] = {
+        {STAGE_KV_WRITE, LAYER_WINDOW, 20}, {STAGE_INDEX_PROJECT, LAYER_MEMORY, 30}, {STAGE_KV_WRITE, LAYER_MEMORY, 40},
+        {STAGE_INDEX_PROJECT, LAYER_ANY, 10}, {STAGE_KV_WRITE, LAYER_INDEXED, 20}, {STAGE_KV_WRITE, LAYER_PLAIN, 60},
+        {STAGE_KV_WRITE, LAYER_ANY, 20},
+    };
+    for (size_t i = 0; i < sizeof truths / sizeof *truths; i++) {
+        double us = 1e6 * kind_s(calibration, truths[i].stage, truths[i].layer);
+        CHECK_MESSAGE(fabs(us / truths[i].us - 1) < 1e-3, "%s, layer %d: %g us, not %g", stage_name(truths[i].stage),
+                      (int)truths[i].layer, us, truths[i].us);
+    }
+    calibration_free(calibration);
+
+    fit = open_fit();
+    feed_layers(fit, own, 2);
+    feed_layers(fit, whole, 1);
+    calibration = finish(fit);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_KV_WRITE, LAYER_MEMORY) / 20 - 1) < 1e-3);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_INDEX_PROJECT, LAYER_MEMORY) / 10 - 1) < 1e-3);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_KV_WRITE, LAYER_PLAIN) / 20 - 1) < 1e-3);
     calibration_free(calibration);
 }
 
@@ -493,6 +604,9 @@ int main(void)
     check_law();
     check_residuals();
     check_between();
+    check_products();
+    check_pooled();
+    check_kinds();
     check_grouping();
     check_prediction();
     check_file();
