@@ -3,16 +3,27 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
 
 #include "engine/status.h"
 
 static const int stop_signals[] = {SIGINT, SIGTERM};
+static const int64_t same_asking_ns = 500000000;
 static volatile sig_atomic_t requested;
+static _Atomic int64_t requested_ns;    // when, by the steady clock; 0: never
 
 static void on_signal(int signal_number)
 {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    int64_t now_ns = time.tv_sec * INT64_C(1000000000) + time.tv_nsec, first_ns = 0;
     requested = 1;
-    signal(signal_number, SIG_DFL);    // the next one is obeyed at once
+    if (!atomic_compare_exchange_strong(&requested_ns, &first_ns, now_ns) && now_ns - first_ns > same_asking_ns) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);    // obeyed when this returns
+    }
 }
 
 void interrupt_catch(void)

@@ -1,8 +1,9 @@
 // cli/interrupt.h - SIGINT and SIGTERM as a question that loops ask: shall we stop?
 //
 // A command that is asked to stop finishes the step it is in, completes what it writes, says so in one line and exits
-// with EXIT_INTERRUPTED. Who does not want to wait asks a second time: that ends the program at once. Commands that
-// never call interrupt_catch end at the first signal, as any program does.
+// with EXIT_INTERRUPTED. Who does not want to wait asks a second time: that ends the program at once. Signals within
+// half a second are one asking: timeout(1) sends two, to the program and to its group. Commands that never call
+// interrupt_catch end at the first signal, as any program does.
 #pragma once
 
 #include <stdbool.h>

@@ -2,11 +2,13 @@
 // half-written.
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/interrupt.h"
 #include "tests/check.h"
 
 static char folder[] = "/tmp/clsa-cli-XXXXXX";
@@ -312,8 +314,8 @@ static void interrupts(void)
     CHECK(mkdir(path, 0755) == 0);
     for (int i = 0; i < 2; i++) {
         char prefix[64];
-        // In the foreground: else timeout also signals its whole group, and a second signal ends a program at once.
-        snprintf(prefix, sizeof prefix, "timeout --foreground --preserve-status -s %s 1", signals[i]);
+        // Not in the foreground, so that timeout sends two: to the program and to its group. They are one asking.
+        snprintf(prefix, sizeof prefix, "timeout --preserve-status -s %s 1", signals[i]);
         int status = clsa_under(
             prefix, format(line, sizeof line, "profile --model tiny --text x --output 1M --out %s/a.pftrace", path));
         CHECK_MESSAGE(status == 130 && lines(errors) == 1 && strstr(errors, "interrupted"), "SIG%s: exit %d: %s",
@@ -324,6 +326,28 @@ static void interrupts(void)
         CHECK_MESSAGE(status == 130 && lines(errors) == 1, "SIG%s: exit %d: %s", signals[i], status, errors);
         CHECK_MESSAGE(files_in(path) == 1, "SIG%s: %d files", signals[i], files_in(path));
     }
+}
+
+// Signals that come together are one asking; one that comes later is obeyed at once.
+static void second_asking(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        interrupt_catch();
+        raise(SIGINT);
+        raise(SIGINT);
+        raise(SIGTERM);
+        if (!interrupt_requested()) {
+            _exit(1);
+        }
+        usleep(700000);
+        raise(SIGTERM);
+        _exit(2);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK_MESSAGE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM, "status %x", (unsigned)status);
 }
 
 // No line of any command's help is wider than the margin; an option's text, broken or not, is all there.
@@ -388,6 +412,7 @@ int main(void)
     models();
     outputs();
     interrupts();
+    second_asking();
     test_help();
     good_runs();
     char line[64];
