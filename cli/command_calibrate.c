@@ -39,6 +39,7 @@ static const struct table_column stage_columns[] = {
     {"backend", "backend", -1},
     {"phase", "rows as in", -1},
     {"stage", "stage", -1},
+    {"layer", "beside", -1},
     {"unit_tokens", "unit", 0},
     {"dtype", "type", -1},
     {"points", "points", 0},
@@ -141,6 +142,9 @@ static void add_curve(struct table *table, const struct calibration_profile *pro
     table_text(table, "backend", profile->backend);
     table_text(table, "phase", phase_name(curve->phase));
     table_text(table, "stage", stage_name(curve->stage));
+    if (curve->layer != LAYER_ANY) {
+        table_text(table, "layer", calibration_layer_name(curve->layer));
+    }
     if (calibration_depends_on_unit(curve->stage)) {
         table_number(table, "unit_tokens", curve->unit_tokens);
     }

@@ -240,7 +240,7 @@ static enum calibration_layer known_layer(const struct calibration_profile *prof
     if (layer == LAYER_MEMORY && !has_layer(profile, query->stage, phase, layer)) {
         layer = query->stage == STAGE_KV_WRITE ? LAYER_INDEXED : LAYER_ANY;
     }
-    return layer == LAYER_PLAIN && !has_layer(profile, query->stage, phase, layer) ? LAYER_ANY : layer;
+    return layer == LAYER_SELECTING && !has_layer(profile, query->stage, phase, layer) ? LAYER_ANY : layer;
 }
 
 // The curve for a query; *score is 3 where it is that one's own.

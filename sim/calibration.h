@@ -29,18 +29,30 @@ struct calibration_error {
     double median, p95;
 };
 
-// What kv_write is beside: in window layers attention may have written already; where indexers run their keys are
-// written too, or, without keys, the bounds of pages; above a shared memory (beside window layers) index keys alone, for
-// all rows, and index_project, too, runs once for keys and once for queries; PLAIN layers have none of it, in a step in
-// which others have indexers.
-enum calibration_layer { LAYER_ANY, LAYER_WINDOW, LAYER_INDEXED, LAYER_BOUNDED, LAYER_MEMORY, LAYER_PLAIN, LAYER_KINDS };
+// What a layer's stages are beside. Of kv_write: in window layers attention may have written already; where indexers run
+// their keys are written too, or, without keys, the bounds of pages. Above a shared memory (beside window layers) it
+// writes index keys alone, for all rows, and index_project runs once for keys and once for queries. SELECTING: layers that
+// have none of it, and products, in steps in which every row selects: attention that waits for memory leaves a GPU more of
+// its power for the products of long prompts than attention that multiplies (a tenth on an H200), and short products of
+// decode were measured to take up to a tenth longer.
+enum calibration_layer {
+    LAYER_ANY,
+    LAYER_WINDOW,
+    LAYER_INDEXED,
+    LAYER_BOUNDED,
+    LAYER_MEMORY,
+    LAYER_SELECTING,
+    LAYER_KINDS
+};
+const char *calibration_layer_name(enum calibration_layer layer);    // "any", "window", ...
 
 struct calibration_curve {
     enum stage stage;
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
                               // has more
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
-    enum calibration_layer layer;    // of kv_write; of index_project MEMORY or ANY; LAYER_ANY elsewhere
+    enum calibration_layer layer;    // of index_project MEMORY or ANY; of qkv, output and ffn SELECTING or ANY; of kv_write
+                              // all; of other stages ANY
     enum dtype dtype;         // of the operands that are multiplied
     double floor_s;
     int32_t n_points;

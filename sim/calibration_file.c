@@ -71,7 +71,11 @@ static json_t *write_error(const struct calibration_error *error)
     return json_pack("{s:i, s:f, s:f}", "points", (int)error->n, "median", error->median, "p95", error->p95);
 }
 
-static const char *const layer_names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "plain"};
+const char *calibration_layer_name(enum calibration_layer layer)
+{
+    static const char *const names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "selecting"};
+    return names[layer];
+}
 
 static json_t *write_curve(const struct calibration_curve *curve)
 {
@@ -86,7 +90,7 @@ static json_t *write_curve(const struct calibration_curve *curve)
                                dtype_name(curve->dtype), "floor_s", curve->floor_s, "points", points, "roofline",
                                write_error(&curve->roofline), "calibrated", write_error(&curve->calibrated));
     if (curve->layer != LAYER_ANY) {
-        json_object_set_new(object, "layer", json_string(layer_names[curve->layer]));
+        json_object_set_new(object, "layer", json_string(calibration_layer_name(curve->layer)));
     }
     return object;
 }
@@ -274,10 +278,11 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
     const char *kind = json_string_value(layer);
     int error = check_keys(place, object, "the curve", layer ? with_layer : keys);
     for (int k = LAYER_WINDOW; kind && k < LAYER_KINDS; k++) {
-        out->layer = strcmp(kind, layer_names[k]) == 0 ? (enum calibration_layer)k : out->layer;
+        enum calibration_layer named = (enum calibration_layer)k;
+        out->layer = strcmp(kind, calibration_layer_name(named)) == 0 ? named : out->layer;
     }
     if (!error && layer && out->layer == LAYER_ANY) {
-        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\" or \"plain\"");
+        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\" or \"selecting\"");
     }
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));

@@ -246,8 +246,12 @@ static enum calibration_layer kind_of(const struct calibration_fit *fit, const s
                                       bool scores)
 {
     int32_t layer = sample->layer + 1;
+    bool selecting = scores && !windows;    // above a shared memory few rows of a prompt do
     if (sample->stage == STAGE_INDEX_PROJECT) {
         return windows ? LAYER_MEMORY : LAYER_ANY;
+    }
+    if (sample->stage == STAGE_QKV || sample->stage == STAGE_OUTPUT || sample->stage == STAGE_FFN) {
+        return selecting ? LAYER_SELECTING : LAYER_ANY;
     }
     if (sample->stage != STAGE_KV_WRITE) {
         return LAYER_ANY;
@@ -255,7 +259,7 @@ static enum calibration_layer kind_of(const struct calibration_fit *fit, const s
     return fit->slots[STAGE_WINDOW_ATTENTION][layer] ? LAYER_WINDOW
            : fit->slots[STAGE_INDEX_PROJECT][layer]  ? windows ? LAYER_MEMORY : LAYER_INDEXED
            : fit->slots[STAGE_INDEX_SCORE][layer]    ? LAYER_BOUNDED
-           : scores                                  ? LAYER_PLAIN
+           : selecting                               ? LAYER_SELECTING
                                                      : LAYER_ANY;
 }
 

@@ -60,14 +60,18 @@ static enum calibration_layer layer_kind(const struct plan *plan, enum stage sta
         windows = windows || plan->layers[l].attention == ATTENTION_WINDOW;
         indexers = indexers || plan_runs_indexer(plan, l);
     }
+    bool selecting = indexers && !windows;
     if (stage == STAGE_INDEX_PROJECT) {
         return windows ? LAYER_MEMORY : LAYER_ANY;
+    }
+    if (stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN) {
+        return selecting ? LAYER_SELECTING : LAYER_ANY;
     }
     if (stage != STAGE_KV_WRITE) {
         return LAYER_ANY;
     }
     return plan->layers[layer].attention == ATTENTION_WINDOW ? LAYER_WINDOW
-           : !plan_runs_indexer(plan, layer)                 ? indexers ? LAYER_PLAIN : LAYER_ANY
+           : !plan_runs_indexer(plan, layer)                 ? selecting ? LAYER_SELECTING : LAYER_ANY
            : bounds                                          ? LAYER_BOUNDED
            : windows                                         ? LAYER_MEMORY
                                                              : LAYER_INDEXED;

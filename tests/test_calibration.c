@@ -267,8 +267,8 @@ static void check_kinds(void)
     static const enum stage shared[][2] = {{STAGE_WINDOW_ATTENTION, STAGE_KV_WRITE},
                                            {STAGE_INDEX_PROJECT, STAGE_KV_WRITE}};
     static const enum stage own[][2] = {{STAGE_INDEX_PROJECT, STAGE_KV_WRITE}, {STAGE_INDEX_SCORE, STAGE_ATTENTION},
-                                        {STAGE_ATTENTION, STAGE_KV_WRITE}};
-    static const enum stage whole[][2] = {{STAGE_ATTENTION, STAGE_KV_WRITE}};
+                                        {STAGE_OUTPUT, STAGE_KV_WRITE}};
+    static const enum stage whole[][2] = {{STAGE_OUTPUT, STAGE_KV_WRITE}};
     struct calibration_fit *fit = open_fit();
     feed_layers(fit, shared, 2);
     feed_layers(fit, own, 3);
@@ -280,8 +280,8 @@ static void check_kinds(void)
         double us;
     } truths[] = {
         {STAGE_KV_WRITE, LAYER_WINDOW, 20}, {STAGE_INDEX_PROJECT, LAYER_MEMORY, 30}, {STAGE_KV_WRITE, LAYER_MEMORY, 40},
-        {STAGE_INDEX_PROJECT, LAYER_ANY, 10}, {STAGE_KV_WRITE, LAYER_INDEXED, 20}, {STAGE_KV_WRITE, LAYER_PLAIN, 60},
-        {STAGE_KV_WRITE, LAYER_ANY, 20},
+        {STAGE_INDEX_PROJECT, LAYER_ANY, 10}, {STAGE_KV_WRITE, LAYER_INDEXED, 20}, {STAGE_KV_WRITE, LAYER_SELECTING, 60},
+        {STAGE_KV_WRITE, LAYER_ANY, 20},        {STAGE_OUTPUT, LAYER_SELECTING, 50},    {STAGE_OUTPUT, LAYER_ANY, 10},
     };
     for (size_t i = 0; i < sizeof truths / sizeof *truths; i++) {
         double us = 1e6 * kind_s(calibration, truths[i].stage, truths[i].layer);
@@ -291,12 +291,13 @@ static void check_kinds(void)
     calibration_free(calibration);
 
     fit = open_fit();
-    feed_layers(fit, own, 2);
+    feed_layers(fit, own, 1);
     feed_layers(fit, whole, 1);
     calibration = finish(fit);
     CHECK(fabs(1e6 * kind_s(calibration, STAGE_KV_WRITE, LAYER_MEMORY) / 20 - 1) < 1e-3);
     CHECK(fabs(1e6 * kind_s(calibration, STAGE_INDEX_PROJECT, LAYER_MEMORY) / 10 - 1) < 1e-3);
-    CHECK(fabs(1e6 * kind_s(calibration, STAGE_KV_WRITE, LAYER_PLAIN) / 20 - 1) < 1e-3);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_KV_WRITE, LAYER_SELECTING) / 20 - 1) < 1e-3);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_OUTPUT, LAYER_SELECTING) / 10 - 1) < 1e-3);
     calibration_free(calibration);
 }
 
