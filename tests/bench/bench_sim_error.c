@@ -206,8 +206,14 @@ static int judge(const struct held_step *first, const struct plan *plan, const s
     for (int s = 0; s < STAGE_HOST; s++) {
         if (step.stages[s].seconds > 0 && stages_s[s] > 0) {
             note(&stage_errors[mode], step.stages[s].seconds, stages_s[s]);
-            if (stages_s[s] >= 0.01 * undisturbed_s) {
+            bool large = stages_s[s] >= 0.01 * undisturbed_s;
+            if (large) {
                 note(&large_errors[mode], step.stages[s].seconds, stages_s[s]);
+            }
+            if (each && large && mode == 1) {
+                printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
+                       1e6 * stages_s[s], 1e6 * step.stages[s].seconds,
+                       100 * (step.stages[s].seconds / stages_s[s] - 1));
             }
         }
     }
