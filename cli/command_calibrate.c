@@ -31,6 +31,7 @@ static const struct table_column profile_columns[] = {
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
     {"per_sequence_us", "per sequence us", 2},
+    {"settle_us_per_gb", "after prompts us/GB", 0}, {"settle_ms", "for ms", 0},
     {"mark_us", "a mark us", 2}, {"chunk_mark_us", "in prefill us", 2},
     {"steps", "steps", 0},
 };
@@ -181,6 +182,8 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->n_steps[PHASE_DECODE] ? 1e6 * profile->overhead_s[PHASE_DECODE] : NAN);
         table_number(profiles, "per_sequence_us",
                      profile->overhead_per_seq_s > 0 ? 1e6 * profile->overhead_per_seq_s : NAN);
+        table_number(profiles, "settle_us_per_gb", profile->settle_s > 0 ? 1e15 * profile->settle_s_per_byte : NAN);
+        table_number(profiles, "settle_ms", profile->settle_s > 0 ? 1e3 * profile->settle_s : NAN);
         const double *mark_s = profile->mark_s;
         table_number(profiles, "mark_us", mark_s[PHASE_DECODE] > 0 ? 1e6 * mark_s[PHASE_DECODE] : NAN);
         table_number(profiles, "chunk_mark_us", mark_s[PHASE_PREFILL] > 0 ? 1e6 * mark_s[PHASE_PREFILL] : NAN);
@@ -198,7 +201,7 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
         table_print(stages, stdout);
         printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated:\n"
                "each point predicted from the others. rows as in decode: one per sequence. overhead: of a step outside\n"
-               "its stages. a mark: what telling a stage's time adds to it where a GPU replays steps; taken off again.\n");
+               "its stages. after prompts: what a step that decodes takes longer at first, decaying. a mark: what telling a stage's time adds to it where a GPU replays steps; taken off again.\n");
     }
     if (!error && dropped > 0) {
         fprintf(stderr, "clsa calibrate: %lld samples were of no use: without cost, duration or a whole step\n",

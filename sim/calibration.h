@@ -68,6 +68,8 @@ struct calibration_profile {
     int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
     double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
     double overhead_per_seq_s;           // more of it for each sequence of a step that decodes (a GPU's page tables)
+    double settle_s_per_byte, settle_s;  // a step that decodes t after one with prompts is slower by the first for each byte
+                                         // that it reads, times exp(-t / settle_s); 0: not seen
     double mark_s[PHASE_COUNT];          // that marks added to each stage of a step on a GPU, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned

@@ -265,8 +265,9 @@ static int fill(struct calibration *out, struct calibration_fit *fit, const stru
         profile->rates.threads = source->threads;
         profile->rates.calibration = NULL;
     }
+    int error = calibration_settle(out->profiles, fit);
     calibration_take_steps(out->profiles, fit, scratch);
-    int error = price_samples(fit, rates);
+    error = error ? error : price_samples(fit, rates);
     return error ? error : make_curves(out, fit, scratch);
 }
 

@@ -2,7 +2,8 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}, "decode_per_sequence" (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
+// "prefill": {...}, "decode_per_sequence" (may be missing), "settling": {"seconds_per_byte", "seconds"} (may be
+// missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
 // (of kv_write: "window", "indexed" or "bounded"; may be missing), "dtype", "floor_s", "points": [[rows, work,
 // efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
 // bits. An unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error
@@ -105,6 +106,10 @@ static json_t *write_overhead(const struct calibration_profile *profile)
     }
     if (profile->overhead_per_seq_s > 0) {
         json_object_set_new(object, "decode_per_sequence", json_real(profile->overhead_per_seq_s));
+    }
+    if (profile->settle_s > 0) {
+        json_object_set_new(object, "settling", json_pack("{s:f, s:f}", "seconds_per_byte", profile->settle_s_per_byte,
+                                                          "seconds", profile->settle_s));
     }
     return object;
 }
@@ -348,13 +353,29 @@ static int read_rates(struct device *out, const struct place *place, json_t *obj
     return error;
 }
 
+static int read_settling(struct calibration_profile *out, const struct place *place, json_t *object)
+{
+    static const char *const keys[] = {"seconds_per_byte", "seconds", NULL};
+    int error = check_keys(place, object, "\"settling\"", keys);
+    error = error ? error : read_number(&out->settle_s_per_byte, place, "\"seconds_per_byte\"",
+                                        json_object_get(object, "seconds_per_byte"), 0, 1);
+    return error ? error : read_number(&out->settle_s, place, "\"seconds\"", json_object_get(object, "seconds"), 0, 1e6);
+}
+
 static int read_overhead(struct calibration_profile *out, const struct place *place, json_t *object)
 {
-    static const char *const phases[] = {"prefill", "decode", NULL};
-    static const char *const with_sequences[] = {"prefill", "decode", "decode_per_sequence", NULL};
     static const char *const keys[] = {"steps", "seconds", NULL};
-    json_t *per_sequence = json_object_get(object, "decode_per_sequence");
-    int error = check_keys(place, object, "\"overhead\"", per_sequence ? with_sequences : phases);
+    const char *parts[5] = {"prefill", "decode"};    // ends with a NULL
+    json_t *per_sequence = json_object_get(object, "decode_per_sequence"), *settling = json_object_get(object, "settling");
+    int n = 2;
+    if (per_sequence) {
+        parts[n++] = "decode_per_sequence";
+    }
+    if (settling) {
+        parts[n++] = "settling";
+    }
+    int error = check_keys(place, object, "\"overhead\"", parts);
+    error = error || !settling ? error : read_settling(out, place, settling);
     error = error || !per_sequence
                 ? error
                 : read_number(&out->overhead_per_seq_s, place, "\"decode_per_sequence\"", per_sequence, 0, 1);

@@ -145,7 +145,7 @@ static void on_source(void *user, const struct sample_source *source)
         fit->sources = grown;
         place = &grown[fit->n_sources++];
     }
-    *place = (struct fit_source){*source, profile, fit->sources_seen++};
+    *place = (struct fit_source){*source, profile, fit->sources_seen++, INT64_MIN};
 }
 
 // No sum over a step comes near an overflow: a trace may hold anything.
@@ -266,6 +266,7 @@ static enum calibration_layer kind_of(const struct calibration_fit *fit, const s
 // The samples of a step that has ended are complete: its bytes are the working set.
 static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase)
 {
+    struct fit_step *whole = &fit->steps[fit->n_steps - 1];
     struct fit_sample *pending = fit->samples + fit->n_samples;
     int64_t step_bytes = 0, kept = 0, sums = 0;
     bool windows = any_layer(fit->slots[STAGE_WINDOW_ATTENTION]), scores = any_layer(fit->slots[STAGE_INDEX_SCORE]);
@@ -273,8 +274,10 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
     for (int64_t i = 0; i < fit->n_pending; i++) {
         step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
     }
+    whole->bytes = step_bytes;
     for (int64_t i = 0; i < fit->n_pending; i++) {
         pending[i].step_bytes = step_bytes;
+        pending[i].step = fit->n_steps - 1;
         pending[i].marked = graph;
         pending[i].kind = kind_of(fit, &pending[i], windows, scores);
         pending[i].step_phase = phase;
@@ -300,10 +303,21 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
     drop_pending(fit);
 }
 
+// How long before a step the last one with prompts of its source ended. Clocks of a damaged trace may do anything.
+static int64_t since_prompts(struct fit_source *from, const struct step_sample *step)
+{
+    bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM;
+    int64_t since_ns = sane && from->prompt_end_ns >= 0 ? step->begin_ns - from->prompt_end_ns : -1;
+    if (step->phase != PHASE_DECODE) {
+        from->prompt_end_ns = sane ? step->begin_ns + step->duration_ns : INT64_MIN;
+    }
+    return since_ns >= 0 ? since_ns : -1;
+}
+
 static void on_step(void *user, const struct step_sample *step)
 {
     struct calibration_fit *fit = user;
-    const struct fit_source *from = find_source(fit, step->source);
+    struct fit_source *from = find_source(fit, step->source);
     bool mine = fit->n_pending > 0 && step->source == fit->pending_source && step->step == fit->pending_step;
     // A GPU's steps may tell no stages, and then run without marks. On other devices such a step has lost them.
     bool whole = fit->n_pending == 0 && from && from->source.graph;
@@ -327,6 +341,7 @@ static void on_step(void *user, const struct step_sample *step)
         .profile = from->profile, .source = from->number, .graph = from->source.graph,
         .phase = phase, .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
         .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
+        .since_ns = since_prompts(from, step),
     };
     complete(fit, step, from->source.graph, phase);
 }

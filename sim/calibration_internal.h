@@ -19,6 +19,7 @@ struct fit_sample {
     int32_t parts;                   // samples that were put together
     bool marked;                     // on a GPU, where most steps of its kind have no marks between their stages
     enum phase step_phase;           // of its step: DECODE, or PREFILL for all others
+    int64_t step;                    // of the fit's, as they came
     // Known once the rates are:
     int32_t bin;
     double roof_s, launch_s;
@@ -29,7 +30,8 @@ struct fit_step {
     int32_t profile, source;         // source: counted over all traces
     enum phase phase;
     int32_t n_seqs, n_tokens, bin;   // bin: of its context, eighths of an octave
-    int64_t duration_ns, stages_ns;
+    int64_t duration_ns, stages_ns, bytes;
+    int64_t since_ns;                // its begin after the end of the last step with prompts; -1: none was seen
     int32_t n_stages;                // 0: it told none, and on a GPU has no marks
     bool graph;
 };
@@ -42,6 +44,7 @@ struct fit_profile {
 struct fit_source {
     struct sample_source source;
     int32_t profile, number;         // number: counted over all traces
+    int64_t prompt_end_ns;           // of its last step with prompts; INT64_MIN: none yet
 };
 
 struct calibration_fit {
@@ -68,6 +71,10 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
 
 // Of values [n], n > 0, which it sorts. Of an even number the mean of the two in the middle.
 double calibration_median(double *values, int64_t n);
+
+// Finds how steps that decode settle after prompts (settle_s_per_byte, settle_s of profiles [of the fit]), and takes it
+// off their samples. Steps are still as they came. -ENOMEM
+int calibration_settle(struct calibration_profile *profiles, struct calibration_fit *fit);
 
 // Fills in what profiles [of the fit] know of whole steps: overhead_s, n_steps, and mark_s, which is taken off the
 // samples. `scratch` [twice the steps].

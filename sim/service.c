@@ -188,6 +188,7 @@ static double price_step(struct service *service, int32_t n_decode, int32_t n, s
     if (service->decoding_stale) {
         count_decoding(service, n_decode);
     }
+    step_price_since(service->price, service->now_s - service->prompts_end_s);
     *sums = o->every_step ? (struct sums){0} : (struct sums){step_rows_contexts(service->decoding), n_decode};
     for (int32_t i = 0; i < n_work; i++) {
         const struct scheduled *part = &service->parts[from + i];
@@ -237,6 +238,7 @@ static void take_step(struct service *service)
     struct sums sums;
     double seconds = price_step(service, n_decode, n, &sums);
     service->now_s += seconds;
+    service->prompts_end_s = sums.rows > n ? service->now_s : service->prompts_end_s;
     note_time(service, seconds, 1, n, &sums);
     step_rows_advance(service->decoding);
     service->output_tokens += n_decode + begin_answers(service, n_decode, n);
@@ -286,6 +288,7 @@ static bool continue_jump(struct service *service, double horizon_s)
     }
     double stop_s = service->jump.room ? fmin(until_s, horizon_s) : until_s;
     while (service->jump.taken < service->jump.steps && (service->jump.taken == 0 || service->now_s < stop_s)) {
+        step_price_since(service->price, service->now_s - service->prompts_end_s);
         service->now_s += step_rows_seconds(service->decoding, NULL, 0);
         step_rows_advance(service->decoding);
         service->jump.taken++;
@@ -467,6 +470,7 @@ int service_open(struct service *service)
     size_t seqs = (size_t)o->max_seqs;
     *result = (struct serve_result){.decisions = 14695981039346656037u,
                                     .provenance = step_price_provenance(service->price)};
+    service->prompts_end_s = -INFINITY;
     service->page_bytes = o->plan->page_tokens * plan_kv_bytes_per_token(o->plan);
     service->ring_bytes = plan_kv_bytes_per_sequence(o->plan);
     service->reuses = !o->no_reuse && !o->received && workload_shares(workload);

@@ -44,7 +44,7 @@ struct service {
     int64_t longest_tokens;                   // prompt + output, of the workload's longest request
     int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
-    double now_s;
+    double now_s, prompts_end_s;              // prompts_end_s: of the last step with any; -INFINITY: none yet
     int64_t n_finished, n_rejected;
     double last_end_s;                        // when requests last finished, and how many then
     int32_t n_last_ended;

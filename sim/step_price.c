@@ -249,6 +249,15 @@ static double time_of(struct step_price *price, const struct predict_pass *pass,
     return term->n_layers * predict_seconds(price->memory, pass, &term->predicted, cost);
 }
 
+// What a step that decodes takes longer, this soon after one with prompts.
+static double settling_s(const struct step_price *price, double bytes)
+{
+    const struct calibration_profile *profile = price->device.calibration;
+    return profile && profile->settle_s > 0 && isfinite(price->since_s)
+               ? profile->settle_s_per_byte * bytes * exp(-price->since_s / profile->settle_s)
+               : 0;
+}
+
 // Of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
 static double price_batch(struct step_price *price, const struct batch *batch)
 {
@@ -289,6 +298,7 @@ static double price_batch(struct step_price *price, const struct batch *batch)
     double seconds = price->overhead_s + rows->seconds;
     if (!price->timer.seconds) {
         seconds += predict_overhead_s(&pass) + predict_communicate_s(&pass);
+        seconds += prompt_rows == 0 ? settling_s(price, bytes) : 0;
     }
     bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
     struct predict_pass prompts = pass, decode = pass;
@@ -382,6 +392,7 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     price->plan = *plan;
     price->timer = options->timer ? *options->timer : (struct stage_timer){NULL, NULL};
     price->overhead_s = options->step_overhead_s;
+    price->since_s = INFINITY;
     price->max_seqs = options->max_seqs;
     price->provenance = probe.provenance;
     price->window_tokens = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : INT64_MAX;
@@ -396,6 +407,11 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     }
     *out = price;
     return 0;
+}
+
+void step_price_since(struct step_price *price, double seconds)
+{
+    price->since_s = seconds;
 }
 
 enum provenance step_price_provenance(const struct step_price *price)

@@ -34,6 +34,10 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
 enum provenance step_price_provenance(const struct step_price *price);    // the weakest of the figures used
 void step_price_close(struct step_price *price);    // NULL-safe
 
+// Says how long ago the last step with prompts ended, for the steps that are priced from now on: some processors are
+// slower for a while (calibration.h). At first: INFINITY.
+void step_price_since(struct step_price *price, double seconds);
+
 // Seconds of one step over work [n_seqs].
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs);
 

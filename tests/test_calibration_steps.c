@@ -136,6 +136,71 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
+// After each prompt a CPU's steps read slower and slower less so: `share` more at first, for settle_s.
+static struct calibration *calibrate_settling(double share, double settle_s)
+{
+    struct calibration_fit *fit = NULL;
+    struct calibration *calibration = NULL;
+    struct device rates = {.name = "cpu", .bytes_per_s = {BYTES_PER_S, PROVENANCE_MEASURED, "made up"}};
+    rates.flops_per_s[DTYPE_F32] = (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
+    struct sample_source source = {.threads = 1, .n_layers = 1, .device = "cpu", .backend = "cpu", .model = "m", .method = "dense"};
+    CHECK(calibration_fit_open(&fit) == 0);
+    struct sample_sink sink = calibration_fit_sink(fit);
+    sink.source(sink.user, &source);
+    double now_s = 1;
+    int64_t number = 0;
+    for (int32_t run = 0; run < 24; run++) {
+        int32_t n_seqs = run % 3 + 1;
+        double prompt_end_s = now_s;
+        for (int32_t i = 0; i < 40; i++, number++) {
+            bool prompt = i == 0;
+            int64_t bytes = 8000000000 + 100000000 * (int64_t)n_seqs;    // 4 ms
+            double more = prompt ? 0 : share * exp(-(now_s - prompt_end_s) / settle_s);
+            double seconds = (prompt ? 10 : 1) * (double)bytes / BYTES_PER_S * (1 + more) * (1 + 0.01 * (check_uniform() - 0.5));
+            seconds *= check_range(0, 50) ? 1 : 3;    // a hiccup
+            int64_t ns = (int64_t)(1e9 * seconds);
+            enum phase phase = prompt ? PHASE_PREFILL : PHASE_DECODE;
+            sink.stage(sink.user, &(struct stage_sample){.step = number, .phase = phase, .stage = STAGE_FFN, .n_seqs = prompt ? 1 : n_seqs,
+                                                         .n_tokens = prompt ? 64 : n_seqs, .context_tokens = 64, .bytes = bytes,
+                                                         .flops = 1000, .duration_ns = ns});
+            sink.step(sink.user, &(struct step_sample){.step = number, .phase = phase, .n_seqs = prompt ? 1 : n_seqs,
+                                                       .n_tokens = prompt ? 64 : n_seqs, .context_tokens = 64,
+                                                       .begin_ns = (int64_t)(1e9 * now_s), .duration_ns = ns});
+            now_s += seconds;
+            prompt_end_s = prompt ? now_s : prompt_end_s;
+        }
+    }
+    CHECK(calibration_fit_finish(&calibration, fit, &rates, "2026-01-01", "test") == 0);
+    calibration_fit_close(fit);
+    return calibration;
+}
+
+static void test_settling(void)
+{
+    double share = 0.1 + 0.5 * check_uniform(), settle_s = 0.02 + 0.03 * check_uniform();
+    struct calibration *calibration = calibrate_settling(share, settle_s), *again = NULL;
+    const struct calibration_profile *profile = &calibration->profiles[0];
+    CHECK_MESSAGE(fabs(profile->settle_s_per_byte * BYTES_PER_S / share - 1) <= 0.15 && fabs(profile->settle_s / settle_s - 1) <= 0.2,
+                  "%g more at first, truly %g; for %g s, truly %g", profile->settle_s_per_byte * BYTES_PER_S, share,
+                  profile->settle_s, settle_s);
+    // Curves are of what is settled.
+    double seconds = predicted_s(calibration, STAGE_FFN, 1, 8100000000);
+    CHECK_MESSAGE(fabs(seconds / 4.05e-3 - 1) <= 0.02, "%g s", seconds);
+    // A file keeps it to the last bit.
+    char path[] = "/tmp/test_calibration_steps_XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(fd >= 0 && close(fd) == 0 && calibration_save(calibration, path) == 0 && calibration_load(&again, path) == 0);
+    CHECK(again && memcmp(&again->profiles[0].settle_s, &profile->settle_s, sizeof(double)) == 0 &&
+          memcmp(&again->profiles[0].settle_s_per_byte, &profile->settle_s_per_byte, sizeof(double)) == 0);
+    unlink(path);
+    calibration_free(again);
+    calibration_free(calibration);
+    // A machine that does not: nothing is made up.
+    calibration = calibrate_settling(0, 1);
+    CHECK(calibration->profiles[0].settle_s <= 0 && calibration->profiles[0].settle_s_per_byte <= 0);
+    calibration_free(calibration);
+}
+
 // Attention over k tokens of `rows` rows, the last of which sees `context` tokens, takes as long as what they see.
 // Points are an eighth of an octave wide, hence the tolerances below.
 static double seen_s(int32_t context, int32_t rows)
@@ -235,6 +300,7 @@ int main(void)
     test_shipped();
     test_marks();
     test_overhead();
+    test_settling();
     test_seen();
     return check_end();
 }

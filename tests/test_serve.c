@@ -69,6 +69,20 @@ static struct device random_device(void)
     return device;
 }
 
+// One that, where it is calibrated, is slower for a while after prompts.
+static struct device settling_device(void)
+{
+    static struct calibration_profile profile;
+    struct device device = random_device();
+    if (device.calibration) {
+        profile = *device.calibration;
+        profile.settle_s_per_byte = check_uniform() / device.bytes_per_s.value;
+        profile.settle_s = 1e-3 * check_range(1, 300);
+        device.calibration = &profile;
+    }
+    return device;
+}
+
 static struct work random_work(const struct plan *plan)
 {
     int32_t budget = plan->index.budget_tokens, window = plan->shape.window_tokens;
@@ -228,7 +242,7 @@ static void test_jumps(int64_t *preemptions, int64_t *jumps, int64_t *reused)
 {
     static struct serve_result jumped, stepped;
     struct plan plan = random_plan();
-    struct device device = random_device();
+    struct device device = settling_device();
     struct workload workload = random_workload(check_range(1, 60));
     struct serve_options options = {.plan = &plan,
                                     .device = &device,
@@ -287,12 +301,20 @@ static void test_clock(void)
     serve_close(&result);
 }
 
+// What calibration.h says that a step takes longer, so long after prompts.
+static double settling_s(const struct device *device, const struct plan *plan, const struct work *work, double since_s)
+{
+    const struct calibration_profile *profile = device->calibration;
+    double bytes = (double)step_cost(plan, work, 1).bytes;
+    return profile ? profile->settle_s_per_byte * bytes * exp(-since_s / profile->settle_s) : 0;
+}
+
 // One request alone: its times follow from predict_step by hand.
 static void test_alone(void)
 {
     static struct serve_result result;
     struct plan plan = random_plan();
-    struct device device = random_device();
+    struct device device = settling_device();
     struct workload_request request = {
         .arrival_ns = 5000000000, .prefix_id = -1, .prompt_tokens = 300, .output_tokens = 40};
     struct workload workload = {.n = 1, .requests = &request};
@@ -307,8 +329,9 @@ static void test_alone(void)
     }
     CHECK(near(result.records[0].first_token_s, now_s, 1e-9) && result.records[0].started_s == 5);
     for (int32_t i = 0; i < 39; i++) {
-        CHECK(predict_step(&step, &device, &plan, &(struct work){300 + i, 1, 1}, 1) == 0);
-        now_s += step.seconds;
+        struct work work = {300 + i, 1, 1};
+        CHECK(predict_step(&step, &device, &plan, &work, 1) == 0);
+        now_s += step.seconds + settling_s(&device, &plan, &work, now_s - result.records[0].first_token_s);
     }
     CHECK_MESSAGE(near(result.records[0].finished_s, now_s, 1e-9), "finished at %.12g, expected %.12g",
                   result.records[0].finished_s, now_s);
