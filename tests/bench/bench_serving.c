@@ -25,16 +25,13 @@
 #include "cli/measure.h"
 #include "cli/serving.h"
 #include "cupti/nvml.h"
-#include "engine/sort.h"
 #include "engine/status.h"
 #include "sim/serve.h"
-#include "tests/bench/results.h"
+#include "tests/bench/serving_report.h"
 
-enum { CASES = 3, MODES = 3, MAX_RUNS = 16 };
+enum { CASES = 3, MAX_RUNS = 16 };
 enum { STEADY, SATURATED, PREEMPTION };
-enum { MEASURED, ROOFLINE, CALIBRATED };
 static const char *const case_names[CASES] = {"steady", "saturated", "preemption"};
-static const char *const mode_names[MODES] = {"measured", "roofline", "calibrated"};
 
 struct step {
     double begin_s, end_s;
@@ -259,16 +256,11 @@ static int rerun(struct serving_result *out, struct bench *bench, const struct s
 // ---------------------------------------------------------------------------------------------------------------------
 // Step by step
 
-enum { DECODE, MIXED, PROMPT, KINDS };
-static const char *const kind_names[KINDS] = {"decode", "mixed", "prefill"};
-
 struct judge {
     struct bench *bench;
     const char *method, *name;
     int64_t next;
-    double measured_s[KINDS], priced_s[KINDS], pause_s;    // pause: between steps that follow each other
-    double *errors[KINDS];                                 // [n] owned
-    int64_t n[KINDS];
+    struct report_steps steps;
 };
 
 static double on_clock(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
@@ -287,37 +279,21 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
         deepest = work[i].context_tokens > deepest ? work[i].context_tokens : deepest;
         prompts += work[i].new_tokens > 1 || work[i].logit_rows == 0;
     }
-    int kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
+    enum step_kind kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
     const struct step *step = &bench->steps[at];
     double measured_s = step->end_s - step->begin_s, before_s = at > 0 ? step->begin_s - bench->steps[at - 1].end_s : 1;
     double pause_s = bench->measured_file ? step->begin_s : before_s < 1e-3 ? before_s : 0;
-    judge->measured_s[kind] += measured_s;
-    judge->priced_s[kind] += priced_s;
-    judge->pause_s += pause_s;
-    judge->errors[kind][judge->n[kind]++] = fabs(priced_s / measured_s - 1);
+    struct report_steps *steps = &judge->steps;
+    steps->measured_s[kind] += measured_s;
+    steps->priced_s[kind] += priced_s;
+    steps->pause_s += pause_s;
+    steps->errors[kind][steps->n[kind]++] = fabs(priced_s / measured_s - 1);
     if (bench->steps_out) {
         fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
-                kind_names[kind], n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
+                step_kind_name(kind), n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
                 1e6 * priced_s, 1e6 * pause_s);
     }
     return bench->measured_file ? step->end_s : step->end_s - now_s;
-}
-
-static void append(const struct bench *bench, const struct setup *setup, const char *quantity, double value,
-                   const char *unit)
-{
-    results_add(&bench->results, &(struct result){.device = bench->source.device,
-                                                  .command = bench->measured_file ? "bench_serving --measured"
-                                                             : bench->cold        ? "bench_serving --cold"
-                                                                                  : "bench_serving",
-                                                  .model = bench->model,
-                                                  .method = setup->plan->method,
-                                                  .sequences = bench->max_seqs,
-                                                  .quantity = quantity,
-                                                  .median = value,
-                                                  .spread = NAN,
-                                                  .floor = NAN,
-                                                  .unit = unit});
 }
 
 // Holds the steps of one run against their prices.
@@ -331,9 +307,10 @@ static int judge_run(struct judge *judge, const struct setup *setup)
     int error = 0;
     judge->next = 0;
     for (int k = 0; k < KINDS && !error; k++) {
-        double *grown = realloc(judge->errors[k], (size_t)(judge->n[k] + bench->n_steps) * sizeof *grown + 1);
+        struct report_steps *steps = &judge->steps;
+        double *grown = realloc(steps->errors[k], (size_t)(steps->n[k] + bench->n_steps) * sizeof *grown + 1);
         error = grown ? 0 : status_fail(-ENOMEM, "no memory for the errors of steps");
-        judge->errors[k] = grown ? grown : judge->errors[k];
+        steps->errors[k] = grown ? grown : steps->errors[k];
     }
     error = error ? error : serve_run(&result, &setup->workload, &options);
     if (!error && result.steps != bench->n_steps) {
@@ -344,127 +321,17 @@ static int judge_run(struct judge *judge, const struct setup *setup)
     return error;
 }
 
-// What that said, of all runs.
-static void report_steps(const struct judge *judge, const struct setup *setup, const char *name)
-{
-    for (int k = 0; k < KINDS; k++) {
-        double *errors = judge->errors[k];
-        int64_t n = judge->n[k];
-        if (n == 0) {
-            continue;
-        }
-        sort_doubles(errors, n);
-        double median = 100 * errors[n / 2], p95 = 100 * errors[(int64_t)ceil(0.95 * (double)n) - 1];
-        char quantity[96];
-        printf("  %-8s %7lld steps, %8.3f s; predicted %+6.1f%% in all, each off by %5.1f%% (median), %5.1f%% (P95)\n",
-               kind_names[k], (long long)n, judge->measured_s[k], 100 * (judge->priced_s[k] / judge->measured_s[k] - 1),
-               median, p95);
-        snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s", name, kind_names[k]);
-        append(judge->bench, setup, quantity, median, "%");
-        snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s.p95", name, kind_names[k]);
-        append(judge->bench, setup, quantity, p95, "%");
-    }
-    printf("  between steps %.3f s\n", judge->pause_s);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Side by side
 
-// "-" where there is nothing to be off from.
-static const char *error_text(char text[static 24], double value, double measured)
-{
-    snprintf(text, 24, measured > 0 ? "%+.1f%%" : "-", 100 * (value / measured - 1));
-    return text;
-}
-
-// What a run comes to, measured or simulated.
-enum { ROWS = 8 };
-static const struct {
-    const char *name, *unit;
-} rows[ROWS] = {{"output_tokens_per_s", "tokens/s"}, {"ttft_mean", "ms"}, {"ttft_p95", "ms"}, {"tpot_mean", "ms"},
-                {"tpot_p95", "ms"}, {"preemptions", "times"}, {"peak_sequences", "sequences"}, {"peak_kv", "MB"}};
-
-static void take_rows(double out[static ROWS], const struct serve_metrics *of, int32_t peak_running,
-                      int64_t peak_kv_bytes)
-{
-    const double values[ROWS] = {of->output_tokens_per_s, 1e3 * of->ttft_s.mean, 1e3 * of->ttft_s.p95, 1e3 * of->tpot_s.mean,
-                                 1e3 * of->tpot_s.p95, (double)of->preemptions, peak_running, 1e-6 * (double)peak_kv_bytes};
-    memcpy(out, values, sizeof values);
-}
-
-static double median_of(double (*runs)[ROWS], int32_t n, int row)
-{
-    double values[MAX_RUNS];
-    for (int32_t r = 0; r < n; r++) {
-        values[r] = runs[r][row];
-    }
-    sort_doubles(values, n);
-    return 0.5 * (values[(n - 1) / 2] + values[n / 2]);
-}
-
-// values [MODES][ROWS], verdicts [MODES]
-static void report(const struct bench *bench, const struct setup *setup, const char *name, double (*values)[ROWS],
-                   const enum saturation *verdicts)
-{
-    printf("%-10s %-10s %20s %12s %12s %9s %12s %9s\n", setup->plan->method, name, "", "measured", "roofline", "error",
-           "calibrated", "error");
-    for (int r = 0; r < ROWS; r++) {
-        double measured = values[MEASURED][r];
-        char quantity[96], roofline[24], calibrated[24];
-        printf("%-10s %-10s %20s %12.4g %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, measured, values[ROOFLINE][r],
-               error_text(roofline, values[ROOFLINE][r], measured), values[CALIBRATED][r],
-               error_text(calibrated, values[CALIBRATED][r], measured));
-        snprintf(quantity, sizeof quantity, "serving.%s.%s", name, rows[r].name);
-        append(bench, setup, quantity, measured, rows[r].unit);
-        for (int m = ROOFLINE; m < MODES && measured > 0; m++) {
-            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", name, rows[r].name, mode_names[m]);
-            append(bench, setup, quantity, 100 * (values[m][r] / measured - 1), "%");
-        }
-    }
-    printf("%-10s %-10s %20s %12s %12s %9s %12s\n", "", "", "verdict", saturation_name(verdicts[MEASURED]),
-           saturation_name(verdicts[ROOFLINE]), "", saturation_name(verdicts[CALIBRATED]));
-}
-
-// What the driver says is in use beside what is predicted.
-static void report_memory(const struct bench *bench, const struct setup *setup, const char *name,
-                          const struct serving_result *measured, const struct serve_result *simulated)
-{
-    double predicted = (double)(simulated->weight_bytes + simulated->kv_bytes + simulated->other_bytes);
-    double off = 100 * (predicted / (double)measured->device_bytes - 1);
-    char quantity[96];
-    printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f; predicted %.1f MB, %+.2f%%\n",
-           1e-6 * (double)measured->device_bytes, 1e-6 * (double)measured->weight_bytes, 1e-6 * (double)measured->kv_bytes,
-           1e-6 * (double)(measured->device_bytes - measured->weight_bytes - measured->kv_bytes), 1e-6 * predicted, off);
-    snprintf(quantity, sizeof quantity, "serving.%s.device_memory", name);
-    append(bench, setup, quantity, 1e-6 * (double)measured->device_bytes, "MB");
-    snprintf(quantity, sizeof quantity, "sim_error.serving.%s.device_memory", name);
-    append(bench, setup, quantity, off, "%");
-}
-
-// Watts while requests came, and what an output token took of them.
-static void report_energy(const struct bench *bench, const struct setup *setup, const char *name, double tokens_per_s)
-{
-    double span_s = bench->meter.end_s - bench->meter.begin_s;
-    double power_w = (bench->meter.end_j - bench->meter.begin_j) / span_s;
-    char quantity[96];
-    if (!(span_s >= 2) || !isfinite(power_w)) {
-        return;
-    }
-    printf("energy: %.1f W over %.1f s, %.4g J per output token\n", power_w, span_s, power_w / tokens_per_s);
-    snprintf(quantity, sizeof quantity, "serving.%s.power", name);
-    append(bench, setup, quantity, power_w, "W");
-    snprintf(quantity, sizeof quantity, "serving.%s.energy", name);
-    append(bench, setup, quantity, power_w / tokens_per_s, "J/token");
-}
-
 // One replay: its figures, and its steps held against their prices.
-static int run_once(double out[static ROWS], struct serving_result *measured, struct judge *judge,
+static int run_once(struct report_values *out, struct serving_result *measured, struct judge *judge,
                     const struct setup *setup, struct model_file *file)
 {
     struct bench *bench = judge->bench;
     int error = bench->measured_file ? rerun(measured, bench, setup, judge->name) : replay(measured, bench, setup, file);
     if (!error) {
-        take_rows(out, &measured->metrics, measured->peak_running, measured->peak_kv_bytes);
+        *out = report_values_of(&measured->metrics, measured->peak_running, measured->peak_kv_bytes);
         bench->source = measured->source;
         printf("%s %s, %s of %s: %lld requests, cache of %lld tokens, warmed in %.2f s, ran %.1f s, %.0f%% in steps\n",
                bench->source.device, bench->source.backend, judge->name, judge->method, (long long)setup->workload.n,
@@ -482,7 +349,7 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
     struct serving_result measured[MAX_RUNS] = {{.steps = 0}};
     struct serve_result simulated[MODES] = {{.steps = 0}};    // MEASURED is none
     struct judge judge = {.bench = bench, .method = setup->plan->method, .name = name};
-    double runs[MAX_RUNS][ROWS], values[MODES][ROWS];
+    struct report_values runs[MAX_RUNS], values[MODES];
     double rate = requests_per_s * (c == STEADY ? bench->load : 2);
     int error = make_workload(&setup->workload, bench, rate);
     if (error) {
@@ -493,30 +360,31 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
     printf("\n");
     for (int32_t r = 0; r < bench->runs && !error; r++) {
         snprintf(name, sizeof name, r == 0 ? "%s" : "%s.%d", case_names[c], r + 1);
-        error = run_once(runs[r], &measured[r], &judge, setup, file);
+        error = run_once(&runs[r], &measured[r], &judge, setup, file);
     }
     error = error ? error : simulate(&simulated[ROOFLINE], bench, setup, &bench->bare);
     error = error ? error : simulate(&simulated[CALIBRATED], bench, setup, &bench->calibrated);
     if (!error) {
-        enum saturation verdicts[MODES] = {measured[0].metrics.saturation};
+        values[MEASURED] = report_median(runs, bench->runs);
         for (int m = ROOFLINE; m < MODES; m++) {
-            take_rows(values[m], &simulated[m].metrics, simulated[m].peak_running, simulated[m].peak_kv_bytes);
-            verdicts[m] = simulated[m].metrics.saturation;
+            values[m] = report_values_of(&simulated[m].metrics, simulated[m].peak_running, simulated[m].peak_kv_bytes);
         }
-        for (int row = 0; row < ROWS; row++) {
-            values[MEASURED][row] = median_of(runs, bench->runs, row);
-        }
+        const struct report report = {.results = &bench->results, .device = bench->source.device,
+                                      .command = bench->measured_file ? "bench_serving --measured"
+                                                 : bench->cold        ? "bench_serving --cold"
+                                                                      : "bench_serving",
+                                      .model = bench->model, .method = setup->plan->method, .name = case_names[c],
+                                      .max_seqs = bench->max_seqs};
+        const struct meter *meter = &bench->meter;
         printf("%.9g requests/s, median of %d\n", rate, bench->runs);
-        if (measured[0].device_bytes > 0) {
-            report_memory(bench, setup, case_names[c], &measured[0], &simulated[CALIBRATED]);
-        }
-        report_energy(bench, setup, case_names[c], values[MEASURED][0]);
-        report(bench, setup, case_names[c], values, verdicts);
-        report_steps(&judge, setup, case_names[c]);
+        report_memory(&report, &measured[0], &simulated[CALIBRATED]);
+        report_energy(&report, meter->end_j - meter->begin_j, meter->end_s - meter->begin_s, values[MEASURED].rows[0]);
+        report_side_by_side(&report, values);
+        report_steps(&report, &judge.steps);
         fflush(stdout);
     }
     for (int k = 0; k < KINDS; k++) {
-        free(judge.errors[k]);
+        free(judge.steps.errors[k]);
     }
     for (int32_t r = 0; r < bench->runs; r++) {
         serving_close(&measured[r]);
