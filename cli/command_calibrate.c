@@ -31,7 +31,7 @@ static const struct table_column profile_columns[] = {
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
     {"per_sequence_us", "per sequence us", 2},
-    {"settle_us_per_gb", "after prompts us/GB", 0}, {"settle_ms", "for ms", 0},
+    {"settle_us_per_gb", "after prompts us/GB", 0}, {"settle_ms", "for ms", 0}, {"settle_sequences", "below sequences", 0},
     {"mark_us", "a mark us", 2}, {"chunk_mark_us", "in prefill us", 2},
     {"steps", "steps", 0},
 };
@@ -184,6 +184,7 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->overhead_per_seq_s > 0 ? 1e6 * profile->overhead_per_seq_s : NAN);
         table_number(profiles, "settle_us_per_gb", profile->settle_s > 0 ? 1e15 * profile->settle_s_per_byte : NAN);
         table_number(profiles, "settle_ms", profile->settle_s > 0 ? 1e3 * profile->settle_s : NAN);
+        table_number(profiles, "settle_sequences", profile->settle_seqs > 0 ? (double)profile->settle_seqs : (double)NAN);
         const double *mark_s = profile->mark_s;
         table_number(profiles, "mark_us", mark_s[PHASE_DECODE] > 0 ? 1e6 * mark_s[PHASE_DECODE] : NAN);
         table_number(profiles, "chunk_mark_us", mark_s[PHASE_PREFILL] > 0 ? 1e6 * mark_s[PHASE_PREFILL] : NAN);

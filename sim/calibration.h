@@ -68,8 +68,10 @@ struct calibration_profile {
     int64_t n_steps[PHASE_COUNT];        // behind overhead_s; MIXED counts as PREFILL
     double overhead_s[PHASE_COUNT];      // of a step outside its stages: host work and gaps, less overlap
     double overhead_per_seq_s;           // more of it for each sequence of a step that decodes (a GPU's page tables)
-    double settle_s_per_byte, settle_s;  // a step that decodes t after one with prompts is slower by the first for each byte
-                                         // that it reads, times exp(-t / settle_s); 0: not seen
+    // A step that decodes, t after one with prompts, takes longer by settle_s_per_byte for each byte that it reads,
+    // times exp(-t / settle_s); of n sequences times 1 - (n - 1) / (settle_seqs - 1), as long as that is above 0.
+    double settle_s_per_byte, settle_s;  // 0: not seen
+    int32_t settle_seqs;                 // 0: however many they are
     double mark_s[PHASE_COUNT];          // that marks added to each stage of a step on a GPU, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned
@@ -85,6 +87,8 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
+// Seconds that this is, in all.
+double calibration_settling_s(const struct calibration_profile *profile, double bytes, int32_t n_seqs, double since_s);
 // Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was
 // selected, where neighbours share the less the more there was to choose from and whose work does not tell, and the
 // selecting itself.

@@ -2,8 +2,8 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}, "decode_per_sequence" (may be missing), "settling": {"seconds_per_byte", "seconds"} (may be
-// missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
+// "prefill": {...}, "decode_per_sequence" (may be missing), "settling": {"seconds_per_byte", "seconds",
+// "sequences"} (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
 // (of kv_write: "window", "indexed" or "bounded"; may be missing), "dtype", "floor_s", "points": [[rows, work,
 // efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
 // bits. An unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error
@@ -108,8 +108,9 @@ static json_t *write_overhead(const struct calibration_profile *profile)
         json_object_set_new(object, "decode_per_sequence", json_real(profile->overhead_per_seq_s));
     }
     if (profile->settle_s > 0) {
-        json_object_set_new(object, "settling", json_pack("{s:f, s:f}", "seconds_per_byte", profile->settle_s_per_byte,
-                                                          "seconds", profile->settle_s));
+        json_object_set_new(object, "settling", json_pack("{s:f, s:f, s:i}", "seconds_per_byte",
+                                                          profile->settle_s_per_byte, "seconds", profile->settle_s,
+                                                          "sequences", (int)profile->settle_seqs));
     }
     return object;
 }
@@ -355,11 +356,12 @@ static int read_rates(struct device *out, const struct place *place, json_t *obj
 
 static int read_settling(struct calibration_profile *out, const struct place *place, json_t *object)
 {
-    static const char *const keys[] = {"seconds_per_byte", "seconds", NULL};
+    static const char *const keys[] = {"seconds_per_byte", "seconds", "sequences", NULL};
     int error = check_keys(place, object, "\"settling\"", keys);
     error = error ? error : read_number(&out->settle_s_per_byte, place, "\"seconds_per_byte\"",
                                         json_object_get(object, "seconds_per_byte"), 0, 1);
-    return error ? error : read_number(&out->settle_s, place, "\"seconds\"", json_object_get(object, "seconds"), 0, 1e6);
+    error = error ? error : read_number(&out->settle_s, place, "\"seconds\"", json_object_get(object, "seconds"), 0, 1e6);
+    return error ? error : read_int(&out->settle_seqs, place, "\"sequences\"", json_object_get(object, "sequences"), 0, 1 << 20);
 }
 
 static int read_overhead(struct calibration_profile *out, const struct place *place, json_t *object)

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 struct host_kernels {
-    const char *isa;    // "avx512_bf16", "avx512", "avx2", "portable"
+    const char *isa;    // "amx_bf16", "avx512_bf16", "avx512", "avx2", "portable"
     // Reads [n] bytes at data, a multiple of 512 and aligned to 64; the result depends on all of them.
     uint64_t (*read)(const void *data, size_t n);
     // Multiply-adds in registers, `rounds` times a fixed number; returns how many floating-point operations that was.

@@ -204,7 +204,7 @@ static void measure_all(struct member *member)
     out->n_curve = team->n_sizes;
     set_figure(&out->flops_per_s[DTYPE_F32], team, f32, "multiply-adds in registers");
     set_figure(&out->flops_per_s[DTYPE_BF16], team, bf16,
-               team->kernels.fma_bf16 ? "bf16 dot products in registers" : "bf16 widened to f32");
+               team->kernels.fma_bf16 ? "bf16 products in registers" : "bf16 widened to f32");
     set_figure(&out->launch_s, team, team->launch_s, "empty start and join");
 }
 

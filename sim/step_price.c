@@ -249,15 +249,6 @@ static double time_of(struct step_price *price, const struct predict_pass *pass,
     return term->n_layers * predict_seconds(price->memory, pass, &term->predicted, cost);
 }
 
-// What a step that decodes takes longer, this soon after one with prompts.
-static double settling_s(const struct step_price *price, double bytes)
-{
-    const struct calibration_profile *profile = price->device.calibration;
-    return profile && profile->settle_s > 0 && isfinite(price->since_s)
-               ? profile->settle_s_per_byte * bytes * exp(-price->since_s / profile->settle_s)
-               : 0;
-}
-
 // Of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
 static double price_batch(struct step_price *price, const struct batch *batch)
 {
@@ -298,7 +289,9 @@ static double price_batch(struct step_price *price, const struct batch *batch)
     double seconds = price->overhead_s + rows->seconds;
     if (!price->timer.seconds) {
         seconds += predict_overhead_s(&pass) + predict_communicate_s(&pass);
-        seconds += prompt_rows == 0 ? settling_s(price, bytes) : 0;
+        seconds += prompt_rows == 0 && price->device.calibration
+                       ? calibration_settling_s(price->device.calibration, bytes, batch->n_seqs, price->since_s)
+                       : 0;
     }
     bool both = n_decode > 0 && n_decode < batch->n_seqs && !price->timer.seconds;
     struct predict_pass prompts = pass, decode = pass;

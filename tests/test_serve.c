@@ -78,6 +78,7 @@ static struct device settling_device(void)
         profile = *device.calibration;
         profile.settle_s_per_byte = check_uniform() / device.bytes_per_s.value;
         profile.settle_s = 1e-3 * check_range(1, 300);
+        profile.settle_seqs = check_range(0, 1) ? check_range(2, 12) : 0;
         device.calibration = &profile;
     }
     return device;
