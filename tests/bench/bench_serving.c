@@ -304,6 +304,7 @@ static int judge_run(struct judge *judge, const struct setup *setup)
                                     .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
                                     .every_step = true, .clock = on_clock, .clock_user = judge};
     struct serve_result result = {0};
+    const struct report_steps before = judge->steps;
     int error = 0;
     judge->next = 0;
     for (int k = 0; k < KINDS && !error; k++) {
@@ -314,8 +315,13 @@ static int judge_run(struct judge *judge, const struct setup *setup)
     }
     error = error ? error : serve_run(&result, &setup->workload, &options);
     if (!error && result.steps != bench->n_steps) {
-        printf("  steps: the engine took %lld, the simulator with their times %lld\n", (long long)bench->n_steps,
+        // An arrival fell to the other side of a step's end: from there on, steps of one are held against others.
+        printf("  steps: the engine took %lld, the simulator with their times %lld; not judged\n", (long long)bench->n_steps,
                (long long)result.steps);
+        memcpy(judge->steps.n, before.n, sizeof before.n);
+        memcpy(judge->steps.measured_s, before.measured_s, sizeof before.measured_s);
+        memcpy(judge->steps.priced_s, before.priced_s, sizeof before.priced_s);
+        judge->steps.pause_s = before.pause_s;
     }
     serve_close(&result);
     return error;
