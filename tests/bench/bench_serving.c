@@ -34,7 +34,7 @@ enum { STEADY, SATURATED, PREEMPTION };
 static const char *const case_names[CASES] = {"steady", "saturated", "preemption"};
 
 struct step {
-    double begin_s, end_s;
+    double begin_s, end_s;               // since the run began
 };
 
 // A GPU's energy, read by NVML after a replay's first step and then once a second: between the first reading and the
@@ -50,7 +50,7 @@ struct bench {
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed, preemption_cache;
     double load, capacity;
-    bool virtual_clock, cold;
+    bool virtual_clock, cold, relative;  // relative: steps count from the end of the one before, as old files tell them
     struct plan_flags flags;
     struct model_config config;
     struct calibration *calibration;
@@ -203,33 +203,41 @@ static int replay(struct serving_result *out, struct bench *bench, const struct 
     return error;
 }
 
-// The steps of a case from --measured: how long each took and what came before it.
+// The steps of a case from --measured: how long each took and when it began, or, in old files, what came before it.
 static int read_steps(struct bench *bench, const char *method, const char *name)
 {
     char line[512], of[64], by[64], kind[64];
-    double took_us, priced_us, pause_us;
+    double took_us, priced_us, pause_us, begin_us;
     FILE *file = fopen(bench->measured_file, "re");
     if (!file) {
         return status_fail(-errno, "--measured %s: %s", bench->measured_file, strerror(errno));
     }
     bench->n_steps = 0;
     while (fgets(line, sizeof line, file)) {
-        if (sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %lf %lf", of, by, kind, &took_us, &priced_us, &pause_us) == 6 &&
-            strcmp(of, name) == 0 && strcmp(by, method) == 0) {
-            on_step(bench, 1e-6 * pause_us, 1e-6 * (pause_us + took_us));    // relative: the simulator's clock adds them up
+        int n = sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %lf %lf %lf", of, by, kind, &took_us, &priced_us,
+                       &pause_us, &begin_us);
+        if (n >= 6 && strcmp(of, name) == 0 && strcmp(by, method) == 0) {
+            bench->relative = n == 6;
+            begin_us = bench->relative ? pause_us : begin_us;
+            on_step(bench, 1e-6 * begin_us, 1e-6 * (begin_us + took_us));
         }
     }
     fclose(file);
     return bench->n_steps > 0 ? 0 : status_fail(-EINVAL, "--measured %s: no steps of %s, %s", bench->measured_file, method, name);
 }
 
+// What lets a simulation whose clock shows now_s end a step when it ended.
+static double took_until(const struct bench *bench, int64_t step, double now_s)
+{
+    return bench->steps[step].end_s - (bench->relative ? 0 : now_s);
+}
+
 static double take_measured(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
 {
     struct bench *bench = user;
-    (void)now_s;
     (void)work;
     (void)n_seqs;
-    return bench->next_step < bench->n_steps ? bench->steps[bench->next_step++].end_s : priced_s;
+    return bench->next_step < bench->n_steps ? took_until(bench, bench->next_step++, now_s) : priced_s;
 }
 
 // The run that --measured tells of: the simulator takes the same decisions, with its times.
@@ -282,18 +290,18 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     enum step_kind kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
     const struct step *step = &bench->steps[at];
     double measured_s = step->end_s - step->begin_s, before_s = at > 0 ? step->begin_s - bench->steps[at - 1].end_s : 1;
-    double pause_s = bench->measured_file ? step->begin_s : before_s < 1e-3 ? before_s : 0;
+    double pause_s = bench->relative ? step->begin_s : before_s < 1e-3 ? before_s : 0;
     struct report_steps *steps = &judge->steps;
     steps->measured_s[kind] += measured_s;
     steps->priced_s[kind] += priced_s;
     steps->pause_s += pause_s;
     steps->errors[kind][steps->n[kind]++] = fabs(priced_s / measured_s - 1);
     if (bench->steps_out) {
-        fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
+        fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
                 step_kind_name(kind), n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
-                1e6 * priced_s, 1e6 * pause_s);
+                1e6 * priced_s, 1e6 * pause_s, 1e6 * (bench->relative ? now_s + pause_s : step->begin_s));
     }
-    return bench->measured_file ? step->end_s : step->end_s - now_s;
+    return took_until(bench, at, now_s);
 }
 
 // Holds the steps of one run against their prices.
