@@ -324,8 +324,7 @@ static void select_units(struct oracle *o, int32_t layer, const double *x, const
             }
             unsigned char *chosen = o->chosen[layer] + ((int64_t)row * index->sets + set) * o->n;
             o->report->selections++;
-            bool followed =
-                o->options && o->options->follow && follow(o, chosen, scores, n_units, layer, row, set);
+            bool followed = o->options && o->options->follow && follow(o, chosen, scores, n_units, layer, row, set);
             if (!followed) {
                 choose(index, chosen, scores, n_units);
             }
