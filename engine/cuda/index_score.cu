@@ -278,6 +278,9 @@ static __device__ __forceinline__ void stage_keys(const uint8_t *stage, int key_
 }
 
 // Queries of one row for all computing warps: each quantises a share, all read the result.
+// racecheck now and then tells of one warp that reads pieces of a bf16 query without order behind their writes, most
+// often some of the four. The second barrier of share_queries() orders all four or none, warps are together at it, and
+// other numbers or kinds of barriers change nothing: taken for the tool's mistake.
 // wide: the operand of group_mma_fp8, per 32 dimensions cores of 8 heads x 16 bytes: [2*KC][NT][2][8][16 bytes].
 template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
     static constexpr bool WIDE = FP8 && (NT == 8 || NT == 1);
