@@ -21,6 +21,7 @@
 
 enum {
     FEED_EVENTS = 1 << 17,          // 0.6 s of 200 thousand stages a second: far more than a frame
+    KERNEL_FEED_EVENTS = 1 << 19,   // kernels come when a buffer of CUPTI's is full: 250 thousand, and their stages
     REPLAY_EVENTS = 250000,         // handed over per frame, so that --speed max leaves the keys alive
     SNAPSHOT_ROWS = 40, SNAPSHOT_COLS = 120
 };
@@ -288,7 +289,7 @@ static int run_dashboard(struct top *top)
             .notice = notice_live, .device = device_live};
         options.live = true;
         options.routing = top->routing;
-        error = feed_open(&top->feed, FEED_EVENTS);
+        error = feed_open(&top->feed, top->collect.mode == COLLECT_KERNEL ? KERNEL_FEED_EVENTS : FEED_EVENTS);
         struct sample_sink sink = error ? (struct sample_sink){0} : feed_sink(top->feed);
         error = error ? error : live_start(top->live, &sink);
         top->gauges = error ? NULL : top_gauges_open(top->device);

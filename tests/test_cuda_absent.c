@@ -28,6 +28,22 @@ static void expect_room(const char *arguments, const char *asked, const char *fi
                   "%s: %s", arguments, errors);
 }
 
+// Rates are measured in a process that is not the one whose kernels are collected; if it fails, that is told.
+static void expect_rates(void)
+{
+    static const char compare[] =
+        "compare --model tiny --methods dense --text hello --context 40 --output 2 --device cuda";
+    char line[256];
+    int status = clsa(compare);
+    CHECK_MESSAGE(status == 0 && strstr(output, "% of floor"), "compare: exit %d: %s%s", status, output, errors);
+    snprintf(line, sizeof line, "%s:3", compare);
+    status = clsa(line);
+    CHECK_MESSAGE(status == 2 && strstr(errors, "no GPU 3"), "no such GPU: exit %d: %s", status, errors);
+    snprintf(line, sizeof line, "%s:7", compare);
+    status = clsa(line);
+    CHECK_MESSAGE(status == 1 && strstr(errors, "ended before it told"), "a crash: exit %d: %s", status, errors);
+}
+
 int main(void)
 {
     check_begin();
@@ -45,6 +61,7 @@ int main(void)
     CHECK_MESSAGE(status == 0, "enough for a short text: exit %d: %s", status, errors);
     expect_room("--method dense --context 20M", "a KV cache of 20", "one sequence of ");
     expect_room("--method clsa --context 100K --batch 500", "with the windows of 500 sequences", " sequences of ");
+    expect_rates();
     cli_close();
     return check_end();
 }
