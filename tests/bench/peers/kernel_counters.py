@@ -100,7 +100,10 @@ def main():
         for row in args.command[1:]:
             run(args.command[0], row, folder)
         out = open(args.results, "a", encoding="utf-8") if args.results else None
-        for path in sorted(folder.glob("ncu_*.csv")):
+        paths = sorted(folder.glob("ncu_*.csv"))
+        if not paths:
+            parser.error(f"{folder}: no ncu_*.csv")
+        for path in paths:
             report(folder, path.stem, args, out)
 
 
