@@ -15,9 +15,8 @@
 // 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads
 // 12 / 70 / 257 us. Later, with short runs at the end of the list and without (H200 at 4.5 TB/s, 8 / 32 rows): bf16
 // 69.5 / 262.6 and 71.7 / 269.7 us, blocks 68.1 / 251.0 and 70.9 / 260.6; fp8 49.6 / 156 and 45.1 / 152 us: equal runs.
-// Since fp8 queries are quantised without slow divisions, 1 / 8 / 32 rows: one head 7.7 / 40.6 / 151 us, with short runs
-// 7.6 / 42.7 / 153, with two groups of warps 7.8 / 43.0 / 161; 64 heads 8.4 / 42.9 / 155, 8.4 / 45.6 / 158 and 8.5 / 46.1 /
-// 171.
+// Since no lane divides zeros, 1 / 8 / 32 rows: one fp8 head 7.7 / 40.6 / 151 us, with short runs 7.6 / 42.7 / 153, with
+// two groups of warps 7.8 / 43.0 / 161; 64 heads 9.2 / 43.8 / 155.
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -69,21 +68,13 @@ static __device__ __forceinline__ float load_query(const index_score_params &p, 
     }
     most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 1));
     most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 2));
-    // Quotients by a reciprocal, put right once: of every bf16 x and `most` the same code as a division's (all were tried
-    // on a CPU), without a division's checks, which took 0.8 us of one row's 9.2 with 64 heads. `lift` keeps remainders
-    // of tiny queries from underflowing.
     float scale = most > 0 ? most / FP8_LARGEST : 1.0f;
-    const float lift = most < 0x1p-60f ? 0x1p64f : 1.0f, by = scale * lift, inverse = 1 / by;
-    auto quotient = [&](float x) {
-        const float near = x * lift * inverse;
-        return fmaf(fmaf(-near, by, x * lift), inverse, near);
-    };
 #pragma unroll
     for (int c = 0; c < KC; c++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            q[c][i] = keep & pack_fp8(quotient(bf16_low(pair[c][2 * i])), quotient(bf16_high(pair[c][2 * i])),
-                                      quotient(bf16_low(pair[c][2 * i + 1])), quotient(bf16_high(pair[c][2 * i + 1])));
+            q[c][i] = keep & pack_fp8(bf16_low(pair[c][2 * i]) / scale, bf16_high(pair[c][2 * i]) / scale,
+                               bf16_low(pair[c][2 * i + 1]) / scale, bf16_high(pair[c][2 * i + 1]) / scale);
         }
     }
     return scale;
