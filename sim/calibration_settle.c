@@ -1,7 +1,7 @@
 // sim/calibration_settle.c - how steps that decode settle after prompts.
 //
-// Prompts multiply, which a processor does at lower clocks than it reads memory at; for tens of milliseconds afterwards
-// it is slower at everything (a Xeon with tiles: a step of one sequence takes 4.0 ms at first, 2.7 ms from 200 ms on).
+// Some processors lower their clocks while they multiply, it seems: for tens of milliseconds after a prompt they are
+// slower at everything (a Xeon with tiles: a step of one sequence takes 4.0 ms at first, 2.7 ms from 200 ms on).
 // Larger batches multiply more themselves, and there is less to gain. A step of n sequences that reads b bytes, t after
 // the last step with prompts:
 //
@@ -10,8 +10,8 @@
 // What it takes once settled is unknown, but nearly the same all through a run: steps of one source and number of
 // sequences with no prompt between them. So the rest is found by least squares over what differs within runs, per byte
 // and in units of each run's own scatter, for one settle_s and settle_seqs after the other. That must explain a fair
-// share of the differences, or nothing is said: most machines show no such thing (an EPYC: 1%, that Xeon: 18 to 43%),
-// and a GPU's steps are not asked. It is then taken off the stages of each step, all in the same proportion.
+// share of the differences, or nothing is said (an EPYC's: 1%, that Xeon's: 18 to 43%); a GPU's steps
+// are not asked. It is then taken off the stages of each step, all in the same proportion.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
