@@ -149,10 +149,10 @@ static struct calibration *calibrate_settling(double share, double settle_s)
     sink.source(sink.user, &source);
     double now_s = 1;
     int64_t number = 0;
-    for (int32_t run = 0; run < 24; run++) {
+    for (int32_t run = 0; run < 60; run++) {
         int32_t n_seqs = run % 3 + 1;
         double prompt_end_s = now_s;
-        for (int32_t i = 0; i < 40; i++, number++) {
+        for (int32_t i = 0; i < 20; i++, number++) {    // 80 ms: too few to settle
             bool prompt = i == 0;
             int64_t bytes = 8000000000 + 100000000 * (int64_t)n_seqs;    // 4 ms
             double more = prompt ? 0 : share * exp(-(now_s - prompt_end_s) / settle_s);
@@ -177,7 +177,7 @@ static struct calibration *calibrate_settling(double share, double settle_s)
 
 static void test_settling(void)
 {
-    double share = 0.1 + 0.5 * check_uniform(), settle_s = 0.02 + 0.03 * check_uniform();
+    double share = 0.3 + 0.3 * check_uniform(), settle_s = 0.03 + 0.02 * check_uniform();
     struct calibration *calibration = calibrate_settling(share, settle_s), *again = NULL;
     const struct calibration_profile *profile = &calibration->profiles[0];
     CHECK_MESSAGE(fabs(profile->settle_s_per_byte * BYTES_PER_S / share - 1) <= 0.15 && fabs(profile->settle_s / settle_s - 1) <= 0.2,
