@@ -355,7 +355,8 @@ static void test_help(void)
 {
     static const char *const commands[] = {"", "run", "compare", "eval", "profile", "trace", "trace info",
                                            "trace summary", "trace diff", "trace check", "trace import", "calibrate",
-                                           "sim", "plan", "top", "model", "model init", "devices"};
+                                           "sim", "plan", "plan merge", "top", "model", "model init",
+                                           "model info", "model check", "devices"};
     char line[64];
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         CHECK(clsa(format(line, sizeof line, "%s --help", commands[i])) == 0);

@@ -7,7 +7,8 @@ Runs BINARY (cuda_kernels) under ncu, a run for each ROW (part of a row's name),
 clocks as they are; or reads what --keep left. Of a row that launches several kernels the longest is told. Percent of
 what the chip could do at most: `dram` of device memory's rate, `tensor` of the tensor cores' cycles, `issue` of the
 cycles in which a scheduler issued, `warps` of the warps a multiprocessor can hold; `stall`: how many warps wait for
-what most wait for (the row's unit) whenever one issues. Exit 2: ncu failed or wrote nothing that could be read.
+what most wait for (the row's unit) whenever one issues. Exit 2: ncu failed, or of a row its calls could
+not be told apart.
 """
 import argparse
 import csv
@@ -34,7 +35,11 @@ def run(binary, row, folder):
         command += ["--section", section]
     with open(folder / f"ncu_{row}.out", "w", encoding="utf-8") as out:
         command += [binary, "bench", row]
-        status = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+        try:
+            status = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+        except OSError as error:
+            print(f"kernel_counters.py: ncu: {error.strerror}; it comes with the CUDA toolkit", file=sys.stderr)
+            sys.exit(2)
     if status:
         print(f"ncu of {row}: exit {status}: {(folder / f'ncu_{row}.out').read_text()[-300:]}", file=sys.stderr)
         sys.exit(2)
@@ -71,7 +76,7 @@ def report(folder, stem, args, out):
     calls = list(calls_of(folder / f"{stem}.csv"))
     if not rows or len(calls) % len(rows):
         print(f"{stem}: {len(calls)} calls of {len(rows)} rows: left out", file=sys.stderr)
-        return
+        return False
     each = len(calls) // len(rows)
     for i, (name, sequences) in enumerate(rows):
         call = max(calls[i * each:(i + 1) * each], key=lambda c: c["us"])
@@ -82,6 +87,7 @@ def report(folder, stem, args, out):
         for what, value, unit in values if out else []:
             print(datetime.date.today(), args.commit, device, args.driver, "kernel_counters.py", "paper-4b", "-",
                   131072, sequences, f"counter.{name}.{what}", f"{value:.4g}", "-", "-", unit, sep="\t", file=out)
+    return True
 
 
 def main():
@@ -97,14 +103,16 @@ def main():
         parser.error("a binary and rows, or --from a folder")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(args.kept or args.keep or temporary)
+        if not args.kept:
+            folder.mkdir(parents=True, exist_ok=True)
         for row in args.command[1:]:
             run(args.command[0], row, folder)
         out = open(args.results, "a", encoding="utf-8") if args.results else None
-        paths = sorted(folder.glob("ncu_*.csv"))
-        if not paths:
+        stems = [f"ncu_{row}" for row in args.command[1:]] or sorted(path.stem for path in folder.glob("ncu_*.csv"))
+        if not stems:
             parser.error(f"{folder}: no ncu_*.csv")
-        for path in paths:
-            report(folder, path.stem, args, out)
+        if not all([report(folder, stem, args, out) for stem in stems]):
+            sys.exit(2)
 
 
 if __name__ == "__main__":
