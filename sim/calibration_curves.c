@@ -5,7 +5,7 @@
 // under the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the
 // floor more than their logarithms do: these take a constant time for an efficiency that grows, which another device's
 // would not. A curve's residuals are those of its points left out. The floor has seen all points: with few of them
-// residuals are flattered a little.
+// residuals are flattered a little; more so those of pooled points, whose neighbours' means have them in.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>

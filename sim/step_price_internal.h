@@ -44,7 +44,7 @@ struct step_price {
     struct plan plan;
     struct stage_timer timer;
     double overhead_s;
-    double since_s;                    // the end of the last step with prompts
+    double since_s;                    // since the last step with prompts ended; INFINITY: none
     enum provenance provenance;
     int32_t n_terms, n_rows_terms;
     struct term terms[MAX_TERMS];      // functions of rows first
