@@ -303,10 +303,11 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
     drop_pending(fit);
 }
 
-// How long before a step the last one with prompts of its source ended. Clocks of a damaged trace may do anything.
+// How long before a step the last one with prompts of its source ended, also if that was of no other use. Clocks of a
+// damaged trace may do anything.
 static int64_t since_prompts(struct fit_source *from, const struct step_sample *step)
 {
-    bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM;
+    bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM && step->duration_ns >= 0 && step->duration_ns < MAX_SUM;
     int64_t since_ns = sane && from->prompt_end_ns >= 0 ? step->begin_ns - from->prompt_end_ns : -1;
     if (step->phase != PHASE_DECODE) {
         from->prompt_end_ns = sane ? step->begin_ns + step->duration_ns : INT64_MIN;
@@ -325,6 +326,7 @@ static void on_step(void *user, const struct step_sample *step)
     if (fit->error) {
         return;
     }
+    int64_t since_ns = from ? since_prompts(from, step) : -1;
     if (!from || (!mine && !whole) || step->duration_ns < 0 || step->duration_ns >= MAX_SUM) {
         fit->dropped++;
         drop_pending(fit);
@@ -341,7 +343,7 @@ static void on_step(void *user, const struct step_sample *step)
         .profile = from->profile, .source = from->number, .graph = from->source.graph,
         .phase = phase, .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
         .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
-        .since_ns = since_prompts(from, step),
+        .since_ns = since_ns,
     };
     complete(fit, step, from->source.graph, phase);
 }
