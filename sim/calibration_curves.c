@@ -5,7 +5,7 @@
 // under the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the
 // floor more than their logarithms do: these take a constant time for an efficiency that grows, which another device's
 // would not. A curve's residuals are those of its points left out. The floor has seen all points: with few of them
-// residuals are flattered a little; more so those of pooled points, whose neighbours' means have them in.
+// residuals are flattered a little.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
@@ -100,10 +100,10 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
     return 0;
 }
 
-// A point while its curve is fitted. Its time is the roofline's times the median ratio: robust, and exact for one
-// shape.
+// A point while its curve is fitted. What was measured is the roofline's time times the median ratio: robust, and exact
+// for one shape. The curve is laid through time_s.
 struct fit_point {
-    double roof_s, time_s, launch_s;
+    double roof_s, measured_s, time_s, launch_s;
 };
 
 static struct fit_point reduce(struct calibration_point *out, const struct fit_sample *samples, int64_t n,
@@ -121,13 +121,14 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = 1e-9 * (double)samples[i].duration_ns / samples[i].roof_s;
     }
-    point.time_s = point.roof_s * (by_scores(samples->stage) ? mean_of(scratch, n) : calibration_median(scratch, n));
+    point.measured_s = point.roof_s * (by_scores(samples->stage) ? mean_of(scratch, n) : calibration_median(scratch, n));
+    point.time_s = point.measured_s;
     return point;
 }
 
 // Where times go by the scores, a point's few steps of few layers are a draw of them: its time is the mean of all that
-// was measured of about its number of rows, at about its work each. pooled_s [n_points].
-static void pool(const struct calibration_curve *curve, struct fit_point *points, double *pooled_s)
+// was measured of about its number of rows, at about its work each, but of the point `left_out` (-1: none).
+static void pool(const struct calibration_curve *curve, struct fit_point *points, int32_t left_out)
 {
     for (int32_t i = 0; i < curve->n_points; i++) {
         const struct calibration_point *at = &curve->points[i];
@@ -135,16 +136,34 @@ static void pool(const struct calibration_curve *curve, struct fit_point *points
         for (int32_t j = 0; j < curve->n_points; j++) {
             const struct calibration_point *other = &curve->points[j];
             double rows = log2((double)other->rows / at->rows), each = log2(other->work / at->work) - rows;
-            if (fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
-                sum += (double)other->samples * log(points[j].time_s);
+            if (j != left_out && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
+                sum += (double)other->samples * log(points[j].measured_s);
                 weight += (double)other->samples;
             }
         }
-        pooled_s[i] = exp(sum / weight);
+        points[i].time_s = weight > 0 ? exp(sum / weight) : points[i].measured_s;
     }
+}
+
+static void lay(struct calibration_curve *curve, const struct fit_point *points, double floor_s)
+{
+    curve->floor_s = floor_s;
     for (int32_t i = 0; i < curve->n_points; i++) {
-        points[i].time_s = pooled_s[i];
+        curve->points[i].efficiency = points[i].roof_s / (points[i].time_s - floor_s);
     }
+}
+
+// What predicting point i from the others misses `truly_s` by; negative: they do not reach it.
+static double missed(const struct calibration_curve *curve, const struct fit_point *points, int32_t i, bool linear,
+                     double truly_s)
+{
+    const struct calibration_point *point = &curve->points[i];
+    double efficiency;
+    enum provenance provenance;
+    if (!calibration_curve_at(curve, point->rows, point->work, i, linear, &efficiency, &provenance)) {
+        return -1;
+    }
+    return fabs((curve->floor_s + points[i].roof_s / efficiency) / truly_s - 1);
 }
 
 // Fits the efficiencies to a floor and predicts each point from the others. errors [n_points].
@@ -152,29 +171,53 @@ static struct calibration_error try_floor(struct calibration_curve *curve, const
                                           double floor_s, bool linear, double *errors)
 {
     int32_t n = 0;
-    curve->floor_s = floor_s;
+    lay(curve, points, floor_s);
     for (int32_t i = 0; i < curve->n_points; i++) {
-        curve->points[i].efficiency = points[i].roof_s / (points[i].time_s - floor_s);
-    }
-    for (int32_t i = 0; i < curve->n_points; i++) {
-        const struct calibration_point *point = &curve->points[i];
-        double efficiency;
-        enum provenance provenance;
-        if (calibration_curve_at(curve, point->rows, point->work, i, linear, &efficiency, &provenance)) {
-            errors[n++] = fabs((floor_s + points[i].roof_s / efficiency) / points[i].time_s - 1);
+        double error = missed(curve, points, i, linear, points[i].time_s);
+        if (error >= 0) {
+            errors[n++] = error;
         }
     }
     return error_of(errors, n);
 }
 
-static void fit_curve(struct calibration_curve *curve, const struct fit_point *points, double *errors)
+static double shortest(const struct calibration_curve *curve, const struct fit_point *points)
 {
-    double shortest_s = INFINITY, best_floor_s = 0, best = INFINITY;
+    double time_s = INFINITY;
     for (int32_t i = 0; i < curve->n_points; i++) {
-        shortest_s = points[i].time_s < shortest_s ? points[i].time_s : shortest_s;
-        errors[i] = fabs((points[i].roof_s + points[i].launch_s) / points[i].time_s - 1);
+        time_s = fmin(time_s, points[i].time_s);
+    }
+    return time_s;
+}
+
+// The same of pooled points, each left out of its neighbours' means and held against what was measured of it.
+static struct calibration_error pooled_error(struct calibration_curve *curve, struct fit_point *points, double floor_s,
+                                             double *errors)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        pool(curve, points, i);
+        lay(curve, points, fmin(floor_s, shortest(curve, points) * (FLOOR_SHARES - 1) / FLOOR_SHARES));
+        double error = missed(curve, points, i, false, points[i].measured_s);
+        if (error >= 0) {
+            errors[n++] = error;
+        }
+    }
+    pool(curve, points, -1);
+    lay(curve, points, floor_s);
+    return error_of(errors, n);
+}
+
+static void fit_curve(struct calibration_curve *curve, struct fit_point *points, bool pooled, double *errors)
+{
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        errors[i] = fabs((points[i].roof_s + points[i].launch_s) / points[i].measured_s - 1);
     }
     curve->roofline = error_of(errors, curve->n_points);
+    if (pooled) {
+        pool(curve, points, -1);
+    }
+    double shortest_s = shortest(curve, points), best_floor_s = 0, best = INFINITY;
     // A few points say nothing of a floor: predicting one from the others, some share always happens to fit.
     int shares = curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1;
     double medians[FLOOR_SHARES];
@@ -185,9 +228,11 @@ static void fit_curve(struct calibration_curve *curve, const struct fit_point *p
     // The lowest of those that are about as good: where all times are alike, any floor fits, and a high one would say
     // that a larger model takes no longer.
     for (int share = shares - 1; share >= 0; share--) {
-        best_floor_s = medians[share] <= ABOUT_AS_GOOD * best + LEAST_ERROR ? shortest_s * share / FLOOR_SHARES : best_floor_s;
+        bool good = medians[share] <= ABOUT_AS_GOOD * best + LEAST_ERROR;
+        best_floor_s = good ? shortest_s * share / FLOOR_SHARES : best_floor_s;
     }
-    curve->calibrated = try_floor(curve, points, best_floor_s, false, errors);
+    curve->calibrated = pooled ? pooled_error(curve, points, best_floor_s, errors)
+                               : try_floor(curve, points, best_floor_s, false, errors);
 }
 
 // One curve from its sorted samples [n]. scratch [n].
@@ -212,10 +257,7 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
         points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, scratch);
         out->n_points++;
     }
-    if (by_scores(out->stage) && out->phase != PHASE_PREFILL) {
-        pool(out, points, scratch);
-    }
-    fit_curve(out, points, scratch);
+    fit_curve(out, points, by_scores(out->stage) && out->phase != PHASE_PREFILL, scratch);
     free(points);
     return 0;
 }

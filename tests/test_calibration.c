@@ -236,6 +236,22 @@ static void check_pooled(void)
     calibration_free(calibration);
 }
 
+// A pooled point is predicted from what was measured of the others alone, and held against what was measured of it.
+static void check_pooled_error(void)
+{
+    struct calibration_fit *fit = open_fit();
+    for (int32_t rows = 1; rows <= 1 << 14; rows *= 2) {
+        feed(fit, STAGE_INDEX_SELECT, rows, rows, 100 * (int64_t)rows, 0, rows == 128 ? 40e-6 : 10e-6, 0);
+    }
+    struct calibration *calibration = finish(fit);
+    const struct calibration_curve *curve = &calibration->profiles[0].curves[0];
+    CHECK(curve->n_points == 15);
+    CHECK_MESSAGE(fabs(curve->calibrated.p95 - 0.75) < 0.05, "40 us where others take 10: off by %g",
+                  curve->calibrated.p95);
+    CHECK_MESSAGE(curve->calibrated.median < 0.05, "the others: off by %g", curve->calibrated.median);
+    calibration_free(calibration);
+}
+
 // A step of layers with these stages each, of which every one takes a time of its own.
 static void feed_layers(struct calibration_fit *fit, const enum stage (*stages)[2], int32_t n_layers)
 {
@@ -607,6 +623,7 @@ int main(void)
     check_between();
     check_products();
     check_pooled();
+    check_pooled_error();
     check_kinds();
     check_grouping();
     check_prediction();
