@@ -398,7 +398,8 @@ static void append_run(const struct appending *a, const struct eval_results *res
     double bits = run->text_bytes > 0 ? run->text_bits / (double)run->text_bytes : NAN;
     append(a, run, run->source.device, "bits_per_byte", run->text_bytes / (run->context_tokens - 1), bits, NAN, "bits");
     append(a, run, run->source.device, "coverage", run->n_probes, 100 * eval_mean(&run->routing.coverage), NAN, "%");
-    append(a, run, run->source.device, "exact_coverage", run->n_probes, 100 * eval_mean(&run->routing.exact_coverage), NAN, "%");
+    append(a, run, run->source.device, "exact_coverage", run->n_probes, 100 * eval_mean(&run->routing.exact_coverage),
+           NAN, "%");
     append(a, run, run->source.device, "selection_iou", run->n_probes, 100 * eval_mean(&run->routing.iou), NAN, "%");
 }
 

@@ -11,15 +11,13 @@
 
 static const int stop_signals[] = {SIGINT, SIGTERM};
 static const int64_t same_asking_ns = 500000000;
-static volatile sig_atomic_t requested;
-static _Atomic int64_t requested_ns;    // when, by the steady clock; 0: never
+static _Atomic int64_t requested_ns;    // when a stop was asked for, by the steady clock; 0: never
 
 static void on_signal(int signal_number)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     int64_t now_ns = time.tv_sec * INT64_C(1000000000) + time.tv_nsec, first_ns = 0;
-    requested = 1;
     if (!atomic_compare_exchange_strong(&requested_ns, &first_ns, now_ns) && now_ns - first_ns > same_asking_ns) {
         signal(signal_number, SIG_DFL);
         raise(signal_number);    // obeyed when this returns
@@ -42,10 +40,10 @@ void interrupt_catch(void)
 
 bool interrupt_requested(void)
 {
-    return requested;
+    return atomic_load(&requested_ns) != 0;
 }
 
 int interrupt_check(void)
 {
-    return requested ? status_fail(-EINTR, "interrupted") : 0;
+    return interrupt_requested() ? status_fail(-EINTR, "interrupted") : 0;
 }

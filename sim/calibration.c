@@ -221,6 +221,29 @@ static bool has_phase(const struct calibration_profile *profile, enum stage stag
     return found;
 }
 
+enum calibration_layer calibration_layer_of(enum stage stage, const struct calibration_beside *beside)
+{
+    bool selecting = beside->indexers && !beside->windows;    // above a shared memory few rows of a prompt do
+    switch (stage) {
+    case STAGE_INDEX_PROJECT: return beside->windows ? LAYER_MEMORY : LAYER_ANY;
+    case STAGE_QKV:
+    case STAGE_OUTPUT:
+    case STAGE_FFN: return selecting ? LAYER_SELECTING : LAYER_ANY;
+    case STAGE_KV_WRITE: break;
+    default: return LAYER_ANY;
+    }
+    if (beside->window) {
+        return LAYER_WINDOW;
+    }
+    if (beside->keys) {
+        return beside->windows ? LAYER_MEMORY : LAYER_INDEXED;
+    }
+    if (beside->bounds) {
+        return LAYER_BOUNDED;
+    }
+    return selecting ? LAYER_SELECTING : LAYER_ANY;
+}
+
 static bool has_layer(const struct calibration_profile *profile, enum stage stage, enum phase phase,
                       enum calibration_layer layer)
 {

@@ -46,6 +46,13 @@ enum calibration_layer {
 };
 const char *calibration_layer_name(enum calibration_layer layer);    // "any", "window", ...
 
+// What else runs in the layer of a stage, and in any layer of its step.
+struct calibration_beside {
+    bool window, keys, bounds;    // window attention; an indexer with keys, or one with bounds of pages
+    bool windows, indexers;       // in any layer: window attention; an indexer of either kind
+};
+enum calibration_layer calibration_layer_of(enum stage stage, const struct calibration_beside *beside);
+
 struct calibration_curve {
     enum stage stage;
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
@@ -87,7 +94,7 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
-// Seconds that this is, in all.
+// How much longer such a step of n_seqs sequences takes that reads `bytes`, since_s after the last with prompts; seconds.
 double calibration_settling_s(const struct calibration_profile *profile, double bytes, int32_t n_seqs, double since_s);
 // Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was
 // selected, where neighbours share the less the more there was to choose from and whose work does not tell, and the

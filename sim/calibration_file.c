@@ -4,8 +4,8 @@
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
 // "prefill": {...}, "decode_per_sequence" (may be missing), "settling": {"seconds_per_byte", "seconds",
 // "sequences"} (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
-// (may be missing; stages of which layers of one kind have curves apart: calibration_layer_name), "dtype", "floor_s", "points": [[rows, work,
-// efficiency, samples], ...], "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
+// (a calibration_layer_name; missing: any), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...],
+// "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
 // bits. An unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error
 // that names file and place. The rates are validated by sim/device.c. No model of the file is kept: it is parsed whole
 // or not at all.

@@ -246,21 +246,13 @@ static enum calibration_layer kind_of(const struct calibration_fit *fit, const s
                                       bool scores)
 {
     int32_t layer = sample->layer + 1;
-    bool selecting = scores && !windows;    // above a shared memory few rows of a prompt do
-    if (sample->stage == STAGE_INDEX_PROJECT) {
-        return windows ? LAYER_MEMORY : LAYER_ANY;
-    }
-    if (sample->stage == STAGE_QKV || sample->stage == STAGE_OUTPUT || sample->stage == STAGE_FFN) {
-        return selecting ? LAYER_SELECTING : LAYER_ANY;
-    }
-    if (sample->stage != STAGE_KV_WRITE) {
-        return LAYER_ANY;
-    }
-    return fit->slots[STAGE_WINDOW_ATTENTION][layer] ? LAYER_WINDOW
-           : fit->slots[STAGE_INDEX_PROJECT][layer]  ? windows ? LAYER_MEMORY : LAYER_INDEXED
-           : fit->slots[STAGE_INDEX_SCORE][layer]    ? LAYER_BOUNDED
-           : selecting                               ? LAYER_SELECTING
-                                                     : LAYER_ANY;
+    bool keys = fit->slots[STAGE_INDEX_PROJECT][layer] != 0;
+    struct calibration_beside beside = {.window = fit->slots[STAGE_WINDOW_ATTENTION][layer] != 0,
+                                        .keys = keys,
+                                        .bounds = !keys && fit->slots[STAGE_INDEX_SCORE][layer] != 0,
+                                        .windows = windows,
+                                        .indexers = scores};
+    return calibration_layer_of(sample->stage, &beside);
 }
 
 // The samples of a step that has ended are complete: its bytes are the working set.
@@ -307,7 +299,8 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
 // damaged trace may do anything.
 static int64_t since_prompts(struct fit_source *from, const struct step_sample *step)
 {
-    bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM && step->duration_ns >= 0 && step->duration_ns < MAX_SUM;
+    bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM && step->duration_ns >= 0 &&
+                step->duration_ns < MAX_SUM;
     int64_t since_ns = sane && from->prompt_end_ns >= 0 ? step->begin_ns - from->prompt_end_ns : -1;
     if (step->phase != PHASE_DECODE) {
         from->prompt_end_ns = sane ? step->begin_ns + step->duration_ns : INT64_MIN;

@@ -52,29 +52,18 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
-// As the fit tells a trace's layers apart.
 static enum calibration_layer layer_kind(const struct plan *plan, enum stage stage, int32_t layer)
 {
-    bool windows = false, indexers = false, bounds = plan->index.score == INDEX_PAGE_BOUND;
+    bool inside = layer >= 0, bounds = plan->index.score == INDEX_PAGE_BOUND;    // embed and head are in none
+    bool indexes = inside && plan_runs_indexer(plan, layer);
+    struct calibration_beside beside = {.window = inside && plan->layers[layer].attention == ATTENTION_WINDOW,
+                                        .keys = indexes && !bounds,
+                                        .bounds = indexes && bounds};
     for (int32_t l = 0; l < plan->shape.n_layers; l++) {
-        windows = windows || plan->layers[l].attention == ATTENTION_WINDOW;
-        indexers = indexers || plan_runs_indexer(plan, l);
+        beside.windows = beside.windows || plan->layers[l].attention == ATTENTION_WINDOW;
+        beside.indexers = beside.indexers || plan_runs_indexer(plan, l);
     }
-    bool selecting = indexers && !windows;
-    if (stage == STAGE_INDEX_PROJECT) {
-        return windows ? LAYER_MEMORY : LAYER_ANY;
-    }
-    if (stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN) {
-        return selecting ? LAYER_SELECTING : LAYER_ANY;
-    }
-    if (stage != STAGE_KV_WRITE) {
-        return LAYER_ANY;
-    }
-    return plan->layers[layer].attention == ATTENTION_WINDOW ? LAYER_WINDOW
-           : !plan_runs_indexer(plan, layer)                 ? selecting ? LAYER_SELECTING : LAYER_ANY
-           : bounds                                          ? LAYER_BOUNDED
-           : windows                                         ? LAYER_MEMORY
-                                                             : LAYER_INDEXED;
+    return calibration_layer_of(stage, &beside);
 }
 
 bool predict_foreign(const struct device *device)

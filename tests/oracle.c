@@ -272,6 +272,7 @@ static bool follow(struct oracle *o, unsigned char *chosen, const double *scores
     if (count < 0) {
         return false;
     }
+    o->report->followed++;
     int32_t budget = index->budget_tokens / index->unit_tokens;
     bool good = count == (budget < n_units ? budget : n_units);
     for (int32_t i = 0; i < count; i++) {

@@ -17,6 +17,7 @@ struct oracle_options {
 
 struct oracle_report {
     int64_t selections;      // (row, set) pairs that an indexer decided
+    int64_t followed;        // of these, taken over from `follow`
     int64_t malformed;       // followed selections of a wrong count, out of order or range, or without a forced unit
     double worst_regret;     // how far a followed selection left better scores out: best left out - worst taken, over
                              // the range or the greatest magnitude of the row's scores; 0 if never

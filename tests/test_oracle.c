@@ -93,6 +93,8 @@ static double *compare_whole(const struct plan *plan, struct model_file *model, 
         int32_t n_rows = 0;
         const float *logits = engine_logits(engine, &n_rows);
         CHECK(n_rows == n);
+        CHECK_MESSAGE(report.followed == report.selections, "%s: %lld of %lld selections were followed", what,
+                      (long long)report.followed, (long long)report.selections);
         CHECK_MESSAGE(report.malformed == 0, "%s: %lld of %lld selections are malformed", what,
                       (long long)report.malformed, (long long)report.selections);
         struct closeness bound = bound_of(with, plan);
