@@ -9,7 +9,8 @@
 // each batch decodes: a service's steps have both, and chunks of any length. Each comes four times, every other one
 // without its stages told, as a service on a GPU runs. --held-contexts, --held-batches and
 // --held-prompts go to a trace of their own, FOLDER/held-METHOD.pftrace, from the same engine: opening one takes
-// longer.
+// longer. --passes runs all of it again, every other time with contexts and prompts in reverse, into traces that end in
+// -2, -3 ...: what a hot GPU or a neighbour did to one reading is seen beside the other.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #include "traces/trace.h"
 #include "tests/bench/results.h"
 
-enum { MAX_POINTS = 32, REPEATS = 4 };
+enum { MAX_POINTS = 64, REPEATS = 4 };
 
 struct list {
     int32_t n, values[MAX_POINTS];
@@ -39,9 +40,10 @@ enum { FITTED, HELD, GRIDS };
 
 struct bench {
     const char *model, *methods, *device, *folder, *name;
-    int32_t steps, every, chunk, threads;
+    int32_t steps, every, chunk, threads, passes;
     struct grid grids[GRIDS];
     const struct grid *grid;   // the one that is run
+    int32_t pass;              // for the how manieth time, from 0
     struct sample_source source;
     struct plan_flags flags;
     struct model_file *files[BACKBONE_COUNT];
@@ -177,12 +179,18 @@ static int run_prompt(struct bench *record, int32_t tokens)
     return error ? error : status_fail(-EAGAIN, "a prompt of %d tokens did not end beside %d sequences", tokens, before);
 }
 
+// The i-th value that is run in this pass.
+static int32_t in_turn(const struct bench *record, const struct list *list, int32_t i)
+{
+    return list->values[record->pass % 2 ? list->n - 1 - i : i];
+}
+
 static int run_prompts(struct bench *record, const struct list *lengths)
 {
     int error = 0;
     for (int32_t i = 0; i < REPEATS * lengths->n && !error; i++) {
         record->observer.device_stages = i % 2 == 0 ? record->collecting->device_stages : NULL;
-        error = run_prompt(record, lengths->values[i / REPEATS]);
+        error = run_prompt(record, in_turn(record, lengths, i / REPEATS));
     }
     record->observer.device_stages = record->collecting->device_stages;
     return error;
@@ -252,13 +260,42 @@ static int run_grid(struct bench *record, const struct plan *plan, struct trace_
     int error = run_prompts(record, &grid->prompts);
     record->keep = false;
     for (int32_t c = 0; c < grid->contexts.n && !error; c++) {
-        error = run_context(record, plan, grid->contexts.values[c]);
+        error = run_context(record, plan, in_turn(record, &grid->contexts, c));
+    }
+    return error;
+}
+
+// All grids once, each into a trace of its own, which is whole as soon as its grid has run.
+static int run_pass(struct bench *record, const struct plan *plan)
+{
+    int error = 0;
+    for (int g = 0; g < GRIDS && !error; g++) {
+        const struct grid *grid = &record->grids[g];
+        char path[512], number[16] = "";
+        struct trace_writer_options options = {.path = path, .command = "bench_record"};
+        struct trace_writer *writer = NULL;
+        if (grid->contexts.n == 0 && grid->prompts.n == 0) {
+            continue;
+        }
+        if (record->pass > 0) {
+            snprintf(number, sizeof number, "-%d", record->pass + 1);
+        }
+        snprintf(path, sizeof path, "%s/%s-%s%s.pftrace", record->folder, g == HELD ? "held" : record->name, plan->method,
+                 number);
+        error = trace_writer_open(&writer, &options);
+        error = error ? error : run_grid(record, plan, writer, grid);
+        int close_error = trace_writer_close(writer);
+        error = error ? error : close_error;
+        if (!error) {
+            printf("%s\n", path);
+            fflush(stdout);
+        }
     }
     return error;
 }
 
 static int run_engine(struct bench *record, const struct plan *plan, struct model_file *model,
-                      struct collector *collector, struct trace_writer *const *writers)
+                      struct collector *collector)
 {
     char backend[32];
     int32_t number;
@@ -289,8 +326,8 @@ static int run_engine(struct bench *record, const struct plan *plan, struct mode
     record->keep = false;
     // Batches record themselves before their steps are kept.
     error = record->cold ? 0 : engine_warm(record->engine, options.max_context);
-    for (int g = 0; g < GRIDS && !error; g++) {
-        error = writers[g] ? run_grid(record, plan, writers[g], &record->grids[g]) : 0;
+    for (record->pass = 0; record->pass < record->passes && !error; record->pass++) {
+        error = run_pass(record, plan);
     }
     struct engine_stats stats = engine_stats(record->engine);
     if (gpu && !error) {
@@ -316,28 +353,11 @@ static int run_method(struct bench *record, const char *name)
     if (error) {
         return error;
     }
-    char paths[GRIDS][512];
-    struct trace_writer *writers[GRIDS] = {NULL};
     struct collector *collector = NULL;
     struct sample_sink sink = {.user = record, .source = on_source, .stage = on_stage, .step = on_step};
-    for (int g = 0; g < GRIDS && !error; g++) {
-        struct trace_writer_options options = {.path = paths[g], .command = "bench_record"};
-        snprintf(paths[g], sizeof paths[g], "%s/%s-%s.pftrace", record->folder, g == HELD ? "held" : record->name, name);
-        bool any = record->grids[g].contexts.n > 0 || record->grids[g].prompts.n > 0;
-        error = any ? trace_writer_open(&writers[g], &options) : 0;
-    }
-    error = error ? error : collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
-    error = error ? error : run_engine(record, &plan, *file, collector, writers);
+    error = collector_open(&collector, COLLECTOR_CPU_CLOCK, &sink);
+    error = error ? error : run_engine(record, &plan, *file, collector);
     collector_close(collector);
-    for (int g = 0; g < GRIDS; g++) {
-        bool any = writers[g] != NULL;
-        int close_error = trace_writer_close(writers[g]);
-        error = error ? error : close_error;
-        if (any && !error) {
-            printf("%s\n", paths[g]);
-            fflush(stdout);
-        }
-    }
     return error ? status_prefix(error, "%s: ", name) : 0;
 }
 
@@ -385,7 +405,7 @@ static int run(struct bench *record)
 int main(int argc, char **argv)
 {
     struct bench record = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .folder = ".",
-                            .name = "grid", .steps = 16, .every = 4, .flags = plan_flags_default()};
+                            .name = "grid", .steps = 16, .every = 4, .passes = 1, .flags = plan_flags_default()};
     struct grid *fitted = &record.grids[FITTED], *held = &record.grids[HELD];
     fitted->contexts_text = "512,1K,2K,4K";
     fitted->batches_text = "1,2,4";
@@ -402,6 +422,7 @@ int main(int argc, char **argv)
         {"held-prompts", OPTION_TEXT, &held->prompts_text, 0, 0, "N[,N...]", "as --prompts"},
         {"steps", OPTION_INT, &record.steps, 1, 4096, "steps", "kept of each batch"},
         {"every", OPTION_INT, &record.every, 1, 1024, "steps", "on a GPU one in so many tells its stages"},
+        {"passes", OPTION_INT, &record.passes, 1, 16, "times", "all of it is run, each into traces of its own"},
         {"chunk", OPTION_INT, &record.chunk, 0, 1 << 20, "tokens", "rows of one prefill step; 0: 512, on a GPU 8192"},
         {"threads", OPTION_INT, &record.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"cold", OPTION_FLAG, &record.cold, 0, 0, NULL, "the first prompts pay for what is loaded at first use"},

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# tests/bench/split.sh held|grid FOLDER [METHOD...] - records shapes to judge a GPU's calibration by, or to make one from.
+#
+# Which shapes judge was written here before any of them was measured, and they are never calibrated with. Drawn with a
+# seed, per method: one context from each seventh of the logarithm of 700 to 96K and one shortly above the 2048 tokens
+# that are selected, at least 6% from every context that is calibrated with; five batches and nine lengths of prompts
+# likewise, and a prompt of whole tiles. `grid` adds to what calibrations were made from before: contexts where nothing
+# was measured, and for each level of rows whose algorithms the engine chooses apart a length shortly behind its begin.
+# All is run twice, the second time in reverse: FOLDER/{held,grid}-METHOD.pftrace and ...-2.pftrace. BUILD names the
+# folder of bench_record, MODEL and DEVICE are as its own, LIMIT seconds (default: 60) are what a method may take: cut
+# short, its second run is lost, not the first.
+set -u
+what=${1:-} folder=${2:-} build=${BUILD:-build} rc=0
+declare -A held grid
+
+# contexts | batches | prompts
+held[clsa]="1198,1477,2879,5346,9313,21861,42238,54672 1,2,7,17,25 98,200,231,524,785,1326,2763,2928,5120,5887"
+held[dense]="807,1486,2699,5688,6712,23146,41388,85422 1,2,6,10,23 81,158,313,364,591,1444,1710,3599,5317,7168"
+held[token]="796,1905,2307,4723,11585,20344,33524,75843 1,3,6,7,18 78,122,299,366,657,991,2644,3072,4577,6898"
+held[indexcache]="1090,1952,2891,3722,7753,22157,42112,65224 1,2,4,11,18 83,153,243,452,694,1089,2291,3131,5629,7168"
+held[dsa]="769,2298,2794,5128,6669,16674,25057,98144 1,2,4,8,13 94,142,237,531,753,1592,2082,3802,5120,7843"
+held[quest]="1349,1738,2393,4727,6714,21740,27416,59948 1,2,5,8,18 81,161,340,516,763,1266,2358,3072,4394,5172"
+held[block]="1400,1854,2971,4853,6746,20787,42126,78245 1,2,4,10,24 77,127,332,433,964,1256,2543,3072,3779,7345"
+held[yoco]="879,1431,2339,3449,9912,14479,43422,98029 1,3,6,11,39 71,188,213,349,649,1225,2321,2836,5120,5385"
+held[clsa-block]="713,1764,2870,3687,7269,22215,35824,73233 1,2,6,17,27 77,144,268,497,609,1477,2787,3072,3672,7381"
+
+# contexts | batches | whose prompts: all, or those beyond 1024
+grid[clsa]="1600,2150,3200,11264 1,2,4,6,10,16,24 all"
+grid[dense]="1600,3000,11264,33792 1,2,4,6,10,16,24 all"
+grid[token]="1600,2150,2500,3200,6144,13312,27648,81920,131072 1,2,4,6,10,16,24 long"
+grid[indexcache]="1600,2150,3200,11264 1,2,4,6,10,16,24 all"
+grid[dsa]="1600,2150,3200,11264 1,2,4,6,10,16,24 long"
+grid[quest]="1600,2150,2700,6144,13312,29696,51200,92160,131072 1,2,4,6,10,16,24 long"
+grid[block]="1600,2150,2700,6144,13312,29696,51200,92160,131072 1,2,4,6,10,16,24 long"
+grid[yoco]="1600,2600,6144,27648,81920,131072 1,2,4,6,10,16,24 long"
+grid[clsa-block]="1600,2150,2700,6144,13312,29696,51200,92160,131072 1,2,4,6,10,16,24 long"
+short=262,294,326,358,390,422,454,486,525,589,653,717,781,845,909,973
+long=1050,1178,1306,1434,1562,1690,1818,1946,2099,2355,2611,2867,3123,3379,3635,3891,4198,4710,5222,\
+5734,6246,6758,7270,7782
+
+if [ "$what" != held ] && [ "$what" != grid ] || [ ! -d "$folder" ]; then
+    echo "split.sh: expected held or grid, a folder, and perhaps methods" >&2
+    exit 2
+fi
+shift 2
+for method in ${*:-clsa dense token indexcache dsa quest block yoco clsa-block}; do
+    if [ -z "${held[$method]:-}" ]; then
+        echo "split.sh: $method is no method" >&2
+        exit 2
+    fi
+    if [ "$what" = held ]; then
+        read -r contexts batches prompts <<< "${held[$method]}"
+    else
+        read -r contexts batches prompts <<< "${grid[$method]}"
+        [ "$prompts" = all ] && prompts=$short,$long || prompts=$long
+    fi
+    timeout -s INT -k 10 "${LIMIT:-60}" "$build/bench_record" --model "${MODEL:-paper-4b}" --device "${DEVICE:-cuda}" \
+        --methods "$method" --folder "$folder" --name "$what" --steps 9 --every 3 --passes 2 \
+        --contexts "$contexts" --batches "$batches" --prompts "$prompts" || rc=1
+done
+exit $rc
