@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/bench/split.sh held|grid FOLDER [METHOD...] - records shapes to judge a GPU's calibration by, or to make one from.
+# tests/bench/split.sh held|grid FOLDER [METHOD...] - records shapes to judge a GPU by, or to calibrate one from.
 #
 # Which shapes judge was written here before any of them was measured, and they are never calibrated with. Drawn with a
 # seed, per method: one context from each seventh of the logarithm of 700 to 96K and one shortly above the 2048 tokens
