@@ -8,8 +8,9 @@
 // the measured stages too. Where a shape was run only with its stages told, and of prompts the first run may also have
 // chosen kernels: its step is also taken "undisturbed", each stage as many times its median as it has layers and parts
 // of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare roofline and
-// calibrated. With --borrowed another device's calibration takes the place of --fit: how far its curves carry. Appends
-// to --results.
+// calibrated; where a shape is in several of the traces to judge by, "again" is how far its last reading is from its
+// first, which no model can be expected to tell. All of it for all methods together and for each. With --borrowed
+// another device's calibration takes the place of --fit: how far its curves carry. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -34,9 +35,16 @@ struct datum {
     bool fitted, held;                       // calibrated with, to be judged by; both: not held out
     bool ends;                               // a prompt's last chunk: its row leaves logits
     int32_t n_whole, n_staged;
-    double whole_s[MAX_STEPS], staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];
-    double beside_s[MAX_STEPS];              // of a step that tells stages, what is outside of them
-    int32_t parts[STAGE_COUNT];              // samples of a stage in one step
+    double whole_s[MAX_STEPS];               // [n_whole] of steps that tell no stages
+    double staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];    // [n_staged] of those that do, less their marks
+    double beside_s[MAX_STEPS];              // [n_staged] what is outside of the stages
+    int32_t whole_of[MAX_STEPS], staged_of[MAX_STEPS];    // the trace that told it
+};
+
+// A shape as it was measured: of all traces, or of one.
+struct measured {
+    bool staged;                             // whether stages were told
+    double step_s, undisturbed_s, stages_s[STAGE_HOST];
 };
 
 struct bench {
@@ -51,17 +59,10 @@ struct bench {
     int32_t n_data;
     struct stage_sample *pending;            // [n_pending] of the step that is told, owned
     int32_t n_pending;
-    double marks_s[MAX_PLANS][PHASE_COUNT];  // of the trace that told the plan
+    int32_t reading;                         // the how manieth trace is read
+    int64_t dropped;                         // steps for which there was no room
     double mark_s[PHASE_COUNT];              // of the trace that is read
 };
-
-static double median_of(const double *values, int32_t n)
-{
-    double sorted[MAX_STEPS];
-    memcpy(sorted, values, (size_t)n * sizeof *sorted);
-    sort_doubles(sorted, n);
-    return n > 0 ? 0.5 * (sorted[(n - 1) / 2] + sorted[n / 2]) : NAN;
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading what is held out
@@ -73,12 +74,17 @@ static void on_source(void *user, const struct sample_source *source)
     const struct method_info *method = plan_find_method(source->method);
     bench->source = *source;
     bench->of_source = -1;
+    for (int32_t i = 0; i < bench->n_plans; i++) {
+        if (strcmp(bench->plans[i].method, source->method) == 0) {    // the model is the same one, too
+            bench->of_source = i;
+            return;
+        }
+    }
     if (named && method && bench->n_plans < MAX_PLANS) {
         struct model_shape shape = *named;
         shape.backbone = method->backbone;
         struct plan_options knobs = plan_flags_default().options;
         if (plan_build(&bench->plans[bench->n_plans], &shape, source->method, &knobs) == 0) {
-            memcpy(bench->marks_s[bench->n_plans], bench->mark_s, sizeof bench->mark_s);
             bench->of_source = bench->n_plans++;
         }
     }
@@ -105,12 +111,13 @@ static int by_size(const void *left, const void *right)
     return 0;
 }
 
-// Sums of the step's stages; of a prompt undisturbed.
-static void sum_stages(struct bench *bench, struct datum *datum)
+// Sums of the step's stages, of a prompt undisturbed, and of the step; less what marks added to them.
+static void sum_stages(struct bench *bench, struct datum *datum, double step_s)
 {
     int32_t at = datum->n_staged, n = bench->n_pending;
+    double mark_s = bench->mark_s[datum->phase == PHASE_DECODE ? PHASE_DECODE : PHASE_PREFILL];
     struct stage_sample *samples = bench->pending;
-    memset(datum->parts, 0, sizeof datum->parts);
+    datum->staged_s[at] = datum->beside_s[at] = step_s;
     qsort(samples, (size_t)n, sizeof *samples, by_size);
     for (int32_t begin = 0, end; begin < n; begin = end) {
         const struct stage_sample *first = &samples[begin];
@@ -120,10 +127,15 @@ static void sum_stages(struct bench *bench, struct datum *datum)
              end++) {
             sum_s += 1e-9 * (double)samples[end].duration_ns;
         }
-        int64_t below_ns = samples[(begin + end - 1) / 2].duration_ns, above_ns = samples[(begin + end) / 2].duration_ns;
+        int64_t below_ns = samples[(begin + end - 1) / 2].duration_ns;
+        int64_t above_ns = samples[(begin + end) / 2].duration_ns;
         double middle_s = 0.5e-9 * (double)(below_ns + above_ns);
-        datum->stages_s[first->stage][at] += datum->phase == PHASE_DECODE ? sum_s : (end - begin) * middle_s;
-        datum->parts[first->stage] += end - begin;
+        if (first->stage != STAGE_HOST) {
+            double undisturbed_s = datum->phase == PHASE_DECODE ? sum_s : (end - begin) * middle_s;
+            datum->stages_s[first->stage][at] += undisturbed_s - mark_s * (end - begin);
+            datum->staged_s[at] -= mark_s * (end - begin);
+            datum->beside_s[at] -= sum_s;
+        }
         datum->ends = datum->ends || first->stage == STAGE_HEAD;
     }
 }
@@ -131,19 +143,20 @@ static void sum_stages(struct bench *bench, struct datum *datum)
 // A context that grows by some tokens is the same one.
 static bool near(int32_t a, int32_t b, enum phase phase)
 {
-    return phase == PHASE_DECODE ? fabs(log((double)a / b)) < 0.1 : a == b;
+    return phase == PHASE_DECODE ? fabs(log((double)a / b)) < 0.05 : a == b;
 }
 
 static struct datum *find_datum(struct bench *bench, const struct step_sample *sample)
 {
     for (int32_t i = bench->n_data - 1; i >= 0; i--) {
         struct datum *datum = &bench->data[i];
-        if (strcmp(bench->plans[datum->plan].method, bench->plans[bench->of_source].method) == 0 && datum->phase == sample->phase && datum->n_seqs == sample->n_seqs &&
+        if (datum->plan == bench->of_source && datum->phase == sample->phase && datum->n_seqs == sample->n_seqs &&
             datum->n_tokens == sample->n_tokens && near(datum->context_tokens, sample->context_tokens, sample->phase)) {
             return datum;
         }
     }
     if (bench->n_data == MAX_DATA) {
+        bench->dropped++;
         return NULL;
     }
     struct datum *datum = &bench->data[bench->n_data++];
@@ -165,15 +178,14 @@ static void on_step(void *user, const struct step_sample *sample)
         datum = datum->fitted ? NULL : datum;
     }
     if (datum && bench->n_pending == 0 && datum->n_whole < MAX_STEPS) {
+        datum->whole_of[datum->n_whole] = bench->reading;
         datum->whole_s[datum->n_whole++] = seconds;
     } else if (datum && bench->n_pending > 0 && datum->n_staged < MAX_STEPS) {
-        sum_stages(bench, datum);
-        datum->beside_s[datum->n_staged] = seconds;
-        for (int32_t i = 0; i < bench->n_pending; i++) {
-            double stage_s = 1e-9 * (double)bench->pending[i].duration_ns;
-            datum->beside_s[datum->n_staged] -= bench->pending[i].stage != STAGE_HOST ? stage_s : 0;
-        }
-        datum->staged_s[datum->n_staged++] = seconds;
+        datum->staged_of[datum->n_staged] = bench->reading;
+        sum_stages(bench, datum, seconds);
+        datum->n_staged++;
+    } else if (datum) {
+        bench->dropped++;
     }
     bench->n_pending = 0;
 }
@@ -181,71 +193,142 @@ static void on_step(void *user, const struct step_sample *sample)
 // ---------------------------------------------------------------------------------------------------------------------
 // Judging
 
-struct errors {
-    double values[MAX_DATA * STAGE_COUNT];
-    int32_t n;
-};
-
+enum { ROOFLINE, CALIBRATED, AGAIN, MODES };
 enum { STEP_DECODE, STEP_PREFILL, STEP_UNDISTURBED, STEP_ALL, STAGE_ALL, STAGE_LARGE, LEVELS };
 static const char *const level_names[LEVELS] = {"step.decode", "step.prefill", "step.prefill_undisturbed",
                                                 "step_undisturbed", "stage", "stage_over_1_percent"};
-static struct errors errors[LEVELS][2];    // [roofline, calibrated]
+struct errors {
+    double values[MAX_DATA * STAGE_COUNT];
+    int32_t plans[MAX_DATA * STAGE_COUNT];
+    int32_t n;
+};
+static struct errors errors[LEVELS][MODES];
 
-static void note(int level, int mode, double predicted, double measured)
+static void note(const struct datum *datum, int level, int mode, double predicted, double measured)
 {
     struct errors *to = &errors[level][mode];
     if (measured > 0) {
+        to->plans[to->n] = datum->plan;
         to->values[to->n++] = fabs(predicted / measured - 1);
     }
 }
 
-static int judge(const struct bench *bench, const struct datum *datum, const struct device *device, int mode)
+// The median of those [n] that trace `reading` told, -1: all of them; NAN where there are none.
+static double median_of(const double *values, const int32_t *of, int32_t n, int32_t reading)
+{
+    double chosen[MAX_STEPS];
+    int32_t n_chosen = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (reading < 0 || of[i] == reading) {
+            chosen[n_chosen++] = values[i];
+        }
+    }
+    sort_doubles(chosen, n_chosen);
+    return n_chosen > 0 ? 0.5 * (chosen[(n_chosen - 1) / 2] + chosen[n_chosen / 2]) : NAN;
+}
+
+// False where that trace did not tell the shape.
+static bool measure(struct measured *out, const struct datum *datum, int32_t reading)
+{
+    const int32_t *of = datum->staged_of, n = datum->n_staged;
+    double whole_s = median_of(datum->whole_s, datum->whole_of, datum->n_whole, reading);
+    double staged_s = median_of(datum->staged_s, of, n, reading), beside_s = median_of(datum->beside_s, of, n, reading);
+    double sum_s = beside_s > 0 ? beside_s : 0;
+    out->staged = isfinite(staged_s);
+    for (int s = 0; s < STAGE_HOST; s++) {
+        out->stages_s[s] = median_of(datum->stages_s[s], of, n, reading);
+        sum_s += out->stages_s[s];
+    }
+    out->step_s = isfinite(whole_s) ? whole_s : staged_s;
+    out->undisturbed_s = isfinite(whole_s) ? whole_s : sum_s;
+    return isfinite(out->step_s);
+}
+
+// How far `given` is from what was measured.
+static void compare(const struct datum *datum, int mode, const struct measured *given, const struct measured *measured)
+{
+    bool decode = datum->phase == PHASE_DECODE;
+    note(datum, decode ? STEP_DECODE : STEP_PREFILL, mode, given->step_s, measured->step_s);
+    note(datum, STEP_ALL, mode, given->undisturbed_s, measured->undisturbed_s);
+    if (!decode) {
+        note(datum, STEP_UNDISTURBED, mode, given->undisturbed_s, measured->undisturbed_s);
+    }
+    for (int s = 0; s < STAGE_HOST && given->staged && measured->staged; s++) {
+        if (given->stages_s[s] > 0 && measured->stages_s[s] > 0) {
+            note(datum, STAGE_ALL, mode, given->stages_s[s], measured->stages_s[s]);
+            if (measured->stages_s[s] >= 0.01 * measured->step_s) {
+                note(datum, STAGE_LARGE, mode, given->stages_s[s], measured->stages_s[s]);
+            }
+        }
+    }
+}
+
+static int predict(struct measured *out, const struct bench *bench, const struct datum *datum,
+                   const struct device *device)
 {
     static struct work work[MAX_SEQS];
-    const struct plan *plan = &bench->plans[datum->plan];
+    struct step_prediction step;
     int32_t rows = datum->n_tokens / datum->n_seqs;
     for (int32_t i = 0; i < datum->n_seqs; i++) {
         work[i] = (struct work){datum->context_tokens - rows, rows, datum->phase == PHASE_DECODE || datum->ends};
     }
-    struct step_prediction step;
-    int error = predict_step(&step, device, plan, work, datum->n_seqs);
-    if (error) {
-        return error;
+    int error = predict_step(&step, device, &bench->plans[datum->plan], work, datum->n_seqs);
+    *out = (struct measured){.staged = true, .step_s = step.seconds, .undisturbed_s = step.seconds};
+    for (int s = 0; s < STAGE_HOST && !error; s++) {
+        out->stages_s[s] = step.stages[s].seconds;
     }
-    bool decode = datum->phase == PHASE_DECODE;
-    double staged_s = 0, mark_s = bench->marks_s[datum->plan][decode ? PHASE_DECODE : PHASE_PREFILL], marks_s = 0;
-    for (int s = 0; s < STAGE_HOST; s++) {
-        marks_s += mark_s * datum->parts[s];
-    }
-    double whole_s = datum->n_whole > 0 ? median_of(datum->whole_s, datum->n_whole)
-                                        : median_of(datum->staged_s, datum->n_staged) - marks_s;
-    for (int s = 0; s < STAGE_HOST && datum->n_staged > 0; s++) {
-        double measured_s = median_of(datum->stages_s[s], datum->n_staged), predicted_s = step.stages[s].seconds;
-        measured_s -= mark_s * datum->parts[s];
-        staged_s += measured_s;
-        if (predicted_s > 0 && measured_s > 0) {
-            note(STAGE_ALL, mode, predicted_s, measured_s);
-            if (measured_s >= 0.01 * whole_s) {
-                note(STAGE_LARGE, mode, predicted_s, measured_s);
-            }
-            if (bench->each && mode == 1) {
-                printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
-                       1e6 * measured_s, 1e6 * predicted_s, 100 * (predicted_s / measured_s - 1));
-            }
+    return error;
+}
+
+static double off_percent(double predicted, double measured)
+{
+    return 100 * (predicted / measured - 1);
+}
+
+// again_s: of the last reading; NAN without one.
+static void print_datum(const struct bench *bench, const struct datum *datum, const struct measured *measured,
+                        const struct measured *roofline, const struct measured *calibrated, double first_s,
+                        double again_s)
+{
+    for (int s = 0; s < STAGE_HOST && measured->staged; s++) {
+        if (calibrated->stages_s[s] > 0 && measured->stages_s[s] > 0) {
+            printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
+                   1e6 * measured->stages_s[s], 1e6 * calibrated->stages_s[s],
+                   off_percent(calibrated->stages_s[s], measured->stages_s[s]));
         }
     }
-    double beside_s = datum->n_staged > 0 ? median_of(datum->beside_s, datum->n_staged) : 0;
-    double undisturbed_s = datum->n_whole > 0 ? whole_s : staged_s + (beside_s > 0 ? beside_s : 0);
-    note(decode ? STEP_DECODE : STEP_PREFILL, mode, step.seconds, whole_s);
-    note(STEP_ALL, mode, step.seconds, undisturbed_s);
-    if (!decode) {
-        note(STEP_UNDISTURBED, mode, step.seconds, undisturbed_s);
+    printf("%-10s %-8s %3d x %4d rows, context %6d: step %9.3f ms, roofline %9.3f ms, %+6.1f%%, calibrated %9.3f ms, "
+           "%+6.1f%%, again %+6.1f%%\n",
+           bench->plans[datum->plan].method, phase_name(datum->phase), datum->n_seqs, datum->n_tokens / datum->n_seqs,
+           datum->context_tokens, 1e3 * measured->undisturbed_s, 1e3 * roofline->step_s,
+           off_percent(roofline->step_s, measured->undisturbed_s), 1e3 * calibrated->step_s,
+           off_percent(calibrated->step_s, measured->undisturbed_s), off_percent(again_s, first_s));
+}
+
+static int judge(const struct bench *bench, const struct datum *datum, const struct device *bare,
+                 const struct device *with_curves)
+{
+    struct measured measured, roofline, calibrated, first, last;
+    int error = predict(&roofline, bench, datum, bare);
+    error = error ? error : predict(&calibrated, bench, datum, with_curves);
+    if (error || !measure(&measured, datum, -1)) {
+        return error;
+    }
+    compare(datum, ROOFLINE, &roofline, &measured);
+    compare(datum, CALIBRATED, &calibrated, &measured);
+    int32_t begin = 0, end = bench->reading;
+    while (begin < end && !measure(&first, datum, begin)) {
+        begin++;
+    }
+    while (end > begin && !measure(&last, datum, end)) {
+        end--;
+    }
+    if (begin < end) {
+        compare(datum, AGAIN, &last, &first);
     }
     if (bench->each) {
-        printf("%-10s %-8s %3d x %4d rows, context %6d: step %9.3f ms (its stages %9.3f), %-10s %9.3f ms, %+6.1f%%\n",
-               plan->method, phase_name(datum->phase), datum->n_seqs, rows, datum->context_tokens, 1e3 * whole_s,
-               1e3 * staged_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds,
-               100 * (step.seconds / undisturbed_s - 1));
+        print_datum(bench, datum, &measured, &roofline, &calibrated, begin < end ? first.undisturbed_s : NAN,
+                    begin < end ? last.undisturbed_s : NAN);
     }
     return 0;
 }
@@ -261,42 +344,66 @@ static void report_split(const struct bench *bench)
         both[datum->phase] += datum->held && datum->fitted;
     }
     for (int p = 0; p < PHASE_MIXED; p++) {
-        printf("%s: %d shapes calibrated with, %d held out; %d more of the traces to judge by were calibrated with, too\n",
+        printf("%s: %d shapes calibrated with, %d held out; %d more of the traces to judge by were calibrated with\n",
                phase_name((enum phase)p), fitted[p], held[p], both[p]);
     }
 }
 
-static void report(struct bench *bench, int level, int mode)
+// Of one plan's data, -1: of all; `methods` names them.
+static void report(const struct bench *bench, int level, int mode, int32_t plan, const char *methods)
 {
-    struct errors *of = &errors[level][mode];
-    if (of->n == 0) {
-        return;
-    }
-    sort_doubles(of->values, of->n);
-    double median = 50 * (of->values[(of->n - 1) / 2] + of->values[of->n / 2]);
-    double p95 = 100 * of->values[(int32_t)ceil(0.95 * of->n) - 1];
-    const char *mode_name = mode == 0 ? "roofline" : bench->borrowed ? "borrowed" : "calibrated";
-    printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%\n", level_names[level], mode_name, of->n, median, p95);
-    char methods[128] = "", quantity[64];
-    for (int32_t i = 0; i < bench->n_data; i++) {
-        const char *method = bench->plans[bench->data[i].plan].method, *last = strrchr(methods, ',');
-        bool held = bench->data[i].held && !bench->data[i].fitted;
-        if (held && strcmp(last ? last + 1 : methods, method) != 0) {    // a trace has one method, and the next another
-            size_t length = strlen(methods);
-            snprintf(methods + length, sizeof methods - length, "%s%s", length ? "," : "", method);
+    static double values[MAX_DATA * STAGE_COUNT];
+    const struct errors *of = &errors[level][mode];
+    const char *const mode_names[MODES] = {"roofline", bench->borrowed ? "borrowed" : "calibrated", "again"};
+    int32_t n = 0;
+    for (int32_t i = 0; i < of->n; i++) {
+        if (plan < 0 || of->plans[i] == plan) {
+            values[n++] = of->values[i];
         }
     }
-    for (int i = 0; i < 2; i++) {
-        snprintf(quantity, sizeof quantity, "sim_error.%s.%s%s", level_names[level], mode_name, i ? ".p95" : "");
+    if (n == 0) {
+        return;
+    }
+    sort_doubles(values, n);
+    double figures[] = {50 * (values[(n - 1) / 2] + values[n / 2]), 100 * values[(int32_t)ceil(0.95 * n) - 1], n};
+    const char *const ends[] = {"", ".p95", ".n"};
+    printf("%-26s %-10s  %5d data  median %6.1f%%  P95 %6.1f%%  %s\n", level_names[level], mode_names[mode], n,
+           figures[0], figures[1], methods);
+    for (int i = 0; i < 3; i++) {
+        char quantity[64];
+        snprintf(quantity, sizeof quantity, "sim_error.%s.%s%s", level_names[level], mode_names[mode], ends[i]);
         results_add(&bench->results, &(struct result){.device = bench->source.device,
                                                       .command = "bench_sim_traces",
                                                       .model = bench->source.model,
                                                       .method = methods,
                                                       .quantity = quantity,
-                                                      .median = i ? p95 : median,
+                                                      .median = figures[i],
                                                       .spread = NAN,
                                                       .floor = NAN,
-                                                      .unit = "%"});
+                                                      .unit = i == 2 ? "data" : "%"});
+    }
+}
+
+static void report_all(const struct bench *bench)
+{
+    bool judged[MAX_PLANS] = {false};
+    char methods[256] = "";
+    int32_t n_judged = 0;
+    for (int32_t i = 0; i < bench->n_data; i++) {
+        int32_t plan = bench->data[i].plan;
+        if (bench->data[i].held && !bench->data[i].fitted && !judged[plan]) {
+            size_t length = strlen(methods);
+            snprintf(methods + length, sizeof methods - length, "%s%s", length ? "," : "", bench->plans[plan].method);
+            judged[plan] = true;
+            n_judged++;
+        }
+    }
+    for (int32_t plan = -1; plan < bench->n_plans; plan++) {
+        for (int level = 0; level < LEVELS && (plan < 0 || (judged[plan] && n_judged > 1)); level++) {
+            for (int mode = 0; mode < MODES; mode++) {
+                report(bench, level, mode, plan, plan < 0 ? methods : bench->plans[plan].method);
+            }
+        }
     }
 }
 
@@ -351,11 +458,12 @@ static int run(struct bench *bench)
     bench->pending = calloc(MAX_SAMPLES, sizeof *bench->pending);
     int error = bench->data && bench->pending ? 0 : status_fail(-ENOMEM, "no memory for the data");
     if (!error && ((bench->fit_paths.n == 0 && !bench->borrowed) || bench->held_paths.n == 0 || !bench->device_name)) {
-        error = status_fail(-EINVAL, "expected --fit TRACE, --held TRACE (each may come several times) and --device-name");
+        error = status_fail(-EINVAL, "expected --fit TRACE, --held TRACE (each may come often) and --device-name");
     }
     error = error ? error : device_find(&device, bench->device_name, 0);
     if (!error) {
-        error = bench->borrowed ? calibration_load(&calibration, bench->borrowed) : fit(&calibration, bench, &device, &bench->fit_paths);
+        error = bench->borrowed ? calibration_load(&calibration, bench->borrowed)
+                                : fit(&calibration, bench, &device, &bench->fit_paths);
     }
     bench->fitting = true;
     for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
@@ -363,6 +471,7 @@ static int run(struct bench *bench)
     }
     bench->fitting = false;
     for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
+        bench->reading = i;
         error = read_held(bench, &device, bench->held_paths.items[i], &sink);
     }
     if (!error) {
@@ -371,17 +480,18 @@ static int run(struct bench *bench)
     }
     for (int32_t i = 0; i < bench->n_data && !error; i++) {
         if (bench->data[i].held && !bench->data[i].fitted) {
-            error = judge(bench, &bench->data[i], &device, 0);
-            error = error ? error : judge(bench, &bench->data[i], &calibrated, 1);
+            error = judge(bench, &bench->data[i], &device, &calibrated);
         }
     }
     if (!error) {
         report_split(bench);
     }
+    if (bench->dropped > 0) {
+        printf("%lld steps had no room and are not counted\n", (long long)bench->dropped);
+    }
     error = error ? error : results_open(&bench->results);
-    for (int level = 0; level < LEVELS && !error; level++) {
-        report(bench, level, 0);
-        report(bench, level, 1);
+    if (!error) {
+        report_all(bench);
     }
     error = results_close(&bench->results, error);
     error = error || !bench->save ? error : calibration_save(calibration, bench->save);

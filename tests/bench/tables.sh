@@ -9,6 +9,8 @@
 #   steps    whole steps: a row for each method; QUANTITY is the model
 #   serving  a row for each method under each load: as measured, and in brackets what the simulator was off by in percent,
 #            calibrated and as a bare roofline
+#   errors   what predictions of recorded shapes miss by: a row for each set of methods that was judged; QUANTITY is their
+#            names, as rows have them
 #   counters a row for each operator and number of sequences: what kernel_counters.py read
 #   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
 # Run from the top of the checkout.
@@ -128,6 +130,32 @@ function kernels(words,    i, j, part, f, name, source, names, n_names, known, s
         print line
     }
 }
+# Median, 95th percentile and number; in brackets those of the bare roofline, and behind "again" what readings are apart.
+function errors(words,    i, j, k, part, f, name, names, n_names, seen, levels, modes, value, n_levels, cell, line) {
+    split(words, part, / on | at /)
+    n_levels = split("step.decode step.prefill step_undisturbed stage_over_1_percent", levels, " ")
+    split("calibrated roofline again", modes, " ")
+    for (i = 1; i <= n; i++) {
+        split(row[order[i]], f, "\t")
+        if (f[10] !~ /^sim_error\.st(ep|age)/ || f[7] !~ "^(" part[1] ")$" || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
+        if (!(f[7] in seen)) { seen[f[7]] = 1; names[++n_names] = f[7] }
+        value[f[7], f[10]] = f[11]
+    }
+    print "| methods | decode steps | prefill steps | all steps | stages of more than 1% of a step |"
+    print "| --- | --- | --- | --- | --- |"
+    for (i = 1; i <= n_names; i++) {
+        line = "| " names[i] " |"
+        for (j = 1; j <= n_levels; j++) {
+            for (k = 1; k <= 3; k++) {
+                name = names[i] SUBSEP "sim_error." levels[j] "." modes[k]
+                cell[k] = (name in value) ? sprintf("%.1f, %.1f", value[name], value[name ".p95"]) : "-"
+            }
+            name = names[i] SUBSEP "sim_error." levels[j] ".calibrated.n"
+            line = line " " cell[1] " (" cell[2] ")" (cell[3] == "-" ? "" : " again " cell[3]) ((name in value) ? " of " value[name] : "") " |"
+        }
+        print line
+    }
+}
 # Percent of the most there can be; of stalls, warps that wait whenever one issues.
 function counters(words,    i, j, part, f, path, name, names, n_names, seen, what, n_what, value, line) {
     split(words, part, / on | at /)
@@ -196,7 +224,7 @@ BEGIN {
         row[key] = line
     }
 }
-/^<!-- (results|budgets|steps|kernels|serving|counters) / {
+/^<!-- (results|budgets|steps|kernels|serving|counters|errors) / {
     print
     kind = $0
     sub(/^<!-- /, "", kind)
@@ -210,6 +238,7 @@ BEGIN {
     if (kind == "kernels") kernels(pattern)
     if (kind == "serving") serving(pattern)
     if (kind == "counters") counters(pattern)
+    if (kind == "errors") errors(pattern)
     skipping = 1
     next
 }
