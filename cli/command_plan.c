@@ -160,7 +160,27 @@ static uint64_t hash_workload(const struct workload *workload)
     return hash_bytes(hash, workload->blocks, (size_t)workload->n_blocks * sizeof *workload->blocks);
 }
 
-// Rates and prices; a device is plain numbers and texts, of which these decide.
+static uint64_t hash_curves(uint64_t hash, const struct calibration_profile *profile)
+{
+    const double values[] = {profile->overhead_s[PHASE_PREFILL], profile->overhead_s[PHASE_DECODE],
+                             profile->overhead_per_seq_s,        profile->settle_s_per_byte,
+                             profile->settle_s,                  profile->settle_seqs};
+    hash = hash_bytes(hash, values, sizeof values);
+    for (int32_t i = 0; i < profile->n_curves; i++) {
+        const struct calibration_curve *curve = &profile->curves[i];
+        const int32_t kind[] = {curve->stage, curve->phase, curve->layer, curve->dtype, curve->unit_tokens};
+        hash = hash_bytes(hash, kind, sizeof kind);
+        hash = hash_bytes(hash, &curve->floor_s, sizeof curve->floor_s);
+        for (int32_t p = 0; p < curve->n_points; p++) {
+            const struct calibration_point *point = &curve->points[p];
+            const double at[] = {point->rows, point->work, point->efficiency};
+            hash = hash_bytes(hash, at, sizeof at);
+        }
+    }
+    return hash;
+}
+
+// Rates, prices and curves; a device is plain numbers and texts, of which these decide.
 static uint64_t hash_devices(const struct plan_command *command, int32_t n)
 {
     uint64_t hash = 14695981039346656037u;
@@ -173,6 +193,7 @@ static uint64_t hash_devices(const struct plan_command *command, int32_t n)
         for (int d = 0; d < DTYPE_COUNT; d++) {
             hash = hash_bytes(hash, &device->flops_per_s[d].value, sizeof device->flops_per_s[d].value);
         }
+        hash = device->calibration ? hash_curves(hash, device->calibration) : hash;
     }
     return hash;
 }
@@ -205,13 +226,15 @@ static json_t *axes_json(const struct plan_grid *grid)
     return axes;
 }
 
-static json_t *question_of(const struct plan_command *command)
+static json_t *question_of(const struct plan_command *command, double workload_rate_per_s)
 {
     json_t *question = json_object();
     const struct plan_options *knobs = &command->flags.options;
     json_object_set_new(question, "model", json_string(command->model));
     json_object_set_new(question, "workload", json_string(command->workload.name));
     say(question, "requests", (double)command->workload.n);
+    say(question, "users", command->workload.users);
+    say(question, "workload_rate_per_s", workload_rate_per_s);
     say_hash(question, "workload_hash", hash_workload(&command->workload));
     say_hash(question, "device_hash", hash_devices(command, axis_of(command, "device")->n));
     json_object_set_new(question, "calibration",
@@ -248,51 +271,6 @@ static void show_row(void *user, int64_t index)
         table_print_new(command->table, stdout);
         fflush(stdout);
     }
-}
-
-// The rows in the order of the cases, whatever the order in which they finished.
-static void print_csv(const struct plan_command *command)
-{
-    const struct table *table = command->table;
-    for (int64_t i = 0; i < command->rows.n; i++) {
-        if (command->rows.rows[i]) {
-            plan_rows_show(command->table, &command->rows, i);
-        }
-    }
-    tables_print_csv(&table, 1, stdout);
-}
-
-static void print_head(const struct plan_command *command, double rate_per_s)
-{
-    const struct plan_case *base = &command->base;
-    const struct workload *workload = &command->workload;
-    printf("%s, %s: %lld requests", command->model, workload->name, (long long)workload->n);
-    if (workload->users > 0) {
-        printf(" of %d users", workload->users);
-    } else if (base->rate_per_s > 0 || rate_per_s > 0) {
-        printf(" at %.4g/s", base->rate_per_s > 0 ? base->rate_per_s : rate_per_s);
-    }
-    if (base->slo_ttft_s > 0) {
-        printf("; TTFT P%g <= %g s", command->ttft_percent, base->slo_ttft_s);
-    }
-    if (base->slo_tpot_ms > 0) {
-        printf("; TPOT P%g <= %g ms", command->tpot_percent, base->slo_tpot_ms);
-    }
-    printf("; %s router, %s%s\n\n", base->router,
-           command->calibration ? "calibrated by " : "roofline: no kernel is faster",
-           command->calibration ? command->calibration_file : "");
-}
-
-static void print_notes(const struct plan_command *command)
-{
-    putchar('\n');
-    plan_rows_notes(&command->rows, stdout);
-    printf("replicas: the fewest that keep the limits, TTFT P%g and TPOT P%g of all requests. headroom: so many times "
-           "the\n"
-           "load would still be within, and what binds first beyond. $/M: per million output tokens; used: of time in\n"
-           "steps, held: of all time from the first arrival to the last token.\n"
-           "Where sequences bind first, --max-seqs lets more run at once on a replica.\n",
-           command->ttft_percent, command->tpot_percent);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -351,7 +329,7 @@ static int run(struct plan_command *command)
     if (error) {
         return error;
     }
-    json_t *question = question_of(command);
+    json_t *question = question_of(command, statistics.rate_per_s);
     error = plan_rows_open(&command->rows, question, plan_grid_cases(&command->grid));
     json_decref(question);
     if (!error && command->resume) {
@@ -363,7 +341,8 @@ static int run(struct plan_command *command)
     }
     interrupt_catch();
     if (!command->json && !command->csv) {
-        print_head(command, statistics.rate_per_s);
+        plan_rows_head(&command->rows, stdout);
+        putchar('\n');
     }
     error = plan_work_run(&work, &command->rows, show_row, command);
     if (error && error != -EINTR) {
@@ -372,9 +351,12 @@ static int run(struct plan_command *command)
     if (command->json) {
         plan_rows_print_json(&command->rows, stdout);
     } else if (command->csv) {
-        print_csv(command);
+        const struct table *table = command->table;
+        plan_rows_show_all(command->table, &command->rows);    // whatever the order in which they finished
+        tables_print_csv(&table, 1, stdout);
     } else {
-        print_notes(command);
+        putchar('\n');
+        plan_rows_notes(&command->rows, stdout);
     }
     int report_error = command->html ? plan_rows_report(&command->rows, command->html) : 0;
     return report_error ? status_prefix(report_error, "--html ") : error;
@@ -383,10 +365,11 @@ static int run(struct plan_command *command)
 static int merge(int argc, char **argv)
 {
     const char *out = NULL;
-    bool json = false;
+    bool json = false, csv = false;
     const struct option_spec options[] = {
         {"out", OPTION_OUTPUT, &out, 0, 0, "FILE", "also write all rows to one file, which --resume takes"},
         {"json", OPTION_FLAG, &json, 0, 0, NULL, "print JSON"},
+        {"csv", OPTION_FLAG, &csv, 0, 0, NULL, "print CSV"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
     const struct command_spec command = {"plan merge", "Puts the rows of files of clsa plan --resume together.",
@@ -397,6 +380,7 @@ static int merge(int argc, char **argv)
     if (error) {
         return error > 0 ? EXIT_DONE : command_fail("plan merge", error);
     }
+    error = csv && json ? status_fail(-EINVAL, "--csv: not with --json") : 0;
     for (int32_t i = 1; !error && i <= n; i++) {
         error = plan_rows_read(&rows, argv[i]);
     }
@@ -405,12 +389,15 @@ static int merge(int argc, char **argv)
     if (!error && json) {
         plan_rows_print_json(&rows, stdout);
     }
-    for (int64_t i = 0; table && i < rows.n; i++) {
-        if (rows.rows[i]) {
-            plan_rows_show(table, &rows, i);
-        }
-    }
     if (table) {
+        plan_rows_show_all(table, &rows);
+    }
+    if (table && csv) {
+        const struct table *rows_table = table;
+        tables_print_csv(&rows_table, 1, stdout);
+    } else if (table) {
+        plan_rows_head(&rows, stdout);
+        putchar('\n');
         table_print(table, stdout);
         putchar('\n');
         plan_rows_notes(&rows, stdout);

@@ -148,6 +148,12 @@ static void put_legend(FILE *stream, const struct series *series)
     }
 }
 
+// The height at which every name of the legend is inside the picture.
+static int legend_height(const struct series *series)
+{
+    return TOP + 6 + 15 * series->n + 6;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Lines
 
@@ -287,7 +293,8 @@ void html_lines(struct html *html, const struct table *table, const struct html_
     if (series && series->n > 0) {
         drawing.y.low = lines->log_y ? drawing.y.low : fmin(0, drawing.y.low);
         put_caption(html, lines->caption);
-        fprintf(stream, "<svg width=\"%d\" height=\"%d\">\n", WIDTH, HEIGHT);
+        int legend = legend_height(series);
+        fprintf(stream, "<svg width=\"%d\" height=\"%d\">\n", WIDTH, HEIGHT > legend ? HEIGHT : legend);
         put_axis(stream, &drawing.x, lines->x_title, true);
         put_axis(stream, &drawing.y, lines->y_title, false);
         for (int32_t i = 0; i < series->n; i++) {
@@ -318,6 +325,7 @@ static void put_bar(FILE *stream, const struct table *table, const struct html_b
                     const char *label, double longest, int y)
 {
     double x = LEFT + RIGHT, total = 0;
+    bool known = false;
     const double scale = (PLOT_WIDTH - RIGHT - LEFT) / longest;
     fprintf(stream, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">", LEFT + RIGHT - 8, y + 15);
     put_escaped(stream, label);
@@ -327,7 +335,9 @@ static void put_bar(FILE *stream, const struct table *table, const struct html_b
         const char *part = table_cell_text(table, row, bars->part);
         double value = table_cell_number(table, row, bars->value);
         label_of(other, table, row, bars->by, bars->n_by);
-        int32_t which = part && strcmp(label, other) == 0 && value > 0 ? series_of(parts, part) : -1;
+        bool mine = strcmp(label, other) == 0;
+        int32_t which = part && mine && value > 0 ? series_of(parts, part) : -1;
+        known = known || (mine && isfinite(value));
         if (which >= 0) {
             fprintf(stream, "<rect x=\"%.1f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"%s\"><title>", x, y,
                     value * scale, BAR - 4, colours[which % N_COLOURS]);
@@ -338,7 +348,11 @@ static void put_bar(FILE *stream, const struct table *table, const struct html_b
         }
     }
     fprintf(stream, "<text x=\"%.1f\" y=\"%d\">", x + 5, y + 15);
-    put_number(stream, total);
+    if (known) {
+        put_number(stream, total);
+    } else {
+        fputc('-', stream);
+    }
     fputs("</text>\n", stream);
 }
 

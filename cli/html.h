@@ -25,7 +25,7 @@ struct html_lines {
 void html_lines(struct html *html, const struct table *table, const struct html_lines *lines);
 
 // Stacked bars: one for each combination of `by`, of the parts named in text column `part`, as long as number column
-// `value`.
+// `value`; "-" where none of its rows has that number.
 struct html_bars {
     const char *caption, *part, *value, *value_title;
     const char *by[HTML_MAX_BY];

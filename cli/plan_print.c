@@ -1,6 +1,7 @@
 // cli/plan_print.c - how rows of a plan look, see plan_rows.h.
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/html.h"
@@ -35,6 +36,51 @@ static const char *text_of(const json_t *object, const char *key)
 {
     const char *text = json_string_value(json_object_get(object, key));
     return text ? text : "";
+}
+
+// A number of the question, which has them as text; 0 where it has none.
+static double asked(const struct plan_rows *rows, const char *key)
+{
+    return strtod(text_of(rows->question, key), NULL);
+}
+
+static bool is_swept(const struct plan_rows *rows, const char *name)
+{
+    const json_t *axis;
+    size_t i;
+    json_array_foreach(json_object_get(rows->question, "axes"), i, axis)
+    {
+        if (strcmp(text_of(axis, "name"), name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// What an axis sweeps stands in its column.
+void plan_rows_head(const struct plan_rows *rows, FILE *out)
+{
+    const json_t *question = rows->question;
+    double rate = asked(rows, "rate_per_s") > 0 ? asked(rows, "rate_per_s") : asked(rows, "workload_rate_per_s");
+    double ttft_s = asked(rows, "slo_ttft_s"), tpot_ms = asked(rows, "slo_tpot_ms");
+    const char *calibration = text_of(question, "calibration");
+    fprintf(out, "%s, %s: %.0f requests", text_of(question, "model"), text_of(question, "workload"),
+            asked(rows, "requests"));
+    if (asked(rows, "users") > 0) {
+        fprintf(out, " of %.0f users", asked(rows, "users"));
+    } else if (rate > 0 && !is_swept(rows, "rate")) {
+        fprintf(out, " at %.4g/s", rate);
+    }
+    if (ttft_s > 0 && !is_swept(rows, "slo-ttft")) {
+        fprintf(out, "; TTFT P%g <= %g s", asked(rows, "slo_ttft_percent"), ttft_s);
+    }
+    if (tpot_ms > 0 && !is_swept(rows, "slo-tpot")) {
+        fprintf(out, "; TPOT P%g <= %g ms", asked(rows, "slo_tpot_percent"), tpot_ms);
+    }
+    if (!is_swept(rows, "router")) {
+        fprintf(out, "; %s router", text_of(question, "router"));
+    }
+    fprintf(out, "; %s%s\n", calibration[0] ? "calibrated by " : "roofline: no kernel is faster", calibration);
 }
 
 struct table *plan_rows_table(const struct plan_rows *rows)
@@ -89,6 +135,15 @@ void plan_rows_show(struct table *table, const struct plan_rows *rows, int64_t i
     }
 }
 
+void plan_rows_show_all(struct table *table, const struct plan_rows *rows)
+{
+    for (int64_t i = 0; i < rows->n; i++) {
+        if (rows->rows[i]) {
+            plan_rows_show(table, rows, i);
+        }
+    }
+}
+
 static void print_name(const struct plan_rows *rows, const json_t *row, FILE *out)
 {
     const json_t *axes = json_object_get(rows->question, "axes"), *axis;
@@ -134,13 +189,38 @@ void plan_rows_notes(const struct plan_rows *rows, FILE *out)
     best = priced ? best : cheapest(rows, "devices");
     if (best >= 0 && plan_rows_count(rows) > 1) {
         fputs(priced ? "Least per hour: " : "Fewest devices: ", out);
+        double devices = json_number_value(json_object_get(rows->rows[best], "devices"));
         print_name(rows, rows->rows[best], out);
-        fprintf(out, ", %.0f devices\n", json_number_value(json_object_get(rows->rows[best], "devices")));
+        fprintf(out, ", %.0f device%s\n", devices, devices == 1 ? "" : "s");
     }
     if (brief) {
         fputs("Some workloads end before their fleet has settled (arrivals last less than three mean answers): raise "
               "--requests.\n", out);
     }
+    fprintf(out,
+            "replicas: the fewest that keep the limits. TTFT: P%g, TPOT: P%g of all requests. headroom: so many times\n"
+            "the load would still be within, and what binds first beyond. $/M: per million output tokens; used: of\n"
+            "time in steps, held: of all time from the first arrival to the last token.\n"
+            "Where sequences bind first, --max-seqs lets more run at once on a replica.\n",
+            asked(rows, "slo_ttft_percent"), asked(rows, "slo_tpot_percent"));
+}
+
+// Adds to a report what `print` says of the rows. -ENOMEM.
+static int report_text(struct html *html, const struct plan_rows *rows,
+                       void (*print)(const struct plan_rows *rows, FILE *out))
+{
+    char *text = NULL;
+    size_t length;
+    FILE *stream = open_memstream(&text, &length);
+    if (stream) {
+        print(rows, stream);
+    }
+    bool whole = stream && fclose(stream) == 0;
+    if (whole) {
+        html_text(html, text);
+    }
+    free(text);
+    return whole ? 0 : status_fail(-ENOMEM, "no memory for a report");
 }
 
 int plan_rows_report(const struct plan_rows *rows, const char *path)
@@ -157,12 +237,10 @@ int plan_rows_report(const struct plan_rows *rows, const char *path)
         table_close(table);
         return error;
     }
-    for (int64_t i = 0; i < rows->n; i++) {
-        if (rows->rows[i]) {
-            plan_rows_show(table, rows, i);
-        }
-    }
+    plan_rows_show_all(table, rows);
+    error = report_text(html, rows, plan_rows_head);
     html_table(html, "The smallest fleets", table);
+    error = error ? error : report_text(html, rows, plan_rows_notes);
     for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
         struct html_bars bars = {.caption = charts[i].caption, .part = "method", .value = charts[i].key,
                                  .value_title = charts[i].title};
@@ -172,6 +250,10 @@ int plan_rows_report(const struct plan_rows *rows, const char *path)
         html_bars(html, table, &bars);
     }
     table_close(table);
+    if (error) {
+        html_abandon(html);
+        return error;
+    }
     return html_close(html);
 }
 

@@ -31,9 +31,12 @@ int plan_rows_add(struct plan_rows *rows, int64_t index, json_t *row);
 int64_t plan_rows_count(const struct plan_rows *rows);
 void plan_rows_close(struct plan_rows *rows);
 
-// Printing. A table with the columns of the question; rows are added one by one; then what the columns do not say.
+// Printing. What was asked, in a line; a table with the columns of the question, to which rows are added one by one;
+// then what the columns do not say, and what they mean.
+void plan_rows_head(const struct plan_rows *rows, FILE *out);
 struct table *plan_rows_table(const struct plan_rows *rows);    // NULL: no memory
 void plan_rows_show(struct table *table, const struct plan_rows *rows, int64_t index);
+void plan_rows_show_all(struct table *table, const struct plan_rows *rows);    // in the order of the cases
 void plan_rows_notes(const struct plan_rows *rows, FILE *out);
 int plan_rows_report(const struct plan_rows *rows, const char *path);    // as HTML
 void plan_rows_print_json(const struct plan_rows *rows, FILE *out);

@@ -82,6 +82,29 @@ static void test_lines(void)
     table_close(table);
 }
 
+// Every name of a long legend is inside the picture.
+static void test_legend(void)
+{
+    struct table *table = table_open("t", columns, 3);
+    struct html_lines lines = {
+        .caption = "c", .x = "x", .x_title = "x", .y = "y", .y_title = "y", .by = {"name"}, .n_by = 1};
+    for (int i = 0; i < 40; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "series %d", i);
+        add(table, name, i, i);
+    }
+    write_page(table, &lines, NULL);
+    const char *picture = strstr(page, "<svg"), *last = strstr(page, ">series 39</text>");
+    int height = 0, y = 0;
+    CHECK(picture && sscanf(picture, "<svg width=\"%*d\" height=\"%d\"", &height) == 1);
+    while (last && last > page && strncmp(last, "y=\"", 3) != 0) {
+        last--;
+    }
+    CHECK(last && sscanf(last, "y=\"%d\"", &y) == 1);
+    CHECK_MESSAGE(y > 0 && y < height, "the last name is at %d of %d", y, height);
+    table_close(table);
+}
+
 static void test_bars(void)
 {
     struct table *table = table_open("t", columns, 3);
@@ -95,7 +118,10 @@ static void test_bars(void)
     CHECK_MESSAGE(strstr(page, "width=\"204.00\"") && strstr(page, "width=\"136.00\"") &&
                       strstr(page, "width=\"68.00\""),
                   "%s", strstr(page, "<svg"));
-    CHECK(strstr(page, ">50</text>") && strstr(page, ">10</text>"));
+    CHECK(strstr(page, ">50</text>") && strstr(page, ">10</text>") && !strstr(page, ">-</text>"));
+    add(table, "unknown", 3, NAN);    // is not 0
+    write_page(table, NULL, &bars);
+    CHECK(strstr(page, ">-</text>") && !strstr(page, ">0</text>"));
     table_close(table);
 }
 
@@ -115,6 +141,7 @@ int main(void)
 {
     check_begin();
     test_lines();
+    test_legend();
     test_bars();
     test_failures();
     return check_end();

@@ -78,7 +78,8 @@ static void spreadsheet(void)
     const char *row = output;
     CHECK_MESSAGE(strstr(output, "method,") && strstr(output, ",replicas,"), "%s", output);
     for (int r = 0; r < 3; r++) {
-        CHECK_MESSAGE(row && count(row, '"') % 2 == 0 && (count(row, ',') == count(output, ',') || count(row, '"') > 0), "%s", output);
+        bool even = row && count(row, '"') % 2 == 0, quoted = row && count(row, '"') > 0;
+        CHECK_MESSAGE(even && (quoted || count(row, ',') == count(output, ',')), "%s", output);
         row = row ? strchr(row, '\n') : NULL;
         row = row ? row + 1 : NULL;
     }
@@ -132,12 +133,21 @@ static void same_rows(void)
     CHECK(json_array_size(rows) == 6 && number(json_array_get(rows, 0), "row") == 1);
     json_decref(root);
     CHECK(clsa("plan merge b") == 0 && strstr(errors, "6 of 12 rows"));
+    CHECK_MESSAGE(strstr(output, "bench-100m, reasoning: 60 requests; TTFT P95 <= 2 s; TPOT P95 <= 40 ms; least-load"),
+                  "%.200s", output);    // as in each row's column, so not in the line above: the rate
+    CHECK_MESSAGE(strstr(output, "\nreplicas: the fewest that keep the limits"), "%s", output);
     rows_of(&root, "%s --shard 1/2 --resume a %s", sweep);
     json_decref(root);
     CHECK(clsa("plan merge a b --out all --json") == 0);
     root = json_loads(output, 0, NULL);
     CHECK_MESSAGE(json_equal(root, once), "merged rows differ: %.300s", output);
     json_decref(root);
+    CHECK(clsa("plan merge a b --csv") == 0 && count(output, ',') > 10);
+    strcpy(kept, output);
+    char line[1024];
+    snprintf(line, sizeof line, "%s %.*s --csv", small, (int)(strlen(sweep) - strlen(" --json")), sweep);
+    CHECK_MESSAGE(clsa(line) == 0 && strcmp(output, kept) == 0, "merged CSV differs: %.300s", kept);
+    expect_refused("plan merge a b --csv --json", "--csv|--json");
 
     // A file cut off anywhere is gone on from.
     read_into("all", kept, sizeof kept);
@@ -152,6 +162,35 @@ static void same_rows(void)
     CHECK_MESSAGE(strcmp(before, kept) == 0, "finished rows were written again");
     json_decref(root);
     json_decref(once);
+}
+
+// A report says what was asked and what cannot be had, and draws no cost for that.
+static void report(void)
+{
+    CHECK(clsa("plan --slo-ttft 1 --workload rag --requests 3 --method clsa,dense --html report.html") == 0);
+    read_into("report.html", kept, sizeof kept);
+    CHECK_MESSAGE(strstr(kept, "paper-4b, rag: 3 requests at ") && strstr(kept, "TTFT P95 &lt;= 1 s"), "%.900s", kept);
+    CHECK_MESSAGE(strstr(kept, "dense on h100-sxm: cannot be met: TTFT P95") && strstr(kept, "\nreplicas: the fewest"),
+                  "%s", kept);
+    CHECK_MESSAGE(strstr(kept, ">-</text>") && !strstr(kept, ">0</text>"), "%s", kept);
+}
+
+// Rows of one calibration are not gone on with by another of the same name.
+static void other_curves(const char *top)
+{
+    static const char ask[] = "plan --slo-ttft 2 --requests 20 --method clsa --calibration c.json --resume curves";
+    char line[512];
+    snprintf(line, sizeof line, "cp '%s/sim/calibrations/h100-sxm.json' %s/c.json", top, folder);
+    CHECK(system(line) == 0 && clsa(ask) == 0 && clsa(ask) == 0);
+    read_into("c.json", kept, sizeof kept);
+    char *points = strstr(kept, "\"points\": ["), *digit = points ? strstr(points, "\n       0.") : NULL;
+    CHECK(digit != NULL);
+    if (digit) {    // of an efficiency
+        digit += strlen("\n       0.");
+        *digit = *digit == '9' ? '8' : (char)(*digit + 1);
+        write_file("c.json", kept, strlen(kept));
+        expect_refused(ask, "curves|device_hash");
+    }
 }
 
 // Damaged files are refused in one line or read as what they still say; nothing crashes.
@@ -238,13 +277,17 @@ static void wrong_input(void)
 
 int main(void)
 {
+    char top[256];    // tests run from the top of the checkout
     check_begin();
+    CHECK(getcwd(top, sizeof top) != NULL);
     if (!cli_open()) {
         return check_skip("CLSA_BINARY does not name the program");
     }
     verdicts();
     spreadsheet();
     same_rows();
+    report();
+    other_curves(top);
     damaged();
     interrupted();
     wrong_input();
