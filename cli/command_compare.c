@@ -266,6 +266,26 @@ static void add_points(struct table *points, const struct compare *compare, cons
     }
 }
 
+static void print_head(const void *user, FILE *out)
+{
+    const struct compare *compare = user;
+    const struct sample_source *source = &compare->entries[0].measured.source;
+    fprintf(out, "%s on %s (%s): context %d, output %d, batch %d\n", source->model, source->device, source->backend,
+            compare->context, compare->output, compare->batch);
+}
+
+static void print_notes(const void *user, FILE *out)
+{
+    const struct compare *compare = user;
+    bool calibrated = compare->predicts.calibration != NULL;
+    fprintf(out,
+            "floor: bytes and operations over this machine's measured rates; predicted: %s%s, roofline %%: the\n"
+            "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights\n"
+            "(dense | yoco), on %s\n",
+            calibrated ? "calibrated by " : "roofline with launches", calibrated ? compare->calibration_file : "",
+            text_behind(compare) ? "the text behind the prompt; right: equal tokens with that text" : "its text");
+}
+
 // Measured against simulated, stage by stage; the diagonal is where they agree.
 static int report(const struct compare *compare, struct table *const *tables)
 {
@@ -298,7 +318,9 @@ static int report(const struct compare *compare, struct table *const *tables)
         table_number(points, "measured_us", us);
         table_number(points, "predicted_us", us);
     }
+    html_print(html, print_head, compare);
     html_table(html, "Methods", tables[0]);
+    html_print(html, print_notes, compare);
     html_lines(html, points, &lines);
     html_table(html, "Decode, us per step (mean)", tables[1]);
     html_table(html, "Prefill, ms in all", tables[2]);
@@ -331,16 +353,11 @@ static int print_all(const struct compare *compare, struct trace_summary *summar
     } else if (compare->json) {
         tables_print_json((const struct table *const *)tables, 3, stdout);
     } else {
-        const struct sample_source *source = &compare->entries[0].measured.source;
-        printf("%s on %s (%s): context %d, output %d, batch %d\n\n", source->model, source->device, source->backend,
-               compare->context, compare->output, compare->batch);
+        print_head(compare, stdout);
+        putchar('\n');
         table_print(tables[0], stdout);
-        printf("\nfloor: bytes and operations over this machine's measured rates; predicted: %s%s, roofline %%: the\n"
-               "error of the bare roofline; agreement: equal greedy tokens with the dense form of the same weights\n"
-               "(dense | yoco), on %s\n",
-               compare->predicts.calibration ? "calibrated by " : "roofline with launches",
-               compare->predicts.calibration ? compare->calibration_file : "",
-               text_behind(compare) ? "the text behind the prompt; right: equal tokens with that text" : "its text");
+        putchar('\n');
+        print_notes(compare, stdout);
         printf("\ndecode, us per step (mean)\n");
         table_print(tables[1], stdout);
         printf("\nprefill, ms in all\n");

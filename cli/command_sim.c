@@ -37,7 +37,7 @@ struct sim {
     // From the command line.
     const char *model, *methods, *device_names, *devices_file, *calibration_file;
     int32_t batch, context, output, chunk, threads, ranks, replicas;
-    const char *validate;
+    const char *validate, *configs;
     const char *html, *trace;
     bool json, csv, stages, per_row, paper, positions;
     struct plan_flags flags;
@@ -233,28 +233,25 @@ static int predict_all(struct sim *sim, struct table *requests, struct table *st
     return 0;
 }
 
-static void print_tables(const struct sim *sim, const struct table *requests, const struct table *stages)
+static void print_head(const void *user, FILE *out)
 {
-    const struct table *both[] = {requests, stages};
-    if (sim->json || sim->csv) {
-        (sim->json ? tables_print_json : tables_print_csv)(both, sim->stages ? 2 : 1, stdout);
-        return;
-    }
+    const struct sim *sim = user;
     const struct model_shape *shape = &sim->config.native.shape;
-    printf("%s: %d x (%d prompt + %d output tokens), %s%s\n\n", shape->name[0] ? shape->name : sim->model, sim->batch,
-           sim->context, sim->output, sim->calibration ? "calibrated by " : "roofline",
-           sim->calibration ? sim->calibration_file : "");
-    table_print(requests, stdout);
-    if (sim->stages) {
-        printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
-        table_print(stages, stdout);
-    }
+    fprintf(out, "%s: %d x (%d prompt + %d output tokens), %s%s\n", shape->name[0] ? shape->name : sim->model,
+            sim->batch, sim->context, sim->output, sim->calibration ? "calibrated by " : "roofline",
+            sim->calibration ? sim->calibration_file : "");
+}
+
+static void print_notes(const void *user, FILE *out)
+{
+    const struct sim *sim = user;
     if (sim->ranks > 1 || sim->replicas > 1) {
-        printf("\n%d replicas of %d devices each; memory is of one device.\n", sim->replicas, sim->ranks);
+        fprintf(out, "%d replicas of %d devices each; memory is of one device.\n", sim->replicas, sim->ranks);
     }
-    printf("\nTTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n");
+    fputs("TTFT: mean over the batch, prompts one after the other. TPOT: decode time per token but the first.\n", out);
     if (sim->calibration) {
-        printf(
+        fprintf(
+            out,
             "A stage takes its floor + max(bytes / bandwidth, flops / rate) / efficiency; host: a step's time outside\n"
             "stages. +-: 95%% of the points that calibrating left out were predicted within. \"figures\": the row's\n"
             "weakest: measured, interpolated, extrapolated (also: another device's curves),\n"
@@ -262,14 +259,34 @@ static void print_tables(const struct sim *sim, const struct table *requests, co
             sim->calibration_file);
         return;
     }
-    printf("A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
-           "faster, most are slower. \"figures\": how the row's weakest rate came about (clsa devices --sources).\n");
+    fputs("A step is the sum over stages and layers of max(bytes / bandwidth, flops / rate) + launch: no kernel is\n"
+          "faster, most are slower. \"figures\": how the row's weakest rate came about (clsa devices --sources).\n",
+          out);
+}
+
+static void print_tables(const struct sim *sim, const struct table *requests, const struct table *stages)
+{
+    const struct table *both[] = {requests, stages};
+    if (sim->json || sim->csv) {
+        (sim->json ? tables_print_json : tables_print_csv)(both, sim->stages ? 2 : 1, stdout);
+        return;
+    }
+    print_head(sim, stdout);
+    putchar('\n');
+    table_print(requests, stdout);
+    if (sim->stages) {
+        printf("\nprefill: one prompt. decode: the batch's first step.\n\n");
+        table_print(stages, stdout);
+    }
+    putchar('\n');
+    print_notes(sim, stdout);
 }
 
 static int validate(struct sim *sim)
 {
     int error = calibrated_open(&sim->calibration, &sim->calibration_file, NULL, sim->devices_file);
-    struct validate_options options = {sim->validate, sim->devices_file, sim->calibration};
+    const char *configs = sim->configs ? sim->configs : sim->validate;
+    struct validate_options options = {sim->validate, configs, sim->devices_file, sim->calibration};
     return error ? error : validate_print(&options, sim->per_row, sim->json);
 }
 
@@ -331,7 +348,9 @@ static int report(const struct sim *sim, const struct table *requests, const str
     if (error) {
         return status_prefix(error, "--html ");
     }
+    html_print(html, print_head, sim);
     html_table(html, "Requests", requests);
+    html_print(html, print_notes, sim);
     html_bars(html, stages, &bars);
     sim_charts_draw(html, charts);
     html_table(html, "Stages", stages);
@@ -429,15 +448,33 @@ static void complete(struct sim *sim)
     sim->output = sim->output ? sim->output : sim->paper ? PAPER_OUTPUT_TOKENS : 256;
 }
 
+// What is given must have an effect.
+static int check_together(const struct sim *sim)
+{
+    const char *mode = sim->validate ? "--validate" : sim->paper ? "--paper" : sim->positions ? "--positions" : NULL;
+    const char *other = NULL;
+    if (sim->validate || sim->paper) {
+        other = sim->csv ? "--csv" : sim->html ? "--html" : sim->positions ? "--positions" : NULL;
+    }
+    if (mode) {
+        other = other ? other : sim->trace ? "--trace" : sim->stages ? "--stages" : NULL;
+    }
+    if (mode && other) {
+        return status_fail(-EINVAL, "%s: not with %s", other, mode);
+    }
+    if (!sim->validate && (sim->configs || sim->per_row)) {
+        return status_fail(-EINVAL, "%s: only with --validate", sim->configs ? "--configs" : "--per-row");
+    }
+    return sim->csv && sim->json ? status_fail(-EINVAL, "--csv: not with --json") : 0;
+}
+
 static int run(struct sim *sim)
 {
-    complete(sim);
-    if (sim->csv && (sim->json || sim->validate || sim->paper)) {
-        return status_fail(-EINVAL, "--csv: not with %s",
-                           sim->json       ? "--json"
-                           : sim->validate ? "--validate"
-                                           : "--paper");
+    int error = check_together(sim);
+    if (error) {
+        return error;
     }
+    complete(sim);
     if (sim->validate) {
         return validate(sim);
     }
@@ -446,7 +483,7 @@ static int run(struct sim *sim)
                            "--chunk %d: a prompt of %d would take more than %d steps; expected at least %d, or 0",
                            sim->chunk, sim->context, MAX_CHUNKS, sim->context / MAX_CHUNKS + 1);
     }
-    int error = plan_flags_resolve(&sim->flags);
+    error = plan_flags_resolve(&sim->flags);
     error = error ? error : open_config(sim);
     error = error || sim->paper ? error : choose_plans(sim);
     error = error ? error
@@ -516,6 +553,8 @@ int command_sim(int argc, char **argv)
         {"paper", OPTION_FLAG, &sim.paper, 0, 0, NULL,
          "the experiment of arXiv 2606.06467 beside its figures (device: B200)"},
         {"validate", OPTION_TEXT, &sim.validate, 0, 0, "FOLDER", "predict the published measurements in *.csv there"},
+        {"configs", OPTION_TEXT, &sim.configs, 0, 0, "FOLDER",
+         "with --validate: of the models, as NAME.json (default: the folder of the *.csv)"},
         {"per-row", OPTION_FLAG, &sim.per_row, 0, 0, NULL, "with --validate: every measurement, not only their errors"},
         {"json", OPTION_FLAG, &sim.json, 0, 0, NULL, "print JSON"},
         {"csv", OPTION_FLAG, &sim.csv, 0, 0, NULL, "print CSV (predictions and --positions)"},

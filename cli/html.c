@@ -24,6 +24,7 @@ enum { PLOT_WIDTH = WIDTH - LEFT - RIGHT, PLOT_HEIGHT = HEIGHT - TOP - BOTTOM };
 
 struct html {
     struct output_file file;
+    bool no_memory;
 };
 
 // Okabe and Ito's colours, which colour-blind readers tell apart, then darker ones.
@@ -80,6 +81,22 @@ void html_text(struct html *html, const char *text)
     fputs("<pre>", html->file.stream);
     put_escaped(html->file.stream, text);
     fputs("</pre>\n", html->file.stream);
+}
+
+void html_print(struct html *html, void (*print)(const void *user, FILE *out), const void *user)
+{
+    char *text = NULL;
+    size_t length;
+    FILE *stream = open_memstream(&text, &length);
+    if (stream) {
+        print(user, stream);
+    }
+    if (stream && fclose(stream) == 0) {
+        html_text(html, text);
+    } else {
+        html->no_memory = true;
+    }
+    free(text);
 }
 
 void html_table(struct html *html, const char *caption, const struct table *table)
@@ -398,6 +415,10 @@ int html_close(struct html *html)
 {
     if (!html) {
         return 0;
+    }
+    if (html->no_memory) {
+        html_abandon(html);
+        return status_fail(-ENOMEM, "no memory for a report");
     }
     fputs("</body></html>\n", html->file.stream);
     int error = output_file_commit(&html->file);

@@ -11,6 +11,8 @@ enum { HTML_MAX_BY = 12 };
 
 int html_open(struct html **out, const char *path, const char *title);
 void html_text(struct html *html, const char *text);
+// The text that print(user, out) writes. Without memory for it html_close fails.
+void html_print(struct html *html, void (*print)(const void *user, FILE *out), const void *user);
 void html_table(struct html *html, const char *caption, const struct table *table);
 
 // Lines over number column `x` of number column `y`, one for each combination of the texts in `by` [n_by]. Logarithmic
@@ -33,5 +35,5 @@ struct html_bars {
 };
 void html_bars(struct html *html, const struct table *table, const struct html_bars *bars);
 
-int html_close(struct html *html);    // completes the file and frees; the first failure since open. NULL-safe
+int html_close(struct html *html);    // completes the file and frees; a failure since open, then no file. NULL-safe
 void html_abandon(struct html *html); // NULL-safe; no file

@@ -205,22 +205,14 @@ void plan_rows_notes(const struct plan_rows *rows, FILE *out)
             asked(rows, "slo_ttft_percent"), asked(rows, "slo_tpot_percent"));
 }
 
-// Adds to a report what `print` says of the rows. -ENOMEM.
-static int report_text(struct html *html, const struct plan_rows *rows,
-                       void (*print)(const struct plan_rows *rows, FILE *out))
+static void print_head(const void *rows, FILE *out)
 {
-    char *text = NULL;
-    size_t length;
-    FILE *stream = open_memstream(&text, &length);
-    if (stream) {
-        print(rows, stream);
-    }
-    bool whole = stream && fclose(stream) == 0;
-    if (whole) {
-        html_text(html, text);
-    }
-    free(text);
-    return whole ? 0 : status_fail(-ENOMEM, "no memory for a report");
+    plan_rows_head(rows, out);
+}
+
+static void print_notes(const void *rows, FILE *out)
+{
+    plan_rows_notes(rows, out);
 }
 
 int plan_rows_report(const struct plan_rows *rows, const char *path)
@@ -238,9 +230,9 @@ int plan_rows_report(const struct plan_rows *rows, const char *path)
         return error;
     }
     plan_rows_show_all(table, rows);
-    error = report_text(html, rows, plan_rows_head);
+    html_print(html, print_head, rows);
     html_table(html, "The smallest fleets", table);
-    error = error ? error : report_text(html, rows, plan_rows_notes);
+    html_print(html, print_notes, rows);
     for (size_t i = 0; i < sizeof charts / sizeof charts[0]; i++) {
         struct html_bars bars = {.caption = charts[i].caption, .part = "method", .value = charts[i].key,
                                  .value_title = charts[i].title};
@@ -250,10 +242,6 @@ int plan_rows_report(const struct plan_rows *rows, const char *path)
         html_bars(html, table, &bars);
     }
     table_close(table);
-    if (error) {
-        html_abandon(html);
-        return error;
-    }
     return html_close(html);
 }
 

@@ -219,6 +219,31 @@ static int simulate_all(struct sim *sim)
     return error;
 }
 
+static void print_notes(const void *user, FILE *out)
+{
+    const struct sim *sim = user;
+    fputs(workload_definitions, out);
+    if (sim->prefill_replicas > 0) {
+        fprintf(out, "%d replicas compute prompts and hand keys and values on to those that answer.\n",
+                sim->prefill_replicas);
+    }
+    if (sim->ranks > 1 || fleet_of(sim)) {
+        fprintf(out,
+                "%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of\n"
+                "one device each.\n",
+                sim->replicas + sim->prefill_replicas, sim->ranks);
+    }
+    fprintf(out, "Step times of %s ", sim->model);
+    if (sim->calibration) {
+        fprintf(out,
+                "as calibrated by %s;\n\"figures\": how the weakest of them came about. --calibration none: the bare "
+                "roofline.\n",
+                sim->calibration_file);
+    } else {
+        fputs("by roofline over the cost model: no kernel is faster, most are slower.\n", out);
+    }
+}
+
 static int report(const struct sim *sim)
 {
     static const struct {
@@ -246,7 +271,7 @@ static int report(const struct sim *sim)
                                    .n_by = 2};
         html_lines(html, sim->points, &lines);
     }
-    html_text(html, workload_definitions);
+    html_print(html, print_notes, sim);
     return html_close(html);
 }
 
@@ -295,23 +320,7 @@ static void print(const struct sim *sim)
         table_print(tables[i], stdout);
         putchar('\n');
     }
-    fputs(workload_definitions, stdout);
-    if (sim->prefill_replicas > 0) {
-        printf("%d replicas compute prompts and hand keys and values on to those that answer.\n",
-               sim->prefill_replicas);
-    }
-    if (sim->ranks > 1 || fleet_of(sim)) {
-        printf("%d replicas of %d devices each; steps, sequences, KV and weights: peaks of the replicas added up, of "
-               "one device "
-               "each.\n",
-               sim->replicas + sim->prefill_replicas, sim->ranks);
-    }
-    if (sim->calibration) {
-        printf("Step times as calibrated by %s; \"figures\": how the weakest of them came about.\n"
-               "--calibration none: the bare roofline.\n", sim->calibration_file);
-    } else {
-        puts("Step times by roofline over the cost model: no kernel is faster, most are slower.");
-    }
+    print_notes(sim, stdout);
 }
 
 static int run(struct sim *sim)

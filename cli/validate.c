@@ -286,7 +286,7 @@ static int add_module(struct validate *validate, const struct csv *csv, int64_t 
     error = error ? error
                   : choice_device(&device, validate->table, validate->n_table, validate->options->calibration,
                                   fields[0], 0);
-    error = error ? error : validate_config(&whole, validate->options->folder, fields[1]);
+    error = error ? error : validate_config(&whole, validate->options->configs, fields[1]);
     // As measured: block-scaled fp8 projections; attention multiplies in bf16 what it reads in fp8.
     whole.weight_dtype = DTYPE_FP8;
     error = error ? error : parallel_split(&part, &group, &whole, &device, (int32_t)values[0]);

@@ -2,7 +2,7 @@
 //
 // `clsa sim --validate FOLDER` reads its *.csv by their heads: dense decode attention kernels, DSA attention modules in
 // prefill, and published points (speed-ups and slopes). Models are named in the rows; their config.json is
-// FOLDER/NAME.json. Nothing is fitted: roofline, and with a calibration what another device's kernels reached.
+// CONFIGS/NAME.json. Nothing is fitted: roofline, and with a calibration what another device's kernels reached.
 #pragma once
 
 #include "cli/table.h"
@@ -11,7 +11,7 @@
 enum { VALIDATE_MAX_FIELDS = 16 };
 
 struct validate_options {
-    const char *folder, *devices_file;
+    const char *folder, *configs, *devices_file;    // both folders may be the same one
     const struct calibration *calibration;    // NULL: bare roofline
 };
 

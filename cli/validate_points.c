@@ -32,11 +32,11 @@ struct table *validate_points_table(void)
     return table_open("published", columns, sizeof columns / sizeof columns[0]);
 }
 
-int validate_config(struct plan *out, const char *folder, const char *name)
+int validate_config(struct plan *out, const char *configs, const char *name)
 {
     static struct model_config config;    // large, as are all plans
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s.json", folder, name);
+    snprintf(path, sizeof path, "%s/%s.json", configs, name);
     config = (struct model_config){0};
     int error = choice_model(&config, path);
     if (!error) {
@@ -220,7 +220,7 @@ struct reader {
 static int choose(struct plan *plan, struct device *device, const struct reader *reader, const char *model,
                   const char *name)
 {
-    int error = validate_config(plan, reader->options->folder, model);
+    int error = validate_config(plan, reader->options->configs, model);
     return error ? error
                  : choice_device(device, reader->devices, reader->n_devices, reader->options->calibration, name, 0);
 }

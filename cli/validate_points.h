@@ -6,8 +6,8 @@
 
 extern const char validate_points_head[];
 
-// The native plan of FOLDER/NAME.json.
-int validate_config(struct plan *out, const char *folder, const char *name);
+// The native plan of CONFIGS/NAME.json.
+int validate_config(struct plan *out, const char *configs, const char *name);
 
 struct table *validate_points_table(void);    // NULL: no memory
 // Adds every point of the file; those of which nothing is modelled are listed without a prediction.

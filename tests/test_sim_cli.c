@@ -219,6 +219,12 @@ static void groups(void)
     expect_refused("sim --device H100 --csv --json", "--csv|--json");
     expect_refused("sim --device H100 --csv --validate .", "--csv|--validate");
     expect_refused("sim --device B200 --csv --paper", "--csv|--paper");
+    expect_refused("sim --paper --html report.html", "--html|--paper");
+    expect_refused("sim --paper --positions", "--positions|--paper");
+    expect_refused("sim --validate . --trace x.pftrace", "--trace|--validate");
+    expect_refused("sim --device H100 --positions --stages", "--stages|--positions");
+    expect_refused("sim --device H100 --per-row", "--per-row|--validate");
+    expect_refused("sim --device H100 --configs .", "--configs|--validate");
     expect_refused("sim --workload reasoning --requests 5 --device H100 --csv --json", "--csv|--json");
     expect_refused("sim --device H100 --tp 3", "3 devices|1, 2, 4, 20");
     expect_refused("sim --workload reasoning --requests 5 --replicas 2 --timeline", "--timeline|--replicas");
@@ -230,7 +236,7 @@ static void groups(void)
 static void published(const char *top)
 {
     const char *from = getenv("CLSA_VALIDATION");
-    char line[1024], beside[512];
+    char line[2048], ask[1024], beside[512];
     json_t *root, *row;
     size_t i;
     snprintf(beside, sizeof beside, "%s/../shared/validation", top);
@@ -239,10 +245,9 @@ static void published(const char *top)
         printf("skipped: no published measurements in %s\n", from);
         return;
     }
-    snprintf(line, sizeof line, "mkdir %s/published && cp '%s'/*.csv '%s'/tests/data/published/*.json %s/published", folder, from,
-             top, folder);
-    CHECK(system(line) == 0);
-    json_t *rows = json_rows(&root, "sim --validate published --per-row --json --calibration none", "validation");
+    snprintf(ask, sizeof ask, "sim --validate '%s' --configs '%s/tests/data/published' --json", from, top);
+    snprintf(line, sizeof line, "%s --per-row --calibration none", ask);
+    json_t *rows = json_rows(&root, line, "validation");
     double counted = 0, streams = NAN;
     json_array_foreach(rows, i, row)
     {
@@ -269,7 +274,7 @@ static void published(const char *top)
     json_decref(root);
     // Unasked, with the curves that come with the program, and the bare roofline beside them.
     double calibrated = NAN, bare = NAN;
-    rows = json_rows(&root, "sim --validate published --json", "validation");
+    rows = json_rows(&root, ask, "validation");
     json_array_foreach(rows, i, row)
     {
         bool h100 = strcmp(string(row, "device"), "H100-SXM") == 0 && strstr(string(row, "group"), "long, sglang");
@@ -402,11 +407,13 @@ static void analyses(void)
     json_decref(root);
     read_into("report.html", output, sizeof output);
     CHECK(strstr(output, "<svg") && strstr(output, "Where the time goes") && !strstr(output, "http"));
+    CHECK(strstr(output, "paper-4b: 3 x (10240 prompt + 256") && strstr(output, "\nA stage takes its floor"));
     CHECK(strstr(output, "Throughput against speed") && strstr(output, "Keys and values against concurrency"));
     CHECK(strstr(output, "Roofline: ") && strstr(output, "ceiling, bf16"));
     CHECK(clsa("compare --model tiny --methods dense,clsa --text abc --context 64 --output 4 --html report.html") == 0);
     read_into("report.html", output, sizeof output);
     CHECK(strstr(output, "Measured against simulated") && strstr(output, "<svg") && !strstr(output, "http"));
+    CHECK(strstr(output, "tiny on ") && strstr(output, "context 64, output 4") && strstr(output, "agreement: equal"));
 
     CHECK(clsa("sim --workload reasoning --requests 40 --method clsa --html report.html --trace service.pftrace") == 0);
     CHECK(clsa("trace check service.pftrace") == 0);
@@ -416,6 +423,7 @@ static void analyses(void)
     json_decref(root);
     read_into("report.html", output, sizeof output);
     CHECK(strstr(output, "Sequences that run") && strstr(output, "</html>"));
+    CHECK(strstr(output, "Step times of paper-4b as calibrated by sim/calibrations/"));
     expect_refused("sim --workload reasoning --requests 5 --replicas 2 --trace x.pftrace", "--trace|--replicas");
     CHECK(clsa("sim --device H100 --html absent/report.html") != 0 && strstr(errors, "absent/report.html"));
 }
