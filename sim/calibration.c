@@ -8,6 +8,7 @@
 
 // Points are bins an eighth of an octave wide: a place that close to one counts as measured.
 static const double NEAR_OCTAVES = 1.1;    // grids four times apart have their middle one octave from a point
+static const double SAME_OCTAVES = 0.25;
 static const double ANY_OCTAVES = 1000;    // farther than any work, nearer than none
 static const double MEASURED_OCTAVES = 0.125;
 
@@ -53,18 +54,28 @@ bool calibration_depends_on_unit(enum stage stage)
            stage == STAGE_ATTENTION;
 }
 
-int32_t calibration_level_rows(int32_t rows)
+bool calibration_reads_weights(enum stage stage)
+{
+    return stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN || stage == STAGE_INDEX_PROJECT ||
+           stage == STAGE_HEAD;
+}
+
+int32_t calibration_level_rows(enum stage stage, int32_t rows)
 {
     static const double eighths[] = {1, 1.0905077326652577, 1.189207115002721, 1.2968395546510096, 1.4142135623730951,
                                      1.5422108254079407, 1.681792830507429, 1.8340080864093424};    // 2^(i/8)
+    static const double parts[] = {1, 1.0218971486541166, 1.0442737824274138, 1.0671404006768237};    // 2^(i/32)
     if (rows <= 16) {
         return rows;
     }
-    int octave = 31 - __builtin_clz((unsigned)rows), eighth = 7;
+    int octave = 31 - __builtin_clz((unsigned)rows), eighth = 7, part = calibration_reads_weights(stage) ? 3 : 0;
     while (rows < eighths[eighth] * (1 << octave)) {
         eighth--;
     }
-    return (int32_t)ceil(eighths[eighth] * (1 << octave));
+    while (part > 0 && rows < parts[part] * eighths[eighth] * (1 << octave)) {
+        part--;
+    }
+    return (int32_t)ceil(parts[part] * eighths[eighth] * (1 << octave));
 }
 
 // The first point behind (rows, work): points ascend by rows, then by work.
@@ -131,25 +142,23 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
-static bool reads_weights(enum stage stage)
-{
-    return stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN || stage == STAGE_INDEX_PROJECT ||
-           stage == STAGE_HEAD;
-}
-
-// The work of `other` rows that do as much each: a batch of another size at the same contexts. Of a product the weights
-// are read once, whatever the rows: a weight's bytes, then two operations for every row. Prompts grow with their rows.
+// The work of `other` rows that do as much each: a batch of another size at the same contexts, a product by the same
+// weights. Those are read once, whatever the rows: a weight's bytes, then two operations for every row. What else prompts
+// do grows with their rows.
 static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
-    double shared = reads_weights(curve->stage) ? 0.5 * dtype_bytes(curve->dtype) : 0;
-    return curve->phase == PHASE_PREFILL ? 1 : (other + shared) / (rows + shared);
+    bool product = calibration_reads_weights(curve->stage);
+    double shared = product ? 0.5 * dtype_bytes(curve->dtype) : 0;
+    return curve->phase == PHASE_PREFILL && !product ? 1 : (other + shared) / (rows + shared);
 }
 
-// How far works may be from the one asked for. Where curves go by what a row sees, its cost hardly depends on how many
-// rows there are.
+// How far works may be from the one asked for: of products as little as tells weights of one shape from another's.
+// Where curves go by what a row sees, its cost hardly depends on how many rows there are.
 static double near_octaves(const struct calibration_curve *curve)
 {
-    return calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES : NEAR_OCTAVES;
+    return calibration_reads_weights(curve->stage) ? SAME_OCTAVES
+           : calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES
+                                                                                    : NEAR_OCTAVES;
 }
 
 // The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and
@@ -295,7 +304,7 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
 {
     int best_score;
     const struct calibration_curve *best = find_curve(profile, query, &best_score);
-    if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1, false,
+    if (!best || !calibration_curve_at(best, calibration_level_rows(query->stage, query->rows), query->work, -1, false,
                                        &out->efficiency, &out->provenance)) {
         return false;
     }
@@ -334,7 +343,7 @@ bool calibration_stretch(struct calibration_stretch *out, const struct calibrati
     if (!curve || curve->n_points == 0) {
         return false;
     }
-    int32_t rows = calibration_level_rows(query->rows), low, high;
+    int32_t rows = calibration_level_rows(query->stage, query->rows), low, high;
     double quarter = floor(4 * log2(query->work));
     choose_levels(curve, rows, query->work, -1, &low, &high);
     *out = (struct calibration_stretch){.phase = query->phase, .rows = query->rows, .from_work = exp2(quarter / 4),

@@ -94,7 +94,7 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
         double flops_s = (double)sample->flops / rate->value;
         sample->roof_s = bytes_s > flops_s ? bytes_s : flops_s;
         sample->launch_s = device->launch_s.value;
-        sample->rows = calibration_level_rows(sample->rows);
+        sample->rows = calibration_level_rows(sample->stage, sample->rows);
         sample->bin = (int32_t)floor(BINS_PER_OCTAVE * log2(work_of(sample)));
     }
     return 0;

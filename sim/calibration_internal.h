@@ -80,8 +80,12 @@ int calibration_settle(struct calibration_profile *profiles, struct calibration_
 // samples. `scratch` [twice the steps].
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch);
 
-// Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, named by the smallest.
-int32_t calibration_level_rows(int32_t rows);
+// Whether a stage multiplies by weights, whose reading all rows of a step share.
+bool calibration_reads_weights(enum stage stage);
+
+// Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, of products, where the rows are
+// all that counts and tiles of 128 or 256 of them make steps, a thirty-second; named by the smallest.
+int32_t calibration_level_rows(enum stage stage, int32_t rows);
 
 // Calibrations that are compiled in (see sim.cmake); ends with a NULL path.
 struct shipped_calibration {

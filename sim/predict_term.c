@@ -256,7 +256,8 @@ double predict_seconds(struct predict_memory *memory, const struct predict_pass 
     }
     if (last->rows != rows) {
         last->rows = rows;
-        last->level_rows = calibration_level_rows(query_of(term, phase, rows, cost).rows);    // by which curves go
+        struct calibration_query query = query_of(term, phase, rows, cost);
+        last->level_rows = calibration_level_rows(query.stage, query.rows);    // by which curves go
     }
     const struct calibration_stretch *stretch = find_stretch(memory, device, term, phase, last->level_rows, cost);
     last->cost = *cost;
