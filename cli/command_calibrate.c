@@ -20,7 +20,7 @@ enum { MAX_RATES = 64 };
 
 struct calibrate {
     const char *out, *device_name, *devices_file, *commit;
-    bool json;
+    bool json, means;
 };
 
 static const struct table_column profile_columns[] = {
@@ -238,6 +238,9 @@ static int run(const struct calibrate *calibrate, char **paths, int32_t n)
                                : status_fail(-EINVAL, "--out FILE is missing: where the calibration goes");
     error = error || !calibrate->device_name ? error : check_name(calibrate->device_name);
     error = error ? error : read_traces(fit, paths, n);
+    if (!error && calibrate->means) {
+        calibration_fit_means(fit);
+    }
     error = error ? error : fit_all(&calibration, calibrate, fit);
     error = error ? error : calibration_save(calibration, calibrate->out);
     error = error ? error : print_all(calibrate, calibration, calibration_fit_dropped(fit));
@@ -257,6 +260,8 @@ int command_calibrate(int argc, char **argv)
          "what predictions call the device (default: the processor's name); for a GPU, one of clsa devices"},
         {"devices", OPTION_TEXT, &calibrate.devices_file, 0, 0, "FILE",
          "a table of your own, in the form of sim/devices.json"},
+        {"means", OPTION_FLAG, &calibrate.means, 0, 0, NULL,
+         "of samples, not medians: what steps take with a busy machine's disturbances"},
         {"json", OPTION_FLAG, &calibrate.json, 0, 0, NULL, "print JSON"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };

@@ -15,7 +15,8 @@
 
 enum { CALIBRATION_TEXT_BYTES = 256, CALIBRATION_DATE_BYTES = 32 };
 
-// Samples whose work, and from 16 rows on whose rows, differ by less than an eighth of an octave, as their medians.
+// Samples whose work, and from 16 rows on whose rows, differ by less than an eighth of an octave, as their medians (or
+// means, calibration_fit_means).
 struct calibration_point {
     int32_t rows;         // or what they see: the fewest of its eighth of an octave
     double work;          // bytes + flops of one layer's stage
@@ -150,6 +151,9 @@ struct sample_sink calibration_fit_sink(struct calibration_fit *fit);
 int32_t calibration_fit_profiles(const struct calibration_fit *fit);
 const struct sample_source *calibration_fit_source(const struct calibration_fit *fit, int32_t profile);
 int64_t calibration_fit_dropped(const struct calibration_fit *fit);
+// Points and overheads become means of their samples instead of medians: what a service is to expect where a machine is
+// disturbed now and then, whose waiting is made of all of a step's time. Before calibration_fit_finish.
+void calibration_fit_means(struct calibration_fit *fit);
 // `rates` [profiles]. *out is owned by the caller. -EINVAL without a usable sample, or without a rate that is needed.
 int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
                            const char *date, const char *command);

@@ -1,7 +1,7 @@
 // sim/calibration_curves.c - from collected samples to efficiency curves.
 //
-// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point. The floor of a
-// curve is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as
+// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point, or its mean. The floor
+// of a curve is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as
 // under the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the
 // floor more than their logarithms do: these take a constant time for an efficiency that grows, which another device's
 // would not. A curve's residuals are those of its points left out. The floor has seen all points: with few of them
@@ -39,7 +39,7 @@ static struct calibration_error error_of(double *values, int32_t n)
     return (struct calibration_error){n, median, values[rank - 1]};
 }
 
-static double mean_of(const double *values, int64_t n)
+double calibration_mean(const double *values, int64_t n)
 {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -101,13 +101,13 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
 }
 
 // A point while its curve is fitted. What was measured is the roofline's time times the median ratio: robust, and exact
-// for one shape. The curve is laid through time_s.
+// for one shape; or the mean ratio, where disturbances are to count. The curve is laid through time_s.
 struct fit_point {
     double roof_s, measured_s, time_s, launch_s;
 };
 
 static struct fit_point reduce(struct calibration_point *out, const struct fit_sample *samples, int64_t n,
-                               double *scratch)
+                               bool means, double *scratch)
 {
     struct fit_point point = {.launch_s = samples[0].launch_s};
     for (int64_t i = 0; i < n; i++) {
@@ -121,7 +121,8 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = 1e-9 * (double)samples[i].duration_ns / samples[i].roof_s;
     }
-    point.measured_s = point.roof_s * (by_scores(samples->stage) ? mean_of(scratch, n) : calibration_median(scratch, n));
+    bool mean = means || by_scores(samples->stage);
+    point.measured_s = point.roof_s * (mean ? calibration_mean(scratch, n) : calibration_median(scratch, n));
     point.time_s = point.measured_s;
     return point;
 }
@@ -236,7 +237,8 @@ static void fit_curve(struct calibration_curve *curve, struct fit_point *points,
 }
 
 // One curve from its sorted samples [n]. scratch [n].
-static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, double *scratch)
+static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, bool means,
+                      double *scratch)
 {
     int32_t n_points = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -254,7 +256,7 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
     for (int64_t begin = 0, end; begin < n; begin = end) {
         for (end = begin + 1; end < n && compare_samples(&samples[begin], &samples[end]) == 0; end++) {
         }
-        points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, scratch);
+        points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, means, scratch);
         out->n_points++;
     }
     fit_curve(out, points, by_scores(out->stage) && out->phase != PHASE_PREFILL, scratch);
@@ -276,7 +278,7 @@ static int make_curves(struct calibration *out, struct calibration_fit *fit, dou
             return status_fail(-ENOMEM, "no memory for curves");
         }
         profile->curves = grown;
-        int error = make_curve(&grown[profile->n_curves++], &fit->samples[begin], end - begin, scratch);
+        int error = make_curve(&grown[profile->n_curves++], &fit->samples[begin], end - begin, fit->means, scratch);
         if (error) {
             return error;
         }

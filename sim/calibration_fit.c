@@ -57,6 +57,11 @@ static void drop_pending(struct calibration_fit *fit)
     memset(fit->slots, 0, sizeof fit->slots);
 }
 
+void calibration_fit_means(struct calibration_fit *fit)
+{
+    fit->means = true;
+}
+
 int calibration_fit_trace(struct calibration_fit *fit, const char *name)
 {
     if (fit->n_traces == MAX_TRACES || strlen(name) >= CALIBRATION_TEXT_BYTES) {

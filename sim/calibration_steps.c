@@ -104,7 +104,7 @@ static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phas
 }
 
 // What steps that told their stages took besides. Stages may overlap more than they leave gaps: then nothing.
-static double overhead_of(const struct fit_step *steps, int64_t n, double *scratch, int64_t *n_steps)
+static double overhead_of(const struct fit_step *steps, int64_t n, bool mean, double *scratch, int64_t *n_steps)
 {
     *n_steps = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -113,7 +113,7 @@ static double overhead_of(const struct fit_step *steps, int64_t n, double *scrat
             scratch[(*n_steps)++] = rest_ns > 0 ? 1e-9 * (double)rest_ns : 0;
         }
     }
-    return *n_steps > 0 ? calibration_median(scratch, *n_steps) : 0;
+    return *n_steps == 0 ? 0 : mean ? calibration_mean(scratch, *n_steps) : calibration_median(scratch, *n_steps);
 }
 
 // What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages.
@@ -139,7 +139,7 @@ static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fi
         }
         if (s > first) {
             // Steps that decode are replayed whole: nothing passes between their stages.
-            double rest_s = steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, values, &n_staged);
+            double rest_s = steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, false, values, &n_staged);
             double mark_s = mark_of(shapes + first, s - first, rest_s, per_seq_s, values);
             marks[steps[begin].source] = mark_s;
             for (int64_t i = first; i < s; i++) {
@@ -177,7 +177,7 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
         profile->overhead_per_seq_s = per_seq_s;
         profile->n_steps[phase] = n;
     } else {
-        profile->overhead_s[phase] = overhead_of(steps, n, scratch, &profile->n_steps[phase]);
+        profile->overhead_s[phase] = overhead_of(steps, n, fit->means, scratch, &profile->n_steps[phase]);
     }
     free(shapes);
     free(marks);
