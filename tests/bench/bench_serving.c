@@ -11,7 +11,8 @@
 // each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a
 // file in place of the engine: what another calibration would have said of a run on another machine.
 // --runs replays each case several times; measured is then the median of each figure: a burst of what else a machine
-// does is in one run only.
+// does is in one run only. --dry only tells what arrives and how small the cache is, as options that let a later replay, or a
+// judgement with another calibration, have the same.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -50,7 +51,7 @@ struct bench {
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed, preemption_cache;
     double load, capacity;
-    bool virtual_clock, cold, relative;  // relative: steps count from the end of the one before, as old files tell them
+    bool virtual_clock, cold, dry, relative;  // relative: steps count from the end of the one before, as old files tell them
     struct plan_flags flags;
     struct model_config config;
     struct calibration *calibration;
@@ -409,6 +410,22 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
     return error;
 }
 
+// What `capacity` and `shrink_cache` find, to every bit.
+static int tell_options(const struct bench *bench, struct setup *setup, double requests_per_s)
+{
+    int error = make_workload(&setup->workload, bench, 2 * requests_per_s);
+    if (error) {
+        return error;
+    }
+    setup->cache_tokens = longest_request(&setup->workload) * bench->max_seqs;
+    error = shrink_cache(bench, setup);
+    if (!error) {
+        printf("%s --capacity %.17g --cache %lld\n", setup->plan->method, requests_per_s, (long long)setup->cache_tokens);
+    }
+    workload_close(&setup->workload);
+    return error;
+}
+
 static int run_method(struct bench *bench, struct model_file **files, const char *name)
 {
     static struct plan plan;
@@ -422,7 +439,8 @@ static int run_method(struct bench *bench, struct model_file **files, const char
     int error = *file ? 0 : command_model_open(file, bench->model, name, &bench->flags, 1);
     error = error ? error : command_plan_build(&plan, *file, name, &bench->flags);
     error = error ? error : capacity(&requests_per_s, bench, &setup);
-    for (int c = 0; c < CASES && !error; c++) {
+    error = error || !bench->dry ? error : tell_options(bench, &setup, requests_per_s);
+    for (int c = 0; c < CASES && !error && !bench->dry; c++) {
         error = strstr(bench->cases, case_names[c]) ? run_case(bench, &setup, *file, requests_per_s, c) : 0;
     }
     return error ? status_prefix(error, "%s: ", name) : 0;
@@ -520,6 +538,7 @@ int main(int argc, char **argv)
         {"runs", OPTION_INT, &bench.runs, 1, MAX_RUNS, "times", "that each case is replayed; its figures are medians"},
         {"virtual", OPTION_FLAG, &bench.virtual_clock, 0, 0, NULL, "do not wait for arrivals"},
         {"cold", OPTION_FLAG, &bench.cold, 0, 0, NULL, "the first requests pay for what is loaded at first use"},
+        {"dry", OPTION_FLAG, &bench.dry, 0, 0, NULL, "run nothing: print --capacity and --cache as simulated"},
         {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
         {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
         RESULTS_OPTIONS(bench.results),

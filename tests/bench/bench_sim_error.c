@@ -7,9 +7,10 @@
 // prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the medians of
 // every stage of every layer and of what is outside stages: on a busy machine nearly every step, but few stages, lose a
 // time slice to somebody else. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|,
-// of the bare roofline and calibrated. Steps with rows of both phases and batches that are no longer whole are left
-// out: their shapes are not in the samples. Appends to tests/bench/results.tsv (--results); run from the top of the
-// checkout. A minute or two.
+// of the bare roofline and calibrated; where a processor settles after prompts, of what steps take so long after them.
+// Beside them stands how far two measurements are apart, of odd and of even rounds: less cannot be asked of a prediction.
+// Steps with rows of both phases and batches that are no longer whole are left out: their shapes are not in the samples.
+// Appends to tests/bench/results.tsv (--results); run from the top of the checkout. Some minutes.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -26,15 +27,22 @@
 #include "sim/predict.h"
 #include "tests/bench/results.h"
 
-enum { MAX_STEPS = 1 << 12, MAX_DATA = 1 << 12, MAX_LAYERS = 32, OUTPUT_TOKENS = 24, TEXT_TOKENS = 1 << 13 };
+enum { MAX_STEPS = 1 << 14, MAX_DATA = 1 << 12, MAX_LAYERS = 32, OUTPUT_TOKENS = 16, TEXT_TOKENS = 1 << 13 };
 
 static const struct {
     int32_t context, batch;
     bool held_out;
 } shapes[] = {
-    {128, 1, false},  {192, 1, true},  {256, 1, false},  {384, 1, true},  {512, 1, false},  {700, 1, true},
-    {1024, 1, false}, {1280, 1, false}, {1450, 1, true}, {2048, 1, false}, {2900, 1, true}, {4096, 1, false},
-    {512, 2, false},  {768, 2, true},  {1024, 2, false}, {512, 4, false}, {768, 3, true},   {1024, 4, false},
+    // Last chunks of 512 rows and of few; of about the same behind other contexts. A product's time goes in steps of its
+    // tiles' rows, so that the grid is a quarter of an octave wide.
+    {96, 1, false},   {128, 1, false},  {144, 1, true},   {160, 1, false},  {192, 1, true},   {224, 1, false},
+    {256, 1, false},  {288, 1, true},   {320, 1, false},  {384, 1, true},   {420, 1, true},   {448, 1, false},
+    {512, 1, false},  {560, 1, true},   {600, 1, false},  {700, 1, true},   {800, 1, true},   {860, 1, false},
+    {940, 1, true},   {1024, 1, false}, {1150, 1, true},  {1280, 1, false}, {1450, 1, true},  {1640, 1, true},
+    {1740, 1, false}, {1900, 1, true},  {2048, 1, false}, {2300, 1, true},  {2460, 1, false}, {2900, 1, true},
+    {3328, 1, false}, {200, 2, false},  {350, 2, true},   {512, 2, false},  {768, 2, true},   {1024, 2, false},
+    {400, 3, true},   {768, 3, true},   {200, 4, false},  {512, 4, false},  {650, 4, true},   {1024, 4, false},
+    {300, 6, true},   {200, 8, false},  {512, 8, false},
 };
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -50,15 +58,17 @@ struct bench {
 
 // One step of a held-out run: its stages in seconds.
 struct held_step {
-    int32_t method, shape;
+    int32_t method, shape, round;
     enum phase phase;
     int32_t n_tokens, context_tokens;
+    double since_s;    // after the run's last step with prompts
     double seconds, overhead_s, layers[STAGE_COUNT][MAX_LAYERS + 1];    // layer -1 first; parts of one added up
 };
 
 static struct held_step held[MAX_STEPS];
 static int32_t n_held;
 static struct held_step current;    // of the step that is running
+static int64_t prompt_end_ns;
 
 static void on_stage(void *user, const struct stage_sample *sample)
 {
@@ -78,6 +88,8 @@ static void on_step(void *user, const struct step_sample *sample)
     if ((whole || chunk) && n_held < MAX_STEPS) {
         current.method = run->method;
         current.shape = run->shape;
+        current.round = run->round;
+        current.since_s = sample->phase == PHASE_DECODE ? 1e-9 * (double)(sample->begin_ns - prompt_end_ns) : 0;
         current.phase = sample->phase;
         current.n_tokens = sample->n_tokens;
         current.context_tokens = sample->context_tokens;
@@ -86,13 +98,14 @@ static void on_step(void *user, const struct step_sample *sample)
         held[n_held++] = current;
     }
     current = (struct held_step){0};
+    prompt_end_ns = sample->phase == PHASE_DECODE ? prompt_end_ns : sample->begin_ns + sample->duration_ns;
 }
 
 static int run_shape(struct bench *bench, const struct plan *plan, struct model_file *model, int32_t method,
-                     int32_t shape)
+                     int32_t shape, int32_t round)
 {
     static int32_t text[TEXT_TOKENS];
-    struct held_step run = {.method = method, .shape = shape};
+    struct held_step run = {.method = method, .shape = shape, .round = round};
     struct sample_sink sink = calibration_fit_sink(bench->fit);
     if (shapes[shape].held_out) {
         sink = (struct sample_sink){.user = &run, .stage = on_stage, .step = on_step};
@@ -130,11 +143,15 @@ struct errors {
     int32_t n;
 };
 
-static struct errors step_errors[2], undisturbed_errors[2], stage_errors[2], large_errors[2], phase_errors[2][2];    // [roofline, calibrated]
+// Of what: the bare roofline, the calibrated prediction, one half of the rounds as if it predicted the other.
+enum mode { ROOFLINE, CALIBRATED, HALVES, MODES };
+static const char *const mode_names[MODES] = {"roofline", "calibrated", "halves"};
+static struct errors step_errors[MODES], undisturbed_errors[MODES], stage_errors[MODES], large_errors[MODES],
+    phase_errors[PHASE_COUNT][MODES];
 
 static void note(struct errors *errors, double predicted, double measured)
 {
-    if (errors->n < MAX_DATA && measured > 0) {
+    if (errors->n < MAX_DATA && measured > 0 && predicted > 0) {
         errors->values[errors->n++] = fabs(predicted / measured - 1);
     }
 }
@@ -146,83 +163,148 @@ static bool same(const struct held_step *a, const struct held_step *b)
            (a->phase == PHASE_DECODE || (a->n_tokens == b->n_tokens && a->context_tokens == b->context_tokens));
 }
 
-// What can be measured of a step: all of it, what is outside stages, or one stage of one layer.
-enum { WHOLE = -2, OVERHEAD = -1 };
+// The steps of one datum.
+struct datum {
+    const struct held_step *steps[MAX_STEPS];
+    int32_t n;
+};
 
-// Median over the steps that are the datum of `first`.
-static double median_s(const struct held_step *first, int stage, int32_t layer)
+enum { ALL = -1 };    // or half 0, 1: even rounds, odd rounds
+
+static void collect(struct datum *out, const struct held_step *first, int32_t half)
 {
-    static double values[MAX_STEPS];
-    int32_t n = 0;
+    out->n = 0;
     for (int32_t i = 0; i < n_held; i++) {
-        if (same(&held[i], first)) {
-            values[n++] = stage == WHOLE      ? held[i].seconds
-                          : stage == OVERHEAD ? held[i].overhead_s
-                                              : held[i].layers[stage][layer + 1];
+        if (same(&held[i], first) && (half == ALL || held[i].round % 2 == half)) {
+            out->steps[out->n++] = &held[i];
         }
     }
-    return median_of(values, n);
 }
 
-static double stage_s(const struct held_step *first, int stage)
+// What can be measured of a step: how long after prompts it began, all of it, what is outside stages, or one stage of one
+// layer.
+enum { SINCE = -3, WHOLE = -2, OVERHEAD = -1 };
+
+static double median_s(const struct datum *datum, int stage, int32_t layer)
 {
-    double sum_s = 0;
-    for (int32_t layer = -1; layer < MAX_LAYERS; layer++) {
-        sum_s += first->layers[stage][layer + 1] > 0 ? median_s(first, stage, layer) : 0;
+    static double values[MAX_STEPS];
+    for (int32_t i = 0; i < datum->n; i++) {
+        const struct held_step *step = datum->steps[i];
+        values[i] = stage == SINCE      ? step->since_s
+                    : stage == WHOLE    ? step->seconds
+                    : stage == OVERHEAD ? step->overhead_s
+                                        : step->layers[stage][layer + 1];
     }
-    return sum_s;
+    return median_of(values, datum->n);
 }
 
-static int judge(const struct held_step *first, const struct plan *plan, const struct device *device, int mode,
-                 bool each)
+// What was measured of a datum.
+struct measured {
+    double whole_s, undisturbed_s, since_s, stages_s[STAGE_HOST];
+};
+
+static void reduce(struct measured *out, const struct held_step *first, int32_t half)
+{
+    static struct datum datum;
+    collect(&datum, first, half);
+    *out = (struct measured){.whole_s = median_s(&datum, WHOLE, 0),
+                             .undisturbed_s = median_s(&datum, OVERHEAD, 0),
+                             .since_s = median_s(&datum, SINCE, 0)};
+    for (int s = 0; s < STAGE_HOST; s++) {
+        for (int32_t layer = -1; layer < MAX_LAYERS; layer++) {
+            out->stages_s[s] += first->layers[s][layer + 1] > 0 ? median_s(&datum, s, layer) : 0;
+        }
+        out->undisturbed_s += out->stages_s[s];
+    }
+}
+
+static bool is_large(const struct measured *measured, int stage)
+{
+    return measured->stages_s[stage] >= 0.01 * measured->undisturbed_s;
+}
+
+static int predict(struct step_prediction *out, const struct held_step *first, const struct measured *measured,
+                   const struct plan *plan, const struct device *device)
 {
     struct work work[16];
-    int32_t batch = first->phase == PHASE_DECODE ? shapes[first->shape].batch : 1, context = shapes[first->shape].context;
     bool decode = first->phase == PHASE_DECODE;
+    int32_t batch = decode ? shapes[first->shape].batch : 1, context = shapes[first->shape].context;
     for (int32_t i = 0; i < batch; i++) {
         work[i] = decode ? (struct work){context + OUTPUT_TOKENS / 2, 1, 1}
                          : (struct work){first->context_tokens - first->n_tokens, first->n_tokens,
                                          first->context_tokens == context};
     }
+    int error = predict_step(out, device, plan, work, batch);
+    if (!error && decode && device->calibration) {
+        // All stages are slower alike.
+        double bytes = (double)step_cost(plan, work, batch).bytes;
+        double more = calibration_settling_s(device->calibration, bytes, batch, measured->since_s) / out->seconds;
+        out->seconds *= 1 + more;
+        for (int s = 0; s < STAGE_HOST; s++) {
+            out->stages[s].seconds *= 1 + more;
+        }
+    }
+    return error;
+}
+
+static int judge(const struct held_step *first, const struct plan *plan, const struct device *device, enum mode mode,
+                 bool each)
+{
+    struct measured measured;
     struct step_prediction step;
-    int error = predict_step(&step, device, plan, work, batch);
+    reduce(&measured, first, ALL);
+    int error = predict(&step, first, &measured, plan, device);
     if (error) {
         return error;
     }
-    double whole_s = median_s(first, WHOLE, 0), undisturbed_s = median_s(first, OVERHEAD, 0), stages_s[STAGE_HOST];
-    for (int s = 0; s < STAGE_HOST; s++) {
-        stages_s[s] = stage_s(first, s);
-        undisturbed_s += stages_s[s];
-    }
-    note(&step_errors[mode], step.seconds, whole_s);
-    note(&undisturbed_errors[mode], step.seconds, undisturbed_s);
-    note(&phase_errors[first->phase][mode], step.seconds, undisturbed_s);
+    note(&step_errors[mode], step.seconds, measured.whole_s);
+    note(&undisturbed_errors[mode], step.seconds, measured.undisturbed_s);
+    note(&phase_errors[first->phase][mode], step.seconds, measured.undisturbed_s);
     if (each) {
+        bool decode = first->phase == PHASE_DECODE;
         printf("%-8s %-8s %d x %4d tokens, to context %5d: measured %8.3f ms, undisturbed %8.3f ms, %s %8.3f ms, %+6.1f%%\n",
-               plan->method, phase_name(first->phase), batch, decode ? 1 : first->n_tokens, first->context_tokens,
-               1e3 * whole_s, 1e3 * undisturbed_s, mode ? "calibrated" : "roofline", 1e3 * step.seconds,
-               100 * (step.seconds / undisturbed_s - 1));
+               plan->method, phase_name(first->phase), decode ? shapes[first->shape].batch : 1, decode ? 1 : first->n_tokens,
+               first->context_tokens, 1e3 * measured.whole_s, 1e3 * measured.undisturbed_s, mode_names[mode],
+               1e3 * step.seconds, 100 * (step.seconds / measured.undisturbed_s - 1));
     }
     for (int s = 0; s < STAGE_HOST; s++) {
-        if (step.stages[s].seconds > 0 && stages_s[s] > 0) {
-            note(&stage_errors[mode], step.stages[s].seconds, stages_s[s]);
-            bool large = stages_s[s] >= 0.01 * undisturbed_s;
-            if (large) {
-                note(&large_errors[mode], step.stages[s].seconds, stages_s[s]);
-            }
-            if (each && large && mode == 1) {
-                printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
-                       1e6 * stages_s[s], 1e6 * step.stages[s].seconds,
-                       100 * (step.stages[s].seconds / stages_s[s] - 1));
-            }
+        double seconds = step.stages[s].seconds;
+        if (!(seconds > 0) || !(measured.stages_s[s] > 0)) {
+            continue;
+        }
+        note(&stage_errors[mode], seconds, measured.stages_s[s]);
+        if (is_large(&measured, s)) {
+            note(&large_errors[mode], seconds, measured.stages_s[s]);
+        }
+        if (each && mode == CALIBRATED && is_large(&measured, s)) {
+            printf("    %-16s measured %10.1f us, predicted %10.1f us, %+6.1f%%\n", stage_name((enum stage)s),
+                   1e6 * measured.stages_s[s], 1e6 * seconds, 100 * (seconds / measured.stages_s[s] - 1));
         }
     }
     return 0;
 }
 
-static void report(struct bench *bench, const char *level, struct errors *errors, int mode)
+// Odd rounds held against even ones.
+static void judge_halves(const struct held_step *first)
 {
-    const char *mode_name = mode ? "calibrated" : "roofline";
+    struct measured halves[2];
+    for (int h = 0; h < 2; h++) {
+        reduce(&halves[h], first, h);
+    }
+    note(&step_errors[HALVES], halves[1].whole_s, halves[0].whole_s);
+    note(&undisturbed_errors[HALVES], halves[1].undisturbed_s, halves[0].undisturbed_s);
+    note(&phase_errors[first->phase][HALVES], halves[1].undisturbed_s, halves[0].undisturbed_s);
+    for (int s = 0; s < STAGE_HOST; s++) {
+        note(&stage_errors[HALVES], halves[1].stages_s[s], halves[0].stages_s[s]);
+        if (is_large(&halves[0], s)) {
+            note(&large_errors[HALVES], halves[1].stages_s[s], halves[0].stages_s[s]);
+        }
+    }
+}
+
+static void report(struct bench *bench, const char *level, struct errors *errors, enum mode mode)
+{
+    const char *mode_name = mode_names[mode];
     double median = 100 * median_of(errors->values, errors->n), p95 = 100 * p95_of(errors->values, errors->n);
     printf("%-24s %-10s  %4d data  median %6.1f%%  P95 %6.1f%%\n", level, mode_name, errors->n, median, p95);
     char command[128], quantity[64];
@@ -233,8 +315,8 @@ static void report(struct bench *bench, const char *level, struct errors *errors
                                                       .command = command,
                                                       .model = bench->model,
                                                       .method = bench->methods,
-                                                      .contexts = "192-2900",
-                                                      .batches = "1-3",
+                                                      .contexts = "144-2900",
+                                                      .batches = "1-6",
                                                       .quantity = quantity,
                                                       .median = i ? p95 : median,
                                                       .spread = NAN,
@@ -258,7 +340,7 @@ static int run_all(struct bench *bench, struct plan *plans, int32_t *n_methods)
     for (int32_t r = 0; r < bench->rounds && !error; r++) {
         for (int32_t s = 0; s < N_SHAPES && !error; s++) {
             for (int32_t m = 0; m < *n_methods && !error; m++) {
-                error = run_shape(bench, &plans[m], models[m], m, s);
+                error = run_shape(bench, &plans[m], models[m], m, s, r);
             }
         }
     }
@@ -289,8 +371,11 @@ static int judge_all(struct bench *bench, const struct plan *plans, struct calib
         bare = (*calibration)->profiles[0].rates;
         calibrated = bare;
         calibrated.calibration = &(*calibration)->profiles[0];
-        error = seen ? 0 : judge(&held[i], &plans[held[i].method], &bare, 0, bench->each);
-        error = seen || error ? error : judge(&held[i], &plans[held[i].method], &calibrated, 1, bench->each);
+        if (!seen) {
+            error = judge(&held[i], &plans[held[i].method], &bare, ROOFLINE, bench->each);
+            error = error ? error : judge(&held[i], &plans[held[i].method], &calibrated, CALIBRATED, bench->each);
+            judge_halves(&held[i]);
+        }
     }
     return error;
 }
@@ -298,7 +383,7 @@ static int judge_all(struct bench *bench, const struct plan *plans, struct calib
 int main(int argc, char **argv)
 {
     static struct plan plans[8];
-    struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .rounds = 3, .chunk = 512,
+    struct bench bench = {.model = "bench-100m", .methods = "clsa,dense", .device = "cpu", .rounds = 4, .chunk = 512,
                           .flags = plan_flags_default()};
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &bench.model, 0, 0, "NAME", "a size (random weights)"},
@@ -321,13 +406,14 @@ int main(int argc, char **argv)
     error = error ? error : calibration_fit_open(&bench.fit);
     error = error ? error : run_all(&bench, plans, &n_methods);
     error = error ? error : judge_all(&bench, plans, &calibration);
-    for (int mode = 0; mode < 2 && !error; mode++) {
-        report(&bench, "step", &step_errors[mode], mode);
-        report(&bench, "step_undisturbed", &undisturbed_errors[mode], mode);
-        report(&bench, "step_undisturbed.decode", &phase_errors[PHASE_DECODE][mode], mode);
-        report(&bench, "step_undisturbed.prefill", &phase_errors[PHASE_PREFILL][mode], mode);
-        report(&bench, "stage", &stage_errors[mode], mode);
-        report(&bench, "stage_over_1_percent", &large_errors[mode], mode);
+    for (int m = 0; m < MODES - (bench.rounds == 1) && !error; m++) {    // one round has no halves
+        enum mode mode = (enum mode)m;
+        report(&bench, "step", &step_errors[m], mode);
+        report(&bench, "step_undisturbed", &undisturbed_errors[m], mode);
+        report(&bench, "step_undisturbed.decode", &phase_errors[PHASE_DECODE][m], mode);
+        report(&bench, "step_undisturbed.prefill", &phase_errors[PHASE_PREFILL][m], mode);
+        report(&bench, "stage", &stage_errors[m], mode);
+        report(&bench, "stage_over_1_percent", &large_errors[m], mode);
     }
     calibration_free(calibration);
     calibration_fit_close(bench.fit);
