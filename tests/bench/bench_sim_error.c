@@ -143,9 +143,9 @@ struct errors {
     int32_t n;
 };
 
-// Of what: the bare roofline, the calibrated prediction, one half of the rounds as if it predicted the other.
-enum mode { ROOFLINE, CALIBRATED, HALVES, MODES };
-static const char *const mode_names[MODES] = {"roofline", "calibrated", "halves"};
+// Of what: the bare roofline, the calibrated prediction, the other half of the rounds as if it were one.
+enum mode { ROOFLINE, CALIBRATED, AGAIN, MODES };
+static const char *const mode_names[MODES] = {"roofline", "calibrated", "again"};
 static struct errors step_errors[MODES], undisturbed_errors[MODES], stage_errors[MODES], large_errors[MODES],
     phase_errors[PHASE_COUNT][MODES];
 
@@ -285,19 +285,19 @@ static int judge(const struct held_step *first, const struct plan *plan, const s
 }
 
 // Odd rounds held against even ones.
-static void judge_halves(const struct held_step *first)
+static void judge_again(const struct held_step *first)
 {
     struct measured halves[2];
     for (int h = 0; h < 2; h++) {
         reduce(&halves[h], first, h);
     }
-    note(&step_errors[HALVES], halves[1].whole_s, halves[0].whole_s);
-    note(&undisturbed_errors[HALVES], halves[1].undisturbed_s, halves[0].undisturbed_s);
-    note(&phase_errors[first->phase][HALVES], halves[1].undisturbed_s, halves[0].undisturbed_s);
+    note(&step_errors[AGAIN], halves[1].whole_s, halves[0].whole_s);
+    note(&undisturbed_errors[AGAIN], halves[1].undisturbed_s, halves[0].undisturbed_s);
+    note(&phase_errors[first->phase][AGAIN], halves[1].undisturbed_s, halves[0].undisturbed_s);
     for (int s = 0; s < STAGE_HOST; s++) {
-        note(&stage_errors[HALVES], halves[1].stages_s[s], halves[0].stages_s[s]);
+        note(&stage_errors[AGAIN], halves[1].stages_s[s], halves[0].stages_s[s]);
         if (is_large(&halves[0], s)) {
-            note(&large_errors[HALVES], halves[1].stages_s[s], halves[0].stages_s[s]);
+            note(&large_errors[AGAIN], halves[1].stages_s[s], halves[0].stages_s[s]);
         }
     }
 }
@@ -374,7 +374,7 @@ static int judge_all(struct bench *bench, const struct plan *plans, struct calib
         if (!seen) {
             error = judge(&held[i], &plans[held[i].method], &bare, ROOFLINE, bench->each);
             error = error ? error : judge(&held[i], &plans[held[i].method], &calibrated, CALIBRATED, bench->each);
-            judge_halves(&held[i]);
+            judge_again(&held[i]);
         }
     }
     return error;
