@@ -10,9 +10,9 @@
 // Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
 // each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a
 // file in place of the engine: what another calibration would have said of a run on another machine.
-// --runs replays each case several times; measured is then the median of each figure: a burst of what else a machine
-// does is in one run only. --dry only tells what arrives and how small the cache is, as options that let a later replay, or a
-// judgement with another calibration, have the same.
+// --runs replays each case several times; measured is then the median of each figure, beside how far the runs are apart:
+// a burst of what else a machine does is in one run only. --dry only tells what arrives and how small the cache is, as
+// options by which later replays, or a judgement with another calibration, have the same.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -384,10 +384,11 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
         for (int m = ROOFLINE; m < MODES; m++) {
             values[m] = report_values_of(&simulated[m].metrics, simulated[m].peak_running, simulated[m].peak_kv_bytes);
         }
-        const struct report report = {.results = &bench->results, .device = bench->source.device,
-                                      .command = bench->measured_file ? "bench_serving --measured"
-                                                 : bench->cold        ? "bench_serving --cold"
-                                                                      : "bench_serving",
+        char command[160];
+        snprintf(command, sizeof command, "bench_serving --prompt %d --output %d --requests %d --runs %d%s%s", bench->prompt,
+                 bench->output, bench->requests, bench->runs, bench->measured_file ? " --measured" : "",
+                 bench->cold ? " --cold" : "");
+        const struct report report = {.results = &bench->results, .device = bench->source.device, .command = command,
                                       .model = bench->model, .method = setup->plan->method, .name = case_names[c],
                                       .max_seqs = bench->max_seqs};
         const struct meter *meter = &bench->meter;

@@ -18,7 +18,8 @@ const char *step_kind_name(enum step_kind kind)
     return names[kind];
 }
 
-static void append(const struct report *report, const char *quantity, double value, const char *unit)
+static void append_spread(const struct report *report, const char *quantity, double value, double spread,
+                          const char *unit)
 {
     results_add(report->results, &(struct result){.device = report->device,
                                                   .command = report->command,
@@ -27,9 +28,14 @@ static void append(const struct report *report, const char *quantity, double val
                                                   .sequences = report->max_seqs,
                                                   .quantity = quantity,
                                                   .median = value,
-                                                  .spread = NAN,
+                                                  .spread = spread,
                                                   .floor = NAN,
                                                   .unit = unit});
+}
+
+static void append(const struct report *report, const char *quantity, double value, const char *unit)
+{
+    append_spread(report, quantity, value, NAN, unit);
 }
 
 struct report_values report_values_of(const struct serve_metrics *metrics, int32_t peak_running, int64_t peak_kv_bytes)
@@ -51,6 +57,7 @@ struct report_values report_median(const struct report_values *runs, int32_t n)
         }
         sort_doubles(values, n);
         out.rows[row] = 0.5 * (values[(n - 1) / 2] + values[n / 2]);
+        out.spreads[row] = n > 1 ? values[n - 1] - values[0] : NAN;
     }
     return out;
 }
@@ -64,22 +71,26 @@ static const char *error_text(char text[static 24], double value, double measure
 
 void report_side_by_side(const struct report *report, const struct report_values values[static MODES])
 {
-    printf("%-10s %-10s %20s %12s %12s %9s %12s %9s\n", report->method, report->name, "", "measured", "roofline", "error",
-           "calibrated", "error");
+    printf("%-10s %-10s %20s %12s %10s %12s %9s %12s %9s\n", report->method, report->name, "", "measured", "spread",
+           "roofline", "error", "calibrated", "error");
     for (int r = 0; r < REPORT_ROWS; r++) {
         double measured = values[MEASURED].rows[r];
-        char quantity[96], roofline[24], calibrated[24];
-        printf("%-10s %-10s %20s %12.4g %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, measured, values[ROOFLINE].rows[r],
-               error_text(roofline, values[ROOFLINE].rows[r], measured), values[CALIBRATED].rows[r],
+        double spread = values[MEASURED].spreads[r];
+        char quantity[96], roofline[24], calibrated[24], apart[24] = "-";
+        if (isfinite(spread)) {
+            snprintf(apart, sizeof apart, "%.3g", spread);
+        }
+        printf("%-10s %-10s %20s %12.4g %10s %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, measured, apart,
+               values[ROOFLINE].rows[r], error_text(roofline, values[ROOFLINE].rows[r], measured), values[CALIBRATED].rows[r],
                error_text(calibrated, values[CALIBRATED].rows[r], measured));
         snprintf(quantity, sizeof quantity, "serving.%s.%s", report->name, rows[r].name);
-        append(report, quantity, measured, rows[r].unit);
+        append_spread(report, quantity, measured, spread, rows[r].unit);
         for (int m = ROOFLINE; m < MODES && measured > 0; m++) {
             snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", report->name, rows[r].name, mode_names[m]);
             append(report, quantity, 100 * (values[m].rows[r] / measured - 1), "%");
         }
     }
-    printf("%-10s %-10s %20s %12s %12s %9s %12s\n", "", "", "verdict", saturation_name(values[MEASURED].verdict),
+    printf("%-10s %-10s %20s %12s %10s %12s %9s %12s\n", "", "", "verdict", saturation_name(values[MEASURED].verdict), "",
            saturation_name(values[ROOFLINE].verdict), "", saturation_name(values[CALIBRATED].verdict));
 }
 

@@ -15,10 +15,11 @@ const char *step_kind_name(enum step_kind kind);
 enum { REPORT_ROWS = 8 };
 struct report_values {
     double rows[REPORT_ROWS];
+    double spreads[REPORT_ROWS];    // from the least run to the greatest; NAN: one run
     enum saturation verdict;
 };
 struct report_values report_values_of(const struct serve_metrics *metrics, int32_t peak_running, int64_t peak_kv_bytes);
-// Row by row, n > 0; the verdict is the first's.
+// Row by row, n > 0, with their spreads; the verdict is the first's.
 struct report_values report_median(const struct report_values *runs, int32_t n);
 
 // Whose figures they are; all texts are borrowed.
