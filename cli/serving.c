@@ -154,13 +154,15 @@ static int submit_arrived(struct serving *serving)
 // ---------------------------------------------------------------------------------------------------------------------
 // Time
 
+// To a request that finds nothing under way. It is handed over as if waking took no time: what arrives meanwhile waits
+// for the step, as it does where time is simulated, and the step's own end says when all of that was.
 static void wait_until(struct serving *serving, double arrival_s)
 {
-    if (!serving->options->virtual_clock && arrival_s > serving->now_s) {
-        double left_s = arrival_s - serving->now_s;
+    double now_s = 1e-9 * (double)(collector_now_ns() - serving->begin_ns);
+    if (!serving->options->virtual_clock && arrival_s > now_s) {
+        double left_s = arrival_s - now_s;
         struct timespec pause = {.tv_sec = (time_t)left_s, .tv_nsec = (long)((left_s - floor(left_s)) * 1e9)};
         nanosleep(&pause, NULL);
-        serving->now_s = 1e-9 * (double)(collector_now_ns() - serving->begin_ns);
     }
     serving->now_s = fmax(serving->now_s, arrival_s);
 }

@@ -142,6 +142,74 @@ static void test_same_decisions(int64_t *preemptions, int64_t *reused)
     model_file_close(file);
 }
 
+// When the engine's steps ended, for a simulator that is to follow them.
+struct ends {
+    int64_t n, next;
+    double end_s[MAX_STEPS];
+};
+
+static void note_end(void *user, double begin_s, double end_s)
+{
+    struct ends *ends = user;
+    CHECK(begin_s < end_s && (ends->n == 0 || ends->n >= MAX_STEPS || begin_s >= ends->end_s[ends->n - 1] - 1e-9));
+    if (ends->n < MAX_STEPS) {
+        ends->end_s[ends->n] = end_s;
+    }
+    ends->n++;
+}
+
+static double follow_end(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
+{
+    struct ends *ends = user;
+    (void)work;
+    (void)n_seqs;
+    return ends->next < ends->n && ends->next < MAX_STEPS ? ends->end_s[ends->next++] - now_s : priced_s;
+}
+
+// In real time, with pauses in which the engine sleeps and requests that arrive while it wakes: a simulator that is told
+// when steps ended takes the very same ones.
+static void test_same_in_time(void)
+{
+    static struct steps live_steps;
+    static struct simulated simulated, *steps = &simulated;
+    static struct serve_result sim;
+    static struct plan plan;
+    static struct ends ends;
+    struct model_file *file;
+    struct serving_result live;
+    struct workload workload = random_workload(24, false);
+    int64_t pauses_ns = 0;
+    for (int32_t i = 0; i < workload.n; i++) {    // groups of three, 20 us apart, behind pauses of 5 to 15 ms
+        pauses_ns += i % 3 == 0 ? check_range(5000000, 15000000) : 20000;
+        workload.requests[i].arrival_ns = pauses_ns;
+    }
+    struct observer observer = {.user = &live_steps, .step_begin = on_step};
+    struct device device = {.name = "made up", .bytes_per_s.value = 1e11, .flops_per_s[DTYPE_F32].value = 1e12};
+    struct stage_timer timer = {&steps, note_step};
+    CHECK_MESSAGE(open_model(&file, &plan) == 0, "%s", status_text());
+    live_steps.n = simulated.n = ends.n = ends.next = 0;
+    struct serving_options live_options = {.plan = &plan, .model = file, .backend = "reference", .max_seqs = 4,
+                                           .max_step_tokens = 32, .cache_tokens = 1024, .observer = &observer,
+                                           .stepped = note_end, .stepped_user = &ends};
+    struct serve_options sim_options = {.plan = &plan, .device = &device, .timer = &timer, .max_seqs = 4,
+                                        .max_step_tokens = 32, .cache_tokens = 1024, .every_step = true,
+                                        .clock = follow_end, .clock_user = &ends};
+    int error = serving_run(&live, &workload, &live_options);
+    CHECK_MESSAGE(error == 0, "%s", status_text());
+    CHECK_MESSAGE(serve_run(&sim, &workload, &sim_options) == 0, "%s", status_text());
+    if (!error) {
+        check_same(&live_steps, &simulated);
+        for (int64_t i = 0; i < workload.n; i++) {
+            CHECK(fabs(live.records[i].first_token_s - sim.records[i].first_token_s) < 1e-9);
+            CHECK(fabs(live.records[i].finished_s - sim.records[i].finished_s) < 1e-9);
+        }
+        serving_close(&live);
+        serve_close(&sim);
+    }
+    workload_close(&workload);
+    model_file_close(file);
+}
+
 static void test_times(bool virtual_clock)
 {
     static struct plan plan;
@@ -200,6 +268,9 @@ int main(void)
     }
     CHECK_MESSAGE(check_failures || (preemptions > 0 && reused > 0),
                   "no run was short of pages, or none reused any: the test shows too little");
+    for (int i = 0; i < 4 && !check_failures; i++) {
+        test_same_in_time();
+    }
     test_times(true);
     test_times(false);
     test_rejection();
