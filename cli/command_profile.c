@@ -164,8 +164,8 @@ int command_profile(int argc, char **argv)
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &profile.model, 0, 0, "NAME|FOLDER", "a size (random weights) or a model folder"},
         {"method", OPTION_TEXT, &profile.methods, 0, 0, "M[,M...]", "methods, profiled one after the other"},
-        {"prompt", OPTION_TEXT, &profile.prompt, 0, 0, "FILE", "text to process"},
-        {"text", OPTION_TEXT, &profile.text, 0, 0, "TEXT", "text to process, given here; repeated up to --context"},
+        {"prompt", OPTION_TEXT, &profile.prompt, 0, 0, "FILE", "text to process; repeated up to --context"},
+        {"text", OPTION_TEXT, &profile.text, 0, 0, "TEXT", "the same, given here"},
         {"context", OPTION_INT, &profile.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
         {"output", OPTION_INT, &profile.output, 1, 1 << 24, "tokens", "tokens to decode"},
         {"batch", OPTION_INT, &profile.batch, 1, 1024, "sequences", "sequences decoded together"},

@@ -163,8 +163,8 @@ int command_run(int argc, char **argv)
     const struct option_spec options[] = {
         {"model", OPTION_TEXT, &run.model, 0, 0, "NAME|FOLDER", "a size (random weights) or a model folder"},
         {"method", OPTION_TEXT, &run.method, 0, 0, "NAME", "attention method"},
-        {"prompt", OPTION_TEXT, &run.prompt, 0, 0, "FILE", "text to continue"},
-        {"text", OPTION_TEXT, &run.text, 0, 0, "TEXT", "text to continue, given here; repeated up to --context"},
+        {"prompt", OPTION_TEXT, &run.prompt, 0, 0, "FILE", "text to continue; repeated up to --context"},
+        {"text", OPTION_TEXT, &run.text, 0, 0, "TEXT", "the same, given here"},
         {"context", OPTION_INT, &run.context, 1, 1 << 27, "tokens", "prompt length (default: the whole text)"},
         {"output", OPTION_INT, &run.output, 1, 1 << 24, "tokens", "tokens to generate"},
         {"temperature", OPTION_REAL, &run.temperature, 0, 100, "T", "0: always the most likely token"},

@@ -15,7 +15,7 @@ static const struct {
     {"compare", command_compare, "the same work under several methods: measured, floor, predicted, agreement"},
     {"eval", command_eval, "what methods do to answers: accuracy, bits per byte, what selections miss"},
     {"profile", command_profile, "run and collect, write FILE.pftrace for ui.perfetto.dev"},
-    {"trace", command_trace, "info | summary | check FILE.pftrace"},
+    {"trace", command_trace, "info | summary | diff | import | check"},
     {"calibrate", command_calibrate, "traces -> what share of its peaks a device reaches, with residuals"},
     {"sim", command_sim, "what a model and a method should take on a device"},
     {"plan", command_plan, "the smallest fleet for a workload and its limits; what-if sweeps"},

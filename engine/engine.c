@@ -10,8 +10,6 @@
 
 // Beyond any machine, and low enough that products of them with a checked plan's sizes stay within 64 bits.
 enum { MAX_SEQS = 1 << 16, MAX_CONTEXT = 1 << 27, MAX_STEP_TOKENS = 1 << 20 };
-// Of a device's memory, one part in so many stays free for what the driver and cuBLASLt take later.
-enum { SPARE_SHARE = 64 };
 enum { DEFAULT_CONTEXT = 8192, DEFAULT_STEP_TOKENS = 512, DEFAULT_STAGE_EVERY = 64 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -39,7 +37,8 @@ static int complete_options(struct engine_options *o, const struct plan *plan)
         error = status_fail(-EINVAL, "every_position and reuse_prefixes: expected one of them; reused rows do not run");
     }
     error = error ? error : check_option("snapshots", o->snapshots, 0, MAX_SEQS);
-    error = error ? error : check_option("cache_tokens", o->cache_tokens, CACHE_ALL_FREE, INT32_MAX - plan->page_tokens);
+    int64_t most_tokens = INT32_MAX - plan->page_tokens;
+    error = error ? error : check_option("cache_tokens", o->cache_tokens, CACHE_ALL_FREE, most_tokens);
     if (error) {
         return error;
     }
@@ -106,121 +105,6 @@ static int load_weights(struct engine *engine)
     return error ? status_prefix(error, "weights: ") : 0;
 }
 
-// Opens the cache; where memory is short, tries how much would fit and says so.
-static int open_cache(struct engine *engine, int32_t n_pages)
-{
-    const struct plan *plan = &engine->plan;
-    int32_t max_seqs = engine->options.max_seqs + engine->options.snapshots;    // rings
-    int error = kv_cache_open(&engine->cache, engine->backend, engine->context, plan, n_pages, max_seqs);
-    if (error != -ENOMEM) {
-        return error;
-    }
-    int32_t fitting = n_pages / 2;
-    struct kv_cache *smaller = NULL;
-    while (fitting > 0 && kv_cache_open(&smaller, engine->backend, engine->context, plan, fitting, max_seqs) != 0) {
-        fitting /= 2;
-    }
-    kv_cache_close(smaller);
-    double bytes = (double)plan_kv_bytes_per_token(plan) * plan->page_tokens * n_pages +
-                   (double)plan_kv_bytes_per_sequence(plan) * max_seqs;
-    return status_fail(-ENOMEM, "no memory for a cache of %lld tokens and %d sequences (%.0f MiB): %lld tokens would "
-                       "fit; lower the context, the sequences or the cache size",
-                       (long long)n_pages * plan->page_tokens, max_seqs, bytes / 0x1p20, (long long)fitting * plan->page_tokens);
-}
-
-static double gib(int64_t bytes)
-{
-    return (double)bytes / 0x1p30;
-}
-
-// What a device has, and what the engine's parts take of it.
-struct room {
-    int64_t free_bytes, total_bytes, spare_bytes;
-    int64_t weight_bytes;             // that are yet to be brought
-    int64_t sequence_bytes;           // a sequence's window rings
-    int64_t page_bytes;               // of all layers
-    int32_t max_seqs;                 // snapshots included
-    int32_t page_tokens;
-};
-
-static int measure_room(struct room *room, const struct engine *engine, bool weights_to_come)
-{
-    const struct backend *backend = engine->backend;
-    const struct plan *plan = &engine->plan;
-    // A backend whose activations are 2 bytes keeps its weights so.
-    int64_t weights = plan_weight_bytes(plan);
-    weights = backend->activation_bytes == 2 ? weights / dtype_bytes(plan->weight_dtype) * 2 : weights;
-    int error = backend->memory(engine->context, &room->free_bytes, &room->total_bytes);
-    room->spare_bytes = room->total_bytes / SPARE_SHARE;
-    room->weight_bytes = weights_to_come ? weights : 0;
-    room->sequence_bytes = plan_kv_bytes_per_sequence(plan);
-    room->page_bytes = kv_cache_page_bytes(plan);
-    room->max_seqs = engine->options.max_seqs + engine->options.snapshots;
-    room->page_tokens = plan->page_tokens;
-    return error;
-}
-
-// Pages that fit beside everything else and `spare_bytes`; negative: not even that fits.
-static int64_t pages_in(const struct room *room, int64_t seqs, int64_t spare_bytes)
-{
-    int64_t left = room->free_bytes - spare_bytes - room->weight_bytes - room->sequence_bytes * seqs;
-    return left < 0 ? -1 : left / room->page_bytes;
-}
-
-// Before the weights are brought: whether they, the windows and n_pages could have room at all, and if not, what would.
-// What a step needs beside is not counted. A backend without memory of its own is not asked.
-static int check_room(const struct engine *engine, int64_t n_pages)
-{
-    struct room room = {0};
-    int64_t context = engine->options.max_context;
-    if (!engine->backend->memory) {
-        return 0;
-    }
-    int error = measure_room(&room, engine, true);
-    // What is to be spared is so in what is advised: who asks for all that is there may have it.
-    if (error || pages_in(&room, room.max_seqs, 0) >= n_pages) {
-        return error;
-    }
-    int64_t of_sequence = (context - 1) / room.page_tokens + 1, alone = pages_in(&room, 1, room.spare_bytes);
-    int64_t left = room.free_bytes - room.spare_bytes - room.weight_bytes;
-    if (alone < 1) {
-        return status_fail(-ENOMEM, "no memory for weights of %.2f GiB and a KV cache: %.2f of %.2f GiB are free",
-                           gib(room.weight_bytes), gib(room.free_bytes), gib(room.total_bytes));
-    }
-    int64_t seqs = left / (room.sequence_bytes + of_sequence * room.page_bytes);
-    char fitting[128];
-    if (seqs > 0) {
-        snprintf(fitting, sizeof fitting, "%lld sequences of %lld tokens", (long long)seqs, (long long)context);
-    } else {
-        snprintf(fitting, sizeof fitting, "one sequence of %lld tokens", (long long)alone * room.page_tokens);
-    }
-    return status_fail(-ENOMEM, "no memory for a KV cache of %lld tokens with the windows of %d sequences (%.2f GiB) "
-                       "beside weights of %.2f GiB: %.2f of %.2f GiB are free; %s would fit",
-                       (long long)n_pages * room.page_tokens, room.max_seqs,
-                       gib(n_pages * room.page_bytes + room.sequence_bytes * room.max_seqs), gib(room.weight_bytes),
-                       gib(room.free_bytes), gib(room.total_bytes), fitting);
-}
-
-// Pages that fit into what is free once everything else has its memory.
-static int pages_that_fit(struct engine *engine, int32_t *n_pages)
-{
-    struct room room = {0};
-    if (!engine->backend->memory) {
-        return status_fail(-EINVAL, "backend '%s' has no memory of its own to be taken whole; give the cache a size",
-                           engine->backend->name);
-    }
-    int error = measure_room(&room, engine, false);
-    if (error) {
-        return error;
-    }
-    int64_t pages = pages_in(&room, room.max_seqs, room.spare_bytes);
-    int64_t most = (INT32_MAX - room.page_tokens) / room.page_tokens;
-    *n_pages = (int32_t)(pages < most ? pages : most);
-    return pages > 0 ? 0 : status_fail(-ENOMEM, "no memory for a KV cache: %.2f of %.2f GiB are free beside the weights, "
-                                       "and the windows of %d sequences take %.2f", gib(room.free_bytes),
-                                       gib(room.total_bytes), room.max_seqs, gib(room.sequence_bytes * room.max_seqs));
-}
-
 static int open_step(struct engine *engine)
 {
     const struct engine_options *o = &engine->options;
@@ -260,7 +144,7 @@ static int open_parts(struct engine *engine)
                                               .max_context = o->max_context};
     int32_t n_pages = (o->cache_tokens - 1) / engine->plan.page_tokens + 1;
     error = error ? error : engine->backend->open(&engine->context, &backend_options);
-    error = error ? error : check_room(engine, o->cache_tokens == CACHE_ALL_FREE ? 1 : n_pages);
+    error = error ? error : engine_check_room(engine, o->cache_tokens == CACHE_ALL_FREE ? 1 : n_pages);
     error = error ? error : load_weights(engine);
     if (error) {
         return error;
@@ -278,7 +162,7 @@ static int open_parts(struct engine *engine)
     error = forward_open(&engine->forward, &forward_options);
     error = error ? error : open_step(engine);
     if (!error && o->cache_tokens == CACHE_ALL_FREE) {
-        error = pages_that_fit(engine, &n_pages);
+        error = engine_pages_that_fit(&n_pages, engine);
     }
     struct scheduler_options scheduler_options = {.max_seqs = o->max_seqs, .max_step_tokens = o->max_step_tokens};
     if (o->reuse_prefixes) {
@@ -290,7 +174,7 @@ static int open_parts(struct engine *engine)
     }
     error = error ? error : kv_pages_open(&engine->pages, n_pages, engine->plan.page_tokens, o->max_seqs);
     error = error ? error : scheduler_open(&engine->scheduler, &scheduler_options, engine->pages);
-    error = error ? error : open_cache(engine, n_pages);
+    error = error ? error : engine_open_cache(engine, n_pages);
     if (!error) {
         forward_use_cache(engine->forward, engine->cache);
     }
@@ -487,12 +371,14 @@ int engine_submit(struct engine *engine, const struct engine_request *request, i
 // The same request once more, with what it has drawn.
 static struct request *copy_running(const struct engine *engine, const struct request *from, int64_t id)
 {
-    struct engine_request again = {.prompt = from->tokens, .n_prompt = from->n_prompt, .max_output_tokens = from->max_output,
+    struct engine_request again = {.prompt = from->tokens, .n_prompt = from->n_prompt,
+                                   .max_output_tokens = from->max_output,
                                    .stop_at_end = from->stop_at_end, .temperature = from->sampling.temperature,
                                    .top_p = from->sampling.top_p, .seed = from->sampling.seed, .forced = from->forced};
     struct request *copy = copy_request(engine, &again, id);
     if (copy) {
-        memcpy(copy->tokens + copy->n_prompt, from->tokens + from->n_prompt, (size_t)from->n_output * sizeof *copy->tokens);
+        memcpy(copy->tokens + copy->n_prompt, from->tokens + from->n_prompt,
+               (size_t)from->n_output * sizeof *copy->tokens);
         copy->n_output = from->n_output;
         copy->forced_end = from->forced_end;
         copy->started = true;

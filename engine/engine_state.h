@@ -1,4 +1,4 @@
-// engine/engine_state.h - what engine.c and engine_step.c share. Not a public header.
+// engine/engine_state.h - what engine.c, engine_room.c and engine_step.c share. Not a public header.
 #pragma once
 
 #include "engine/engine.h"
@@ -53,3 +53,12 @@ void engine_free_request(struct request *request);    // NULL-safe
 // Tells the observer, if there is one, that a request changed its state in `step`, -1 before any.
 void engine_tell_request(const struct engine *engine, const struct request *request, enum request_state state,
                          int64_t step);
+
+// engine_room.c. Each returns -ENOMEM with the sizes in words where memory is short.
+// Before the weights are brought: whether they, the windows and n_pages could have room at all, and if not, what would.
+// What a step needs beside is not counted.
+int engine_check_room(const struct engine *engine, int64_t n_pages);
+// Pages that fit into what is free once everything else has its memory. -EINVAL: no backend with memory of its own.
+int engine_pages_that_fit(int32_t *n_pages, const struct engine *engine);
+// Opens the cache; where memory is short, tries how much would fit and says so.
+int engine_open_cache(struct engine *engine, int32_t n_pages);

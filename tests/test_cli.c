@@ -169,6 +169,13 @@ static void pipes(void)
     expect_error(2, "sim --model tiny --html ''", "--html|empty name");
 }
 
+// More than any machine has: refused before weights are made, with what would fit, instead of being killed for it later.
+static void no_room(void)
+{
+    expect_error(1, "run --model bench-100m --method dense --text abc --context 1M --batch 1024",
+                 "no memory for a KV cache|this machine has|would fit");
+}
+
 static void wrong_files(void)
 {
     char line[1024], path[512];
@@ -408,6 +415,7 @@ int main(void)
     wrong_flags();
     wrong_outputs();
     pipes();
+    no_room();
     wrong_files();
     shipped_models();
     models();
