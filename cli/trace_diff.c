@@ -107,8 +107,8 @@ static int print(const struct diff *diff)
     table_close(table);
     if (!diff->json) {
         puts("\nTimes of a stage are summed over the layers of a step; kernels are single launches. change: of B over\n"
-             "A, with its interval of 95%. as pairs: both ran the same shapes step for step (Wilcoxon's signed ranks);\n"
-             "as sets: they did not (Mann and Whitney's test). p: of a difference so large by chance, for all rows\n"
+             "A, with its interval of 95%. as pairs: both ran the same shapes step for step (Wilcoxon's signed\n"
+             "ranks); as sets: they did not (Mann and Whitney's test). p: of a difference so large by chance, for all rows\n"
              "asked at once (Holm); slower and faster: p < 0.05. One run each says nothing of how much runs differ.");
     }
     return 0;

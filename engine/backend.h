@@ -36,7 +36,8 @@ struct index_weights {
 
 struct layer_weights {
     struct matrix attention_norm;         // [1][hidden]
-    struct matrix q, k, v, output;        // [n_heads*head_dim][hidden], 2x [n_kv_heads*head_dim][hidden], [hidden][n_heads*head_dim]
+    struct matrix q, k, v;                // [n_heads*head_dim][hidden], 2x [n_kv_heads*head_dim][hidden]
+    struct matrix output;                 // [hidden][n_heads*head_dim]
     struct matrix q_norm, k_norm;         // [1][head_dim]; absent where the layer has no QK-norm
     struct matrix ffn_norm;               // [1][hidden]
     struct matrix gate, up, down;         // [ffn][hidden] x2, [hidden][ffn]
@@ -279,8 +280,10 @@ struct backend {
     int (*end_step)(struct backend_context *context);
 
     // Operators, in the order of enum stage. `batch` is the one of begin_step.
-    int (*embed)(struct backend_context *, const struct batch *, const struct matrix *table, float *x);    // YOCO scales by sqrt(hidden)
-    int (*take_rows)(struct backend_context *, const struct batch *, void *out, const void *in, int64_t row_bytes);    // out[i] = in[last.source[i]]
+    // YOCO scales by sqrt(hidden).
+    int (*embed)(struct backend_context *, const struct batch *, const struct matrix *table, float *x);
+    // out[i] = in[last.source[i]]
+    int (*take_rows)(struct backend_context *, const struct batch *, void *out, const void *in, int64_t row_bytes);
     int (*qkv)(struct backend_context *, const struct batch *, const struct op_qkv *);
     int (*window_attention)(struct backend_context *, const struct batch *, const struct op_window_attention *);
     int (*kv_write)(struct backend_context *, const struct batch *, const struct op_kv_write *);

@@ -27,8 +27,8 @@ struct engine_options {
     int32_t snapshots;               // with that: prompts whose windows are remembered. 0: PREFIX_SNAPSHOTS
     bool every_position;             // run all rows through all layers and keep all logits (evaluation; no early exit)
     const struct observer *observer; // borrowed until close; NULL: none
-    int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of one
-                                     // in so many. 0: 64; negative: none. On a CPU and in prefill, of every step's
+    int32_t stage_every;             // on a GPU, decode steps are replayed whole: the observer is told of the stages of
+                                     // one in so many. 0: 64; negative: none. On a CPU and in prefill, of every step's
     bool eager;                      // on a GPU, decode steps are not replayed either: slower, but each stage's work is
                                      // enqueued between the observer's enqueue_begin and enqueue_end (hardware
                                      // counters)
@@ -41,8 +41,8 @@ struct engine_request {
     bool stop_at_end;                // finish at TOKEN_END
     float temperature, top_p;        // 0 and 0: greedy
     uint64_t seed;
-    const int32_t *forced;           // [max_output_tokens], copied: these follow whatever was drawn (agreement is measured
-                                     // on one and the same text). NULL: the drawn tokens follow
+    const int32_t *forced;           // [max_output_tokens], copied: these follow whatever was drawn (agreement is
+                                     // measured on one and the same text). NULL: the drawn tokens follow
 };
 
 // A token came out of a step. logits [vocab] are in host memory until the next step; NULL unless engine_keep_logits.

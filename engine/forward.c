@@ -25,7 +25,7 @@ static int64_t share(int64_t cost, int32_t part, int32_t of)
 }
 
 // Every operator goes through here: in a replayed pass it has already run.
-#define OPERATOR(f, slot, ...)                                                                                          \
+#define OPERATOR(f, slot, ...)                                                                                         \
     ((f)->replayed ? 0 : (f)->options.backend->slot((f)->options.context, (f)->batch, __VA_ARGS__))
 
 static int grow_device_stages(struct forward *f)
@@ -278,7 +278,8 @@ static int select_units(struct forward *f, int32_t layer)
 {
     const struct plan *plan = f->options.plan;
     bool bounds = plan->index.score == INDEX_PAGE_BOUND;
-    int32_t stride = (plan_units(plan, f->batch->context_bound) + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
+    int32_t units = plan_units(plan, f->batch->context_bound);
+    int32_t stride = (units + SCORE_ALIGNMENT - 1) / SCORE_ALIGNMENT * SCORE_ALIGNMENT;
     int64_t fitting = f->score_capacity / ((int64_t)plan->index.sets * stride);
     int32_t tile = fitting < f->rows->n ? (int32_t)fitting : f->rows->n;
     for (int32_t first = 0; first < f->rows->n; first += tile) {

@@ -18,7 +18,7 @@ struct forward_options {
     const struct model_weights *weights;      // as weight_load made them
     const struct observer *observer;          // NULL: none
     int32_t max_rows, max_logit_rows, max_context;
-    int32_t stage_every;                      // asynchronous backends: stages of one decode step in so many are told; 0: none
+    int32_t stage_every;                      // asynchronous backends: stages of one decode step in so many; 0: none
     bool eager;                               // asynchronous backends: steps that decode are not recorded either
 };
 

@@ -176,8 +176,8 @@ static int copy_pages(struct kv_cache *cache, void *data, int64_t stride, const 
     for (int32_t first = 0, end; first < n && !error; first = end) {
         for (end = first + 1; end < n && from[end] == from[end - 1] + 1 && to[end] == to[end - 1] + 1; end++) {
         }
-        error = cache->backend->copy(cache->context, (char *)data + to[first] * stride, (char *)data + from[first] * stride,
-                                     (end - first) * stride);
+        char *dest = (char *)data + to[first] * stride, *source = (char *)data + from[first] * stride;
+        error = cache->backend->copy(cache->context, dest, source, (end - first) * stride);
     }
     return error;
 }

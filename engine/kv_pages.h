@@ -34,7 +34,8 @@ struct page_index *kv_pages_index(const struct kv_pages *pages);    // NULL: not
 void kv_pages_adopt(struct kv_pages *pages, int32_t slot, int32_t page);
 int32_t kv_pages_references(const struct kv_pages *pages, int32_t page);
 
-const int32_t *kv_pages_table(const struct kv_pages *pages, int32_t slot, int32_t *n_pages);    // valid until it changes
+// Valid until it changes.
+const int32_t *kv_pages_table(const struct kv_pages *pages, int32_t slot, int32_t *n_pages);
 int32_t kv_pages_tokens(const struct kv_pages *pages, int32_t slot);    // that it was last grown to
 int32_t kv_pages_free(const struct kv_pages *pages);    // those that rest included
 int32_t kv_pages_used(const struct kv_pages *pages);

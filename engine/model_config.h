@@ -10,8 +10,8 @@
 #include "engine/plan.h"
 
 struct model_config {
-    struct plan native;    // as the config declares it: window layers, latent attention, DeepSeek's indexer, index sharing.
-                           // native.method is "dense" or "yoco" for our own models, else "native"
+    struct plan native;    // as the config declares it: window layers, latent attention, DeepSeek's indexer, index
+                           // sharing. native.method is "dense" or "yoco" for our own models, else "native"
     bool runnable;         // our own layout, which model_file_open can read
 };
 

@@ -56,7 +56,8 @@ struct model_file_random_options {
     const struct plan *const *plans;
     int32_t n_plans;
     int64_t max_shard_bytes;    // > 0: split into shards of at most this, or of one tensor
-    int (*progress)(void *user, int64_t done_bytes, int64_t total_bytes);    // now and then; its error ends it; may be NULL
+    // Now and then; its error ends it. May be NULL.
+    int (*progress)(void *user, int64_t done_bytes, int64_t total_bytes);
     void *user;
 };
 

@@ -71,8 +71,10 @@ enum pooling { POOLING_MAX, POOLING_MEAN };
 struct index_spec {
     enum hidden_source query_from, key_from;
     enum index_score score;
-    int32_t heads, dim;         // query heads of the indexer; size of its one key per token. Page bounds: n_heads, head_dim
-    enum dtype key_dtype;       // f32 | bf16 | fp8 with one f32 scale per key (then queries are fp8 too, one scale a head)
+    int32_t heads, dim;         // query heads of the indexer; size of its one key per token. Page bounds: n_heads,
+                                // head_dim
+    enum dtype key_dtype;       // f32 | bf16 | fp8 with one f32 scale per key (then queries are fp8, too, with one scale
+                                // a head)
     int32_t sets;               // index sets per sequence: 1 | n_kv_heads (MSA) | n_heads (Quest). Divides n_heads
     int32_t unit_tokens;        // 1: tokens; 16, 128, ...: blocks
     enum pooling pooling;       // how a block's score follows from those of its tokens
@@ -117,7 +119,8 @@ const struct model_shape *plan_find_model(const char *name);     // NULL if unkn
 // Builds the plan of `method` for `shape`. shape->backbone is replaced by the method's: the same sizes as Transformer
 // or as YOCO. `options` may be NULL. -EINVAL with a text for an unknown method or impossible sizes; *out then
 // unchanged.
-int plan_build(struct plan *out, const struct model_shape *shape, const char *method, const struct plan_options *options);
+int plan_build(struct plan *out, const struct model_shape *shape, const char *method,
+               const struct plan_options *options);
 
 // Everything that a plan must fulfil to be priced (sizes positive, no product that overflows, references to earlier
 // layers only, budget a multiple of the unit, ...). 0 or -EINVAL with the first violation.
@@ -131,9 +134,9 @@ bool plan_runs_indexer(const struct plan *plan, int32_t layer);       // index_f
 bool plan_has_own_kv(const struct plan *plan, int32_t layer);         // kv_from == layer, window layers included
 bool plan_has_shared_memory(const struct plan *plan);                 // some global layer reads a window layer's memory
 int32_t plan_memory_layer(const struct plan *plan);                   // the layer that names the memory, or -1
-int32_t plan_first_cross_layer(const struct plan *plan);              // first layer that prompt rows skip; n_layers if none
+int32_t plan_first_cross_layer(const struct plan *plan);              // that prompt rows skip; n_layers if none
 int32_t plan_budget_units(const struct plan *plan);                   // budget_tokens / unit_tokens
-int32_t plan_prefix_unit(const struct plan *plan);                   // prefixes are shared in multiples of it
+int32_t plan_prefix_unit(const struct plan *plan);                    // prefixes are shared in multiples of it
 int32_t plan_group(const struct plan *plan);                          // query heads per KV head
 
 // What a step's own keys and values are kept in, and those of window rings: kv_dtype, or bf16 where that is fp8.

@@ -182,9 +182,8 @@ int safetensors_parse(struct safetensors *out, const void *file, int64_t file_by
         length = length << 8 | bytes[i];
     }
     if (length > SAFETENSORS_MAX_HEADER_BYTES) {
-        return status_fail(-EINVAL,
-                           "%s: its header claims %" PRIu64 " bytes, at most %d are allowed: this is no safetensors file",
-                           where, length, SAFETENSORS_MAX_HEADER_BYTES);
+        return status_fail(-EINVAL, "%s: its header claims %" PRIu64 " bytes, at most %d are allowed: this is no "
+                           "safetensors file", where, length, SAFETENSORS_MAX_HEADER_BYTES);
     }
     if ((int64_t)length > file_bytes - SAFETENSORS_LENGTH_BYTES) {
         return status_fail(-EINVAL,

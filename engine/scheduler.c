@@ -302,8 +302,8 @@ int scheduler_fork(struct scheduler *scheduler, int64_t of, int64_t request, int
     }
     int32_t needed = kv_pages_for(scheduler->pages, original->cached_tokens), there = kv_pages_free(scheduler->pages);
     if (scheduler->n_waiting > 0 || scheduler->n_running == scheduler->options.max_seqs || needed > there) {
-        return status_fail(-EAGAIN, "no room to fork request %lld: %d of %d sequences run, %d wait, %d pages are free and "
-                           "%d needed", (long long)of, scheduler->n_running, scheduler->options.max_seqs,
+        return status_fail(-EAGAIN, "no room to fork request %lld: %d of %d sequences run, %d wait, %d pages are free "
+                           "and %d needed", (long long)of, scheduler->n_running, scheduler->options.max_seqs,
                            scheduler->n_waiting, there, needed);
     }
     struct request *twin = malloc(sizeof *twin);
@@ -396,8 +396,9 @@ int32_t scheduler_steady(const struct scheduler *scheduler, struct scheduled *ou
     }
     // What most often stands against it is seen without a look at everyone: the youngest is a prompt, or who waits
     // could start even if everybody took a page.
+    int64_t spare_pages = (int64_t)kv_pages_free(scheduler->pages) - scheduler->n_running;
     if (!decodes(scheduler->running[scheduler->n_running - 1]) ||
-        (first && room && could_start(scheduler, first, (int64_t)kv_pages_free(scheduler->pages) - scheduler->n_running))) {
+        (first && room && could_start(scheduler, first, spare_pages))) {
         return 0;
     }
     int32_t steps = INT32_MAX;

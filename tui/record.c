@@ -30,7 +30,8 @@ int recorder_open(struct recorder **out, const struct sample_sink *to)
     if (!*out) {
         return status_fail(-ENOMEM, "out of memory for a recorder");
     }
-    int error = trace_ring_open(&(*out)->ring, &(struct trace_ring_options){.keep_ns = KEEP_NS, .max_bytes = KEEP_BYTES});
+    struct trace_ring_options options = {.keep_ns = KEEP_NS, .max_bytes = KEEP_BYTES};
+    int error = trace_ring_open(&(*out)->ring, &options);
     if (error) {
         free(*out);
         *out = NULL;

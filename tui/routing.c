@@ -122,7 +122,8 @@ static void set_density(float *density, const int32_t *units, int32_t n, int32_t
 // The blocks that hold most units of a selection, as many as its budget pays for; among equals the first ones.
 static void set_blocks(struct routing_layer *out, const int32_t *units, int32_t n, int32_t context_units)
 {
-    int32_t n_blocks = (context_units + ROUTING_BLOCK_UNITS - 1) / ROUTING_BLOCK_UNITS, budget = n / ROUTING_BLOCK_UNITS;
+    int32_t n_blocks = (context_units + ROUTING_BLOCK_UNITS - 1) / ROUTING_BLOCK_UNITS;
+    int32_t budget = n / ROUTING_BLOCK_UNITS;
     uint8_t *counts = budget > 0 ? calloc((size_t)n_blocks, 1) : NULL;
     int32_t with[ROUTING_BLOCK_UNITS + 1] = {0}, least = ROUTING_BLOCK_UNITS, taken = 0, held = 0;
     out->in_blocks = NAN;

@@ -123,8 +123,8 @@ static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"v", "curves"}, {"m", "method"}, {"b", "baseline"}, {"f", "phase"},
     {"<>", "sort"}, {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},
 }, stages_hints[] = {
-    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"d", "kernels"}, {"/", "filter"},
-    {"<>", "sort"}, {"R", "reverse"}, {"f", "phase"}, {"m", "method"}, {"p", "pause"}, {NULL, NULL},
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"left right", "stage"}, {"Enter", "slowest"}, {"d", "kernels"},
+    {"/", "filter"}, {"<>", "sort"}, {"R", "reverse"}, {"f", "phase"}, {"m", "method"}, {"p", "pause"}, {NULL, NULL},
 }, timeline_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"+-", "zoom"}, {"<>", "pan"}, {"arrows", "select"},
     {"w", "slowest"}, {"/", "search"}, {"Enter", "zoom in"}, {"Esc", "all"}, {"End", "follow"}, {NULL, NULL},
@@ -135,8 +135,8 @@ static const struct hint general_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"arrows", "knobs"}, {"Enter", "type"}, {"a", "pin"}, {"d", "unpin"},
     {"w", "simulate"}, {"P", "plan"}, {"x", "cancel"}, {"c", "copy shown"}, {NULL, NULL},
 }, routing_hints[] = {
-    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"u", "blocks"}, {"c", "coverage"}, {"j k", "layers"}, {"m", "method"},
-    {"p", "pause"}, {NULL, NULL},
+    {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"u", "blocks"}, {"c", "coverage"}, {"j k", "layers"},
+    {"m", "method"}, {"p", "pause"}, {NULL, NULL},
 }, requests_hints[] = {
     {"q", "quit"}, {"?", "help"}, {"Tab", "view"}, {"j k", "select"}, {"Enter", "timeline"}, {"<>", "sort"},
     {"R", "reverse"}, {"/", "filter"}, {"p", "pause"}, {NULL, NULL},

@@ -77,8 +77,8 @@ int settings_read(struct settings *settings, const char *path)
         }
         if (sscanf(begin, "%31[a-z] = %63s %c", name, value, &rest) != 2 || !parse(settings, name, value)) {
             begin[strcspn(begin, "\n")] = 0;
-            error = status_fail(-EINVAL, "%s, line %d: \"%s\"; expected view, phase, theme, rate, ascii, braille or mouse "
-                                "with a value that it knows", path, number, begin);
+            error = status_fail(-EINVAL, "%s, line %d: \"%s\"; expected view, phase, theme, rate, ascii, braille or "
+                                "mouse with a value that it knows", path, number, begin);
         }
     }
     fclose(stream);
@@ -99,7 +99,8 @@ int settings_write(const struct settings *settings, const char *path)
     if (error) {
         return error;
     }
-    fprintf(file.stream, "# clsa top\nview = %s\nphase = %s\ntheme = %s\nrate = %d\nascii = %s\nbraille = %s\nmouse = %s\n",
+    fprintf(file.stream,
+            "# clsa top\nview = %s\nphase = %s\ntheme = %s\nrate = %d\nascii = %s\nbraille = %s\nmouse = %s\n",
             view_name(settings->view), phase_name(settings->phase), theme_name(settings->theme),
             ui_refresh_hz[settings->refresh], settings->ascii ? "yes" : "no",
             settings->no_braille ? "no" : "yes", settings->mouse ? "yes" : "no");

@@ -96,7 +96,8 @@ bool sweep_update(struct sweep *sweep, const struct state *state, enum sweep_ove
         return false;
     }
     bool measured = state_phase(state, method, PHASE_DECODE, &decode);
-    int32_t batch = measured && decode.n_seqs > 0 ? decode.n_seqs : 1, context = measured ? decode.context_tokens : 4096;
+    int32_t batch = measured && decode.n_seqs > 0 ? decode.n_seqs : 1;
+    int32_t context = measured ? decode.context_tokens : 4096;
     // A context that grows with each step does not ask for new curves with each step.
     int32_t fixed = over == SWEEP_CONTEXT ? batch : (context + 1023) / 1024 * 1024;
     fixed = fixed < 1 ? 1 : over == SWEEP_CONTEXT && fixed > MOST_BATCH ? MOST_BATCH : fixed;

@@ -32,7 +32,8 @@ static double part_x(const struct plot *plot, double x)
 
 static int32_t dot_y(const struct plot *plot, double tokens_per_s)
 {
-    return (int32_t)floor((plot->max_y - log10(tokens_per_s)) / (plot->max_y - plot->min_y) * (4 * plot->area.rows - 1));
+    double part = (plot->max_y - log10(tokens_per_s)) / (plot->max_y - plot->min_y);
+    return (int32_t)floor(part * (4 * plot->area.rows - 1));
 }
 
 // False: there is nothing to be seen.
@@ -86,7 +87,8 @@ static void draw_curve(struct cells *cells, const struct plot *plot, int32_t met
         last = y;
     }
     // Its letter, in places of its own, so that curves are told apart without colour.
-    for (int32_t col = 2 + 3 * method; col < plot->area.cols; col += 3 * sweep->n_methods > 16 ? 3 * sweep->n_methods : 16) {
+    int32_t apart = 3 * sweep->n_methods > 16 ? 3 * sweep->n_methods : 16;
+    for (int32_t col = 2 + 3 * method; col < plot->area.cols; col += apart) {
         double x = sweep->x[0] * pow(sweep->x[sweep->n_points - 1] / sweep->x[0], (col + 0.5) / plot->area.cols);
         cells_put(cells, plot->area, dot_y(plot, rate_of(sweep, method, x)) / 4, col, (uint32_t)('a' + method),
                   (struct pen){pen.role, ATTRIBUTE_BOLD});
@@ -159,7 +161,8 @@ static void draw_measured(struct cells *cells, const struct plot *plot, const st
 static void draw_legend(struct cells *cells, struct rect clip, const struct plot *plot, const struct state *state)
 {
     const struct sweep *sweep = plot->sweep;
-    char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES], text[2 * SOURCE_NAME_BYTES + FORMAT_BYTES], at[FORMAT_BYTES];
+    char label[SOURCE_NAME_BYTES], other[SOURCE_NAME_BYTES];
+    char text[2 * SOURCE_NAME_BYTES + FORMAT_BYTES], at[FORMAT_BYTES];
     int32_t row = 0;
     for (int32_t method = 0; method < sweep->n_methods && row < clip.rows; method++, row++) {
         state_label(state, method, label, sizeof label);

@@ -29,7 +29,8 @@ static void align(struct ui *ui, const struct state *state)
     } else if (timeline_first(timeline) < timeline_end(timeline)) {
         int64_t on = step ? ui->timeline.step : timeline_first(timeline);
         beside_align(ui->beside, timeline, on);
-        snprintf(ui->message, sizeof ui->message, "Aligned at step %lld.", (long long)timeline_step(timeline, on)->number);
+        int64_t number = timeline_step(timeline, on)->number;
+        snprintf(ui->message, sizeof ui->message, "Aligned at step %lld.", (long long)number);
     }
 }
 

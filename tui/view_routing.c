@@ -7,7 +7,8 @@
 
 static const struct pen dim_pen = {ROLE_DIM, 0};
 
-enum { LABEL_COLS = 9, FIGURE_COLS = 17, COVERAGE_COLS = 7, BLOCKS_COLS = 11, WIDE_COLS = 56 };    // "layer 31", "  100%   100%"
+// "layer 31", "  100%   100%"
+enum { LABEL_COLS = 9, FIGURE_COLS = 17, COVERAGE_COLS = 7, BLOCKS_COLS = 11, WIDE_COLS = 56 };
 
 // Shades by the share of the densest part of the row; nothing is blank.
 static void put_shades(struct cells *cells, struct rect clip, int32_t row, int32_t col, int32_t width,
@@ -56,7 +57,8 @@ static void draw_layers(struct cells *cells, const struct layout *layout, const 
     bool coverage = figures && measures_coverage(routing);
     bool blocks = inside.cols >= WIDE_COLS + BLOCKS_COLS && !isnan(routing->layers[0].in_blocks);
     int32_t coverage_end = inside.cols - FIGURE_COLS - (blocks ? BLOCKS_COLS : 0);
-    int32_t taken = LABEL_COLS + (figures ? FIGURE_COLS : 0) + (coverage ? COVERAGE_COLS : 0) + (blocks ? BLOCKS_COLS : 0);
+    int32_t taken = LABEL_COLS;
+    taken += (figures ? FIGURE_COLS : 0) + (coverage ? COVERAGE_COLS : 0) + (blocks ? BLOCKS_COLS : 0);
     int32_t width = inside.cols - taken, rows = inside.rows - 1;
     int32_t most = routing->n_layers > rows ? routing->n_layers - rows : 0;
     ui->scroll = ui->scroll < most ? ui->scroll : most;
@@ -133,7 +135,8 @@ void view_routing(struct cells *cells, const struct layout *layout, const struct
         struct rect inside = layout_inside(layout, layout->table);
         cells_text_fit(cells, inside, 0, 0, inside.cols, dim_pen,
                        ui->live       ? "No selection yet: it takes a method that selects (m)."
-                       : ui->attached ? "Selections stay with their engine: clsa top shows those of one that it runs itself."
+                       : ui->attached ? "Selections stay with their engine: clsa top shows those of one that it runs "
+                                        "itself."
                                       : "A trace holds no selections: they are seen while an engine runs.");
         if (layout->framed && layout->detail.rows > 0) {
             cells_frame(cells, layout->detail, NULL);
@@ -196,13 +199,14 @@ void note_routing(char *note, const struct state *state, const struct ui *ui)
     if (measures_coverage(routing)) {
         char holds[FORMAT_BYTES];
         format_percent(holds, coverage);
-        snprintf(note, NOTE_BYTES, "Selections hold %s of dense attention; %s of them was there a step ago.", holds, same);
+        snprintf(note, NOTE_BYTES, "Selections hold %s of dense attention; %s of them was there a step ago.", holds,
+                 same);
     } else if (ui->blocks && isfinite(in_blocks)) {
         snprintf(note, NOTE_BYTES, "As many tokens in whole blocks of %d hold at most %s of a selection.",
                  ROUTING_BLOCK_UNITS, blocks);
     } else {
         format_percent(across, first);
-        snprintf(note, NOTE_BYTES, "%s kept since last step; half lies in %s of the context; %s as layer %d.", same, places,
-                 across, routing->layers[0].layer);
+        snprintf(note, NOTE_BYTES, "%s kept since last step; half lies in %s of the context; %s as layer %d.", same,
+                 places, across, routing->layers[0].layer);
     }
 }

@@ -148,7 +148,8 @@ static void format_requests(char *text, size_t bytes, const struct tracks *track
     size_t length = 0;
     int32_t n = 0;
     text[0] = 0;
-    for (int64_t i = request_log_first(tracks->requests); i < request_log_end(tracks->requests) && length < bytes; i++) {
+    int64_t first = request_log_first(tracks->requests), end = request_log_end(tracks->requests);
+    for (int64_t i = first; i < end && length < bytes; i++) {
         const struct request_row *row = request_log_row(tracks->requests, i);
         bool began = row->running_ns >= 0 && row->running_ns < end_ns;
         bool in = began && (row->finished_ns < 0 || row->finished_ns > step->begin_ns);
@@ -242,8 +243,8 @@ void view_timeline(struct cells *cells, const struct layout *layout, const struc
         tracks.clip.rows -= beside_rows;
         tracks_draw(&tracks);
         if (beside_rows > 0) {
-            draw_beside(&tracks, (struct rect){tracks.clip.row + tracks.request_rows + 2 + tracks.n_layers, tracks.clip.col,
-                                               beside_rows, tracks.clip.cols}, ui->beside);
+            int32_t below = tracks.clip.row + tracks.request_rows + 2 + tracks.n_layers;
+            draw_beside(&tracks, (struct rect){below, tracks.clip.col, beside_rows, tracks.clip.cols}, ui->beside);
         }
     }
     if (layout->detail.rows > 0) {

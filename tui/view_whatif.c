@@ -115,8 +115,8 @@ static void draw_fleet(struct cells *cells, struct rect clip, int32_t row, const
     format_seconds(tpot, answer->tpot_s);
     format_dollars(hour, answer->dollars_per_hour > 0 ? answer->dollars_per_hour : NAN);
     format_dollars(price, answer->dollars_per_hour > 0 ? answer->dollars_by_reservation : NAN);
-    snprintf(line, sizeof line, "%s, %s: %d device%s, %s an hour, %s per 1M output tok", label, report->workload, devices,
-             devices == 1 ? "" : "s", hour, price);
+    snprintf(line, sizeof line, "%s, %s: %d device%s, %s an hour, %s per 1M output tok", label, report->workload,
+             devices, devices == 1 ? "" : "s", hour, price);
     cells_text_fit(cells, clip, row, 0, clip.cols, (struct pen){ROLE_GOOD, ATTRIBUTE_BOLD}, line);
     snprintf(line, sizeof line, "P95: TTFT %s, TPOT %s; %s%.3gx the load, then %s binds", ttft, tpot,
              answer->headroom_open ? "more than " : "", answer->headroom, answer->binds);

@@ -16,7 +16,8 @@
 
 enum knob {
     KNOB_MODEL, KNOB_METHOD, KNOB_DEVICE, KNOB_RANKS, KNOB_COUNT, KNOB_BATCH, KNOB_CONTEXT, KNOB_OUTPUT, KNOB_TOP_K,
-    KNOB_WINDOW, KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_ANSWER, KNOB_RATE, KNOB_TTFT_MS, KNOB_TPOT_MS, KNOB_N
+    KNOB_WINDOW, KNOB_INDEX_EVERY, KNOB_WEIGHTS, KNOB_KV, KNOB_WORKLOAD, KNOB_ANSWER, KNOB_RATE, KNOB_TTFT_MS,
+    KNOB_TPOT_MS, KNOB_N
 };
 
 enum { WHATIF_PINNED = 8, WHATIF_WHY_BYTES = 160 };
@@ -53,7 +54,8 @@ struct whatif {
 // `device` is offered beside those of the table; NULL: none. -ENOMEM, or an unreadable table.
 int whatif_open(struct whatif **out, const struct device *device);
 void whatif_close(struct whatif *whatif);    // NULL-safe
-void whatif_offer(struct whatif *whatif, const struct device *device);    // later, once: as if it had been there at open
+// Later, once: as if it had been there at open.
+void whatif_offer(struct whatif *whatif, const struct device *device);
 
 void whatif_select(struct whatif *whatif, int32_t by);            // the next (+1) or previous knob
 void whatif_change(struct whatif *whatif, int32_t by);            // the next choice; numbers double or halve
