@@ -108,8 +108,9 @@ static int print(const struct diff *diff)
     if (!diff->json) {
         puts("\nTimes of a stage are summed over the layers of a step; kernels are single launches. change: of B over\n"
              "A, with its interval of 95%. as pairs: both ran the same shapes step for step (Wilcoxon's signed\n"
-             "ranks); as sets: they did not (Mann and Whitney's test). p: of a difference so large by chance, for all rows\n"
-             "asked at once (Holm); slower and faster: p < 0.05. One run each says nothing of how much runs differ.");
+             "ranks); as sets: they did not (Mann and Whitney's test). p: of a difference so large by chance, for all\n"
+             "rows asked at once (Holm); slower and faster: p < 0.05. One run each says nothing of how much runs\n"
+             "differ.");
     }
     return 0;
 }

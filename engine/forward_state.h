@@ -39,8 +39,8 @@ struct forward {
     bool cut;                      // the pass is recorded in pieces
     bool clocked;                  // two marks are around the pass
     int64_t device_ns;             // what lay between them in the last pass
-    struct device_stage *on_device;    // [n_on_device] stages of an asynchronous pass, owned; stage i lies between marks
-                                       // i and i + 1
+    struct device_stage *on_device;    // [n_on_device] stages of an asynchronous pass, owned; stage i lies between
+                                       // marks i and i + 1
     int64_t *mark_ns;              // [n_on_device + 1] when they were told; owned
     int32_t n_on_device, device_capacity;
     const struct rows *rows;       // those that still run: &batch->all, then &batch->last

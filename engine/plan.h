@@ -73,8 +73,8 @@ struct index_spec {
     enum index_score score;
     int32_t heads, dim;         // query heads of the indexer; size of its one key per token. Page bounds: n_heads,
                                 // head_dim
-    enum dtype key_dtype;       // f32 | bf16 | fp8 with one f32 scale per key (then queries are fp8, too, with one scale
-                                // a head)
+    enum dtype key_dtype;       // f32 | bf16 | fp8 with one f32 scale per key (then queries are fp8, too, with one
+                                // scale a head)
     int32_t sets;               // index sets per sequence: 1 | n_kv_heads (MSA) | n_heads (Quest). Divides n_heads
     int32_t unit_tokens;        // 1: tokens; 16, 128, ...: blocks
     enum pooling pooling;       // how a block's score follows from those of its tokens

@@ -45,7 +45,8 @@ static inline int check_skip(const char *reason)
     return 77;
 }
 
-__attribute__((format(printf, 3, 4))) static inline void check_failed(const char *file, int line, const char *format, ...)
+__attribute__((format(printf, 3, 4)))
+static inline void check_failed(const char *file, int line, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -116,7 +117,8 @@ static inline bool check_close(const char *what, const float *got, const double 
         }
     }
     if (!(error_square <= nmse * square)) {
-        check_failed(__FILE__, __LINE__, "%s: normalised mean square error %.3g > %.3g", what, error_square / square, nmse);
+        check_failed(__FILE__, __LINE__, "%s: normalised mean square error %.3g > %.3g", what, error_square / square,
+                     nmse);
         return false;
     }
     return true;

@@ -203,7 +203,8 @@ static void check_window_attention(struct bench *b, const struct kv_view ring[2]
     const struct batch *batch = &b->batch.batch;
     const struct model_shape *shape = &b->plan->shape;
     int64_t heads = (int64_t)batch->all.n * shape->n_heads * shape->head_dim;
-    int64_t kv = (int64_t)batch->all.n * shape->n_kv_heads * shape->head_dim, kv_size = dtype_bytes(plan_fresh_dtype(b->plan));
+    int64_t kv = (int64_t)batch->all.n * shape->n_kv_heads * shape->head_dim;
+    int64_t kv_size = dtype_bytes(plan_fresh_dtype(b->plan));
     float *q = bench_floats(b, heads, 2);
     void *k[2], *v[2], *out[2];
     b->operator = "window_attention";

@@ -16,7 +16,8 @@ bool terminal_available(void)
     // Installed is not enough: without a mounted /dev/pts it cannot open a terminal.
     char probe[256];
     snprintf(probe, sizeof probe,
-             "TMUX= tmux -L clsa-probe-%ld -f /dev/null new-session -d 'sleep 5' \\; kill-server >/dev/null 2>&1", (long)getpid());
+             "TMUX= tmux -L clsa-probe-%ld -f /dev/null new-session -d 'sleep 5' \\; kill-server >/dev/null 2>&1",
+             (long)getpid());
     return system(probe) == 0;
 }
 

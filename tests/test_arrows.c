@@ -5,8 +5,8 @@
 
 // The pure part of the engine: no tensors, no clock; every room may use it.
 static const char *const pure[] = {"plan", "plan_check", "stage", "cost", "sample", "observer", "scheduler", "kv_pages",
-                                   "page_index", "prefix", "dtype", "status", "status_list", "sort", "input_file", "output_file",
-                                   "model_config", NULL};
+                                   "page_index", "prefix", "dtype", "status", "status_list", "sort", "input_file",
+                                   "output_file", "model_config", NULL};
 
 static const struct {
     const char *room;
@@ -54,8 +54,8 @@ static void check_line(size_t room, const char *path, const char *file, const ch
 {
     char included[256];
     if (sscanf(line, " # include <%255[^>]>", included) == 1) {
-        CHECK_MESSAGE(!strstr(included, "curses") || strcmp(path, "tui/draw.c") == 0, "%s includes <%s>; only tui/draw.c may",
-                      path, included);
+        CHECK_MESSAGE(!strstr(included, "curses") || strcmp(path, "tui/draw.c") == 0,
+                      "%s includes <%s>; only tui/draw.c may", path, included);
         return;
     }
     if (sscanf(line, " # include \"%255[^\"]\"", included) != 1) {

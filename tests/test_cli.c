@@ -160,8 +160,8 @@ static void pipes(void)
     CHECK(mkfifo(format(path, sizeof path, "%s/pipe", folder), 0600) == 0);
     int reader = open(path, O_RDWR | O_NONBLOCK);    // so that no one waits for the other
     CHECK(reader >= 0);
-    CHECK_MESSAGE(clsa(format(line, sizeof line, "sim --workload reasoning --requests 20 --model tiny --fit %s", path)) == 0,
-                  "%s", errors);
+    format(line, sizeof line, "sim --workload reasoning --requests 20 --model tiny --fit %s", path);
+    CHECK_MESSAGE(clsa(line) == 0, "%s", errors);
     CHECK(read(reader, text, sizeof text - 1) > 0 && strstr(text, "\"classes\""));
     CHECK(lstat(path, &info) == 0 && S_ISFIFO(info.st_mode));
     close(reader);
@@ -169,7 +169,7 @@ static void pipes(void)
     expect_error(2, "sim --model tiny --html ''", "--html|empty name");
 }
 
-// More than any machine has: refused before weights are made, with what would fit, instead of being killed for it later.
+// More than any machine has: refused before weights are made, with what would fit, instead of being killed for it.
 static void no_room(void)
 {
     expect_error(1, "run --model bench-100m --method dense --text abc --context 1M --batch 1024",

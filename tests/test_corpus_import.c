@@ -17,7 +17,8 @@ static void try_rules(const char *path)
     size_t n = stream ? fread(text, 1, sizeof text, stream) : 0;
     CHECK(n > 5);
     int error = import_rules_parse(&rules, text + 5, n - 5, path);
-    CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error, status_text());
+    CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error,
+                  status_text());
     import_rules_free(rules);
     fclose(stream);
 }
@@ -29,7 +30,8 @@ static void try_recording(const char *path, const struct import_rules *rules)
     CHECK(trace_summary_open(&summary) == 0);
     struct sample_sink sink = trace_summary_sink(summary);
     int error = import_read(&report, path, &(struct import_options){.rules = rules}, &sink);
-    CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error, status_text());
+    CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error,
+                  status_text());
     CHECK(trace_summary_update(summary) == 0 && trace_summary_orphans(summary) == 0);
     trace_summary_close(summary);
 }

@@ -25,7 +25,8 @@ int main(void)
         struct sample_sink sink = trace_summary_sink(summary);
         struct trace_stats stats;
         int error = trace_read(path, &sink, &stats);
-        CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error, status_text());
+        CHECK_MESSAGE(error == 0 || (error == -EINVAL && strstr(status_text(), path)), "%s: %d %s", path, error,
+                      status_text());
         CHECK(trace_summary_update(summary) == 0);
         trace_summary_close(summary);
         int found = trace_check(path, NULL, NULL);

@@ -311,7 +311,8 @@ static void test_headroom(void)
     CHECK_MESSAGE(answer.verdict == PLANNER_MEETS && answer.headroom >= 1 && !answer.headroom_open, "headroom %g: %s",
                   answer.headroom, answer.why);
     // Energy is counted as money is: what an hour takes, for the time in steps.
-    CHECK(answer.watt_hours_by_use > 0 && fabs(answer.watt_hours_by_use / answer.dollars_by_use / (500 / 2.5) - 1) < 1e-12);
+    CHECK(answer.watt_hours_by_use > 0 &&
+          fabs(answer.watt_hours_by_use / answer.dollars_by_use / (500 / 2.5) - 1) < 1e-12);
     CHECK(planner_scale(&scaled, &workload, answer.headroom) == 0 && keeps(&scaled, &options, answer.replicas));
     free(scaled.requests);
     workload_close(&workload);

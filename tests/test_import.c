@@ -117,7 +117,8 @@ static void test_file(void)
         int64_t sum_ns = 0, expected_ns = 0;
         for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
             int64_t ns = seen.stage_ns[s][expected[i].stage];
-            CHECK_MESSAGE(ns == expected[i].ns, "step %d, %s: %lld ns", s, stage_name(expected[i].stage), (long long)ns);
+            CHECK_MESSAGE(ns == expected[i].ns, "step %d, %s: %lld ns", s, stage_name(expected[i].stage),
+                          (long long)ns);
             expected_ns += expected[i].ns;
         }
         for (int stage = 0; stage < STAGE_COUNT; stage++) {
@@ -207,11 +208,11 @@ static void add_kernel(int32_t s, const char *name, enum stage stage, int64_t *h
     *host_ns += check_range(2000, 5000);
     *device_ns = (*device_ns > *host_ns ? *device_ns : *host_ns) + 100 * check_range(3, 20);
     correlation++;
-    event("{\"ph\": \"X\", \"cat\": \"cuda_runtime\", \"name\": \"cudaLaunchKernel\", \"pid\": 9, \"tid\": 9, \"ts\": %.3f, "
-          "\"dur\": 1.5, \"args\": {\"correlation\": %d}}", us(*host_ns), correlation);
+    event("{\"ph\": \"X\", \"cat\": \"cuda_runtime\", \"name\": \"cudaLaunchKernel\", \"pid\": 9, \"tid\": 9, "
+          "\"ts\": %.3f, \"dur\": 1.5, \"args\": {\"correlation\": %d}}", us(*host_ns), correlation);
     event("{\"ph\": \"X\", \"cat\": \"kernel\", \"name\": \"%s\", \"pid\": 0, \"tid\": 7, \"ts\": %.3f, \"dur\": %.3f, "
-          "\"args\": {\"device\": 0, \"stream\": 7, \"correlation\": %d, \"grid\": [4, 2, 1], \"block\": [128, 1, 1]}}", name,
-          us(*device_ns), us(duration_ns), correlation);
+          "\"args\": {\"device\": 0, \"stream\": 7, \"correlation\": %d, \"grid\": [4, 2, 1], \"block\": [128, 1, 1]}}",
+          name, us(*device_ns), us(duration_ns), correlation);
     truth_ns[s][stage] += duration_ns;
     *device_ns += duration_ns;
 }
@@ -235,10 +236,10 @@ static void add_run(const char *annotation, bool annotated)
         add_kernel(s, "ArgMaxOps", STAGE_SAMPLE, &host_ns, &device_ns);
         host_ns += 1000;
         if (annotated) {
-            event("{\"ph\": \"X\", \"cat\": \"user_annotation\", \"name\": \"%s\", \"pid\": 9, \"tid\": 9, \"ts\": %.3f, "
-                  "\"dur\": %.3f}", name, us(begin_ns), us(host_ns - begin_ns));
-            event("{\"ph\": \"X\", \"cat\": \"user_annotation\", \"name\": \"ProfilerStep#%d\", \"pid\": 9, \"tid\": 9, "
-                  "\"ts\": %.3f, \"dur\": %.3f}", s, us(begin_ns - 100), us(host_ns - begin_ns + 200));
+            event("{\"ph\": \"X\", \"cat\": \"user_annotation\", \"name\": \"%s\", \"pid\": 9, \"tid\": 9, "
+                  "\"ts\": %.3f, \"dur\": %.3f}", name, us(begin_ns), us(host_ns - begin_ns));
+            event("{\"ph\": \"X\", \"cat\": \"user_annotation\", \"name\": \"ProfilerStep#%d\", \"pid\": 9, "
+                  "\"tid\": 9, \"ts\": %.3f, \"dur\": %.3f}", s, us(begin_ns - 100), us(host_ns - begin_ns + 200));
         }
         host_ns += 300000;
         device_ns += annotated ? 0 : 300000;
@@ -391,15 +392,16 @@ static void test_rules(void)
     struct import_rules *rules;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int error = import_rules_parse(&rules, cases[i].text, strlen(cases[i].text), "r");
-        CHECK_MESSAGE(error == -EINVAL && !rules && strstr(status_text(), cases[i].why), "%s: %d %s", cases[i].text, error,
-                      status_text());
+        CHECK_MESSAGE(error == -EINVAL && !rules && strstr(status_text(), cases[i].why), "%s: %d %s", cases[i].text,
+                      error, status_text());
     }
     CHECK(import_rules_load(&rules, "/nowhere") == -EINVAL && import_rules_load(&rules, path) == -EINVAL);
     // The order of rules decides, what came before, and "last".
     static const char own[] = "# mine\nkernel head mm last after=ffn\nkernel qkv mm after=start,ffn as=first\n"
                               "kernel ffn mm after=first\r\nkernel next norm\nlayer first\n";
     static const char order[] = "mm,norm,mm,mm,mm,norm,mm";
-    static const enum stage expected[] = {STAGE_QKV, STAGE_FFN, STAGE_FFN, STAGE_QKV, STAGE_FFN, STAGE_HEAD, STAGE_HEAD};
+    static const enum stage expected[] = {STAGE_QKV, STAGE_FFN, STAGE_FFN, STAGE_QKV,
+                                          STAGE_FFN, STAGE_HEAD, STAGE_HEAD};
     CHECK_MESSAGE(import_rules_parse(&rules, own, strlen(own), "own") == 0, "%s", status_text());
     char words[64], *rest = NULL;
     int32_t at_us = 10;

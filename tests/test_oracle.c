@@ -25,7 +25,8 @@ static const struct tested {
     bool same_bits;
 } tested[] = {
     {"reference", {5e-5, 1e-11, 1e-5}, {0.03, 1e-4, 0.5}, {0.2, 1e-3, 0.5}, true},
-    {"cpu", {2e-4, 1e-9, 1e-4}, {0.4, 3e-3, 1}, {0.2, 1e-3, 1}, false},    // bf16 weights meet activations rounded to bf16
+    // Weights in bf16 meet activations rounded to bf16.
+    {"cpu", {2e-4, 1e-9, 1e-4}, {0.4, 3e-3, 1}, {0.2, 1e-3, 1}, false},
 };
 
 struct shape_case {
@@ -98,8 +99,8 @@ static double *compare_whole(const struct plan *plan, struct model_file *model, 
         CHECK_MESSAGE(report.malformed == 0, "%s: %lld of %lld selections are malformed", what,
                       (long long)report.malformed, (long long)report.selections);
         struct closeness bound = bound_of(with, plan);
-        CHECK_MESSAGE(report.worst_regret <= bound.nearly, "%s: a selection left out a score better by %.3g of the range",
-                      what, report.worst_regret);
+        CHECK_MESSAGE(report.worst_regret <= bound.nearly,
+                      "%s: a selection left out a score better by %.3g of the range", what, report.worst_regret);
         check_close(what, logits, expected, (int64_t)n * plan->shape.vocab, bound.within, bound.within, bound.nmse);
     }
     engine_close(engine);

@@ -70,9 +70,10 @@ static void test_probabilities(void)
         double p = exact_sets(a, b);
         CHECK_MESSAGE(fabs(sets.p - p) <= 0.02 && (p > 0.05 || sets.p >= 0.9 * p), "sets: p %g, exactly %g", sets.p, p);
         p = exact_pairs(d);
-        CHECK_MESSAGE(fabs(pairs.p - p) <= 0.035 && (p > 0.05 || pairs.p >= 0.9 * p), "pairs: p %g, exactly %g", pairs.p,
-                      p);
-        CHECK(sets.low <= sets.ratio && sets.ratio <= sets.high && pairs.low <= pairs.ratio && pairs.ratio <= pairs.high);
+        CHECK_MESSAGE(fabs(pairs.p - p) <= 0.035 && (p > 0.05 || pairs.p >= 0.9 * p), "pairs: p %g, exactly %g",
+                      pairs.p, p);
+        CHECK(sets.low <= sets.ratio && sets.ratio <= sets.high && pairs.low <= pairs.ratio &&
+              pairs.ratio <= pairs.high);
     }
 }
 
@@ -139,8 +140,8 @@ static void test_chance(void)
     // Sets share what pairs have in common too, which only makes them more alike. Six deviations above 5%.
     const double most = TRIALS * 0.05 + 6 * sqrt(TRIALS * 0.05 * 0.95);
     for (int i = 0; i < 2; i++) {
-        CHECK_MESSAGE(wrong[i] <= most && outside[i] <= most, "%s: %d of %d wrong, %d intervals miss", i ? "pairs" : "sets",
-                      wrong[i], TRIALS, outside[i]);
+        CHECK_MESSAGE(wrong[i] <= most && outside[i] <= most, "%s: %d of %d wrong, %d intervals miss",
+                      i ? "pairs" : "sets", wrong[i], TRIALS, outside[i]);
     }
     CHECK(wrong[1] > TRIALS / 100 && outside[1] > TRIALS / 100);    // nor is it so cautious that it says nothing
 }
@@ -159,8 +160,8 @@ static void test_edges(void)
     }
     struct ratio_test test;
     CHECK(ratio_test_sets(&test, many, 5000, others, 3000) == 0);
-    CHECK_MESSAGE(test.p < 0.05 && fabs(test.ratio - 1.02) <= 0.02 && test.high - test.low <= 0.05, "%g (%g to %g), p %g",
-                  test.ratio, test.low, test.high, test.p);
+    CHECK_MESSAGE(test.p < 0.05 && fabs(test.ratio - 1.02) <= 0.02 && test.high - test.low <= 0.05,
+                  "%g (%g to %g), p %g", test.ratio, test.low, test.high, test.p);
     CHECK(ratio_test_sets(&test, same, 30, same, 20) == 0 && test.p == 1 && test.ratio == 1);
     CHECK(ratio_test_pairs(&test, same, same, 30) == 0 && test.p == 1 && test.ratio == 1);
     const int64_t nothing[6] = {0, 0, 0, 0, 0, -5};

@@ -166,8 +166,8 @@ static double follow_end(void *user, double now_s, const struct work *work, int3
     return ends->next < ends->n && ends->next < MAX_STEPS ? ends->end_s[ends->next++] - now_s : priced_s;
 }
 
-// In real time, with pauses in which the engine sleeps and requests that arrive while it wakes: a simulator that is told
-// when steps ended takes the very same ones.
+// In real time, with pauses in which the engine sleeps and requests that arrive while it wakes: a simulator that is
+// told when steps ended takes the very same ones.
 static void test_same_in_time(void)
 {
     static struct steps live_steps;

@@ -97,10 +97,12 @@ static void test_commands(const struct state *state)
     static const char *const steering[] = {"]", "[", "}", "{", ")", "(", "i", ":k 4<Enter>", ":device cpu<Enter>"};
     for (size_t i = 0; i < sizeof steering / sizeof steering[0]; i++) {    // where no engine runs, keys say so
         ui.message[0] = 0;
-        CHECK_MESSAGE(press(&ui, state, steering[i]).command == COMMAND_NONE && ui.message[0], "%s is silent", steering[i]);
+        CHECK_MESSAGE(press(&ui, state, steering[i]).command == COMMAND_NONE && ui.message[0], "%s is silent",
+                      steering[i]);
     }
     ui.live = true;
-    CHECK(press(&ui, state, ")").command == COMMAND_CONTEXT_UP && press(&ui, state, "i").command == COMMAND_INDEX_SHARING);
+    CHECK(press(&ui, state, ")").command == COMMAND_CONTEXT_UP &&
+          press(&ui, state, "i").command == COMMAND_INDEX_SHARING);
     request = press(&ui, state, ":index-every 4<Enter>");
     CHECK(request.command == COMMAND_ENGINE && strcmp(request.text, "index-every 4") == 0);
     ui.live = false;

@@ -41,12 +41,14 @@ static const struct check checks[] = {
     {"p, s", -1, {{"p", "PAUSED"}, {"s", " PAUSED"}, {"p", "!PAUSED"}}, 0, 0},    // and test_live
     {"m", -1, {{"3", "Stages of block"}, {"m", "Stages of clsa"}, {"m", "Stages of dense"}, {"m", "Stages of block"},
                {"m", "Stages of block"}}, 0, 0},
-    {"b", -1, {{"2", "x dense"}, {"b", "block, the baseline, decodes fastest"}, {"b", "x clsa"}, {"b", "x dense"}}, 0, 0},
+    {"b", -1, {{"2", "x dense"}, {"b", "block, the baseline, decodes fastest"}, {"b", "x clsa"}, {"b", "x dense"}},
+     0, 0},
     {"f", -1, {{"f", "Where a prefill step goes"}, {"f", "Where a decode step goes"}}, 0, 0},
     {"< > R", -1, {{"3", "stage\u25b2"}, {">", "share\u25bc"}, {">", "per step\u25bc"}, {"R", "per step\u25b2"},
                    {"R", "per step\u25bc"}, {"<", "share\u25bc"}, {"<", "stage\u25b2"}}, 0, 0},
     {"r", -1, {{":record rec.pftrace", ":record"}, {"Enter", "Recording, until r: rec.pftrace"}, {"", "REC"},
-               {"r", "The recording ends"}, {"", "^rec.pftrace"}, {"r", "Recording, until r: clsa-"}, {"r", "!REC"}}, 0, 0},
+               {"r", "The recording ends"}, {"", "^rec.pftrace"}, {"r", "Recording, until r: clsa-"},
+               {"r", "!REC"}}, 0, 0},
     {"D", -1, {{":dump dump.pftrace", ":dump"}, {"Enter", "The last 30 s: dump.pftrace"}, {"", "^dump.pftrace"},
                {"D", "The last 30 s: clsa-"}}, 0, 0},
     {"e", -1, {{"e", "Written: clsa-overview.txt"}, {"", "^clsa-overview.txt"}, {":export some.csv", ":export"},
@@ -63,17 +65,18 @@ static const struct check checks[] = {
                          {"Up", "decode  80"}, {"NPage", "!decode  80"}, {"PPage", "decode  80"}}, 20, 0},
     {"+ -", -1, {{"+", "20/s"}, {"+", "30/s"}, {"-", "20/s"}, {"-", "10/s"}, {"-", "5/s"}, {"+", "10/s"}}, 0, 0},
     {"Ctrl-L", -1, {{"SCRIBBLE", "scribble"}, {"C-l", "="}}, 0, 0},
-    {"left, right", VIEW_STAGES, {{"", "\u25b8ffn"}, {"Right", "\u25b8head"}, {"Left", "\u25b8ffn"}, {"Left", "\u25b8output"},
-                                  {"Right", "\u25b8ffn"}}, 0, 0},
+    {"left, right", VIEW_STAGES, {{"", "\u25b8ffn"}, {"Right", "\u25b8head"}, {"Left", "\u25b8ffn"},
+                                  {"Left", "\u25b8output"}, {"Right", "\u25b8ffn"}}, 0, 0},
     {"Enter", VIEW_STAGES, {{"Enter", "/ffn"}, {"", "Timeline: "}, {"", "ffn of layer"}, {":filter", ":filter"},
                             {"Enter", "!/ffn"}, {"Escape", "Timeline: all of"}}, 0, 0},
     {"d, Esc", VIEW_STAGES, {{"d", "kernel"}, {"Escape", "="}, {"d", "kernel"}, {"d", "="}}, 0, 0},
-    {"/", VIEW_STAGES, {{"/index", "/index"}, {"Enter", "index_score"}, {"", "!qkv"}, {"/", "!q quit"}, {"Escape", "="}}, 0, 0},
-    {"/", VIEW_COMPARE, {{"/cls", "/cls"}, {"Enter", "!  dense          103"}, {"", "clsa"}, {"/", "!q quit"}, {"Escape", "="}},
-     0, 0},
+    {"/", VIEW_STAGES, {{"/index", "/index"}, {"Enter", "index_score"}, {"", "!qkv"}, {"/", "!q quit"},
+                        {"Escape", "="}}, 0, 0},
+    {"/", VIEW_COMPARE, {{"/cls", "/cls"}, {"Enter", "!  dense          103"}, {"", "clsa"}, {"/", "!q quit"},
+                         {"Escape", "="}}, 0, 0},
     {"v", VIEW_COMPARE, {{"v", "tokens/s over the context"}, {"v", "tokens/s over the batch"}, {"v", "="}}, 0, 0},
-    {"left, right", VIEW_TIMELINE, {{"w", "Selected"}, {"Right", "~"}, {"Right", "~"}, {"Left", "~"}, {"Left", "Selected"}},
-     0, 0},
+    {"left, right", VIEW_TIMELINE, {{"w", "Selected"}, {"Right", "~"}, {"Right", "~"}, {"Left", "~"},
+                                    {"Left", "Selected"}}, 0, 0},
     {"up, down", VIEW_TIMELINE, {{"Up", "steps    \u25b8"}, {"Down", "stages   \u25b8"}, {"Down", "layer 0  \u25b8"},
                                  {"Up", "stages   \u25b8"}}, 0, 0},
     {"+ -, Enter", VIEW_TIMELINE, {{"+", "Timeline: 293 ms"}, {"+", "Timeline: 146 ms"}, {"-", "Timeline: 293 ms"},
@@ -86,18 +89,20 @@ static const struct check checks[] = {
                                   {"", "following"}, {"Escape", "!following"}}, 0, 0},
     {"Esc", VIEW_TIMELINE, {{"+", "293 ms from"}, {"Escape", "Timeline: all of"}}, 0, 0},
     {"w", VIEW_TIMELINE, {{"w", "step 89"}, {"", "Selected"}, {"w", "!step 89:"}, {"", "Selected"}}, 0, 0},
-    {"/ n N", VIEW_TIMELINE, {{"/score", "/score"}, {"Enter", "index_score of layer"}, {"n", "~"}, {"", "index_score of layer"},
-                              {"N", "~"}, {"", "index_score of layer"}, {":filter", ":filter"}, {"Enter", "!/score"}}, 0, 0},
-    {"A", VIEW_TIMELINE, {{"", "here,"}, {"A", "Aligned at step 0."}, {"w", "step 89"}, {"A", "Aligned at step 89."}}, 0, 0},
+    {"/ n N", VIEW_TIMELINE, {{"/score", "/score"}, {"Enter", "index_score of layer"}, {"n", "~"},
+                              {"", "index_score of layer"}, {"N", "~"}, {"", "index_score of layer"},
+                              {":filter", ":filter"}, {"Enter", "!/score"}}, 0, 0},
+    {"A", VIEW_TIMELINE, {{"", "here,"}, {"A", "Aligned at step 0."}, {"w", "step 89"}, {"A", "Aligned at step 89."}},
+     0, 0},
     {"j k, arrows", VIEW_ROOFLINE, {{"j", " qkv: "}, {"j", " kv_write: "}, {"k", " qkv: "}, {"Down", " kv_write: "},
                                     {"Up", " qkv: "}, {"k", " embed: "}}, 0, 0},
-    {"up, down", VIEW_WHATIF, {{"", "\u25b8paper-4b"}, {"Down", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}, {"j", "\u25b8clsa"},
-                               {"k", "\u25b8paper-4b"}}, 0, 0},
+    {"up, down", VIEW_WHATIF, {{"", "\u25b8paper-4b"}, {"Down", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"},
+                               {"j", "\u25b8clsa"}, {"k", "\u25b8paper-4b"}}, 0, 0},
     {"left, right", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Right", "\u25b8clsa-block"}, {"Left", "\u25b8clsa"},
                                   {"Up", "\u25b8paper-4b"}}, 0, 0},
-    {"Enter", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Enter", "method ="}, {"dens", "method = dens"}, {"Enter", "dense, H100"},
-                            {"Enter", "method ="}, {"xyz", "method = xyz"}, {"Enter", "xyz: no value for method"},
-                            {"Enter", "method ="},
+    {"Enter", VIEW_WHATIF, {{"Down", "\u25b8clsa"}, {"Enter", "method ="}, {"dens", "method = dens"},
+                            {"Enter", "dense, H100"}, {"Enter", "method ="}, {"xyz", "method = xyz"},
+                            {"Enter", "xyz: no value for method"}, {"Enter", "method ="},
                             {"clsa", "method = clsa"}, {"Enter", "\u25b8clsa"}, {"Up", "\u25b8paper-4b"}}, 0, 0},
     {"a, d", VIEW_WHATIF, {{"", "Pinned: a keeps"}, {"a", "!Pinned: a keeps"}, {"d", "Pinned: a keeps"}}, 0, 0},
     {"c", VIEW_WHATIF, {{"c", "Nothing to take"}}, 0, 0},    // a made-up model; test_live takes over a known one
@@ -106,15 +111,16 @@ static const struct check checks[] = {
     {"j k, arrows", VIEW_REQUESTS, {{"", "\u25b8 21"}, {"j", "\u25b8 20"}, {"k", "\u25b8 21"}, {"Down", "\u25b8 20"},
                                     {"Up", "\u25b8 21"}, {"End", "\u25b8 0 "}, {"Home", "\u25b8 21"}}, 0, 0},
     {"Enter", VIEW_REQUESTS, {{"Enter", "Timeline: 9"}, {"Escape", "Timeline: all of"}}, 0, 0},
-    {"/", VIEW_REQUESTS, {{"/dense", "/dense"}, {"Enter", "Requests: 2 of 6"}, {"/", "!q quit"}, {"Escape", "Requests: 6 of 6"}},
-     0, 0},
+    {"/", VIEW_REQUESTS, {{"/dense", "/dense"}, {"Enter", "Requests: 2 of 6"}, {"/", "!q quit"},
+                          {"Escape", "Requests: 6 of 6"}}, 0, 0},
 };
 enum { N_CHECKS = sizeof checks / sizeof checks[0] };
 
 // Keys of a running engine.
 static const struct check live_checks[] = {
     {"] [", -1, {{"2", "Methods on the same"}, {"]", "From the next batch on: k 32"}, {"", "clsa k=32"},
-                 {"[", "From the next batch on: k 16"}, {":k 32", ":k 32"}, {"Enter", "From the next batch on: k 32"}}, 0, 0},
+                 {"[", "From the next batch on: k 16"}, {":k 32", ":k 32"},
+                 {"Enter", "From the next batch on: k 32"}}, 0, 0},
     {"} {", -1, {{"}", "batch on: batch 2"}, {"", "batch, queue          2, 0"}, {"{", "batch on: batch 1"},
                  {"", "batch, queue          1, 0"}, {"{", "batch: from 1 to"}}, 0, 0},
     {") (", -1, {{")", "batch on: context 128"}, {"", "context                1"}, {"(", "batch on: context 64"},
@@ -148,8 +154,8 @@ static void write_trace(const char *name, uint64_t seed)
 static struct terminal *start(bool live, int32_t rows, int32_t cols)
 {
     char line[1500];
-    snprintf(line, sizeof line, "trap : INT; export XDG_CONFIG_HOME=/nowhere TERM=screen; cd %s; %s top %s --no-color 2>talk;"
-             " echo status=$?", folder, binary,
+    snprintf(line, sizeof line, "trap : INT; export XDG_CONFIG_HOME=/nowhere TERM=screen; cd %s;"
+             " %s top %s --no-color 2>talk; echo status=$?", folder, binary,
              live ? "--model tiny --device reference --context 64 --output 16 --method clsa,dense"
                   : "--replay one.pftrace --replay two.pftrace --speed max --sim-device H100");
     struct terminal *terminal = terminal_open(line, "C.UTF-8", rows, cols);
@@ -201,17 +207,18 @@ static bool seen(struct terminal *terminal, const char *expect, const char *befo
 static void run_check(struct terminal **terminal, const struct check *check, bool live)
 {
     int32_t rows = check->rows ? check->rows : 40, cols = check->cols ? check->cols : 120;
-    char view[2] = {(char)('1' + (check->view < 0 ? VIEW_OVERVIEW : check->view)), 0};
+    enum view view = check->view < 0 ? VIEW_OVERVIEW : (enum view)check->view;
+    char view_key[2] = {(char)('1' + view), 0};
     if (!*terminal) {
         *terminal = start(live, rows, cols);
     }
     terminal_resize(*terminal, rows, cols);
     terminal_keys(*terminal, "Escape");
-    terminal_keys(*terminal, view);
+    terminal_keys(*terminal, view_key);
     for (int i = 0; i < (check->view == VIEW_TIMELINE ? 2 : 0); i++) {
         terminal_keys(*terminal, "Escape");    // nothing is selected
     }
-    CHECK(terminal_shows(*terminal, view_title((enum view)(check->view < 0 ? VIEW_OVERVIEW : check->view)), PATIENCE_MS));
+    CHECK(terminal_shows(*terminal, view_title(view), PATIENCE_MS));
     nanosleep(&(struct timespec){.tv_nsec = 250000000}, NULL);    // the size and the view are on the screen by then
     char *first = terminal_screen(*terminal);
     for (const struct step *step = check->steps; step->keys; step++) {
@@ -231,7 +238,7 @@ static void run_check(struct terminal **terminal, const struct check *check, boo
         if (!seen(*terminal, step->expect, before, first)) {
             char *screen = terminal_screen(*terminal);
             check_failed(__FILE__, __LINE__, "\"%s\" of %s: after \"%s\" expected \"%s\" but saw\n%s", check->keys,
-                         check->view < 0 ? "everywhere" : view_name((enum view)check->view), step->keys, step->expect, screen);
+                         check->view < 0 ? "everywhere" : view_name(view), step->keys, step->expect, screen);
             free(screen);
         }
         free(before);

@@ -47,16 +47,16 @@ static void check_blocks(const struct routing_layer *shown, int32_t layer, int32
     for (int32_t i = 0; i < n / ROUTING_BLOCK_UNITS; i++) {
         held += counts[i];
     }
-    CHECK_MESSAGE(near(shown->in_blocks, n >= ROUTING_BLOCK_UNITS ? (double)held / n : NAN), "%g in blocks, expected %g",
-                  (double)shown->in_blocks, (double)held / n);
+    CHECK_MESSAGE(near(shown->in_blocks, n >= ROUTING_BLOCK_UNITS ? (double)held / n : NAN),
+                  "%g in blocks, expected %g", (double)shown->in_blocks, (double)held / n);
     for (int32_t bin = 0; bin < ROUTING_BINS && n >= ROUTING_BLOCK_UNITS; bin++) {
         int32_t of = (int32_t)(((int64_t)(bin + 1) * context + ROUTING_BINS - 1) / ROUTING_BINS -
                                ((int64_t)bin * context + ROUTING_BINS - 1) / ROUTING_BINS);
         CHECK(shown->block_density[bin] >= 0 && shown->block_density[bin] <= 1);
         chosen_units += (int32_t)lround((double)shown->block_density[bin] * of);
     }
-    CHECK_MESSAGE(chosen_units <= n / ROUTING_BLOCK_UNITS * ROUTING_BLOCK_UNITS, "%d units in blocks of a selection of %d",
-                  chosen_units, n);
+    CHECK_MESSAGE(chosen_units <= n / ROUTING_BLOCK_UNITS * ROUTING_BLOCK_UNITS,
+                  "%d units in blocks of a selection of %d", chosen_units, n);
 }
 
 static void check_layer(int32_t layer, int32_t context)

@@ -134,10 +134,10 @@ static void check_phase(const struct state *state, int32_t n)
     CHECK(state_phase(state, 0, PHASE_DECODE, &got));
     CHECK(got.steps == n && got.window_steps == kept && got.context_tokens == 100 + n - 1);
     CHECK_MESSAGE(near(got.mean_ns, total / kept), "mean %.3f, expected %.3f", got.mean_ns, total / kept);
-    CHECK_MESSAGE(staged ? near(got.gaps_ns, gaps / staged) : isnan(got.gaps_ns), "gaps %.3f, expected %.3f", got.gaps_ns,
-                  gaps / staged);
-    CHECK_MESSAGE(staged ? near(got.overlap_ns, overlap / staged) : isnan(got.overlap_ns), "overlap %.3f, expected %.3f",
-                  got.overlap_ns, overlap / staged);
+    CHECK_MESSAGE(staged ? near(got.gaps_ns, gaps / staged) : isnan(got.gaps_ns), "gaps %.3f, expected %.3f",
+                  got.gaps_ns, gaps / staged);
+    CHECK_MESSAGE(staged ? near(got.overlap_ns, overlap / staged) : isnan(got.overlap_ns),
+                  "overlap %.3f, expected %.3f", got.overlap_ns, overlap / staged);
     CHECK(near(got.tokens_per_s, tokens / total * 1e9));
     for (int32_t stage = 0; staged > 0 && stage < 4; stage++) {
         const struct stage_summary *summary = &got.stages[stage];
@@ -327,8 +327,8 @@ static void test_late_rates(void)
                                            : !(expected_told.predicted_prefill_s > 0));
         CHECK(state_phase(early, method, PHASE_DECODE, &expected) && state_phase(late, method, PHASE_DECODE, &got));
         CHECK(expected.floor_part > 0);
-        CHECK_MESSAGE(fabs(got.floor_part / expected.floor_part - 1) < 0.01, "floor %.6f, expected %.6f", got.floor_part,
-                      expected.floor_part);
+        CHECK_MESSAGE(fabs(got.floor_part / expected.floor_part - 1) < 0.01, "floor %.6f, expected %.6f",
+                      got.floor_part, expected.floor_part);
         for (int stage = 0; stage < STAGE_COUNT; stage++) {
             CHECK(isnan(expected.stages[stage].floor_part) == isnan(got.stages[stage].floor_part) &&
                   expected.stages[stage].bound == got.stages[stage].bound);

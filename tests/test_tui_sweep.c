@@ -121,7 +121,8 @@ static void compare_golden(const char *path, const char *text)
 
 static void test_curves(void)
 {
-    static const char *const methods[] = {"dense", "clsa", "token", "yoco"}, *const styles[] = {"unicode", "ascii", "color"};
+    static const char *const methods[] = {"dense", "clsa", "token", "yoco"};
+    static const char *const styles[] = {"unicode", "ascii", "color"};
     static const struct { int32_t rows, cols; } sizes[] = {{60, 200}, {40, 120}, {24, 80}, {12, 40}};
     static const char *const scripts[] = {"v", "vv"}, *const names[] = {"curves", "curves-batch"};
     struct device device = tui_stream_device();
@@ -147,7 +148,8 @@ static void test_curves(void)
         char *text;
         struct ui ui = ui_default();
         ui.view = VIEW_COMPARE;
-        struct snapshot_options options = {.script = scripts[i % 2], .rows = check_range(1, 70), .cols = check_range(1, 230)};
+        int32_t rows = check_range(1, 70), cols = check_range(1, 230);
+        struct snapshot_options options = {.script = scripts[i % 2], .rows = rows, .cols = cols};
         CHECK(dashboard_snapshot(&text, state, &ui, &options) == 0);
         free(text);
     }
@@ -257,7 +259,8 @@ static void test_marks_and_gauges(void)
     CHECK(state_gauge(state, "power") == 412);
     ui.view = VIEW_OVERVIEW;
     CHECK(dashboard_snapshot(&text, state, &ui, &options) == 0);
-    CHECK_MESSAGE(strstr(text, "412 W, 1410 MHz") && strstr(text, "! The GPU's clocks are held down by heat: 1410 MHz."),
+    CHECK_MESSAGE(strstr(text, "412 W, 1410 MHz") &&
+                      strstr(text, "! The GPU's clocks are held down by heat: 1410 MHz."),
                   "%s", text);
     free(text);
     ui.silent_s = 7;
@@ -269,8 +272,8 @@ static void test_marks_and_gauges(void)
         snprintf(name, sizeof name, "k %d", i);
         state_add_mark(state, name);
     }
-    CHECK(strcmp(state_mark(state, 0)->text, "k 5") == 0 && strcmp(state_mark(state, STATE_MARKS - 1)->text, "k 68") == 0 &&
-          state_mark(state, STATE_MARKS) == NULL);
+    CHECK(strcmp(state_mark(state, 0)->text, "k 5") == 0 &&
+          strcmp(state_mark(state, STATE_MARKS - 1)->text, "k 68") == 0 && state_mark(state, STATE_MARKS) == NULL);
     ui.silent_s = 0;
     state_forget(state);    // the engine has moved: what the other device's clocks were says nothing
     CHECK(isnan(state_gauge(state, "power")));

@@ -215,13 +215,14 @@ static void test_left_out(void)
     char line[1024];
     snprintf(line, sizeof line,
              "trap : INT; export XDG_CONFIG_HOME=/nowhere;"
-             " stty -g >%s/stty-before; LD_LIBRARY_PATH=%s %s top --model tiny --device cuda --sim-device H100 --context 16"
-             " --output 2000000 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk; stty -g >%s/stty-after;"
+             " stty -g >%s/stty-before; LD_LIBRARY_PATH=%s %s top --model tiny --device cuda --sim-device H100"
+             " --context 16 --output 2000000 --method clsa,dense 2>%s/talk; echo status=$?; cat %s/talk;"
+             " stty -g >%s/stty-after;"
              "cmp %s/stty-before %s/stty-after && echo settings are back",
              folder, CLSA_MOCK_SMALL, binary, folder, folder, folder, folder, folder);
     struct terminal *terminal = terminal_open(line, "C.UTF-8", 24, 80);
     CHECK_SHOWS(terminal, "Where a decode step goes");
-    terminal_keys(terminal, ")");    // dense has its turn, with a longer context and then with the one at which clsa ran
+    terminal_keys(terminal, ")");    // dense has its turn, with a longer context and then with clsa's
     CHECK_SHOWS(terminal, "Left out: no memory for a KV cache");
     terminal_keys(terminal, "]");
     CHECK_SHOWS(terminal, "clsa k=32");
@@ -253,7 +254,8 @@ static void check_cells(struct terminal *terminal, int32_t round)
         nanosleep(&moment, NULL);
         after = terminal_screen(terminal);
         if (i == 39) {
-            check_failed(__FILE__, __LINE__, "round %d: the screen was\n%s\nand drawn anew is\n%s", round, before, after);
+            check_failed(__FILE__, __LINE__, "round %d: the screen was\n%s\nand drawn anew is\n%s", round, before,
+                         after);
         }
     }
     free(before);

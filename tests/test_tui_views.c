@@ -19,7 +19,8 @@ static const struct { const char *name; enum view view; const char *script; } sc
     {"roofline", VIEW_ROOFLINE, "jj"},
     {"what-if", VIEW_WHATIF, "aj<Right><Right>aj<Right><Left>jj<Right>j<Enter>16<Enter>j<Enter>32K<Enter>"},
     {"requests", VIEW_REQUESTS, ">>>>>jj"},
-    {"kernels", VIEW_STAGES, "d"}, {"stages-slowest", VIEW_STAGES, "<Right><Right><Enter>"}, {"stages-filtered", VIEW_STAGES, "/index<Enter>"},
+    {"kernels", VIEW_STAGES, "d"}, {"stages-slowest", VIEW_STAGES, "<Right><Right><Enter>"},
+    {"stages-filtered", VIEW_STAGES, "/index<Enter>"},
     {"routing", VIEW_ROUTING, ""},
     {"timeline-selected", VIEW_TIMELINE, "w<Enter>jj<Right><Right>/ffn<Enter>---"},
 };

@@ -21,9 +21,10 @@ static void test_mooncake(void)
 {
     struct workload workload;
     struct workload_statistics statistics;
-    const char *text = "{\"timestamp\": 1000, \"input_length\": 1100, \"output_length\": 7, \"hash_ids\": [5, 6, 7]}\n"
-                       "\n{\"timestamp\": 3500, \"input_length\": 1500, \"output_length\": 9, \"hash_ids\": [5, 6, 8]}\r\n"
-                       "{\"timestamp\": 4000, \"input_length\": 600, \"output_length\": 1, \"hash_ids\": [9, 6]}";
+    const char *text =
+        "{\"timestamp\": 1000, \"input_length\": 1100, \"output_length\": 7, \"hash_ids\": [5, 6, 7]}\n"
+        "\n{\"timestamp\": 3500, \"input_length\": 1500, \"output_length\": 9, \"hash_ids\": [5, 6, 8]}\r\n"
+        "{\"timestamp\": 4000, \"input_length\": 600, \"output_length\": 1, \"hash_ids\": [9, 6]}";
     CHECK_MESSAGE(parse(&workload, text, NULL) == 0, "%s", status_text());
     CHECK(workload.n == 3 && workload.requests[0].arrival_ns == 0 && workload.requests[1].arrival_ns == 2500000000);
     CHECK(workload.requests[1].prompt_tokens == 1500 && workload.requests[1].output_tokens == 9);
@@ -70,7 +71,9 @@ static void test_csv(void)
 // Each wrong text, and a word that the error must hold.
 static void test_wrong_files(void)
 {
-#define CLASS "\"classes\": [{\"name\": \"c\", \"prompt\": {\"law\": \"constant\", \"tokens\": 3}, \"output\": {\"law\": \"constant\", \"tokens\": 2}}]"
+#define CLASS                                                                                                          \
+    "\"classes\": [{\"name\": \"c\", \"prompt\": {\"law\": \"constant\", \"tokens\": 3}, "                             \
+    "\"output\": {\"law\": \"constant\", \"tokens\": 2}}]"
 #define HEAD "{\"name\": \"n\", \"source\": \"s\", \"seed\": 1, \"requests\": 3, "
     static const struct {
         const char *text, *word;
@@ -95,10 +98,12 @@ static void test_wrong_files(void)
         {HEAD "\"arrivals\": {\"law\": \"sometimes\", \"rate_per_s\": 1}, " CLASS "}", "poisson, gamma"},
         {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 0}, " CLASS "}", "\"rate_per_s\""},
         {HEAD "\"arrivals\": {\"law\": \"gamma\", \"rate_per_s\": 1}, " CLASS "}", "\"cv\""},
-        {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1, \"users\": 3}, " CLASS "}", "no key of this place"},
+        {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1, \"users\": 3}, " CLASS "}",
+         "no key of this place"},
         {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1}, \"speed\": 1, " CLASS "}", "\"speed\""},
-        {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1}, \"classes\": [{\"name\": \"c\", \"prompt\": {\"law\": "
-              "\"quantiles\", \"at\": [0, 0.5], \"tokens\": [1, 2]}, \"output\": {\"law\": \"constant\", \"tokens\": 2}}]}",
+        {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1}, \"classes\": [{\"name\": \"c\", "
+              "\"prompt\": {\"law\": \"quantiles\", \"at\": [0, 0.5], \"tokens\": [1, 2]}, "
+              "\"output\": {\"law\": \"constant\", \"tokens\": 2}}]}",
          "classes[0].prompt.\"at\""},
         {HEAD "\"arrivals\": {\"law\": \"poisson\", \"rate_per_s\": 1}, \"classes\": [{\"name\": \"c\", \"prompt\": 3, "
               "\"output\": {\"law\": \"constant\", \"tokens\": 2}}]}",
@@ -107,7 +112,8 @@ static void test_wrong_files(void)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct workload workload;
         int error = parse(&workload, cases[i].text, NULL);
-        CHECK_MESSAGE(error == -EINVAL && strncmp(status_text(), "here: ", 6) == 0 && strstr(status_text(), cases[i].word),
+        CHECK_MESSAGE(error == -EINVAL && strncmp(status_text(), "here: ", 6) == 0 &&
+                          strstr(status_text(), cases[i].word),
                       "case %zu: %d, \"%s\": expected \"%s\" in it", i, error, status_text(), cases[i].word);
         CHECK(workload.requests == NULL && workload.n == 0);
     }
@@ -157,12 +163,14 @@ static void test_laws(void)
     struct workload_statistics statistics;
     struct workload_options options = {.seed = check_random() | 1};
     snprintf(text, sizeof text,
-             "{\"name\": \"n\", \"source\": \"s\", \"seed\": 1, \"requests\": 40000, \"arrivals\": {\"law\": \"gamma\", "
-             "\"rate_per_s\": 4, \"cv\": 2}, \"classes\": [{\"name\": \"a\", \"weight\": 3, \"prompt\": {\"law\": "
-             "\"lognormal\", \"median_tokens\": 1000, \"sigma\": 0.5}, \"output\": {\"law\": \"quantiles\", \"at\": [0, 0.5, "
-             "1], \"tokens\": [100, 400, 1600]}, \"correlation\": 0.8, \"think_share\": 0.25}, {\"name\": \"b\", \"prompt\": "
-             "{\"law\": \"constant\", \"tokens\": 50}, \"output\": {\"law\": \"constant\", \"tokens\": 5}, \"prefix\": "
-             "{\"groups\": 10, \"tokens\": 200}}]}");
+             "{\"name\": \"n\", \"source\": \"s\", \"seed\": 1, \"requests\": 40000, "
+             "\"arrivals\": {\"law\": \"gamma\", \"rate_per_s\": 4, \"cv\": 2}, \"classes\": ["
+             "{\"name\": \"a\", \"weight\": 3, "
+             "\"prompt\": {\"law\": \"lognormal\", \"median_tokens\": 1000, \"sigma\": 0.5}, "
+             "\"output\": {\"law\": \"quantiles\", \"at\": [0, 0.5, 1], \"tokens\": [100, 400, 1600]}, "
+             "\"correlation\": 0.8, \"think_share\": 0.25}, "
+             "{\"name\": \"b\", \"prompt\": {\"law\": \"constant\", \"tokens\": 50}, "
+             "\"output\": {\"law\": \"constant\", \"tokens\": 5}, \"prefix\": {\"groups\": 10, \"tokens\": 200}}]}");
     CHECK_MESSAGE(parse(&workload, text, &options) == 0, "%s", status_text());
     CHECK(workload_measure(&statistics, &workload) == 0);
     CHECK_MESSAGE(between(statistics.rate_per_s, 3.8, 4.2) && between(statistics.gap_cv, 1.8, 2.2), "rate %g, CV %g",
@@ -204,15 +212,16 @@ static void test_rates_by_window(void)
     for (int64_t i = 0; i < workload.n; i++) {
         in[workload.requests[i].arrival_ns / 100000000000 % 2]++;
     }
-    CHECK_MESSAGE(llabs(in[0] - 10000) <= 20 && llabs(in[1] - 1000) <= 20, "%lld and %lld", (long long)in[0], (long long)in[1]);
+    CHECK_MESSAGE(llabs(in[0] - 10000) <= 20 && llabs(in[1] - 1000) <= 20, "%lld and %lld", (long long)in[0],
+                  (long long)in[1]);
     workload_close(&workload);
 }
 
 static void test_options(void)
 {
     struct workload whole, changed;
-    struct workload_options options = {
-        .rate_factor = 2, .length_factor = 0.5, .max_prompt_tokens = 3000, .max_output_tokens = 100, .max_requests = 500};
+    struct workload_options options = {.rate_factor = 2, .length_factor = 0.5, .max_prompt_tokens = 3000,
+                                       .max_output_tokens = 100, .max_requests = 500};
     CHECK(workload_load(&whole, "agents", &(struct workload_options){.max_requests = 500}) == 0);
     CHECK(workload_load(&changed, "agents", &options) == 0 && changed.n == 500);
     for (int64_t i = 0; i < changed.n; i++) {
@@ -249,19 +258,23 @@ static void test_fit(void)
     struct workload_statistics a, b;
     char *text, *copy;
     const char *description =
-        "{\"name\": \"n\", \"source\": \"s\", \"seed\": 3, \"requests\": 20000, \"arrivals\": {\"law\": \"gamma\", "
-        "\"rate_per_s\": 7, \"cv\": 1.7}, \"classes\": [{\"name\": \"c\", \"prompt\": {\"law\": \"lognormal\", "
-        "\"median_tokens\": 500, \"sigma\": 0.8}, \"output\": {\"law\": \"lognormal\", \"median_tokens\": 900, \"sigma\": "
-        "1.1}, \"correlation\": 0.6, \"think_share\": 0.4}]}";
+        "{\"name\": \"n\", \"source\": \"s\", \"seed\": 3, \"requests\": 20000, "
+        "\"arrivals\": {\"law\": \"gamma\", \"rate_per_s\": 7, \"cv\": 1.7}, \"classes\": [{\"name\": \"c\", "
+        "\"prompt\": {\"law\": \"lognormal\", \"median_tokens\": 500, \"sigma\": 0.8}, "
+        "\"output\": {\"law\": \"lognormal\", \"median_tokens\": 900, \"sigma\": 1.1}, "
+        "\"correlation\": 0.6, \"think_share\": 0.4}]}";
     CHECK_MESSAGE(parse(&drawn, description, NULL) == 0, "%s", status_text());
     CHECK(workload_fit(&text, &drawn) == 0 && strstr(text, "\"correlation\""));
     double correlation = strtod(strstr(text, "\"correlation\"") + 14, NULL);
     CHECK_MESSAGE(fabs(correlation - 0.6) < 0.03, "a correlation of 0.6 was fitted as %g", correlation);
-    CHECK_MESSAGE(parse(&again, text, &(struct workload_options){.seed = check_random() | 1}) == 0, "%s", status_text());
+    CHECK_MESSAGE(parse(&again, text, &(struct workload_options){.seed = check_random() | 1}) == 0, "%s",
+                  status_text());
     CHECK(workload_measure(&a, &drawn) == 0 && workload_measure(&b, &again) == 0 && a.n == b.n);
     CHECK_MESSAGE(fabs(b.prompt.mean / a.prompt.mean - 1) < 0.05 && fabs(b.output.mean / a.output.mean - 1) < 0.08,
-                  "means of %g and %g, fitted to %g and %g", b.prompt.mean, b.output.mean, a.prompt.mean, a.output.mean);
-    CHECK(abs(b.prompt.p50 - a.prompt.p50) < 0.05 * a.prompt.p50 && abs(b.output.p95 - a.output.p95) < 0.1 * a.output.p95);
+                  "means of %g and %g, fitted to %g and %g", b.prompt.mean, b.output.mean, a.prompt.mean,
+                  a.output.mean);
+    CHECK(abs(b.prompt.p50 - a.prompt.p50) < 0.05 * a.prompt.p50 &&
+          abs(b.output.p95 - a.output.p95) < 0.1 * a.output.p95);
     CHECK(fabs(b.rate_per_s / a.rate_per_s - 1) < 0.06 && fabs(b.gap_cv / a.gap_cv - 1) < 0.06);
     CHECK(fabs(b.think_share - a.think_share) < 0.01);
     free(text);
@@ -269,8 +282,8 @@ static void test_fit(void)
     workload_close(&drawn);
     for (int i = 0; i < 20; i++) {    // few requests, equal ones, all at once, users
         struct workload_request requests[6];
-        struct workload few = {.name = "few", .n = check_range(1, 6), .requests = requests, .block_tokens = 1, .n_classes = 1,
-                               .classes = {"c"}, .users = check_range(0, 2) ? 0 : 2};
+        struct workload few = {.name = "few", .n = check_range(1, 6), .requests = requests, .block_tokens = 1,
+                               .n_classes = 1, .classes = {"c"}, .users = check_range(0, 2) ? 0 : 2};
         for (int64_t k = 0; k < few.n; k++) {
             requests[k] = (struct workload_request){.arrival_ns = few.users ? 0 : k * (i % 3) * (int64_t)1000000000,
                                                     .prefix_id = -1,
@@ -303,7 +316,8 @@ static void test_damage(void)
         if (check_range(0, 3) == 0) {
             text[check_random() % length] = 0;
         }
-        int error = workload_parse(&workload, text, strlen(text), "here", &(struct workload_options){.max_requests = 10});
+        struct workload_options few = {.max_requests = 10};
+        int error = workload_parse(&workload, text, strlen(text), "here", &few);
         CHECK(error == 0 || error == -EINVAL);
         workload_close(&workload);
     }
@@ -362,7 +376,8 @@ static void check_published(const char *folder, const struct published *expected
     }
     CHECK(workload_measure(&got, &workload) == 0);
     CHECK_MESSAGE(got.n == expected->n, "%s: %lld requests", expected->file, (long long)got.n);
-    CHECK_MESSAGE(fabs(got.rate_per_s / expected->rate_per_s - 1) < 0.004, "%s: %g per s", expected->file, got.rate_per_s);
+    CHECK_MESSAGE(fabs(got.rate_per_s / expected->rate_per_s - 1) < 0.004, "%s: %g per s", expected->file,
+                  got.rate_per_s);
     const struct {
         double got, published, relative;
     } values[] = {

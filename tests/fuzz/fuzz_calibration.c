@@ -20,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             const struct calibration_curve *curve = &profile->curves[c];
             struct calibration_query query = {curve->stage, curve->phase, curve->unit_tokens, 3, curve->dtype, 12345};
             struct calibration_answer answer;
-            if (!calibration_ask(&answer, profile, &query) || !(answer.efficiency > 0) || !isfinite(answer.efficiency)) {
+            if (!calibration_ask(&answer, profile, &query) || !(answer.efficiency > 0) ||
+                !isfinite(answer.efficiency)) {
                 abort();
             }
         }

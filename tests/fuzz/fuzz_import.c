@@ -34,7 +34,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct import_rules *shipped;
     static const char recording[] =
-        "[{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"nvjet_a\",\"ts\":1,\"dur\":2},{\"ph\":\"X\",\"cat\":\"user_annotation\","
+        "[{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"nvjet_a\",\"ts\":1,\"dur\":2},"
+        "{\"ph\":\"X\",\"cat\":\"user_annotation\","
         "\"name\":\"execute_context_0(0)_generation_2(2)\",\"ts\":0,\"dur\":9}]";
     if (!shipped && import_rules_load(&shipped, NULL) != 0) {
         abort();
