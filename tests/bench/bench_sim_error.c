@@ -50,6 +50,7 @@ struct bench {
     const char *model, *methods, *device;
     struct results results;
     int32_t rounds, threads, chunk;
+    double seconds;
     bool each;
     struct plan_flags flags;
     struct calibration_fit *fit;
@@ -325,6 +326,13 @@ static void report(struct bench *bench, const char *level, struct errors *errors
     }
 }
 
+static double now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 static int run_all(struct bench *bench, struct plan *plans, int32_t *n_methods)
 {
     char list[256], *rest = NULL;
@@ -337,7 +345,12 @@ static int run_all(struct bench *bench, struct plan *plans, int32_t *n_methods)
                       : status_fail(-EINVAL, "--methods: more than 8");
         error = error ? error : command_plan_build(&plans[m], models[m], name, &bench->flags);
     }
+    double begin_s = now_s();
     for (int32_t r = 0; r < bench->rounds && !error; r++) {
+        if (r > 0 && bench->seconds > 0 && (now_s() - begin_s) * (r + 1) / r > bench->seconds) {
+            bench->rounds = r;
+            break;
+        }
         for (int32_t s = 0; s < N_SHAPES && !error; s++) {
             for (int32_t m = 0; m < *n_methods && !error; m++) {
                 error = run_shape(bench, &plans[m], models[m], m, s, r);
@@ -390,6 +403,7 @@ int main(int argc, char **argv)
         {"methods", OPTION_TEXT, &bench.methods, 0, 0, "M[,M...]", "methods, at most 8"},
         {"device", OPTION_TEXT, &bench.device, 0, 0, "cpu|reference", "backend"},
         {"rounds", OPTION_INT, &bench.rounds, 1, 100, "rounds", "medians are over them"},
+        {"seconds", OPTION_REAL, &bench.seconds, 0, 1e6, "s", "no round begins that would end later; 0: all"},
         {"chunk", OPTION_INT, &bench.chunk, 1, 1 << 20, "tokens", "rows of one prefill step"},
         {"threads", OPTION_INT, &bench.threads, 1, 1024, "threads", "CPU threads (default: all)"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every held-out step"},
