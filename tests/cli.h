@@ -56,3 +56,24 @@ static inline int clsa(const char *arguments)
     snprintf(line, sizeof line, "cd %s && %s %s >stdout 2>stderr </dev/null", folder, getenv("CLSA_BINARY"), arguments);
     return cli_ended(system(line));
 }
+
+// Every one of `words`, separated by '|', is in what the run said on stderr.
+static inline void expect_words(const char *arguments, const char *words)
+{
+    char copy[512];
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
+        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
+    }
+}
+
+// Wrong input is exit 2 and one line that holds every one of `words`, and nothing on stdout.
+static inline void expect_refused(const char *arguments, const char *words)
+{
+    int status = clsa(arguments);
+    const char *newline = strchr(errors, '\n');
+    CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
+    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments,
+                  errors, output);
+    expect_words(arguments, words);
+}

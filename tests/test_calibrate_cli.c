@@ -10,13 +10,6 @@ static void expect_done(const char *arguments)
     CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", arguments, status, errors);
 }
 
-static void expect_refused(const char *arguments, const char *word)
-{
-    int status = clsa(arguments);
-    CHECK_MESSAGE(status == 2 && strstr(errors, word), "clsa %s: exit %d, \"%s\" is not in: %s", arguments, status, word,
-                  errors);
-}
-
 // The predictions' sum over stages of one row of `clsa sim --stages --json`, and the row of the request.
 static double decode_ms(const char *arguments, const char **figures)
 {

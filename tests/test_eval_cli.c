@@ -17,14 +17,10 @@ static int eval_under(const char *prefix, const char *arguments)
 
 static void expect_error(const char *arguments, const char *words)
 {
-    char copy[256];
     int status = eval_under("", arguments);
     CHECK_MESSAGE(status == 2, "eval %s: exit %d: %s", arguments, status, errors);
     CHECK_MESSAGE(strchr(errors, '\n') == errors + strlen(errors) - 1, "eval %s: not one line: %s", arguments, errors);
-    snprintf(copy, sizeof copy, "%s", words);
-    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
-        CHECK_MESSAGE(strstr(errors, word), "eval %s: \"%s\" is not in: %s", arguments, word, errors);
-    }
+    expect_words(arguments, words);
 }
 
 static double number(const json_t *row, const char *key)

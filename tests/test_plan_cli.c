@@ -1,10 +1,9 @@
 // tests/test_plan_cli.c - clsa plan as its users meet it: verdicts, sweeps, rows that survive, wrong input.
-#include <jansson.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/cli.h"
+#include "tests/cli_json.h"
 
 static char kept[1 << 20];
 
@@ -16,21 +15,6 @@ static void write_file(const char *name, const char *text, size_t length)
     CHECK(stream && fwrite(text, 1, length, stream) == length && fclose(stream) == 0);
 }
 
-// Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
-static void expect_refused(const char *arguments, const char *words)
-{
-    int status = clsa(arguments);
-    const char *newline = strchr(errors, '\n');
-    CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
-    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments,
-                  errors, output);
-    char copy[256];
-    snprintf(copy, sizeof copy, "%s", words);
-    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
-        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
-    }
-}
-
 static const char small[] = "plan --model bench-100m --workload reasoning --requests 60 --slo-ttft 2 --slo-tpot 40 ";
 
 // The rows of a --json run; the caller releases *root.
@@ -38,26 +22,7 @@ static json_t *rows_of(json_t **root, const char *format, const char *arguments)
 {
     char line[1024];
     snprintf(line, sizeof line, format, small, arguments);
-    int status = clsa(line);
-    CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", line, status, errors);
-    *root = json_loads(output, JSON_REJECT_DUPLICATES, NULL);
-    json_t *rows = json_object_get(*root, "plan");
-    CHECK_MESSAGE(json_is_array(rows), "clsa %s: no rows in: %.200s", line, output);
-    return rows;
-}
-
-static double number(const json_t *row, const char *key)
-{
-    const json_t *value = json_object_get(row, key);
-    CHECK_MESSAGE(json_is_number(value), "no number \"%s\"", key);
-    return json_number_value(value);
-}
-
-static const char *text(const json_t *row, const char *key)
-{
-    const char *value = json_string_value(json_object_get(row, key));
-    CHECK_MESSAGE(value != NULL, "no text \"%s\"", key);
-    return value ? value : "";
+    return json_rows(root, line, "plan");
 }
 
 static int32_t count(const char *line, char what)
@@ -95,7 +60,7 @@ static void verdicts(void)
     json_t *row;
     json_array_foreach(rows, i, row)
     {
-        CHECK(strcmp(text(row, "verdict"), "meets") == 0 && number(row, "replicas") >= 1);
+        CHECK(strcmp(string(row, "verdict"), "meets") == 0 && number(row, "replicas") >= 1);
         CHECK(number(row, "ttft_ms") <= 2000 && number(row, "tpot_ms") <= 40 && number(row, "slo_percent") >= 90);
         CHECK(number(row, "headroom") >= 1 && number(row, "dollars_per_million_reserved") > 0);
         CHECK(fabs(number(row, "dollars_per_hour") - (i < 2 ? 4.02 : 1) * number(row, "devices")) < 1e-9);
@@ -126,8 +91,8 @@ static void same_rows(void)
     once = root;
     json_t *rows = rows_of(&root, "%s --threads 7 %s", sweep);
     CHECK(json_array_size(rows) == 12 && json_equal(root, once));
-    CHECK(strcmp(text(json_array_get(rows, 11), "top-k"), "256") == 0 &&
-          strcmp(text(json_array_get(rows, 11), "rate"), "8") == 0);
+    CHECK(strcmp(string(json_array_get(rows, 11), "top-k"), "256") == 0 &&
+          strcmp(string(json_array_get(rows, 11), "rate"), "8") == 0);
     json_decref(root);
     rows = rows_of(&root, "%s --shard 2/2 --resume b %s", sweep);
     CHECK(json_array_size(rows) == 6 && number(json_array_get(rows, 0), "row") == 1);

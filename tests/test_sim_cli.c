@@ -1,9 +1,8 @@
 // tests/test_sim_cli.c - clsa sim and clsa devices as their users meet them: foreign models, verdicts, wrong input.
-#include <jansson.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "tests/cli.h"
+#include "tests/cli_json.h"
 
 static void write_file(const char *name, const char *text)
 {
@@ -18,47 +17,6 @@ static bool remove_file(const char *name)
     char path[256];
     snprintf(path, sizeof path, "%s/%s", folder, name);
     return remove(path) == 0;
-}
-
-// Wrong input is exit 2 and one line that holds every one of `words`, separated by '|'.
-static void expect_refused(const char *arguments, const char *words)
-{
-    int status = clsa(arguments);
-    const char *newline = strchr(errors, '\n');
-    CHECK_MESSAGE(status == 2, "clsa %s: exit %d: %s", arguments, status, errors);
-    CHECK_MESSAGE(newline && !newline[1] && !output[0], "clsa %s: not one line, or output beside it: %s%s", arguments,
-                  errors, output);
-    char copy[256];
-    snprintf(copy, sizeof copy, "%s", words);
-    for (char *word = strtok(copy, "|"); word; word = strtok(NULL, "|")) {
-        CHECK_MESSAGE(strstr(errors, word) != NULL, "clsa %s: \"%s\" is not in: %s", arguments, word, errors);
-    }
-}
-
-// The rows of one table of a --json run; the caller releases *root.
-static json_t *json_rows(json_t **root, const char *arguments, const char *table)
-{
-    int status = clsa(arguments);
-    CHECK_MESSAGE(status == 0, "clsa %s: exit %d: %s", arguments, status, errors);
-    json_error_t error;
-    *root = json_loads(output, JSON_REJECT_DUPLICATES, &error);
-    json_t *rows = json_object_get(*root, table);
-    CHECK_MESSAGE(json_is_array(rows), "clsa %s: no table \"%s\" in: %.200s", arguments, table, output);
-    return rows;
-}
-
-static double number(const json_t *row, const char *key)
-{
-    const json_t *value = json_object_get(row, key);
-    CHECK_MESSAGE(json_is_number(value), "no number \"%s\"", key);
-    return json_number_value(value);
-}
-
-static const char *string(const json_t *row, const char *key)
-{
-    const char *value = json_string_value(json_object_get(row, key));
-    CHECK_MESSAGE(value != NULL, "no text \"%s\"", key);
-    return value ? value : "";
 }
 
 // A device that was measured is predicted as it was, without being asked; others by its curves. Steps as tests/bench
