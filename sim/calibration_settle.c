@@ -22,10 +22,11 @@
 
 enum { LEAST_RUNS = 8, LEAST_STEPS = 6, TIMES = 31 };
 static const double SHORTEST_S = 2e-3, LONGEST_S = 0.3;  // of settle_s; tried in as many steps of one ratio. What lasts
-                                                         // longer may be anything else that changes on a machine
+                                                         // longer may be anything else that changes on a machine, and
+                                                         // where runs are shorter none has shown what it settles to
 static const double LEAST_EXPLAINED = 0.1;               // of the variance within runs
-static const double LEAST_SHARE = 0.02;                  // of a run's first step: less is not worth a figure, and more
-                                                         // than all of it is no slowing down
+static const double LEAST_SHARE = 0.02, MOST_SHARE = 0.5;    // of a run's first step: less is not worth a figure; more
+                                                         // was never seen, and would leave little to lay a curve through
 static const double MOST = 1.5;                          // times a run's median: longer is a hiccup
 static const int32_t SEQS[] = {0, 33, 25, 17, 13, 11, 9, 8, 7, 6};    // of settle_seqs
 
@@ -37,6 +38,7 @@ struct settling {
 struct run {
     int64_t begin, n;    // among the steps of all runs
     int32_t n_seqs;
+    double span_s;       // from its first step to its last
     double scatter;      // the median of how far steps that follow each other are apart, seconds per byte
 };
 
@@ -94,6 +96,7 @@ static int64_t find_runs(struct run *runs, struct settling *out, double *values,
         runs[n_runs].n = n - runs[n_runs].begin;
         if (runs[n_runs].n >= LEAST_STEPS) {
             runs[n_runs].n_seqs = fit->steps[begin].n_seqs;
+            runs[n_runs].span_s = out[n - 1].since_s - out[runs[n_runs].begin].since_s;
             runs[n_runs].scatter = scatter_of(out + runs[n_runs].begin, runs[n_runs].n, values);
             n_runs++;
         } else {
@@ -138,6 +141,10 @@ static void fit_profile(struct calibration_profile *profile, const struct run *r
         values[r] = steps[runs[r].begin].s_per_byte;
     }
     double usual = n_runs > 0 ? calibration_median(values, n_runs) : 0;
+    for (int64_t r = 0; r < n_runs; r++) {
+        values[r] = runs[r].span_s;
+    }
+    double longest_s = n_runs > 0 ? fmin(LONGEST_S, calibration_median(values, n_runs)) : 0;
     for (int i = 0; i < TIMES * (int)(sizeof SEQS / sizeof SEQS[0]) && n_runs >= LEAST_RUNS; i++) {
         struct calibration_profile tried = {.settle_s_per_byte = 1,
                                             .settle_s = SHORTEST_S * pow(LONGEST_S / SHORTEST_S, (double)(i % TIMES) / (TIMES - 1)),
@@ -145,7 +152,8 @@ static void fit_profile(struct calibration_profile *profile, const struct run *r
         struct moments sum = take_moments(runs, n_runs, steps, &tried);
         double slope = sum.decay_decay > 0 ? sum.decay_time / sum.decay_decay : 0;
         double explained = sum.time_time > 0 ? slope * sum.decay_time / sum.time_time : 0;
-        if (slope >= LEAST_SHARE * usual && slope <= usual && explained > most) {
+        bool likely = slope >= LEAST_SHARE * usual && slope <= MOST_SHARE * usual && tried.settle_s <= longest_s;
+        if (likely && explained > most) {
             most = explained;
             profile->settle_s_per_byte = slope;
             profile->settle_s = tried.settle_s;
@@ -163,7 +171,7 @@ static void take_off(struct calibration_fit *fit, const struct calibration_profi
         if (profile->settle_s > 0 && usable(step, sample->profile)) {
             double more_s = calibration_settling_s(profile, (double)step->bytes, step->n_seqs, 1e-9 * (double)step->since_ns);
             double left = 1 - more_s / (1e-9 * (double)step->duration_ns);
-            left = left > 0.5 ? left : 0.5;    // a step that was faster than all others says little of them
+            left = left > 1 - MOST_SHARE ? left : 1 - MOST_SHARE;    // a step that was faster than all others says little of them
             sample->duration_ns = (int64_t)(left * (double)sample->duration_ns);
             sample->duration_ns = sample->duration_ns > 0 ? sample->duration_ns : 1;
         }
