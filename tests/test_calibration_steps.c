@@ -200,6 +200,14 @@ static void test_settling(void)
     unlink(path);
     calibration_free(again);
     calibration_free(calibration);
+    // One that takes far longer than runs last: in their middle steps are right, and nothing is said of what is behind.
+    calibration = calibrate_settling(share, 1);
+    profile = &calibration->profiles[0];
+    double middle_s = predicted_s(calibration, STAGE_FFN, 1, 8100000000);
+    middle_s += calibration_settling_s(profile, 8100000000, 1, 0.05);
+    CHECK_MESSAGE(profile->settle_s < 0.13, "%g s", profile->settle_s);
+    CHECK_MESSAGE(fabs(middle_s / (4.05e-3 * (1 + share * exp(-0.05))) - 1) <= 0.03, "%g s, share %g", middle_s, share);
+    calibration_free(calibration);
     // A machine that does not: nothing is made up.
     calibration = calibrate_settling(0, 1);
     CHECK(calibration->profiles[0].settle_s <= 0 && calibration->profiles[0].settle_s_per_byte <= 0);
