@@ -357,6 +357,14 @@ static int report(const struct sim *sim, const struct table *requests, const str
     return html_close(html);
 }
 
+static void print_positions_head(const void *user, FILE *out)
+{
+    const struct sim *sim = user;
+    const char *name = sim->config.native.shape.name;
+    fprintf(out, "%s: contexts to %d tokens, %s%s\n", name[0] ? name : sim->model, sim->context,
+            sim->calibration ? "calibrated by " : "roofline", sim->calibration ? sim->calibration_file : "");
+}
+
 static int report_positions(const struct sim *sim, struct table *const *tables)
 {
     static const char *const titles[] = {"Cost against position", "What fits at a context, and comes out",
@@ -379,6 +387,7 @@ static int report_positions(const struct sim *sim, struct table *const *tables)
     if (error) {
         return status_prefix(error, "--html ");
     }
+    html_print(html, print_positions_head, sim);
     for (size_t i = 0; i < sizeof charts / sizeof *charts; i++) {
         struct html_lines lines = {.caption = charts[i].caption,
                                    .x = charts[i].x,
@@ -423,6 +432,10 @@ static int print_positions(struct sim *sim)
     error = error ? error : sim_positions(tables, &options);
     error = error || !sim->html ? error : report_positions(sim, tables);
     bool text = !sim->json && !sim->csv;
+    if (!error && text) {
+        print_positions_head(sim, stdout);
+        putchar('\n');
+    }
     if (!error && !text) {
         (sim->json ? tables_print_json : tables_print_csv)((const struct table *const *)tables, SIM_POSITION_TABLES,
                                                            stdout);

@@ -224,14 +224,18 @@ static void put_tick(FILE *stream, const struct scale *scale, double value, bool
     fputs("</text>\n", stream);
 }
 
-// Powers of ten with their halves and fifths, or a handful of round numbers.
+// Powers of ten, the less they span the more of their multiples, or a handful of round numbers.
 static void put_axis(FILE *stream, const struct scale *scale, const char *title, bool horizontal)
 {
     if (scale->log) {
-        bool wide = scale->high > 100 * scale->low;
+        int32_t digits = scale->high > 100 * scale->low ? 1 : 9;
+        bool narrow = scale->high < 10 * scale->low;
         for (double power = pow(10, floor(log10(scale->low))); power <= scale->high; power *= 10) {
-            for (int i = 0; i < (wide ? 1 : 3); i++) {
-                double value = power * (const double[]){1, 2, 5}[i];
+            for (int32_t digit = 1; digit <= digits; digit++) {
+                double value = power * digit;
+                if (!narrow && digit != 1 && digit != 2 && digit != 5) {
+                    continue;
+                }
                 if (value >= scale->low && value <= scale->high) {
                     put_tick(stream, scale, value, horizontal);
                 }

@@ -80,6 +80,13 @@ static void test_lines(void)
     CHECK_MESSAGE(strstr(page, "cx=\"390.0\" cy=\"164.0\""), "the middle is misplaced");
     CHECK(strstr(page, ">-</td>") != NULL);    // what is unknown
     table_close(table);
+    // An axis that spans little of a decade has more than one figure.
+    table = table_open("t", columns, 3);
+    add(table, "one", 1, 2400);
+    add(table, "one", 2, 6100);
+    write_page(table, &lines, NULL);
+    CHECK(strstr(page, ">3000</text>") && strstr(page, ">4000</text>") && strstr(page, ">6000</text>"));
+    table_close(table);
 }
 
 // Every name of a long legend is inside the picture.
