@@ -91,8 +91,9 @@ static int submit(struct scheduler *scheduler, int64_t request, int32_t prompt_t
     int64_t tokens = (int64_t)prompt_tokens + max_output_tokens - 1;    // the last token drawn is never cached
     int32_t n_pages = kv_pages_free(scheduler->pages) + kv_pages_used(scheduler->pages);
     if (tokens > INT32_MAX || kv_pages_for(scheduler->pages, (int32_t)tokens) > n_pages) {
-        return status_fail(-EINVAL, "a request of %d prompt and %d output tokens can never fit into %d pages of the KV "
-                           "cache", prompt_tokens, max_output_tokens, n_pages);
+        return status_fail(-EINVAL, "a request of %d prompt and %d output tokens can never fit into a KV cache of %lld "
+                           "tokens", prompt_tokens, max_output_tokens,
+                           (long long)n_pages * kv_pages_page_tokens(scheduler->pages));
     }
     struct request *waiting = calloc(1, sizeof *waiting);
     if (!waiting) {

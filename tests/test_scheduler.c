@@ -50,7 +50,7 @@ static void submit_some(struct traffic *traffic)
         int32_t prompt = check_range(1, 60), output = check_range(1, 40);
         int error = scheduler_submit(traffic->scheduler, traffic->n_submitted, prompt, output);
         if (!can_fit(traffic, prompt, output)) {
-            CHECK(error == -EINVAL && strstr(status_text(), "pages"));
+            CHECK(error == -EINVAL && strstr(status_text(), "can never fit"));
             continue;
         }
         CHECK(error == 0);
