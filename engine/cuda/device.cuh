@@ -216,12 +216,25 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
 #endif
 }
 
-// One contiguous run (a multiple of 16 bytes, both ends aligned to 16) from global to shared memory.
+// One contiguous run (a multiple of 16 bytes, both ends aligned to 16) from global to shared memory. copy_bulk_once: of
+// what nobody reads again soon, so that it leaves the L2 before all else.
 static __device__ __forceinline__ void copy_bulk(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
 {
 #if __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void copy_bulk_once(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
+{
+#if __CUDA_ARCH__ >= 900
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+                 "[%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
                  : "memory");
 #endif
 }

@@ -15,8 +15,11 @@
 // 10.9 / 68 / 254), one fp8 head 10.3 / 44 / 150 us, 64 gated fp8 heads 9.1 / 44 / 156 us, blocks of 128 with 4 heads
 // 12 / 70 / 257 us. Later, with short runs at the end of the list and without (H200 at 4.5 TB/s, 8 / 32 rows): bf16
 // 69.5 / 262.6 and 71.7 / 269.7 us, blocks 68.1 / 251.0 and 70.9 / 260.6; fp8 49.6 / 156 and 45.1 / 152 us: equal runs.
-// Since no lane divides zeros, 1 / 8 / 32 rows: one fp8 head 7.7 / 40.6 / 151 us, with short runs 7.6 / 42.7 / 153, with
-// two groups of warps 7.8 / 43.0 / 161; 64 heads 9.2 / 43.8 / 155.
+// Since no lane divides zeros, 1 / 8 / 32 rows: one fp8 head 7.7 / 40.6 / 151 us, with short runs 7.6 / 42.7 / 153,
+// with two groups of warps 7.8 / 43.0 / 161; 64 heads 9.2 / 43.8 / 155. Since queries are quantised without divisions
+// 64 heads 8.5 / 43.0 / 156, one head 7.7 / 40.5 / 151. bf16 queries that every warp loads cost what shared ones did.
+// Keys that leave the L2 first: 64 heads 41.9 / 152 us with 8 / 32 rows, blocks 67.1 / 248 instead of 68.2 / 251. Rings
+// of four stages were 0 to 2% slower (blocks, 32 rows: 1% faster), of two up to 13% (one row of bf16: 4 to 6% faster).
 #include "engine/cuda/device.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/runs.cuh"
@@ -68,13 +71,21 @@ static __device__ __forceinline__ float load_query(const index_score_params &p, 
     }
     most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 1));
     most = fmaxf(most, __shfl_xor_sync(FULL_MASK, most, 2));
+    // Quotients by a reciprocal, put right once: of every bf16 x and `most` the same code as a division's (all were
+    // tried on a CPU), without a division's checks, which took 0.8 us of one row's 9.3 with 64 heads. `lift` keeps
+    // remainders of tiny queries from underflowing.
     float scale = most > 0 ? most / FP8_LARGEST : 1.0f;
+    const float lift = most < 0x1p-60f ? 0x1p64f : 1.0f, by = scale * lift, inverse = 1 / by;
+    auto quotient = [&](float x) {
+        const float near = x * lift * inverse;
+        return fmaf(fmaf(-near, by, x * lift), inverse, near);
+    };
 #pragma unroll
     for (int c = 0; c < KC; c++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            q[c][i] = keep & pack_fp8(bf16_low(pair[c][2 * i]) / scale, bf16_high(pair[c][2 * i]) / scale,
-                               bf16_low(pair[c][2 * i + 1]) / scale, bf16_high(pair[c][2 * i + 1]) / scale);
+            q[c][i] = keep & pack_fp8(quotient(bf16_low(pair[c][2 * i])), quotient(bf16_high(pair[c][2 * i])),
+                                      quotient(bf16_low(pair[c][2 * i + 1])), quotient(bf16_high(pair[c][2 * i + 1])));
         }
     }
     return scale;
@@ -228,11 +239,12 @@ static __device__ void copy_pages(const stream_arguments &a, walk w, uint32_t st
             __syncwarp();
             if (mine) {
                 uint32_t to = stages + stage * a.s.stage_bytes;
-                copy_bulk(to + lane * a.s.piece_tokens * a.s.key_bytes, page + (int64_t)at * a.s.key_bytes,
-                          a.s.piece_tokens * a.s.key_bytes, full + stage * 8);
+                copy_bulk_once(to + lane * a.s.piece_tokens * a.s.key_bytes, page + (int64_t)at * a.s.key_bytes,
+                               a.s.piece_tokens * a.s.key_bytes, full + stage * 8);
                 if (fp8) {
-                    copy_bulk(to + TILE_TOKENS * a.s.key_bytes + lane * a.s.piece_tokens * 4,
-                              page + p.keys.scale_offset + (int64_t)at * 4, a.s.piece_tokens * 4, full + stage * 8);
+                    copy_bulk_once(to + TILE_TOKENS * a.s.key_bytes + lane * a.s.piece_tokens * 4,
+                                   page + p.keys.scale_offset + (int64_t)at * 4, a.s.piece_tokens * 4,
+                                   full + stage * 8);
                 }
             }
             if (++stage == a.s.stages) {
@@ -268,13 +280,12 @@ static __device__ __forceinline__ void stage_keys(const uint8_t *stage, int key_
     }
 }
 
-// Queries of one row for all computing warps: each quantises a share, all read the result.
-// racecheck now and then tells of one warp that reads pieces of a bf16 query without order behind their writes, most
-// often some of the four. The second barrier of share_queries() orders all four or none, warps are together at it, and
-// other numbers or kinds of barriers change nothing: taken for the tool's mistake.
+// fp8 queries of one row for all computing warps: each quantises a share, all read the result. bf16 queries, to which
+// nothing is done, every warp loads by itself: shared in the same way they were no faster, and racecheck in one run of
+// two told of reads without order, which the second barrier orders.
 // wide: the operand of group_mma_fp8, per 32 dimensions cores of 8 heads x 16 bytes: [2*KC][NT][2][8][16 bytes].
-template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
-    static constexpr bool WIDE = FP8 && (NT == 8 || NT == 1);
+template <int KC, int NT> struct shared_queries {
+    static constexpr bool WIDE = NT == 8 || NT == 1;
     union {
         uint4 q[NT][KC][32];
         __align__(128) uint32_t wide[2 * KC][NT][2][8][4];
@@ -282,19 +293,18 @@ template <bool FP8, int KC, int NT, bool GATED> struct shared_queries {
     float scale[NT][8];
 };
 
-template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
-static __device__ __forceinline__ void share_queries(const index_score_params &p, int row,
-                                                     shared_queries<FP8, KC, NT, GATED> &sh, uint32_t (&q)[NT][KC][4],
-                                                     float (&factor)[NT][2])
+template <int KC, int NT, bool GATED>
+static __device__ __forceinline__ void share_queries(const index_score_params &p, int row, shared_queries<KC, NT> &sh,
+                                                     uint32_t (&q)[NT][KC][4], float (&factor)[NT][2])
 {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    asm volatile("bar.sync 3, %0;" ::"n"(GROUPS * WARPS * 32) : "memory");
+    asm volatile("bar.sync 3, %0;" ::"n"(WARPS * 32) : "memory");    // all are done with the row before
     if (warp < NT) {
         uint32_t mine[KC][4];
-        float scale = load_query<FP8, KC>(p, row, warp * 8 + g, mine);
+        float scale = load_query<true, KC>(p, row, warp * 8 + g, mine);
 #pragma unroll
         for (int c = 0; c < KC; c++) {
-            if constexpr (shared_queries<FP8, KC, NT, GATED>::WIDE) {
+            if constexpr (shared_queries<KC, NT>::WIDE) {
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     sh.wide[2 * c + i / 2][warp][i % 2][g][t] = mine[c][i];
@@ -309,11 +319,11 @@ static __device__ __forceinline__ void share_queries(const index_score_params &p
             sh.scale[warp][g] = GATED ? (head < p.heads ? scale * p.gate[(int64_t)row * p.heads + head] : 0) : scale;
         }
     }
-    asm volatile("bar.sync 3, %0;" ::"n"(GROUPS * WARPS * 32) : "memory");
+    asm volatile("bar.sync 3, %0;" ::"n"(WARPS * 32) : "memory");
 #pragma unroll
     for (int n = 0; n < NT; n++) {
 #pragma unroll
-        for (int c = 0; c < KC && !shared_queries<FP8, KC, NT, GATED>::WIDE; c++) {
+        for (int c = 0; c < KC && !shared_queries<KC, NT>::WIDE; c++) {
             uint4 v = sh.q[n][c][lane];
             q[n][c][0] = v.x;
             q[n][c][1] = v.y;
@@ -397,7 +407,7 @@ template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
 __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(const __grid_constant__ stream_arguments a)
 {
     extern __shared__ __align__(128) uint8_t stages[];
-    __shared__ shared_queries<FP8, KC, NT, GATED> queries;
+    __shared__ shared_queries<KC, NT> queries;    // fp8
     __shared__ float pool[GROUPS][2][WARPS][8];
     __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
     const index_score_params &p = a.p;
@@ -430,7 +440,15 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
         const int row = p.first + w.item, last = p.rows.position[row];
         uint32_t q[NT][KC][4];
         float factor[NT][2];
-        share_queries<GROUPS, FP8, KC, NT, GATED>(p, row, queries, q, factor);
+        if constexpr (!FP8 && NT == 1) {    // nothing to quantise: a few reads that the first warp leaves in the L1
+            load_queries<FP8, KC, NT, GATED>(p, row, q, factor);
+        } else {
+            if constexpr (FP8) {
+            share_queries<KC, NT, GATED>(p, row, queries, q, factor);
+        } else {
+            load_queries<FP8, KC, NT, GATED>(p, row, q, factor);
+        }
+        }
         float *scores = p.scores + (int64_t)w.item * p.sets * p.stride;
         for (int tile = w.tile; tile < w.item_end; tile++) {
             if (turn == group) {
@@ -439,7 +457,7 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
                 stage_keys<FP8, KC>(stages + stage * a.s.stage_bytes, a.s.key_bytes, warp, k);
                 barrier_arrive(empty + stage * 8);
                 float score[2][2];
-                if constexpr (shared_queries<FP8, KC, NT, GATED>::WIDE) {
+                if constexpr (FP8 && shared_queries<KC, NT>::WIDE) {
                     score_tile_wide<KC, NT, GATED>(k, &queries.wide[0][0][0][0][0], factor, score);
                 } else {
                     score_tile<FP8, KC, NT, GATED>(k, q, factor, score);
