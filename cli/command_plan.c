@@ -168,7 +168,8 @@ static uint64_t hash_curves(uint64_t hash, const struct calibration_profile *pro
     hash = hash_bytes(hash, values, sizeof values);
     for (int32_t i = 0; i < profile->n_curves; i++) {
         const struct calibration_curve *curve = &profile->curves[i];
-        const int32_t kind[] = {curve->stage, curve->phase, curve->layer, curve->dtype, curve->unit_tokens};
+        const int32_t kind[] = {(int32_t)curve->stage, (int32_t)curve->phase, (int32_t)curve->layer,
+                                (int32_t)curve->dtype, curve->unit_tokens};
         hash = hash_bytes(hash, kind, sizeof kind);
         hash = hash_bytes(hash, &curve->floor_s, sizeof curve->floor_s);
         for (int32_t p = 0; p < curve->n_points; p++) {
