@@ -359,8 +359,10 @@ static bool parse_cell(struct workload_request *request, enum column column, con
 
 static int read_row(struct workload_request *out, const struct header *header, const struct lines *lines, char *line)
 {
-    static const char *const expected[] = {"seconds", "a time such as 2023-11-16 18:17:03.97", "tokens from 1",
-                                           "tokens from 1", "tokens from 0"};
+    _Static_assert(WORKLOAD_MAX_TOKENS == 134217728, "as the texts say");
+    static const char *const expected[] = {"seconds", "a time such as 2023-11-16 18:17:03.97",
+                                           "tokens from 1 to 134217728", "tokens from 1 to 134217728",
+                                           "tokens from 0 to 134217728"};
     int32_t n = 0;
     *out = (struct workload_request){.prefix_id = -1};
     for (char *rest = line, *cell; (cell = strsep(&rest, ",")) != NULL; n++) {
