@@ -73,7 +73,8 @@ static void verdict(char *out, size_t bytes, const struct sim_batch *batch, cons
             return;
         }
         if (request->max_seqs > 0) {
-            snprintf(out + n, bytes - (size_t)n, "%lld sequences fit", (long long)request->max_seqs);
+            snprintf(out + n, bytes - (size_t)n, "%lld sequence%s", (long long)request->max_seqs,
+                     request->max_seqs == 1 ? " fits" : "s fit");
             return;
         }
         double left = memory - weights - (double)plan_kv_bytes_per_sequence(plan);

@@ -224,7 +224,7 @@ static void print_notes(const void *user, FILE *out)
     const struct sim *sim = user;
     fputs(workload_definitions, out);
     if (sim->prefill_replicas > 0) {
-        fprintf(out, "%d replicas compute prompts and hand keys and values on to those that answer.\n",
+        fprintf(out, "Prompts are computed by %d of the replicas, which hand keys and values on to those that answer.\n",
                 sim->prefill_replicas);
     }
     if (sim->ranks > 1 || fleet_of(sim)) {
