@@ -541,6 +541,9 @@ int command_compare(int argc, char **argv)
     if (error == 1) {
         return EXIT_DONE;
     }
+    if (!error && compare.paper && (compare.html || compare.trace)) {    // it writes neither
+        error = status_fail(-EINVAL, "%s: not with --paper", compare.html ? "--html" : "--trace");
+    }
     error = error ? error : prepare(&compare);
     if (compare.paper) {
         error = error ? error : run_paper(&compare);

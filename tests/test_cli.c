@@ -104,6 +104,7 @@ static void wrong_flags(void)
 {
     expect_error(2, "nonsense", "nonsense|no such command");
     expect_error(2, "run --no-such-flag", "--no-such-flag|no such option");
+    expect_error(2, "compare --paper --text x --html paper.html", "--html|--paper");
     expect_error(2, "run --top-k 0", "--top-k 0|from 1");
     expect_error(2, "run --top-k -5", "--top-k -5|whole number");
     expect_error(2, "run --output 1.5", "--output 1.5");
