@@ -365,10 +365,11 @@ static int run(struct plan_command *command)
 
 static int merge(int argc, char **argv)
 {
-    const char *out = NULL;
+    const char *out = NULL, *html = NULL;
     bool json = false, csv = false;
     const struct option_spec options[] = {
         {"out", OPTION_OUTPUT, &out, 0, 0, "FILE", "also write all rows to one file, which --resume takes"},
+        {"html", OPTION_OUTPUT, &html, 0, 0, "FILE", "also write a report, with charts, that needs nothing else"},
         {"json", OPTION_FLAG, &json, 0, 0, NULL, "print JSON"},
         {"csv", OPTION_FLAG, &csv, 0, 0, NULL, "print CSV"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
@@ -386,6 +387,7 @@ static int merge(int argc, char **argv)
         error = plan_rows_read(&rows, argv[i]);
     }
     error = error || !out ? error : plan_rows_write(&rows, out);
+    error = error || !html ? error : plan_rows_report(&rows, html);
     struct table *table = error || json ? NULL : plan_rows_table(&rows);
     if (!error && json) {
         plan_rows_print_json(&rows, stdout);

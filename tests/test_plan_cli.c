@@ -107,6 +107,9 @@ static void same_rows(void)
     root = json_loads(output, 0, NULL);
     CHECK_MESSAGE(json_equal(root, once), "merged rows differ: %.300s", output);
     json_decref(root);
+    CHECK(clsa("plan merge a b --html merged.html") == 0);
+    read_into("merged.html", kept, sizeof kept);
+    CHECK_MESSAGE(strstr(kept, "bench-100m, reasoning: 60 requests") && strstr(kept, "Cost, held"), "%.900s", kept);
     CHECK(clsa("plan merge a b --csv") == 0 && count(output, ',') > 10);
     strcpy(kept, output);
     char line[1024];
