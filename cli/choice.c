@@ -1,28 +1,43 @@
 // cli/choice.c - see choice.h.
 #include "cli/choice.h"
 
+#include <errno.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "cli/calibrated.h"
 #include "engine/model_file.h"
 #include "engine/status.h"
 
-int choice_model(struct model_config *out, const char *model)
+const struct model_shape *choice_size(const char *model)
 {
-    const struct model_shape *known = plan_find_model(model);
+    return plan_find_model(strcmp(model, "demo") == 0 ? "demo-8m" : model);
+}
+
+int choice_model(struct model_config *out, const char *flag, const char *model)
+{
+    const struct model_shape *known = choice_size(model);
     if (known) {
         out->native.shape = *known;
         return 0;
     }
+    if (access(model, F_OK) != 0) {
+        char names[256] = "";
+        for (int32_t i = 0; i < plan_model_count(); i++) {
+            strcat(strcat(names, plan_model(i)->name), ", ");
+        }
+        return status_fail(-EINVAL, "%s %s: neither a known size (%sdemo) nor a folder or config.json", flag, model,
+                           names);
+    }
     int error = model_file_load_config(out, model);
-    return error ? status_prefix(error, "--model: ") : 0;
+    return error ? status_prefix(error, "%s ", flag) : 0;
 }
 
 int choice_plan(struct plan *out, const struct model_config *config, const char *model, const char *method,
                 const struct plan_options *knobs)
 {
-    if (strcmp(method, "native") == 0 && !plan_find_model(model)) {
+    if (strcmp(method, "native") == 0 && !choice_size(model)) {
         *out = config->native;
         return 0;
     }

@@ -5,8 +5,10 @@
 #include "engine/model_config.h"
 #include "sim/calibration.h"
 
-// A named size (then only config.native.shape is filled in), a model's folder, or any config.json.
-int choice_model(struct model_config *out, const char *model);
+// A named size, "demo" (the trained models' size) among them; NULL: not a name.
+const struct model_shape *choice_size(const char *model);
+// A named size (then only out->native.shape is filled in), a model's folder, or any config.json, as `flag` names it.
+int choice_model(struct model_config *out, const char *flag, const char *model);
 
 // The plan of `method` for a model chosen above; "native" takes what its config declares.
 int choice_plan(struct plan *out, const struct model_config *config, const char *model, const char *method,

@@ -292,7 +292,7 @@ static int open_input(struct plan_command *command)
     struct plan_case *base = &command->base;
     int error = command->csv && command->json ? status_fail(-EINVAL, "--csv: not with --json")
                                               : plan_flags_resolve(&command->flags);
-    error = error ? error : choice_model(&command->config, command->model);
+    error = error ? error : choice_model(&command->config, "--model", command->model);
     error = error ? error : open_grid(command);
     error = error ? error : workload_flags_load(&command->workload, &command->load);
     error = error ? error : open_calibration(command);

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "cli/calibrated.h"
 #include "cli/choice.h"
@@ -23,14 +22,13 @@
 #include "cli/table.h"
 #include "cli/validate.h"
 #include "cli/workload.h"
-#include "engine/input_file.h"
 #include "engine/model_config.h"
 #include "engine/status.h"
 #include "sim/parallel.h"
 #include "sim/predict.h"
 #include "traces/trace.h"
 
-enum { MAX_PLANS = 32, MAX_DEVICES = 64, MAX_CONFIG_BYTES = 1 << 24 };
+enum { MAX_PLANS = 32, MAX_DEVICES = 64 };
 enum { MAX_CHUNKS = 1 << 16 };    // each is priced: this many take a second
 
 struct sim {
@@ -43,7 +41,6 @@ struct sim {
     struct plan_flags flags;
     // What it names.
     struct model_config config;    // of a file; a named size fills config.native.shape only
-    bool from_file;
     int32_t n_plans, n_devices;
     struct plan plans[MAX_PLANS];
     struct device devices[MAX_DEVICES];
@@ -63,41 +60,12 @@ static int split(char **names, int32_t max, char *list, const char *flag)
     return n;
 }
 
-static int open_config(struct sim *sim)
-{
-    const struct model_shape *known = plan_find_model(sim->model);
-    struct stat info;
-    if (known) {
-        sim->config.native.shape = *known;
-        return 0;
-    }
-    if (stat(sim->model, &info) != 0) {
-        char names[256] = "";
-        for (int32_t i = 0; i < plan_model_count(); i++) {
-            strcat(strcat(names, i ? ", " : ""), plan_model(i)->name);
-        }
-        return status_fail(-EINVAL, "--model %s: neither a known size (%s) nor a folder or config.json", sim->model,
-                           names);
-    }
-    char path[4096], *text;
-    size_t length = 0;
-    snprintf(path, sizeof path, "%s%s", sim->model, S_ISDIR(info.st_mode) ? "/config.json" : "");
-    int error = input_file_read(&text, &length, path, MAX_CONFIG_BYTES);
-    if (error) {
-        return status_prefix(error, "--model ");
-    }
-    error = model_config_parse(&sim->config, text, length, path);
-    free(text);
-    sim->from_file = true;
-    return error;
-}
-
 // The model as its config declares it. Of the flags only the types of weights and cache apply: the rest belongs to
 // methods.
 static int add_native(struct sim *sim)
 {
     struct plan_options knobs = sim->flags.options, none = plan_options_default();
-    if (!sim->from_file) {
+    if (choice_size(sim->model)) {
         return status_fail(-EINVAL,
                            "--method native: %s is a size without a method of its own; name a config.json or a method",
                            sim->model);
@@ -135,7 +103,7 @@ static int add_method(struct sim *sim, const char *name)
 // A foreign model's own method and all presets that its sizes allow; why one is left out goes to stderr.
 static int add_all(struct sim *sim)
 {
-    bool foreign = sim->from_file && !sim->config.runnable;    // our own models declare one of the presets
+    bool foreign = !choice_size(sim->model) && !sim->config.runnable;    // our own models declare one of the presets
     int error = foreign ? add_native(sim) : 0;
     for (int32_t i = 0; !error && i < plan_method_count() && sim->n_plans < MAX_PLANS; i++) {
         if (add_method(sim, plan_method(i)->name)) {
@@ -148,7 +116,7 @@ static int add_all(struct sim *sim)
 static int choose_plans(struct sim *sim)
 {
     if (!sim->methods) {
-        sim->methods = sim->from_file && !sim->config.runnable ? "native" : "all";
+        sim->methods = !choice_size(sim->model) && !sim->config.runnable ? "native" : "all";
     }
     if (strcmp(sim->methods, "all") == 0) {
         return add_all(sim);
@@ -497,7 +465,7 @@ static int run(struct sim *sim)
                            sim->chunk, sim->context, MAX_CHUNKS, sim->context / MAX_CHUNKS + 1);
     }
     error = plan_flags_resolve(&sim->flags);
-    error = error ? error : open_config(sim);
+    error = error ? error : choice_model(&sim->config, "--model", sim->model);
     error = error || sim->paper ? error : choose_plans(sim);
     error = error ? error
                   : calibrated_open(&sim->calibration, &sim->calibration_file, sim->device_names, sim->devices_file);

@@ -327,7 +327,7 @@ static int run(struct sim *sim)
 {
     int error =
         sim->csv && sim->json ? status_fail(-EINVAL, "--csv: not with --json") : plan_flags_resolve(&sim->flags);
-    error = error ? error : choice_model(&sim->config, sim->model);
+    error = error ? error : choice_model(&sim->config, "--model", sim->model);
     error = error ? error : workload_flags_load(&sim->workload, &sim->load);
     error = error ? error : calibrated_open(&sim->calibration, &sim->calibration_file, sim->devices, sim->devices_file);
     if (error) {

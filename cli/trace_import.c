@@ -167,7 +167,7 @@ static int choose(struct import *import)
     import->options.phase = strcmp(import->phase, "prefill") == 0 ? PHASE_PREFILL : PHASE_DECODE;
     import->options.gap_ns = (int64_t)(1e3 * import->gap_us);
     if (import->config) {
-        int error = choice_model(&config, import->config);
+        int error = choice_model(&config, "--config", import->config);
         error = error ? error : choice_plan(&plan, &config, import->config, method ? method : "native", &flags.options);
         if (error) {
             return error;

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "cli/choice.h"
+#include "engine/model_file.h"
 #include "engine/status.h"
 #include "sim/predict.h"
 
@@ -38,7 +39,7 @@ int validate_config(struct plan *out, const char *configs, const char *name)
     char path[4096];
     snprintf(path, sizeof path, "%s/%s.json", configs, name);
     config = (struct model_config){0};
-    int error = choice_model(&config, path);
+    int error = model_file_load_config(&config, path);
     if (!error) {
         *out = config.native;
     }

@@ -211,6 +211,7 @@ static void wrong_input(void)
     expect_refused("plan", "--slo-ttft|--slo-tpot");
     expect_refused("plan --slo-ttft 1 --csv --json", "--csv|--json");
     expect_refused("plan --slo-ttft 1 --method magic", "--method|magic|clsa");
+    expect_refused("plan --slo-ttft 1 --model nosuch", "--model nosuch|paper-4b|config.json");
     expect_refused("plan --slo-ttft 1 --device warp", "--device|warp|H100-SXM");
     expect_refused("plan --slo-ttft 1 --workload absent", "--workload|absent|reasoning");
     expect_refused("plan --slo-ttft 1 --router magic", "magic|round-robin");

@@ -400,6 +400,8 @@ static void wrong_input(void)
     expect_refused("sim --device H100 --model llama.json --method native --top-k 64", "native|config");
     expect_refused("sim --device H100 --context 16M --chunk 1", "--chunk 1|steps");
     expect_refused("sim --device H100 --model .", "config.json");
+    expect_refused("sim --device H100 --model nosuch", "--model nosuch|paper-4b|demo|config.json");
+    expect_refused("sim --device H100 --model nosuch --workload rag", "--model nosuch|paper-4b|config.json");
     write_file("broken.json", "{\"hidden_size\": -4}");
     expect_refused("sim --device H100 --model broken.json", "broken.json");
     write_file("devices.json", "{\"devices\": [{\"name\": \"mine\", \"bytes_per_s\": 3}]}");
