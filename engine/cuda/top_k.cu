@@ -19,7 +19,7 @@
 #include "engine/cuda/top_k_rows.cuh"
 
 enum {
-    FEW = 1024,                    // scores of a bin that are ranked directly
+    FEW = 128,                     // scores of a bin that are ranked directly, each against each
     RUN = 4,                       // neighbouring scores of a lane: one load
     CACHE_BYTES = 64 << 10,        // of keys in shared memory: two blocks fit a multiprocessor
     WIDE_CACHE_BYTES = 84 << 10,   // the most of which that is true, in clusters of up to 7

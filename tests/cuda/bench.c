@@ -416,6 +416,7 @@ int bench(const char *filter, const char *tsv)
         bench_index("index_block_4_sets_bf16", n, INDEX_DOT, DTYPE_BF16, 4, 128);
         bench_top_k("top_2048_of_131072", n, CONTEXT, TOP_K, 1, 1);
         bench_top_k("top_16_of_1024_blocks_4_sets", n, CONTEXT / 128, 16, 4, 128);
+        bench_top_k("top_128_of_576_pages_20_sets", n, 576, TOP_K / 16, HEADS, 16);
         bench_attention("attention_2048_tokens", n, 1, 1, n == 1 ? 64 : 8, false);
         bench_attention("attention_2048_tokens_fp8", n, 1, 1, n == 1 ? 64 : 8, true);
         bench_attention("attention_2048_tokens_L2_warm", n, 1, 1, 1, false);
