@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/plan_grid.h"
@@ -128,6 +129,13 @@ static int read_lines(struct plan_rows *rows, FILE *stream, const char *path, lo
     return error;
 }
 
+// A device may hold one line that never ends.
+static bool has_end(FILE *stream, bool pipe_too)
+{
+    struct stat info;
+    return fstat(fileno(stream), &info) == 0 && (S_ISREG(info.st_mode) || (pipe_too && S_ISFIFO(info.st_mode)));
+}
+
 int plan_rows_read(struct plan_rows *rows, const char *path)
 {
     long whole_bytes = 0;
@@ -135,7 +143,8 @@ int plan_rows_read(struct plan_rows *rows, const char *path)
     if (!stream) {
         return status_fail(input_file_error(errno), "%s: %s", path, strerror(errno));
     }
-    int error = read_lines(rows, stream, path, &whole_bytes);
+    int error = has_end(stream, true) ? read_lines(rows, stream, path, &whole_bytes)
+                                      : status_fail(-EINVAL, "%s: expected a file or a pipe", path);
     fclose(stream);
     return error || whole_bytes > 0 ? error : status_fail(-EINVAL, "%s: empty", path);
 }
@@ -167,6 +176,9 @@ int plan_rows_resume(struct plan_rows *rows, const char *path)
     rows->path = path;
     if (!rows->stream) {
         return status_fail(input_file_error(errno), "--resume %s: %s", path, strerror(errno));
+    }
+    if (!has_end(rows->stream, false)) {
+        return status_fail(-EINVAL, "--resume %s: expected a file, or none yet", path);
     }
     rewind(rows->stream);
     int error = read_lines(rows, rows->stream, path, &whole_bytes);

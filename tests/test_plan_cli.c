@@ -228,6 +228,8 @@ static void wrong_input(void)
     expect_refused("plan --slo-ttft 1 --workload paper --rate 3", "rate");
     expect_refused("plan --slo-ttft 1 --slo-ttft-percentile 101", "101|100");
     expect_refused("plan --slo-ttft 1 --tp 8", "8 devices|1, 2, 4, 20");
+    expect_refused("plan --slo-ttft 1 --resume /dev/zero", "/dev/zero|expected a file");    // which never ends
+    expect_refused("plan merge /dev/zero", "/dev/zero|expected a file");
     expect_refused("plan merge", "FILE");
     expect_refused("plan merge absent", "absent");
     write_file("other", "{\"clsa_plan\":1}\n", 16);
