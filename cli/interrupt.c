@@ -12,12 +12,14 @@
 static const int stop_signals[] = {SIGINT, SIGTERM};
 static const int64_t same_asking_ns = 500000000;
 static _Atomic int64_t requested_ns;    // when a stop was asked for, by the steady clock; 0: never
+static _Atomic bool requested;
 
 static void on_signal(int signal_number)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     int64_t now_ns = time.tv_sec * INT64_C(1000000000) + time.tv_nsec, first_ns = 0;
+    atomic_store(&requested, true);
     if (!atomic_compare_exchange_strong(&requested_ns, &first_ns, now_ns) && now_ns - first_ns > same_asking_ns) {
         signal(signal_number, SIG_DFL);
         raise(signal_number);    // obeyed when this returns
@@ -40,7 +42,12 @@ void interrupt_catch(void)
 
 bool interrupt_requested(void)
 {
-    return atomic_load(&requested_ns) != 0;
+    return atomic_load(&requested);
+}
+
+const _Atomic bool *interrupt_flag(void)
+{
+    return &requested;
 }
 
 int interrupt_check(void)

@@ -12,6 +12,8 @@
 void interrupt_catch(void);
 
 bool interrupt_requested(void);
+// The same for code that looks at a flag of its caller's, as a simulation does; valid for ever.
+const _Atomic bool *interrupt_flag(void);
 
 // 0, or -EINTR and a status text once a stop was asked for.
 int interrupt_check(void);

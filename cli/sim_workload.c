@@ -7,6 +7,7 @@
 #include "cli/calibrated.h"
 #include "cli/choice.h"
 #include "cli/html.h"
+#include "cli/interrupt.h"
 #include "cli/progress.h"
 #include "cli/sim_trace.h"
 #include "cli/workload.h"
@@ -174,11 +175,16 @@ static int simulate(struct sim *sim, const char *method, const struct device *on
                                     .slo_ttft_s = sim->load.slo_ttft_s,
                                     .slo_tpot_s = 1e-3 * sim->load.slo_tpot_ms,
                                     .every_step = sim->every_step,
+                                    .stop = interrupt_flag(),
                                     .progress = show_progress,
                                     .progress_user = &progress};
     progress_begin(&progress, plan.method, sim->workload.n);
     error = fleet_of(sim) ? simulate_fleet(&result, sim, &options) : serve_run(&result, &sim->workload, &options);
     progress_end(&progress);
+    if (!error && interrupt_requested()) {    // what did not end says nothing
+        serve_close(&result);
+        error = interrupt_check();
+    }
     if (error) {
         return status_prefix(error, "%s on %s: ", plan.method, device->name);
     }
@@ -224,8 +230,8 @@ static void print_notes(const void *user, FILE *out)
     const struct sim *sim = user;
     fputs(workload_definitions, out);
     if (sim->prefill_replicas > 0) {
-        fprintf(out, "Prompts are computed by %d of the replicas, which hand keys and values on to those that answer.\n",
-                sim->prefill_replicas);
+        fprintf(out, "Prompts are computed by %d of the replicas, which hand keys and values on to those that\n"
+                "answer.\n", sim->prefill_replicas);
     }
     if (sim->ranks > 1 || fleet_of(sim)) {
         fprintf(out,
@@ -349,6 +355,7 @@ static int run(struct sim *sim)
     if (!sim->lengths || !sim->service || !sim->latency || !sim->requests || !sim->use || !sim->points) {
         return status_fail(-ENOMEM, "no memory for a table");
     }
+    interrupt_catch();
     error = sim->fit ? write_fit(sim) : 0;
     error = error ? error : open_trace(sim);
     error = error ? error : simulate_all(sim);
@@ -356,11 +363,14 @@ static int run(struct sim *sim)
         int close_error = trace_writer_close(sim->writer);
         error = error || !close_error ? error : status_prefix(close_error, "--trace ");
     }
-    error = error || !sim->html ? error : report(sim);
-    if (!error) {
-        print(sim);
+    // Interrupted, the methods and devices that are done are told all the same.
+    bool stopped = error == -EINTR && table_rows(sim->service) > 0;
+    int report_error = (!error || stopped) && sim->html ? report(sim) : 0;
+    if (report_error || (error && !stopped)) {
+        return report_error ? report_error : error;
     }
-    if (!error && sim->rejection[0]) {
+    print(sim);
+    if (sim->rejection[0]) {
         fprintf(stderr, "clsa sim: rejected: %s\n", sim->rejection);
     }
     return error;

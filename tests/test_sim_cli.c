@@ -386,6 +386,21 @@ static void analyses(void)
     CHECK(clsa("sim --device H100 --html absent/report.html") != 0 && strstr(errors, "absent/report.html"));
 }
 
+// Ctrl-C leaves a whole trace, and nothing half-written.
+static void interrupted(void)
+{
+    char line[1024];
+    snprintf(line, sizeof line,
+             "cd %s && exec timeout --foreground --preserve-status -s INT 2 %s sim --workload reasoning "
+             "--requests 100000 --every-step --trace late.pftrace >stdout 2>stderr </dev/null",
+             folder, getenv("CLSA_BINARY"));
+    CHECK(cli_ended(system(line)) == 130);
+    CHECK_MESSAGE(strstr(errors, "interrupted") && !output[0], "%s%s", errors, output);
+    CHECK(clsa("trace check late.pftrace") == 0);
+    snprintf(line, sizeof line, "ls -A %s | grep part", folder);
+    CHECK(system(line) != 0);
+}
+
 static void wrong_input(void)
 {
     expect_refused("sim --device warp-drive", "--device|warp-drive|H100-SXM|host");
@@ -468,6 +483,7 @@ int main(void)
     validation();
     paper();
     analyses();
+    interrupted();
     wrong_input();
     own_devices();
     devices();
