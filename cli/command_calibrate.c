@@ -203,7 +203,8 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
         printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated:\n"
                "each point predicted from the others. rows as in decode: one per sequence. overhead: of a step outside\n"
                "its stages. after prompts: what a step that decodes takes longer at first, decaying. a mark: what telling a\n"
-               "stage's time adds to it where a GPU replays steps; taken off again.\n");
+               "stage's time adds to it where a GPU replays steps; taken off again. host, beside selections: what a replayed\n"
+               "step takes longer than its stages, for each layer that selects.\n");
     }
     if (!error && dropped > 0) {
         fprintf(stderr, "clsa calibrate: %lld samples were of no use: without cost, duration or a whole step\n",

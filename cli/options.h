@@ -20,7 +20,7 @@ enum option_kind {
     OPTION_END
 };
 
-enum { OPTION_LIST_MAX = 32 };
+enum { OPTION_LIST_MAX = 64 };
 struct option_list {
     int32_t n;
     const char *items[OPTION_LIST_MAX];    // borrowed from argv

@@ -11,6 +11,8 @@ static const double NEAR_OCTAVES = 1.1;    // grids four times apart have their 
 static const double SAME_OCTAVES = 0.25;
 static const double ANY_OCTAVES = 1000;    // farther than any work, nearer than none
 static const double MEASURED_OCTAVES = 0.125;
+static const double MOST_HEAT_S = 0.1;     // as long a pause cools all
+enum { HEATING_ROWS = 512 };               // an H200 multiplies 200 to 300 rows while it reads their weights
 
 void calibration_free(struct calibration *calibration)
 {
@@ -51,16 +53,29 @@ bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tok
 bool calibration_depends_on_unit(enum stage stage)
 {
     return stage == STAGE_INDEX_SCORE || stage == STAGE_INDEX_SELECT || stage == STAGE_GATHER ||
-           stage == STAGE_ATTENTION;
+           stage == STAGE_ATTENTION || stage == STAGE_HOST;
 }
 
-bool calibration_reads_weights(enum stage stage)
+double calibration_heat_at(const struct calibration_heat *heat, double now_s)
 {
-    return stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN || stage == STAGE_INDEX_PROJECT ||
-           stage == STAGE_HEAD;
+    double left_s = heat->heat_s - (now_s - heat->end_s);
+    return left_s > 0 ? left_s : 0;
 }
 
-int32_t calibration_level_rows(enum stage stage, int32_t rows)
+void calibration_heat_step(struct calibration_heat *heat, double begin_s, double seconds, int64_t rows)
+{
+    if (rows >= HEATING_ROWS) {
+        double heat_s = calibration_heat_at(heat, begin_s) + seconds;
+        *heat = (struct calibration_heat){heat_s < MOST_HEAT_S ? heat_s : MOST_HEAT_S, begin_s + seconds};
+    }
+}
+
+bool calibration_cool(const struct calibration_profile *profile, double heat_s, int64_t rows)
+{
+    return profile->warm_s > 0 && (rows < HEATING_ROWS || heat_s < profile->warm_s);
+}
+
+int32_t calibration_level_rows(int32_t rows)
 {
     static const double eighths[] = {1, 1.0905077326652577, 1.189207115002721, 1.2968395546510096, 1.4142135623730951,
                                      1.5422108254079407, 1.681792830507429, 1.8340080864093424};    // 2^(i/8)
@@ -68,14 +83,14 @@ int32_t calibration_level_rows(enum stage stage, int32_t rows)
     if (rows <= 16) {
         return rows;
     }
-    int octave = 31 - __builtin_clz((unsigned)rows), eighth = 7, part = calibration_reads_weights(stage) ? 3 : 0;
-    while (rows < eighths[eighth] * (1 << octave)) {
+    int octave = 31 - __builtin_clz((unsigned)rows - 1), eighth = 7, part = 3;
+    while (rows <= eighths[eighth] * (1 << octave)) {
         eighth--;
     }
-    while (part > 0 && rows < parts[part] * eighths[eighth] * (1 << octave)) {
+    while (part > 0 && rows <= parts[part] * eighths[eighth] * (1 << octave)) {
         part--;
     }
-    return (int32_t)ceil(parts[part] * eighths[eighth] * (1 << octave));
+    return (int32_t)floor(parts[part] * eighths[eighth] * (1 << octave)) + 1;
 }
 
 // The first point behind (rows, work): points ascend by rows, then by work.
@@ -142,12 +157,18 @@ static struct level level_at(const struct calibration_curve *curve, int32_t rows
     return level;
 }
 
+static bool reads_weights(enum stage stage)
+{
+    return stage == STAGE_QKV || stage == STAGE_OUTPUT || stage == STAGE_FFN || stage == STAGE_INDEX_PROJECT ||
+           stage == STAGE_HEAD;
+}
+
 // The work of `other` rows that do as much each: a batch of another size at the same contexts, a product by the same
 // weights. Those are read once, whatever the rows: a weight's bytes, then two operations for every row. What else prompts
 // do grows with their rows.
 static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
-    bool product = calibration_reads_weights(curve->stage);
+    bool product = reads_weights(curve->stage);
     double shared = product ? 0.5 * dtype_bytes(curve->dtype) : 0;
     return curve->phase == PHASE_PREFILL && !product ? 1 : (other + shared) / (rows + shared);
 }
@@ -156,7 +177,7 @@ static double work_factor(const struct calibration_curve *curve, int32_t rows, i
 // Where curves go by what a row sees, its cost hardly depends on how many rows there are.
 static double near_octaves(const struct calibration_curve *curve)
 {
-    return calibration_reads_weights(curve->stage) ? SAME_OCTAVES
+    return reads_weights(curve->stage) ? SAME_OCTAVES
            : calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES
                                                                                     : NEAR_OCTAVES;
 }
@@ -230,14 +251,25 @@ static bool has_phase(const struct calibration_profile *profile, enum stage stag
     return found;
 }
 
+bool calibration_waits(const struct calibration_profile *profile)
+{
+    return has_phase(profile, STAGE_HOST, PHASE_DECODE);
+}
+
 enum calibration_layer calibration_layer_of(enum stage stage, const struct calibration_beside *beside)
 {
     bool selecting = beside->indexers && !beside->windows;    // above a shared memory few rows of a prompt do
+    bool clocked = selecting || beside->cool;
     switch (stage) {
     case STAGE_INDEX_PROJECT: return beside->windows ? LAYER_MEMORY : LAYER_ANY;
     case STAGE_QKV:
     case STAGE_OUTPUT:
-    case STAGE_FFN: return selecting ? LAYER_SELECTING : LAYER_ANY;
+    case STAGE_FFN: return clocked ? LAYER_SELECTING : LAYER_ANY;
+    case STAGE_WINDOW_ATTENTION: return beside->cool ? LAYER_SELECTING : LAYER_ANY;
+    case STAGE_ATTENTION:
+        return beside->whole && clocked ? LAYER_SELECTING : beside->lightning ? LAYER_LIGHTNING : LAYER_ANY;
+    case STAGE_HOST:
+    case STAGE_INDEX_SELECT: return beside->taking ? LAYER_TAKING : LAYER_ANY;
     case STAGE_KV_WRITE: break;
     default: return LAYER_ANY;
     }
@@ -272,7 +304,8 @@ static enum calibration_layer known_layer(const struct calibration_profile *prof
     if (layer == LAYER_MEMORY && !has_layer(profile, query->stage, phase, layer)) {
         layer = query->stage == STAGE_KV_WRITE ? LAYER_INDEXED : LAYER_ANY;
     }
-    return layer == LAYER_SELECTING && !has_layer(profile, query->stage, phase, layer) ? LAYER_ANY : layer;
+    bool finer = layer == LAYER_SELECTING || layer == LAYER_TAKING || layer == LAYER_LIGHTNING;
+    return finer && !has_layer(profile, query->stage, phase, layer) ? LAYER_ANY : layer;
 }
 
 // The curve for a query; *score is 3 where it is that one's own.
@@ -304,7 +337,7 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
 {
     int best_score;
     const struct calibration_curve *best = find_curve(profile, query, &best_score);
-    if (!best || !calibration_curve_at(best, calibration_level_rows(query->stage, query->rows), query->work, -1, false,
+    if (!best || !calibration_curve_at(best, calibration_level_rows(query->rows), query->work, -1, false,
                                        &out->efficiency, &out->provenance)) {
         return false;
     }
@@ -343,7 +376,7 @@ bool calibration_stretch(struct calibration_stretch *out, const struct calibrati
     if (!curve || curve->n_points == 0) {
         return false;
     }
-    int32_t rows = calibration_level_rows(query->stage, query->rows), low, high;
+    int32_t rows = calibration_level_rows(query->rows), low, high;
     double quarter = floor(4 * log2(query->work));
     choose_levels(curve, rows, query->work, -1, &low, &high);
     *out = (struct calibration_stretch){.phase = query->phase, .rows = query->rows, .from_work = exp2(quarter / 4),

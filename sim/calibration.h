@@ -15,10 +15,10 @@
 
 enum { CALIBRATION_TEXT_BYTES = 256, CALIBRATION_DATE_BYTES = 32 };
 
-// Samples whose work, and from 16 rows on whose rows, differ by less than an eighth of an octave, as their medians (or
-// means, calibration_fit_means).
+// Samples whose work differs by less than an eighth of an octave, and from 16 rows on their rows by less than a
+// thirty-second, as their medians (or means, calibration_fit_means).
 struct calibration_point {
-    int32_t rows;         // or what they see: the fewest of its eighth of an octave
+    int32_t rows;         // or what they see: the fewest of its thirty-second of an octave
     double work;          // bytes + flops of one layer's stage
     double efficiency;    // roofline time / (measured time - floor); above 1 where caches do better than the rates say
     int64_t samples;
@@ -30,12 +30,19 @@ struct calibration_error {
     double median, p95;
 };
 
-// What a layer's stages are beside. Of kv_write: in window layers attention may have written already; where indexers run
-// their keys are written too, or, without keys, the bounds of pages. Above a shared memory (beside window layers) it
-// writes index keys alone, for all rows, and index_project runs once for keys and once for queries. SELECTING: layers that
-// have none of it, and products, in steps in which every row selects: attention that waits for memory leaves a GPU more of
-// its power for the products of long prompts than attention that multiplies (a tenth on an H200), and short products of
-// decode were measured to take up to a tenth longer.
+// What a layer's stages are beside. Of kv_write: in window layers attention may have written already; where indexers
+// run their keys are written too, or, without keys, the bounds of pages. Above a shared memory (beside window layers) it
+// writes index keys alone, for all rows, and index_project runs once for keys and once for queries.
+//
+// SELECTING: layers that have none of it, and products, in steps in which every row selects: attention that waits for
+// memory leaves a GPU more of its power for the products of long prompts than attention that multiplies (a tenth on an
+// H200), and short products of decode were measured to take up to a tenth longer. Prompts that multiply without end heat
+// a GPU until it lowers its clocks: an H200 after some 40 ms, and then products take 6 to 13% longer, attention over all
+// tokens up to 30%. Steps of prompts before that (cool) count as SELECTING, too, whose clocks were never seen to fall,
+// and so does their attention, over all tokens or a window.
+//
+// TAKING: selections of rows that see no more than they may select. LIGHTNING: attention of prompts over what DSA's
+// indexer selects, whose many heads agree less from row to row: neighbours share a fifth less of what is read.
 enum calibration_layer {
     LAYER_ANY,
     LAYER_WINDOW,
@@ -43,6 +50,8 @@ enum calibration_layer {
     LAYER_BOUNDED,
     LAYER_MEMORY,
     LAYER_SELECTING,
+    LAYER_TAKING,
+    LAYER_LIGHTNING,
     LAYER_KINDS
 };
 const char *calibration_layer_name(enum calibration_layer layer);    // "any", "window", ...
@@ -50,17 +59,22 @@ const char *calibration_layer_name(enum calibration_layer layer);    // "any", "
 // What else runs in the layer of a stage, and in any layer of its step.
 struct calibration_beside {
     bool window, keys, bounds;    // window attention; an indexer with keys, or one with bounds of pages
+    bool taking;                  // no row of the step sees more than it may select
+    bool whole, lightning;        // attention of prompts over all tokens, or by fp8 index keys
+    bool cool;                    // a step of prompts before clocks fall
     bool windows, indexers;       // in any layer: window attention; an indexer of either kind
 };
 enum calibration_layer calibration_layer_of(enum stage stage, const struct calibration_beside *beside);
 
 struct calibration_curve {
-    enum stage stage;
+    enum stage stage;         // HOST, of DECODE: what a step that is replayed takes longer than its stages, for each
+                              // layer that selects, by the work of its selection: kernels that are launched ahead wait
+                              // on a GPU's multiprocessors for those before them, which still have blocks to start
     enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
                               // has more
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
-    enum calibration_layer layer;    // of index_project MEMORY or ANY; of qkv, output and ffn SELECTING or ANY; of kv_write
-                              // all; of other stages ANY
+    enum calibration_layer layer;    // of index_project MEMORY or ANY; of products SELECTING or ANY, of attention those
+                              // or LIGHTNING; of index_select TAKING or ANY; of kv_write the first six; of others ANY
     enum dtype dtype;         // of the operands that are multiplied
     double floor_s;
     int32_t n_points;
@@ -80,6 +94,7 @@ struct calibration_profile {
     // times exp(-t / settle_s); of n sequences times 1 - (n - 1) / (settle_seqs - 1), as long as that is above 0.
     double settle_s_per_byte, settle_s;  // 0: not seen
     int32_t settle_seqs;                 // 0: however many they are
+    double warm_s;                       // heat at which clocks fall; 0: they were not seen to
     double mark_s[PHASE_COUNT];          // that marks added to each stage of a step on a GPU, and was taken off again
     int32_t n_curves;
     struct calibration_curve *curves;    // [n_curves], owned
@@ -97,12 +112,24 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
 // How much longer such a step of n_seqs sequences takes that reads `bytes`, since_s after the last with prompts; seconds.
 double calibration_settling_s(const struct calibration_profile *profile, double bytes, int32_t n_seqs, double since_s);
+// Heat grows by the time of steps of many rows and shrinks by all other; fewer rows wait for weights, not for products.
+// All 0: none yet. A step does not change it before calibration_heat_step; one of few rows never.
+struct calibration_heat {
+    double heat_s, end_s;                // what the last step that heats left, when it ended
+};
+double calibration_heat_at(const struct calibration_heat *heat, double now_s);
+void calibration_heat_step(struct calibration_heat *heat, double begin_s, double seconds, int64_t rows);
+// Whether clocks have not fallen in a step of so many rows that begins with so much heat.
+bool calibration_cool(const struct calibration_profile *profile, double heat_s, int64_t rows);
 // Whether points go by the tokens that a row sees, in the mean, instead of by rows: of prompts attention over what was
 // selected, where neighbours share the less the more there was to choose from and whose work does not tell, and the
 // selecting itself.
 bool calibration_by_context(enum stage stage, enum phase phase, int32_t unit_tokens);
 // Whether a stage's speed depends on what is selected: index stages, gather, global attention.
 bool calibration_depends_on_unit(enum stage stage);
+
+// Whether it has curves of HOST.
+bool calibration_waits(const struct calibration_profile *profile);
 
 // The efficiency at one place. False: no curve of that stage and phase; without MIXED ones DECODE's count. Without a
 // curve of that unit and type the nearest is taken, and its answer is EXTRAPOLATED.

@@ -20,6 +20,7 @@
 enum { FLOOR_SHARES = 8, FLOOR_POINTS = 5, BINS_PER_OCTAVE = 8 };
 // Octaves: the rows of one batch are selected for side by side, and take about as long as those of one half as large.
 static const double POOLED_ROWS = 1, POOLED_WORK = 0.5;
+enum { MANY = 32 };    // samples whose mean is a point's own
 // A floor must predict better than a lower one by more than chance does.
 static const double ABOUT_AS_GOOD = 1.1, LEAST_ERROR = 0.002;
 
@@ -94,7 +95,7 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
         double flops_s = (double)sample->flops / rate->value;
         sample->roof_s = bytes_s > flops_s ? bytes_s : flops_s;
         sample->launch_s = device->launch_s.value;
-        sample->rows = calibration_level_rows(sample->stage, sample->rows);
+        sample->rows = calibration_level_rows(sample->rows);
         sample->bin = (int32_t)floor(BINS_PER_OCTAVE * log2(work_of(sample)));
     }
     return 0;
@@ -128,7 +129,8 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
 }
 
 // Where times go by the scores, a point's few steps of few layers are a draw of them: its time is the mean of all that
-// was measured of about its number of rows, at about its work each, but of the point `left_out` (-1: none).
+// was measured of about its number of rows, at about its work each, but of the point `left_out` (-1: none). Many need no
+// others, which may be behind a knee.
 static void pool(const struct calibration_curve *curve, struct fit_point *points, int32_t left_out)
 {
     for (int32_t i = 0; i < curve->n_points; i++) {
@@ -137,7 +139,7 @@ static void pool(const struct calibration_curve *curve, struct fit_point *points
         for (int32_t j = 0; j < curve->n_points; j++) {
             const struct calibration_point *other = &curve->points[j];
             double rows = log2((double)other->rows / at->rows), each = log2(other->work / at->work) - rows;
-            if (j != left_out && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
+            if (j != left_out && (j == i || at->samples < MANY) && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
                 sum += (double)other->samples * log(points[j].measured_s);
                 weight += (double)other->samples;
             }
@@ -305,6 +307,7 @@ static int fill(struct calibration *out, struct calibration_fit *fit, const stru
         memcpy(profile->backend, source->backend, sizeof profile->backend);
         memcpy(profile->models, fit->profiles[p].models, sizeof profile->models);
         profile->threads = source->threads;
+        profile->warm_s = source->graph ? CALIBRATION_WARM_S : 0;
         profile->rates = rates[p];
         profile->rates.threads = source->threads;
         profile->rates.calibration = NULL;

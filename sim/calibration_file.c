@@ -74,7 +74,8 @@ static json_t *write_error(const struct calibration_error *error)
 
 const char *calibration_layer_name(enum calibration_layer layer)
 {
-    static const char *const names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "selecting"};
+    static const char *const names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "selecting", "taking",
+                                                  "lightning"};
     return names[layer];
 }
 
@@ -106,6 +107,9 @@ static json_t *write_overhead(const struct calibration_profile *profile)
     }
     if (profile->overhead_per_seq_s > 0) {
         json_object_set_new(object, "decode_per_sequence", json_real(profile->overhead_per_seq_s));
+    }
+    if (profile->warm_s > 0) {
+        json_object_set_new(object, "warm", json_real(profile->warm_s));
     }
     if (profile->settle_s > 0) {
         json_object_set_new(object, "settling", json_pack("{s:f, s:f, s:i}", "seconds_per_byte",
@@ -288,7 +292,7 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
         out->layer = strcmp(kind, calibration_layer_name(named)) == 0 ? named : out->layer;
     }
     if (!error && layer && out->layer == LAYER_ANY) {
-        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\" or \"selecting\"");
+        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\", \"selecting\", \"taking\" or \"lightning\"");
     }
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));
@@ -367,7 +371,8 @@ static int read_settling(struct calibration_profile *out, const struct place *pl
 static int read_overhead(struct calibration_profile *out, const struct place *place, json_t *object)
 {
     static const char *const keys[] = {"steps", "seconds", NULL};
-    const char *parts[5] = {"prefill", "decode"};    // ends with a NULL
+    const char *parts[6] = {"prefill", "decode"};    // ends with a NULL
+    json_t *warm = json_object_get(object, "warm");
     json_t *per_sequence = json_object_get(object, "decode_per_sequence"), *settling = json_object_get(object, "settling");
     int n = 2;
     if (per_sequence) {
@@ -376,8 +381,12 @@ static int read_overhead(struct calibration_profile *out, const struct place *pl
     if (settling) {
         parts[n++] = "settling";
     }
+    if (warm) {
+        parts[n++] = "warm";
+    }
     int error = check_keys(place, object, "\"overhead\"", parts);
     error = error || !settling ? error : read_settling(out, place, settling);
+    error = error || !warm ? error : read_number(&out->warm_s, place, "\"warm\"", warm, 0, 1e6);
     error = error || !per_sequence
                 ? error
                 : read_number(&out->overhead_per_seq_s, place, "\"decode_per_sequence\"", per_sequence, 0, 1);

@@ -150,7 +150,7 @@ static void on_source(void *user, const struct sample_source *source)
         fit->sources = grown;
         place = &grown[fit->n_sources++];
     }
-    *place = (struct fit_source){*source, profile, fit->sources_seen++, INT64_MIN};
+    *place = (struct fit_source){*source, profile, fit->sources_seen++, INT64_MIN, {0, 0}};
 }
 
 // No sum over a step comes near an overflow: a trace may hold anything.
@@ -201,6 +201,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
         fit->samples[fit->n_samples + *slot - 1] = (struct fit_sample){
             .profile = from->profile, .source = from->number, .layer = sample->layer, .stage = sample->stage, .phase = PHASE_DECODE,
             .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
+            .lightning = source->index_dtype == DTYPE_FP8,
             .dtype = calibration_dtype(sample->stage, source->weight_dtype, source->kv_dtype, source->index_dtype),
         };
     }
@@ -218,6 +219,7 @@ static void on_stage(void *user, const struct stage_sample *sample)
     sum->row_tokens += rows;
     sum->seen_tokens += rows * (seen > 1 ? seen : 1);
     sum->parts++;
+    sum->taking = sample->context_tokens <= from->source.top_k && (sum->taking || sum->parts == 1);
     sum->bytes += sample->bytes;
     sum->flops += sample->flops;
     sum->duration_ns += sample->duration_ns;
@@ -246,22 +248,63 @@ static bool any_layer(const int64_t slots[PLAN_MAX_LAYERS + 1])
     return any;
 }
 
-// windows, scores: whether any layer of its step has them.
+// windows, scores: whether any layer of its step has them; cool: whether the step is.
 static enum calibration_layer kind_of(const struct calibration_fit *fit, const struct fit_sample *sample, bool windows,
-                                      bool scores)
+                                      bool scores, bool cool)
 {
+    bool prompts = sample->phase == PHASE_PREFILL;
     int32_t layer = sample->layer + 1;
     bool keys = fit->slots[STAGE_INDEX_PROJECT][layer] != 0;
     struct calibration_beside beside = {.window = fit->slots[STAGE_WINDOW_ATTENTION][layer] != 0,
                                         .keys = keys,
                                         .bounds = !keys && fit->slots[STAGE_INDEX_SCORE][layer] != 0,
+                                        .taking = sample->taking,
+                                        .whole = prompts && sample->unit_tokens == 0,
+                                        .lightning = prompts && sample->unit_tokens > 0 && sample->lightning,
+                                        .cool = prompts && cool,
                                         .windows = windows,
                                         .indexers = scores};
     return calibration_layer_of(sample->stage, &beside);
 }
 
+// What a step that is replayed takes longer than its stages is told by steps that tell none, later: the place for it.
+// Beside windows few layers select, and what they wait is less than what steps differ by.
+static void add_waiting(struct calibration_fit *fit, const struct step_sample *step, int32_t bin)
+{
+    int64_t n = fit->n_samples + fit->n_pending;
+    struct fit_sample *samples = reserve(fit->samples, n, &fit->capacity, sizeof *samples);
+    if (!samples) {
+        fit->error = -ENOMEM;
+        return;
+    }
+    fit->samples = samples;
+    struct fit_sample sum = {.parts = 0}, *pending = samples + fit->n_samples;
+    for (int64_t i = 0; i < fit->n_pending; i++) {
+        if (pending[i].stage == STAGE_INDEX_SELECT && pending[i].bytes > 0) {
+            int32_t parts = sum.parts + 1;
+            int64_t bytes = sum.bytes + pending[i].bytes, flops = sum.flops + pending[i].flops;
+            sum = pending[i];
+            sum.parts = parts;
+            sum.bytes = bytes;
+            sum.flops = flops;
+        }
+    }
+    if (sum.parts > 0) {
+        sum.stage = STAGE_HOST;
+        sum.rows = step->n_seqs;
+        sum.bytes /= sum.parts;
+        sum.flops /= sum.parts;
+        sum.duration_ns = 0;
+        sum.bin = bin;
+        sum.marked = false;
+        samples[n] = sum;
+        fit->n_pending++;
+    }
+}
+
 // The samples of a step that has ended are complete: its bytes are the working set.
-static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase)
+static void complete(struct calibration_fit *fit, const struct step_sample *step, bool graph, enum phase phase,
+                     bool cool)
 {
     struct fit_step *whole = &fit->steps[fit->n_steps - 1];
     struct fit_sample *pending = fit->samples + fit->n_samples;
@@ -272,11 +315,15 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
         step_bytes = pending[i].bytes > INT64_MAX - step_bytes ? INT64_MAX : step_bytes + pending[i].bytes;
     }
     whole->bytes = step_bytes;
+    if (graph && phase == PHASE_DECODE && !windows) {
+        add_waiting(fit, step, whole->bin);
+        pending = fit->samples + fit->n_samples;
+    }
     for (int64_t i = 0; i < fit->n_pending; i++) {
         pending[i].step_bytes = step_bytes;
         pending[i].step = fit->n_steps - 1;
-        pending[i].marked = graph;
-        pending[i].kind = kind_of(fit, &pending[i], windows, scores);
+        pending[i].marked = graph && pending[i].stage != STAGE_HOST;
+        pending[i].kind = kind_of(fit, &pending[i], windows, scores, cool);
         pending[i].step_phase = phase;
         // Few rows take longer in a step with prompts: those have filled the caches, and where steps that decode are
         // replayed they run kernel by kernel.
@@ -289,7 +336,8 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
         // rows saw.
         bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
                    (by_context || pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
-        if (pending[i].duration_ns > 0 && pending[i].bytes > 0 && !sum) {
+        bool waiting = pending[i].stage == STAGE_HOST;
+        if ((pending[i].duration_ns > 0 || waiting) && pending[i].bytes > 0 && !sum) {
             pending[kept++] = pending[i];
         }
         sums += sum;
@@ -301,13 +349,17 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
 }
 
 // How long before a step the last one with prompts of its source ended, also if that was of no other use. Clocks of a
-// damaged trace may do anything.
-static int64_t since_prompts(struct fit_source *from, const struct step_sample *step)
+// damaged trace may do anything. *cool: whether prompts had not heated it yet.
+static int64_t since_prompts(struct fit_source *from, const struct step_sample *step, bool *cool)
 {
     bool sane = step->begin_ns >= 0 && step->begin_ns < MAX_SUM && step->duration_ns >= 0 &&
                 step->duration_ns < MAX_SUM;
     int64_t since_ns = sane && from->prompt_end_ns >= 0 ? step->begin_ns - from->prompt_end_ns : -1;
+    struct calibration_profile warm = {.warm_s = from->source.graph ? CALIBRATION_WARM_S : 0};
+    double begin_s = sane ? 1e-9 * (double)step->begin_ns : 0;
+    *cool = calibration_cool(&warm, calibration_heat_at(&from->heat, begin_s), step->n_tokens);
     if (step->phase != PHASE_DECODE) {
+        calibration_heat_step(&from->heat, begin_s, sane ? 1e-9 * (double)step->duration_ns : 0, step->n_tokens);
         from->prompt_end_ns = sane ? step->begin_ns + step->duration_ns : INT64_MIN;
     }
     return since_ns >= 0 ? since_ns : -1;
@@ -324,7 +376,8 @@ static void on_step(void *user, const struct step_sample *step)
     if (fit->error) {
         return;
     }
-    int64_t since_ns = from ? since_prompts(from, step) : -1;
+    bool cool = false;
+    int64_t since_ns = from ? since_prompts(from, step, &cool) : -1;
     if (!from || (!mine && !whole) || step->duration_ns < 0 || step->duration_ns >= MAX_SUM) {
         fit->dropped++;
         drop_pending(fit);
@@ -343,7 +396,7 @@ static void on_step(void *user, const struct step_sample *step)
         .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
         .since_ns = since_ns,
     };
-    complete(fit, step, from->source.graph, phase);
+    complete(fit, step, from->source.graph, phase, cool);
 }
 
 struct sample_sink calibration_fit_sink(struct calibration_fit *fit)

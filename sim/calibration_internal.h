@@ -7,6 +7,10 @@
 
 enum { CALIBRATION_MAX_PROFILES = 64 };
 
+// Heat at which an H200's clocks fall: in runs of prompts products took their first time below 0.03 s, and from 0.06 on
+// the longer one.
+#define CALIBRATION_WARM_S 0.04
+
 // One stage of one layer in one step.
 struct fit_sample {
     int32_t profile, source, rows, unit_tokens, layer;    // source: counted over all traces
@@ -17,10 +21,11 @@ struct fit_sample {
     int64_t bytes, flops, step_bytes, duration_ns;
     double row_tokens, seen_tokens;  // its rows, and what they see, summed over its parts
     int32_t parts;                   // samples that were put together
+    bool taking, lightning;          // no row sees more than it may select; index keys are fp8
     bool marked;                     // on a GPU, where most steps of its kind have no marks between their stages
     enum phase step_phase;           // of its step: DECODE, or PREFILL for all others
     int64_t step;                    // of the fit's, as they came
-    // Known once the rates are:
+    // Known once the rates are; before, of HOST: of its step's context.
     int32_t bin;
     double roof_s, launch_s;
 };
@@ -45,6 +50,7 @@ struct fit_source {
     struct sample_source source;
     int32_t profile, number;         // number: counted over all traces
     int64_t prompt_end_ns;           // of its last step with prompts; INT64_MIN: none yet
+    struct calibration_heat heat;
 };
 
 struct calibration_fit {
@@ -82,12 +88,10 @@ int calibration_settle(struct calibration_profile *profiles, struct calibration_
 // samples. `scratch` [twice the steps].
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch);
 
-// Whether a stage multiplies by weights, whose reading all rows of a step share.
-bool calibration_reads_weights(enum stage stage);
-
-// Numbers of rows that share a level: exact up to 16, then an eighth of an octave wide, of products, where the rows are
-// all that counts and tiles of 128 or 256 of them make steps, a thirty-second; named by the smallest.
-int32_t calibration_level_rows(enum stage stage, int32_t rows);
+// Numbers of rows that share a level: exact up to 16, then a thirty-second of an octave wide, named by the smallest.
+// Tiles of 128 or 256 rows make steps that wider ones would average over. A power of two ends one: there kernels fill
+// their tiles, one row more takes another turn, and prompts are cut into chunks as long.
+int32_t calibration_level_rows(int32_t rows);
 
 // Calibrations that are compiled in (see sim.cmake); ends with a NULL path.
 struct shipped_calibration {

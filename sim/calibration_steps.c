@@ -8,10 +8,11 @@
 //
 // Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole,
 // per_seq is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then
-// remains per stage with rest 0, and rest the median of what is left. Steps with prompts launch their kernels one by
-// one: rest is what those with marks take outside of stages, and mark the median of what then remains. A mark is of the
-// run that was recorded, its program and its host, and found for each source by itself: one H200's were 4.8 us on one
-// day, 3.6 us on another. It is taken off each stage, so that stages mean what they take in steps as they are run.
+// remains per stage of the smallest batches with rest 0, and rest the median of what is left. What remains of one shape
+// then is what its layers that select wait (HOST). Steps with prompts launch their kernels one by one: rest is what those
+// with marks take outside of stages, and mark the median of what then remains. A mark is of the run that was recorded,
+// its program and its host, and found for each source by itself: one H200's were 4.8 us on one day, 3.6 us on another.
+// It is taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -116,13 +117,22 @@ static double overhead_of(const struct fit_step *steps, int64_t n, bool mean, do
     return *n_steps == 0 ? 0 : mean ? calibration_mean(scratch, *n_steps) : calibration_median(scratch, *n_steps);
 }
 
-// What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages.
+// What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages. Told by shapes of
+// the fewest sequences: with many, kernels that are launched ahead wait.
 static double mark_of(const struct shape *shapes, int64_t n, double rest_s, double per_seq_s, double *values)
 {
-    for (int64_t i = 0; i < n; i++) {
-        values[i] = (shapes[i].stages_s + rest_s + shapes[i].n_seqs * per_seq_s - shapes[i].whole_s) / shapes[i].n_stages;
+    int32_t fewest = shapes[0].n_seqs;
+    int64_t found = 0;
+    for (int64_t i = 1; i < n; i++) {
+        fewest = shapes[i].n_seqs < fewest ? shapes[i].n_seqs : fewest;
     }
-    double mark_s = calibration_median(values, n);
+    for (int64_t i = 0; i < n; i++) {
+        double more_s = rest_s + shapes[i].n_seqs * per_seq_s - shapes[i].whole_s;
+        if (shapes[i].n_seqs == fewest) {
+            values[found++] = (shapes[i].stages_s + more_s) / shapes[i].n_stages;
+        }
+    }
+    double mark_s = calibration_median(values, found);
     return mark_s > 0 ? mark_s : 0;
 }
 
@@ -153,6 +163,26 @@ static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fi
     return n_shapes > 0 ? calibration_median(values, n_shapes) : 0;
 }
 
+// However little steps take longer than their stages: an efficiency is of some time.
+static const double LEAST_WAIT_S = 2e-8;
+
+// Tells the samples of HOST what each layer that selects waits in their steps. What no shape tells stays 0.
+static void tell_waiting(struct calibration_fit *fit, int32_t profile, const struct shape *shapes, int64_t n,
+                         double rest_s, double per_seq_s)
+{
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        struct fit_sample *sample = &fit->samples[i];
+        for (int64_t k = 0; k < n && sample->stage == STAGE_HOST && sample->profile == profile; k++) {
+            const struct shape *shape = &shapes[k];
+            if (shape->source == sample->source && shape->n_seqs == sample->rows && shape->bin == sample->bin) {
+                double stages_s = shape->stages_s - shape->n_stages * shape->mark_s;
+                double wait_s = (shape->whole_s - stages_s - rest_s - shape->n_seqs * per_seq_s) / sample->parts;
+                sample->duration_ns = (int64_t)(1e9 * (wait_s > LEAST_WAIT_S ? wait_s : LEAST_WAIT_S));
+            }
+        }
+    }
+}
+
 static void take_phase(struct calibration_profile *profile, struct calibration_fit *fit, const struct fit_step *steps,
                        int64_t n, double *scratch)
 {
@@ -174,6 +204,7 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
         }
         double rest_s = calibration_median(values, n_shapes);
         profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
+        tell_waiting(fit, steps->profile, shapes, n_shapes, profile->overhead_s[phase], per_seq_s);
         profile->overhead_per_seq_s = per_seq_s;
         profile->n_steps[phase] = n;
     } else {
@@ -181,6 +212,18 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     }
     free(shapes);
     free(marks);
+}
+
+// Without a time a sample of HOST says nothing.
+static void drop_untold(struct calibration_fit *fit)
+{
+    int64_t kept = 0;
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        if (fit->samples[i].stage != STAGE_HOST || fit->samples[i].duration_ns > 0) {
+            fit->samples[kept++] = fit->samples[i];
+        }
+    }
+    fit->n_samples = kept;
 }
 
 void calibration_take_steps(struct calibration_profile *profiles, struct calibration_fit *fit, double *scratch)
@@ -194,4 +237,5 @@ void calibration_take_steps(struct calibration_profile *profiles, struct calibra
         }
         take_phase(&profiles[first->profile], fit, first, end - begin, scratch);
     }
+    drop_untold(fit);
 }

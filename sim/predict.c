@@ -77,15 +77,20 @@ struct batch_parts {
     struct predict_pass pass, part_pass[2];
     struct work *parts;         // [n_seqs] prompts first; owned, NULL: there is one part only
     int32_t n_prompts;
+    struct predict_state state;
 };
 
 static int split_batch(struct batch_parts *out, const struct device *device, const struct plan *plan,
-                       const struct work *work, int32_t n_seqs)
+                       const struct work *work, int32_t n_seqs, double heat_s)
 {
     *out = (struct batch_parts){.work = work, .n_seqs = n_seqs, .pass = pass_of(device, plan, work, n_seqs)};
     int32_t n_decode = 0;
+    bool cool = device->calibration && calibration_cool(device->calibration, heat_s, out->pass.new_rows);
+    out->state = (struct predict_state){true, cool && out->pass.chunked};
     for (int32_t i = 0; i < n_seqs; i++) {
         n_decode += is_decode(&work[i]);
+        int64_t tokens = (int64_t)work[i].context_tokens + work[i].new_tokens;
+        out->state.taking = out->state.taking && tokens <= plan->index.budget_tokens;
     }
     if (n_decode == 0 || n_decode == n_seqs) {
         return 0;
@@ -119,7 +124,7 @@ static int predict_parts(struct stage_prediction *out, const struct batch_parts 
     if (error) {
         return error;    // also of a layer that is none
     }
-    struct predict_term term = predict_term_of(batch->pass.device, plan, stage, layer);
+    struct predict_term term = predict_term_of(batch->pass.device, plan, stage, layer, batch->state);
     if (!batch->parts || !predict_splits(&term)) {
         return predict_cost(out, &batch->pass, &term, &cost);
     }
@@ -142,7 +147,7 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
 {
     struct batch_parts batch = {0};
     int error = check_device(device);
-    error = error ? error : split_batch(&batch, device, plan, work, n_seqs);
+    error = error ? error : split_batch(&batch, device, plan, work, n_seqs, 0);
     error = error ? error : predict_parts(out, &batch, stage, layer);
     free(batch.parts);
     return error;
@@ -210,13 +215,36 @@ static void add_overhead(struct stage_prediction *host, const struct predict_pas
                                                     : PROVENANCE_INTERPOLATED;
 }
 
+// What layers that select wait where steps are replayed.
+static int add_waiting(struct stage_prediction *host, const struct batch_parts *batch)
+{
+    const struct plan *plan = batch->pass.plan;
+    int error = 0;
+    bool waits = !batch->pass.chunked && predict_waits(batch->pass.device, plan);
+    for (int32_t layer = 0; layer < plan->shape.n_layers && !error && waits; layer++) {
+        struct predict_term term = predict_term_of(batch->pass.device, plan, STAGE_HOST, layer, batch->state);
+        struct stage_prediction one;
+        struct stage_cost cost;
+        error = stage_cost(&cost, plan, STAGE_INDEX_SELECT, layer, batch->work, batch->n_seqs);
+        error = error ? error : predict_cost(&one, &batch->pass, &term, &cost);
+        host->seconds += error ? 0 : one.seconds;
+    }
+    return error;
+}
+
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs)
+{
+    return predict_step_heated(out, device, plan, work, n_seqs, 0);
+}
+
+int predict_step_heated(struct step_prediction *out, const struct device *device, const struct plan *plan,
+                        const struct work *work, int32_t n_seqs, double heat_s)
 {
     struct step_prediction step = {.provenance = PROVENANCE_MEASURED};
     struct batch_parts batch = {0};
     int error = check_device(device);
-    error = error ? error : split_batch(&batch, device, plan, work, n_seqs);
+    error = error ? error : split_batch(&batch, device, plan, work, n_seqs, heat_s);
     for (int s = 0; !error && s < STAGE_COUNT; s++) {
         enum stage stage = (enum stage)s;
         double under[BOUND_COUNT] = {0};
@@ -231,6 +259,7 @@ int predict_step(struct step_prediction *out, const struct device *device, const
         }
         if (stage == STAGE_HOST && device->calibration) {
             add_overhead(&step.stages[s], &batch.pass);
+            error = error ? error : add_waiting(&step.stages[s], &batch);
         }
         if (stage == STAGE_COMMUNICATE && device->ranks > 1) {
             add_communication(&step.stages[s], &batch.pass);
@@ -255,15 +284,17 @@ static int predict_prefill(struct step_prediction *out, const struct device *dev
     for (int s = 0; s < STAGE_COUNT; s++) {
         sum.stages[s].provenance = PROVENANCE_MEASURED;
     }
+    struct calibration_heat heat = {0, 0};
     int32_t chunk = chunk_tokens > 0 && chunk_tokens < context_tokens ? chunk_tokens : context_tokens;
     for (int32_t done = 0; done < context_tokens;) {
         int32_t rows = chunk < context_tokens - done ? chunk : context_tokens - done;
         struct work work = {.context_tokens = done, .new_tokens = rows, .logit_rows = done + rows == context_tokens};
         struct step_prediction step;
-        int error = predict_step(&step, device, plan, &work, 1);
+        int error = predict_step_heated(&step, device, plan, &work, 1, calibration_heat_at(&heat, sum.seconds));
         if (error) {
             return error;
         }
+        calibration_heat_step(&heat, sum.seconds, step.seconds, rows);
         sum.seconds += step.seconds;
         sum.provenance = provenance_weaker(sum.provenance, step.provenance);
         for (int s = 0; s < STAGE_COUNT; s++) {

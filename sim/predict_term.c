@@ -1,8 +1,8 @@
 // sim/predict_term.c - see predict_term.h.
 //
-// A stretch of a calibration's curve holds for a phase, for an eighth of an octave of rows, and for the works between
-// two of its points. Steps come back to the same ones: they are kept in a table by these, where the last one asked for
-// stays. Beside it each term's last answer is kept: what it writes costs the same step after step.
+// A stretch of a calibration's curve holds for a phase, for a thirty-second of an octave of rows, and for the works
+// between two of its points. Steps come back to the same ones: they are kept in a table by these, where the last one
+// asked for stays. Beside it each term's last answer is kept: what it writes costs the same step after step.
 #include "sim/predict_term.h"
 
 #include <errno.h>
@@ -52,18 +52,33 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
-static enum calibration_layer layer_kind(const struct plan *plan, enum stage stage, int32_t layer)
+static enum calibration_layer layer_kind(const struct plan *plan, enum stage stage, int32_t layer,
+                                         struct predict_state state)
 {
     bool inside = layer >= 0, bounds = plan->index.score == INDEX_PAGE_BOUND;    // embed and head are in none
     bool indexes = inside && plan_runs_indexer(plan, layer);
+    bool whole = inside && plan->layers[layer].attention == ATTENTION_FULL;
     struct calibration_beside beside = {.window = inside && plan->layers[layer].attention == ATTENTION_WINDOW,
                                         .keys = indexes && !bounds,
-                                        .bounds = indexes && bounds};
+                                        .bounds = indexes && bounds,
+                                        .taking = state.taking,
+                                        .whole = whole,
+                                        .lightning = !whole && plan->index.key_dtype == DTYPE_FP8,
+                                        .cool = state.cool};
     for (int32_t l = 0; l < plan->shape.n_layers; l++) {
         beside.windows = beside.windows || plan->layers[l].attention == ATTENTION_WINDOW;
         beside.indexers = beside.indexers || plan_runs_indexer(plan, l);
     }
     return calibration_layer_of(stage, &beside);
+}
+
+bool predict_waits(const struct device *device, const struct plan *plan)
+{
+    bool windows = false;
+    for (int32_t l = 0; l < plan->shape.n_layers; l++) {
+        windows = windows || plan->layers[l].attention == ATTENTION_WINDOW;
+    }
+    return !windows && device->calibration && !predict_foreign(device) && calibration_waits(device->calibration);
 }
 
 bool predict_foreign(const struct device *device)
@@ -72,7 +87,7 @@ bool predict_foreign(const struct device *device)
 }
 
 struct predict_term predict_term_of(const struct device *device, const struct plan *plan, enum stage stage,
-                                    int32_t layer)
+                                    int32_t layer, struct predict_state state)
 {
     bool whole = stage == STAGE_ATTENTION && plan->layers[layer].attention == ATTENTION_FULL;
     bool selects = plan->index.budget_tokens > 0 && !whole;
@@ -88,7 +103,7 @@ struct predict_term predict_term_of(const struct device *device, const struct pl
         .query = {.stage = stage,
                   .unit_tokens = selects ? plan->index.unit_tokens : 0,
                   .dtype = dtype,
-                  .layer = layer_kind(plan, stage, layer)},
+                  .layer = layer_kind(plan, stage, layer, state)},
     };
 }
 
@@ -256,8 +271,7 @@ double predict_seconds(struct predict_memory *memory, const struct predict_pass 
     }
     if (last->rows != rows) {
         last->rows = rows;
-        struct calibration_query query = query_of(term, phase, rows, cost);
-        last->level_rows = calibration_level_rows(query.stage, query.rows);    // by which curves go
+        last->level_rows = calibration_level_rows(query_of(term, phase, rows, cost).rows);    // by which curves go
     }
     const struct calibration_stretch *stretch = find_stretch(memory, device, term, phase, last->level_rows, cost);
     last->cost = *cost;

@@ -18,6 +18,8 @@ struct predict_pass {
 };
 double predict_seen_tokens(const struct work *work);    // by the new rows of one sequence, summed over them
 
+// Whether steps of the plan that decode take longer than their stages for what selects (curves of HOST).
+bool predict_waits(const struct device *device, const struct plan *plan);
 bool predict_foreign(const struct device *device);    // whether its calibration was made on another device
 
 struct predict_term {
@@ -30,9 +32,14 @@ struct predict_term {
     struct calibration_query query;      // but for its phase, rows and work
     int32_t number;                      // the owner's, 0 here
 };
+// What it has to do with the step that it is in (calibration.h): no row sees more than it may select; clocks have not
+// fallen.
+struct predict_state {
+    bool taking, cool;
+};
 // `device` is borrowed as long as the term is used.
 struct predict_term predict_term_of(const struct device *device, const struct plan *plan, enum stage stage,
-                                    int32_t layer);
+                                    int32_t layer, struct predict_state state);
 // Attention is two kernels in a step that has both prompts and rows that decode: each part is priced by itself, with a
 // pass that has its rows only (chunked for prompts), and this says which stages are. Rows of one token that leave
 // logits decode.

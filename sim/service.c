@@ -189,6 +189,7 @@ static double price_step(struct service *service, int32_t n_decode, int32_t n, s
         count_decoding(service, n_decode);
     }
     step_price_since(service->price, service->now_s - service->prompts_end_s);
+    step_price_heat(service->price, calibration_heat_at(&service->heat, service->now_s));
     *sums = o->every_step ? (struct sums){0} : (struct sums){step_rows_contexts(service->decoding), n_decode};
     for (int32_t i = 0; i < n_work; i++) {
         const struct scheduled *part = &service->parts[from + i];
@@ -237,8 +238,11 @@ static void take_step(struct service *service)
     begin_prompts(service, n_decode, n);
     struct sums sums;
     double seconds = price_step(service, n_decode, n, &sums);
+    if (sums.rows > n) {
+        calibration_heat_step(&service->heat, service->now_s, seconds, sums.rows);
+        service->prompts_end_s = service->now_s + seconds;
+    }
     service->now_s += seconds;
-    service->prompts_end_s = sums.rows > n ? service->now_s : service->prompts_end_s;
     note_time(service, seconds, 1, n, &sums);
     step_rows_advance(service->decoding);
     service->output_tokens += n_decode + begin_answers(service, n_decode, n);

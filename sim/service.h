@@ -6,6 +6,7 @@
 
 #include "engine/kv_pages.h"
 #include "engine/scheduler.h"
+#include "sim/calibration.h"
 #include "sim/serve.h"
 
 // Counts requests beyond a limit while a simulation runs, so that a hopeless one can end early.
@@ -45,6 +46,7 @@ struct service {
     int64_t page_bytes, ring_bytes;           // of the cache: a page, the windows of a sequence
     double copy_s;                            // what saving or restoring the windows of one sequence takes
     double now_s, prompts_end_s;              // prompts_end_s: of the last step with any; -INFINITY: none yet
+    struct calibration_heat heat;
     int64_t n_finished, n_rejected;
     double last_end_s;                        // when requests last finished, and how many then
     int32_t n_last_ended;

@@ -176,8 +176,15 @@ static int add_terms(struct step_price *price, int32_t layer, double n_layers, b
         if (reads_cache(term.stage) != additive || !ever_costs(price, &term)) {
             continue;
         }
-        term.predicted = predict_term_of(&price->device, &price->plan, term.stage, layer);
-        term.predicted.number = price->n_terms;
+        struct predict_state state = {false, false}, other = {true, true};
+        term.predicted = predict_term_of(&price->device, &price->plan, term.stage, layer, state);
+        term.other = predict_term_of(&price->device, &price->plan, term.stage, layer, other);
+        term.waits = predict_term_of(&price->device, &price->plan, STAGE_HOST, layer, state);
+        term.other_waits = predict_term_of(&price->device, &price->plan, STAGE_HOST, layer, other);
+        term.predicted.number = 4 * price->n_terms;
+        term.other.number = 4 * price->n_terms + 1;
+        term.waits.number = 4 * price->n_terms + 2;
+        term.other_waits.number = 4 * price->n_terms + 3;
         term.splits = predict_splits(&term.predicted);
         if (price->n_terms == MAX_TERMS) {
             return status_fail(-EINVAL, "%s has more kinds of layers than can be simulated", price->plan.shape.name);
@@ -237,16 +244,17 @@ static struct rows_entry *rows_entry(struct step_price *price, int64_t new_rows,
 }
 
 static double time_of(struct step_price *price, const struct predict_pass *pass, const struct term *term,
-                      const struct stage_cost *cost, int32_t n_seqs)
+                      const struct stage_cost *cost, const struct batch *batch)
 {
     if (cost->bytes == 0 && cost->flops == 0) {
         return 0;
     }
     if (price->timer.seconds) {
         return term->n_layers * price->timer.seconds(price->timer.user, term->stage, term->layer, cost, pass->bandwidth,
-                                                     n_seqs, (int32_t)pass->new_rows);
+                                                     batch->n_seqs, (int32_t)pass->new_rows);
     }
-    return term->n_layers * predict_seconds(price->memory, pass, &term->predicted, cost);
+    bool other = term->stage == STAGE_INDEX_SELECT ? batch->state.taking : batch->state.cool;    // each goes by one
+    return term->n_layers * predict_seconds(price->memory, pass, other ? &term->other : &term->predicted, cost);
 }
 
 // Of a step that holds `batch`; price->extra holds what its rows that do not decode cost in additive terms.
@@ -277,13 +285,14 @@ static double price_batch(struct step_price *price, const struct batch *batch)
                                 .chunked = batch->new_rows > batch->n_seqs,
                                 .logits_chunked = batch->logits_chunked};
     if (rows->bandwidth != pass.bandwidth || rows->n_seqs != batch->n_seqs ||
-        rows->logits_chunked != batch->logits_chunked) {
+        rows->logits_chunked != batch->logits_chunked || rows->cool != batch->state.cool) {
         rows->bandwidth = pass.bandwidth;
         rows->n_seqs = batch->n_seqs;
         rows->logits_chunked = batch->logits_chunked;
+        rows->cool = batch->state.cool;
         rows->seconds = 0;
         for (int32_t i = 0; i < price->n_rows_terms; i++) {
-            rows->seconds += time_of(price, &pass, &price->terms[i], &rows->cost[i], batch->n_seqs);
+            rows->seconds += time_of(price, &pass, &price->terms[i], &rows->cost[i], batch);
         }
     }
     double seconds = price->overhead_s + rows->seconds;
@@ -304,10 +313,14 @@ static double price_batch(struct step_price *price, const struct batch *batch)
         if (both && term->splits) {
             const struct stage_cost *of_prompts = &price->extra[i];
             struct stage_cost rest = {cost[i].bytes - of_prompts->bytes, cost[i].flops - of_prompts->flops};
-            seconds += time_of(price, &prompts, term, of_prompts, batch->n_seqs);
-            seconds += time_of(price, &decode, term, &rest, batch->n_seqs);
+            seconds += time_of(price, &prompts, term, of_prompts, batch);
+            seconds += time_of(price, &decode, term, &rest, batch);
         } else {
-            seconds += time_of(price, &pass, term, &cost[i], batch->n_seqs);
+            seconds += time_of(price, &pass, term, &cost[i], batch);
+        }
+        if (term->stage == STAGE_INDEX_SELECT && price->waits && !pass.chunked && cost[i].bytes > 0) {
+            const struct predict_term *waits = batch->state.taking ? &term->other_waits : &term->waits;
+            seconds += term->n_layers * predict_seconds(price->memory, &pass, waits, &cost[i]);
         }
     }
     return seconds;
@@ -315,7 +328,7 @@ static double price_batch(struct step_price *price, const struct batch *batch)
 
 double step_price_sums(struct step_price *price, struct feature_sums sums, const struct work *others, int32_t n_others)
 {
-    struct batch batch = {.n_seqs = (int32_t)sums.rows + n_others};
+    struct batch batch = {.n_seqs = (int32_t)sums.rows + n_others, .state.taking = true};
     bool extra = false;
     for (int32_t i = 0; i < n_others; i++) {
         if (others[i].new_tokens == 1 && others[i].logit_rows == 1) {
@@ -325,6 +338,8 @@ double step_price_sums(struct step_price *price, struct feature_sums sums, const
         extra = true;
         batch.new_rows += others[i].new_tokens;
         batch.logit_rows += others[i].logit_rows;
+        int64_t tokens = (int64_t)others[i].context_tokens + others[i].new_tokens;
+        batch.state.taking = batch.state.taking && tokens <= price->budget_tokens;
         batch.seen_tokens += predict_seen_tokens(&others[i]);
         batch.logits_chunked = batch.logits_chunked || others[i].logit_rows > 1;
         for (int32_t t = price->n_rows_terms; t < price->n_terms; t++) {
@@ -333,7 +348,10 @@ double step_price_sums(struct step_price *price, struct feature_sums sums, const
             price->extra[t].flops += cost.flops;
         }
     }
+    batch.state.taking = batch.state.taking && sums.tokens == sums.budget;
     batch.new_rows += sums.rows;
+    batch.state.cool = batch.new_rows > batch.n_seqs && price->device.calibration &&
+                       calibration_cool(price->device.calibration, price->heat_s, batch.new_rows);
     batch.logit_rows += sums.rows;
     add_features(batch.features, &sums);
     double seconds = price_batch(price, &batch);
@@ -356,7 +374,7 @@ static int open_tables(struct step_price *price)
     size_t rows_terms = price->n_rows_terms > 0 ? (size_t)price->n_rows_terms : 1;
     price->cache = calloc(CACHE_ENTRIES, sizeof *price->cache);
     price->cache_costs = calloc(CACHE_ENTRIES * rows_terms, sizeof *price->cache_costs);
-    price->memory = predict_memory_open(price->n_terms);
+    price->memory = predict_memory_open(4 * price->n_terms);
     if (!price->cache || !price->cache_costs || !price->memory) {
         return status_fail(-ENOMEM, "no memory to price steps");
     }
@@ -391,6 +409,7 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
     price->window_tokens = plan->shape.window_tokens > 0 ? plan->shape.window_tokens : INT64_MAX;
     price->budget_tokens = plan->index.budget_tokens > 0 ? plan->index.budget_tokens : INT64_MAX;
     price->budget_of_units = plan->index.budget_tokens > 0 ? plan_budget_units(plan) : INT64_MAX;
+    price->waits = !price->timer.seconds && predict_waits(&price->device, plan);
     price->unit = plan->index.budget_tokens > 0 ? plan->index.unit_tokens : 1;
     error = find_terms(price);
     error = error ? error : open_tables(price);
@@ -405,6 +424,11 @@ int step_price_open(struct step_price **out, const struct step_price_options *op
 void step_price_since(struct step_price *price, double seconds)
 {
     price->since_s = seconds;
+}
+
+void step_price_heat(struct step_price *price, double heat_s)
+{
+    price->heat_s = heat_s;
 }
 
 enum provenance step_price_provenance(const struct step_price *price)

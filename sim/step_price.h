@@ -37,6 +37,8 @@ void step_price_close(struct step_price *price);    // NULL-safe
 // Says how long ago the last step with prompts ended, for the steps that are priced from now on: some processors are
 // slower for a while (calibration.h). At first: INFINITY.
 void step_price_since(struct step_price *price, double seconds);
+// Says what heat the steps with prompts before them have left (struct calibration_heat). At first: none.
+void step_price_heat(struct step_price *price, double heat_s);
 
 // Seconds of one step over work [n_seqs].
 double step_price_seconds(struct step_price *price, const struct work *work, int32_t n_seqs);

@@ -22,7 +22,8 @@ struct term {
     int32_t layer;              // the kind's first; -1 outside layers
     double n_layers;
     bool splits;                // priced by itself for prompts and for rows that decode
-    struct predict_term predicted;
+    struct predict_term predicted, other;     // the latter where no row sees more than it may select, or in cool steps
+    struct predict_term waits, other_waits;   // of a selection: what its layer waits in a step that decodes
     // Of terms that add up over sequences: the cost of one decode row, per feature. Most are 0, `used` names the
     // others.
     double bytes[FEATURE_COUNT], flops[FEATURE_COUNT];
@@ -35,7 +36,7 @@ struct rows_entry {
     int64_t new_rows, logit_rows;
     double bytes, bandwidth, seconds;
     int32_t n_seqs;
-    bool logits_chunked;
+    bool logits_chunked, cool;
     struct stage_cost *cost;    // [n_rows_terms] borrowed from cache_costs
 };
 
@@ -44,7 +45,9 @@ struct step_price {
     struct plan plan;
     struct stage_timer timer;
     double overhead_s;
+    bool waits;                        // selections do
     double since_s;                    // since the last step with prompts ended; INFINITY: none
+    double heat_s;                     // that those have left
     enum provenance provenance;
     int32_t n_terms, n_rows_terms;
     struct term terms[MAX_TERMS];      // functions of rows first
@@ -64,6 +67,7 @@ struct batch {
     double seen_tokens;                // by the rows that do not decode, summed over them
     int32_t n_seqs;
     bool logits_chunked;               // some sequence has more than one row that leaves logits
+    struct predict_state state;
 };
 
 // Sums over rows that decode, as whole numbers: all stay far below 2^53, so that no order of adding changes them.

@@ -317,6 +317,74 @@ static void check_kinds(void)
     calibration_free(calibration);
 }
 
+// A step of one stage, whose longest context is `context_tokens`.
+static void feed_at(struct calibration_fit *fit, enum phase phase, enum stage stage, int32_t rows, int32_t context_tokens,
+                    int64_t begin_ns, int64_t duration_ns)
+{
+    struct sample_sink sink = calibration_fit_sink(fit);
+    struct stage_sample sample = {.source = 3, .step = ++step_number, .phase = phase, .stage = stage, .layer = 1,
+                                  .n_seqs = 1, .n_tokens = rows, .context_tokens = context_tokens, .bytes = 1000,
+                                  .flops = 1000, .duration_ns = duration_ns};
+    struct step_sample step = {.source = 3, .step = step_number, .phase = phase, .n_seqs = 1, .n_tokens = rows,
+                               .context_tokens = context_tokens, .begin_ns = begin_ns, .duration_ns = duration_ns};
+    sink.stage(sink.user, &sample);
+    sink.step(sink.user, &step);
+}
+
+static double prompt_s(const struct calibration *calibration, enum calibration_layer layer)
+{
+    struct calibration_query query = {STAGE_FFN, PHASE_PREFILL, 0, 1000, DTYPE_BF16, 2000, layer};
+    struct calibration_answer answer;
+    CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
+    return answer.floor_s + 1000 / BYTES_PER_S / answer.efficiency;
+}
+
+// Selections that take all are told from those that choose; prompts before a GPU's clocks fall from those behind, and a
+// pause cools it. Few rows do not heat.
+static void check_states(void)
+{
+    struct sample_source selects = source;
+    struct calibration_fit *fit = open_fit();
+    struct sample_sink sink = calibration_fit_sink(fit);
+    selects.top_k = 64;
+    selects.unit_tokens = 0;
+    sink.source(sink.user, &selects);
+    feed_at(fit, PHASE_DECODE, STAGE_INDEX_SELECT, 1, 64, 0, 10000);
+    feed_at(fit, PHASE_DECODE, STAGE_INDEX_SELECT, 1, 65, 0, 50000);
+    struct calibration *calibration = finish(fit);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_INDEX_SELECT, LAYER_TAKING) / 10 - 1) < 1e-3);
+    CHECK(fabs(1e6 * kind_s(calibration, STAGE_INDEX_SELECT, LAYER_ANY) / 50 - 1) < 1e-3);
+    CHECK(calibration->profiles[0].warm_s == 0);    // no GPU
+    calibration_free(calibration);
+
+    static const struct {
+        int32_t rows;
+        int64_t begin_ms, ms;
+        enum calibration_layer layer;
+    } steps[] = {{1000, 0, 39, LAYER_SELECTING},   {1000, 39, 45, LAYER_SELECTING}, {1000, 84, 45, LAYER_ANY},
+                 {1000, 200, 39, LAYER_SELECTING}, {100, 300, 45, LAYER_SELECTING}, {1000, 345, 39, LAYER_SELECTING}};
+    CHECK(calibration_fit_open(&fit) == 0);
+    CHECK(calibration_fit_trace(fit, "made-up.pftrace") == 0);
+    sink = calibration_fit_sink(fit);
+    selects.graph = true;
+    sink.source(sink.user, &selects);
+    struct calibration_heat heat = {0, 0};
+    struct calibration_profile profile = {.warm_s = 0.04};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        double begin_s = 1e-3 * (double)steps[i].begin_ms;
+        bool cool = calibration_cool(&profile, calibration_heat_at(&heat, begin_s), steps[i].rows);
+        CHECK_MESSAGE(cool == (steps[i].layer == LAYER_SELECTING), "step %zu", i);
+        calibration_heat_step(&heat, begin_s, 1e-3 * (double)steps[i].ms, steps[i].rows);
+        feed_at(fit, PHASE_PREFILL, STAGE_FFN, steps[i].rows, steps[i].rows, 1000000 * steps[i].begin_ms,
+                1000000 * steps[i].ms);
+    }
+    calibration = finish(fit);
+    CHECK(calibration->profiles[0].warm_s > 0);
+    CHECK(fabs(1e3 * prompt_s(calibration, LAYER_SELECTING) / 39 - 1) < 1e-3);
+    CHECK(fabs(1e3 * prompt_s(calibration, LAYER_ANY) / 45 - 1) < 1e-3);
+    calibration_free(calibration);
+}
+
 // Tiles of a stage are one sample of all their rows; parts keep theirs. Useless samples are counted, not used.
 static void check_grouping(void)
 {
@@ -404,7 +472,8 @@ static void check_prediction(void)
             }
             // Nanoseconds are whole: the roofline is made a million times slower, so that rounding does not show.
             struct stage_sample sample = {.source = 3, .step = 1 << 20, .phase = PHASE_DECODE, .stage = (enum stage)s,
-                                          .layer = layer, .n_seqs = 2, .n_tokens = 2, .bytes = one.cost.bytes,
+                                          .layer = layer, .n_seqs = 2, .n_tokens = 2, .context_tokens = 101,
+                                          .bytes = one.cost.bytes,
                                           .flops = one.cost.flops, .duration_ns = llround(2e15 * one.seconds)};
             sink.stage(sink.user, &sample);
             sum_ns += sample.duration_ns;
@@ -651,6 +720,7 @@ int main(void)
     check_pooled_error();
     check_means();
     check_kinds();
+    check_states();
     check_grouping();
     check_prediction();
     check_file();

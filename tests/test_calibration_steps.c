@@ -15,6 +15,8 @@ static double true_s(int64_t bytes)
 }
 
 static double per_seq_s;    // outside of stages, for each sequence
+static enum stage reading = STAGE_ATTENTION;    // that grows with contexts
+static double wait_s;       // for each layer of a replayed step of four sequences and more with 8192 tokens
 
 // Steps of a batch, one in EVERY with marks that add mark_s to each stage; `beside_s` passes outside of stages.
 static void tell_batch(const struct sample_sink *sink, int64_t *step, int32_t n_seqs, int32_t context, double mark_s,
@@ -23,13 +25,14 @@ static void tell_batch(const struct sample_sink *sink, int64_t *step, int32_t n_
     for (int32_t r = 0; r < REPEATS * EVERY; r++, (*step)++) {
         bool marked = all_marked || r % EVERY == 0;
         double whole_s = beside_s + n_seqs * per_seq_s;
+        whole_s += !marked && n_seqs >= 4 && context == 8192 ? N_LAYERS * wait_s : 0;
         for (int32_t layer = 0; layer < N_LAYERS; layer++) {
             int64_t bytes[2] = {100000 * (int64_t)n_seqs * context, 200000000};
             for (int part = 0; part < 2; part++) {
                 double seconds = true_s(bytes[part]);
                 whole_s += seconds + (marked ? mark_s : 0);
                 struct stage_sample stage = {
-                    .step = *step, .phase = PHASE_DECODE, .stage = part ? STAGE_FFN : STAGE_ATTENTION, .layer = layer,
+                    .step = *step, .phase = PHASE_DECODE, .stage = part ? STAGE_FFN : reading, .layer = layer,
                     .n_seqs = n_seqs, .n_tokens = n_seqs, .context_tokens = context, .bytes = bytes[part], .flops = 1000,
                     .duration_ns = (int64_t)(1e9 * (seconds + mark_s) * (1 + 0.002 * (check_uniform() - 0.5))),
                 };
@@ -307,11 +310,35 @@ static void test_shipped(void)
     calibration_free(calibration);
 }
 
+// What steps that are replayed take longer than their stages is told of layers that select, and of no stage.
+static void test_waiting(void)
+{
+    reading = STAGE_INDEX_SELECT;
+    wait_s = 5e-6;
+    struct calibration *calibration = calibrate(2e-6, 0, false, true);
+    const struct calibration_profile *profile = &calibration->profiles[0];
+    int64_t bytes = 100000 * 8 * (int64_t)8192;
+    CHECK(calibration_waits(profile));
+    CHECK_MESSAGE(fabs(1e6 * profile->mark_s[PHASE_DECODE] - 2) <= 0.2, "a mark: %g us", 1e6 * profile->mark_s[PHASE_DECODE]);
+    double waits_s = predicted_s(calibration, STAGE_HOST, 8, bytes), stage_s = predicted_s(calibration, reading, 8, bytes);
+    CHECK_MESSAGE(fabs(1e6 * waits_s - 5) <= 1.5, "waits %g us", 1e6 * waits_s);
+    CHECK_MESSAGE(fabs(stage_s / true_s(bytes) - 1) <= 0.03, "%g us, truly %g", 1e6 * stage_s, 1e6 * true_s(bytes));
+    waits_s = predicted_s(calibration, STAGE_HOST, 2, bytes / 4);
+    CHECK_MESSAGE(waits_s < 1.5e-6, "two sequences: waits %g us", 1e6 * waits_s);
+    calibration_free(calibration);
+    reading = STAGE_ATTENTION;
+    wait_s = 0;
+    calibration = calibrate(2e-6, 0, false, true);
+    CHECK(!calibration_waits(&calibration->profiles[0]));
+    calibration_free(calibration);
+}
+
 int main(void)
 {
     check_begin();
     test_shipped();
     test_marks();
+    test_waiting();
     test_overhead();
     test_settling();
     test_seen();

@@ -26,14 +26,26 @@ static struct plan random_plan(void)
     return plan;
 }
 
-// Curves for all stages, with efficiencies that change with work and rows.
+// Curves for all stages, with efficiencies that change with work and rows, and for some kinds of layers, which go by what
+// the whole step holds.
 static const struct calibration_profile *random_calibration(void)
 {
-    static struct calibration_point points[2 * STAGE_COUNT][4];
-    static struct calibration_curve curves[2 * STAGE_COUNT];
+    static const struct {
+        enum stage stage;
+        enum phase phase;
+        enum calibration_layer layer;
+    } kinds[] = {{STAGE_INDEX_SELECT, PHASE_DECODE, LAYER_TAKING},
+                 {STAGE_INDEX_SELECT, PHASE_PREFILL, LAYER_TAKING},
+                 {STAGE_HOST, PHASE_DECODE, LAYER_TAKING},
+                 {STAGE_FFN, PHASE_PREFILL, LAYER_SELECTING},
+                 {STAGE_ATTENTION, PHASE_PREFILL, LAYER_SELECTING},
+                 {STAGE_WINDOW_ATTENTION, PHASE_PREFILL, LAYER_SELECTING}};
+    enum { PLAIN = 2 * STAGE_COUNT, CURVES = PLAIN + sizeof kinds / sizeof *kinds };
+    static struct calibration_point points[CURVES][4];
+    static struct calibration_curve curves[CURVES];
     static struct calibration_profile profile;
-    profile = (struct calibration_profile){.n_curves = 2 * STAGE_COUNT, .curves = curves, .n_steps = {5, 5, 5}};
-    for (int32_t c = 0; c < 2 * STAGE_COUNT; c++) {
+    profile = (struct calibration_profile){.n_curves = CURVES, .curves = curves, .n_steps = {5, 5, 5}, .warm_s = 0.04};
+    for (int32_t c = 0; c < CURVES; c++) {
         for (int32_t i = 0; i < 4; i++) {
             points[c][i] = (struct calibration_point){i < 2 ? 1 : 8, i % 2 ? 1e8 : 1e4, 0.2 + check_uniform(), 3};
         }
@@ -43,6 +55,11 @@ static const struct calibration_profile *random_calibration(void)
                                                .floor_s = 1e-5 * check_uniform(),
                                                .n_points = 4,
                                                .points = points[c]};
+        if (c >= PLAIN) {
+            curves[c].stage = kinds[c - PLAIN].stage;
+            curves[c].phase = kinds[c - PLAIN].phase;
+            curves[c].layer = kinds[c - PLAIN].layer;
+        }
     }
     profile.overhead_s[PHASE_PREFILL] = 1e-4;
     profile.overhead_s[PHASE_DECODE] = 2e-5;
@@ -117,7 +134,9 @@ static void test_price(void)
             work[s] = random_work(&plan);
         }
         struct step_prediction step;
-        CHECK(predict_step(&step, &device, &plan, work, n) == 0);
+        double heat_s = 0.1 * check_uniform();
+        CHECK(predict_step_heated(&step, &device, &plan, work, n, heat_s) == 0);
+        step_price_heat(price, heat_s);
         double seconds = step_price_seconds(price, work, n);
         CHECK_MESSAGE(near(seconds, step.seconds + 3e-5, 1e-9), "%s %s: %.12g, expected %.12g", plan.shape.name,
                       plan.method, seconds, step.seconds + 3e-5);

@@ -39,6 +39,8 @@ struct datum {
     double staged_s[MAX_STEPS], stages_s[STAGE_COUNT][MAX_STEPS];    // [n_staged] of those that do, less their marks
     double beside_s[MAX_STEPS];              // [n_staged] what is outside of the stages
     int32_t whole_of[MAX_STEPS], staged_of[MAX_STEPS];    // the trace that told it
+    double heat_s[2 * MAX_STEPS];            // [n_heat] that steps with prompts had left before (sim/calibration.h)
+    int32_t n_heat;
 };
 
 // A shape as it was measured: of all traces, or of one.
@@ -62,6 +64,7 @@ struct bench {
     int32_t reading;                         // the how manieth trace is read
     int64_t dropped;                         // steps for which there was no room
     double mark_s[PHASE_COUNT];              // of the trace that is read
+    struct calibration_heat heat;            // of it
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -165,9 +168,20 @@ static struct datum *find_datum(struct bench *bench, const struct step_sample *s
     return datum;
 }
 
+// The heat before a step; it adds its own.
+static double heat_up(struct bench *bench, const struct step_sample *sample)
+{
+    double begin_s = 1e-9 * (double)sample->begin_ns, before_s = calibration_heat_at(&bench->heat, begin_s);
+    if (sample->phase != PHASE_DECODE) {
+        calibration_heat_step(&bench->heat, begin_s, 1e-9 * (double)sample->duration_ns, sample->n_tokens);
+    }
+    return before_s;
+}
+
 static void on_step(void *user, const struct step_sample *sample)
 {
     struct bench *bench = user;
+    double heat_s = heat_up(bench, sample);
     bool usable = bench->of_source >= 0 && sample->phase != PHASE_MIXED && sample->n_seqs > 0 &&
                   sample->n_seqs <= MAX_SEQS;
     struct datum *datum = usable ? find_datum(bench, sample) : NULL;
@@ -176,6 +190,9 @@ static void on_step(void *user, const struct step_sample *sample)
         datum->fitted = datum->fitted || bench->fitting;
         datum->held = datum->held || !bench->fitting;
         datum = datum->fitted ? NULL : datum;
+    }
+    if (datum && datum->n_heat < 2 * MAX_STEPS) {
+        datum->heat_s[datum->n_heat++] = heat_s;
     }
     if (datum && bench->n_pending == 0 && datum->n_whole < MAX_STEPS) {
         datum->whole_of[datum->n_whole] = bench->reading;
@@ -216,7 +233,7 @@ static void note(const struct datum *datum, int level, int mode, double predicte
 // The median of those [n] that trace `reading` told, -1: all of them; NAN where there are none.
 static double median_of(const double *values, const int32_t *of, int32_t n, int32_t reading)
 {
-    double chosen[MAX_STEPS];
+    double chosen[2 * MAX_STEPS];
     int32_t n_chosen = 0;
     for (int32_t i = 0; i < n; i++) {
         if (reading < 0 || of[i] == reading) {
@@ -272,7 +289,8 @@ static int predict(struct measured *out, const struct bench *bench, const struct
     for (int32_t i = 0; i < datum->n_seqs; i++) {
         work[i] = (struct work){datum->context_tokens - rows, rows, datum->phase == PHASE_DECODE || datum->ends};
     }
-    int error = predict_step(&step, device, &bench->plans[datum->plan], work, datum->n_seqs);
+    double heat_s = median_of(datum->heat_s, NULL, datum->n_heat, -1);
+    int error = predict_step_heated(&step, device, &bench->plans[datum->plan], work, datum->n_seqs, heat_s);
     *out = (struct measured){.staged = true, .step_s = step.seconds, .undisturbed_s = step.seconds};
     for (int s = 0; s < STAGE_HOST && !error; s++) {
         out->stages_s[s] = step.stages[s].seconds;
@@ -443,6 +461,7 @@ static int read_held(struct bench *bench, const struct device *device, const cha
     int error = fit(&own, bench, device, &one);
     if (!error) {
         memcpy(bench->mark_s, own->profiles[0].mark_s, sizeof bench->mark_s);
+        bench->heat = (struct calibration_heat){0, 0};
         error = trace_read(path, sink, NULL);
     }
     calibration_free(own);

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# tests/bench/split.sh held|fresh|grid|chunks FOLDER [METHOD...] - shapes to judge a GPU by, or to calibrate from.
+# tests/bench/split.sh held|fresh|grid|chunks|decode FOLDER [METHOD...] - shapes to judge a GPU by, or to calibrate from.
 #
 # Which shapes judge was written here before any of them was measured, and they are never calibrated with. Drawn with a
 # seed, per method: one context from each seventh of the logarithm of 700 to 96K and one shortly above the 2048 tokens
 # that are selected, at least 6% from every context that is calibrated with; five batches and nine lengths of prompts
 # likewise, and a prompt of whole tiles; of `fresh` five contexts, four batches and seven lengths. `grid` adds to what
 # calibrations were made from before: contexts where nothing was measured, and for each level of rows whose algorithms
-# the engine chooses apart a length shortly behind its begin; `chunks` short last chunks of long prompts.
+# the engine chooses apart a length shortly behind its begin; `chunks` short last chunks of long prompts; `decode` what
+# is measured again where the kernels of steps that decode have changed.
 # All is run twice, the second time in reverse: FOLDER/{held,grid}-METHOD.pftrace and ...-2.pftrace. BUILD names the
 # folder of bench_record, MODEL and DEVICE are as its own, LIMIT seconds (default: 60) are what a method may take: cut
-# short, its second run is lost, not the first.
+# short, its second run is lost, not the first. PASSES (default: 2) are the runs.
 set -u
 what=${1:-} folder=${2:-} build=${BUILD:-build} rc=0
 declare -A held fresh grid
@@ -50,8 +51,8 @@ short=262,294,326,358,390,422,454,486,525,589,653,717,781,845,909,973
 long=1050,1178,1306,1434,1562,1690,1818,1946,2099,2355,2611,2867,3123,3379,3635,3891,4198,4710,5222,\
 5734,6246,6758,7270,7782
 
-if [[ ! "$what" =~ ^(held|fresh|grid|chunks)$ ]] || [ ! -d "$folder" ]; then
-    echo "split.sh: expected held, fresh, grid or chunks, a folder, and perhaps methods" >&2
+if [[ ! "$what" =~ ^(held|fresh|grid|chunks|decode)$ ]] || [ ! -d "$folder" ]; then
+    echo "split.sh: expected held, fresh, grid, chunks or decode, a folder, and perhaps methods" >&2
     exit 2
 fi
 shift 2
@@ -64,6 +65,9 @@ for method in ${*:-clsa dense token indexcache dsa quest block yoco clsa-block};
         read -r contexts batches prompts <<< "${held[$method]}"
     elif [ "$what" = fresh ]; then
         read -r contexts batches prompts <<< "${fresh[$method]}"
+    elif [ "$what" = decode ]; then
+        read -r contexts batches prompts <<< "${grid[$method]}"
+        contexts=1024,4096,9216,18432,$contexts prompts=64
     elif [ "$what" = chunks ]; then
         contexts=8256,8900,32968,49300,50100,91000 batches=1 prompts=64
         [ "$method" = token ] && contexts=8256,8900,41160,49300,50100,91000    # 33524 tokens judge it
@@ -72,7 +76,7 @@ for method in ${*:-clsa dense token indexcache dsa quest block yoco clsa-block};
         [ "$prompts" = all ] && prompts=$short,$long || prompts=$long
     fi
     timeout -s INT -k 10 "${LIMIT:-60}" "$build/bench_record" --model "${MODEL:-paper-4b}" --device "${DEVICE:-cuda}" \
-        --methods "$method" --folder "$folder" --name "$what" --steps 9 --every 3 --passes 2 \
+        --methods "$method" --folder "$folder" --name "$what" --steps 9 --every 3 --passes "${PASSES:-2}" \
         --contexts "$contexts" --batches "$batches" --prompts "$prompts" || rc=1
 done
 exit $rc
