@@ -90,7 +90,7 @@ static int run(struct bench *bench)
     struct device *table = NULL;
     int32_t n_table;
     struct plan_options knobs = plan_options_default();
-    int error = choice_model(&config, bench->model);
+    int error = choice_model(&config, "--model", bench->model);
     error = error ? error : choice_plan(&bench->plan, &config, bench->model, bench->method, &knobs);
     error = error ? error : device_table_load(&table, &n_table, NULL);
     error = error ? error : calibrated_open(&calibration, &bench->calibration_file, bench->device_name, NULL);
