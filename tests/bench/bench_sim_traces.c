@@ -51,7 +51,7 @@ struct measured {
 
 struct bench {
     struct option_list fit_paths, held_paths;
-    const char *device_name, *save, *borrowed;
+    const char *device_name, *save, *borrowed, *shapes;
     struct results results;
     bool each, fitting;                      // fitting: the traces that are read are those to calibrate from
     struct plan plans[MAX_PLANS];
@@ -394,6 +394,7 @@ static void report(const struct bench *bench, int level, int mode, int32_t plan,
                                                       .command = "bench_sim_traces",
                                                       .model = bench->source.model,
                                                       .method = methods,
+                                                      .contexts = bench->shapes,
                                                       .quantity = quantity,
                                                       .median = figures[i],
                                                       .spread = NAN,
@@ -416,10 +417,15 @@ static void report_all(const struct bench *bench)
             n_judged++;
         }
     }
-    for (int32_t plan = -1; plan < bench->n_plans; plan++) {
-        for (int level = 0; level < LEVELS && (plan < 0 || (judged[plan] && n_judged > 1)); level++) {
-            for (int mode = 0; mode < MODES; mode++) {
-                report(bench, level, mode, plan, plan < 0 ? methods : bench->plans[plan].method);
+    for (int level = 0; level < LEVELS; level++) {
+        for (int mode = 0; mode < MODES; mode++) {
+            report(bench, level, mode, -1, methods);
+        }
+    }
+    for (int32_t plan = 0; plan < bench->n_plans && n_judged > 1; plan++) {
+        for (int level = 0; level < LEVELS && judged[plan]; level++) {
+            for (int mode = 0; mode < MODES && level != STEP_UNDISTURBED && level != STAGE_ALL; mode++) {
+                report(bench, level, mode, plan, bench->plans[plan].method);
             }
         }
     }
@@ -529,6 +535,7 @@ int main(int argc, char **argv)
         {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
         {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},
         {"save", OPTION_OUTPUT, &bench.save, 0, 0, "FILE", "the calibration"},
+        {"shapes", OPTION_TEXT, &bench.shapes, 0, 0, "NAME", "what rows call those to judge by, instead of a context"},
         {"each", OPTION_FLAG, &bench.each, 0, 0, NULL, "print every datum"},
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},

@@ -10,7 +10,7 @@
 #   serving  a row for each method under each load: as measured, and in brackets what the simulator was off by in percent,
 #            calibrated and as a bare roofline
 #   errors   what predictions of recorded shapes miss by: a row for each set of methods that was judged; QUANTITY is their
-#            names, as rows have them
+#            names, as rows have them, CONTEXT what rows call the shapes
 #   counters a row for each operator and number of sequences: what kernel_counters.py read
 #   kernels  a row for each operator: ours, its floor, and every peer that was timed beside it, by number of sequences
 # Run from the top of the checkout.
@@ -138,11 +138,12 @@ function errors(words,    i, j, k, part, f, name, names, n_names, seen, levels, 
     for (i = 1; i <= n; i++) {
         split(row[order[i]], f, "\t")
         if (f[10] !~ /^sim_error\.st(ep|age)/ || f[7] !~ "^(" part[1] ")$" || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
-        if (!(f[7] in seen)) { seen[f[7]] = 1; names[++n_names] = f[7] }
-        value[f[7], f[10]] = f[11]
+        name = f[8] " | " f[7]
+        if (!(name in seen)) { seen[name] = 1; names[++n_names] = name }
+        value[name, f[10]] = f[11]
     }
-    print "| methods | decode steps | prefill steps | all steps | stages of more than 1% of a step |"
-    print "| --- | --- | --- | --- | --- |"
+    print "| shapes | methods | decode steps | prefill steps | all steps | stages of more than 1% of a step |"
+    print "| --- | --- | --- | --- | --- | --- |"
     for (i = 1; i <= n_names; i++) {
         line = "| " names[i] " |"
         for (j = 1; j <= n_levels; j++) {
