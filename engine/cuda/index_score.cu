@@ -440,14 +440,10 @@ __global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(co
         const int row = p.first + w.item, last = p.rows.position[row];
         uint32_t q[NT][KC][4];
         float factor[NT][2];
-        if constexpr (!FP8 && NT == 1) {    // nothing to quantise: a few reads that the first warp leaves in the L1
-            load_queries<FP8, KC, NT, GATED>(p, row, q, factor);
-        } else {
-            if constexpr (FP8) {
+        if constexpr (FP8) {
             share_queries<KC, NT, GATED>(p, row, queries, q, factor);
         } else {
             load_queries<FP8, KC, NT, GATED>(p, row, q, factor);
-        }
         }
         float *scores = p.scores + (int64_t)w.item * p.sets * p.stride;
         for (int tile = w.tile; tile < w.item_end; tile++) {
