@@ -9,7 +9,6 @@
 // Points are bins an eighth of an octave wide: a place that close to one counts as measured.
 static const double NEAR_OCTAVES = 1.1;    // grids four times apart have their middle one octave from a point
 static const double SAME_OCTAVES = 0.25;
-static const double ANY_OCTAVES = 1000;    // farther than any work, nearer than none
 static const double MEASURED_OCTAVES = 0.125;
 static const double MOST_HEAT_S = 0.1;     // as long a pause cools all
 enum { HEATING_ROWS = 512 };               // an H200 multiplies 200 to 300 rows while it reads their weights
@@ -163,23 +162,20 @@ static bool reads_weights(enum stage stage)
            stage == STAGE_HEAD;
 }
 
-// The work of `other` rows that do as much each: a batch of another size at the same contexts, a product by the same
-// weights. Those are read once, whatever the rows: a weight's bytes, then two operations for every row. What else prompts
-// do grows with their rows.
+// The work of `other` rows that do as much each, at the same contexts: of a product by the same weights, which are read
+// once, whatever the rows: a weight's bytes, then two operations for every row. Where "rows" are what each sees, of as
+// many rows that see so much, which for attention over a selection is the same work.
 static double work_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
-    bool product = reads_weights(curve->stage);
-    double shared = product ? 0.5 * dtype_bytes(curve->dtype) : 0;
-    return curve->phase == PHASE_PREFILL && !product ? 1 : (other + shared) / (rows + shared);
+    double shared = reads_weights(curve->stage) ? 0.5 * dtype_bytes(curve->dtype) : 0;
+    bool seen = calibration_by_context(curve->stage, curve->phase, curve->unit_tokens);
+    return seen && curve->stage == STAGE_ATTENTION ? 1 : (other + shared) / (rows + shared);
 }
 
 // How far works may be from the one asked for: of products as little as tells weights of one shape from another's.
-// Where curves go by what a row sees, its cost hardly depends on how many rows there are.
 static double near_octaves(const struct calibration_curve *curve)
 {
-    return reads_weights(curve->stage) ? SAME_OCTAVES
-           : calibration_by_context(curve->stage, curve->phase, curve->unit_tokens) ? ANY_OCTAVES
-                                                                                    : NEAR_OCTAVES;
+    return reads_weights(curve->stage) ? SAME_OCTAVES : NEAR_OCTAVES;
 }
 
 // The numbers of rows to go by, below and above: the nearest that were measured with about that much work each; 0 and
