@@ -300,6 +300,11 @@ static int open_engine(struct serving *serving)
     int64_t begin_ns = collector_now_ns();
     error = error || o->cold ? error : engine_warm(serving->engine, serving->least_context);
     serving->result->warm_s = 1e-9 * (double)(collector_now_ns() - begin_ns);
+    if (!error && o->opened) {
+        struct sample_source source;
+        engine_source(serving->engine, &source);
+        o->opened(o->opened_user, &source);
+    }
     return error;
 }
 

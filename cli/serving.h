@@ -24,6 +24,8 @@ struct serving_options {
     uint64_t seed;                      // of the prompts' tokens
     double slo_ttft_s, slo_tpot_s;
     const struct observer *observer;    // also hears; its request slot is called too. May be NULL
+    void (*opened)(void *user, const struct sample_source *source);    // warmed, before the first arrival; may be NULL
+    void *opened_user;
     void (*stepped)(void *user, double begin_s, double end_s);    // after steps, on the replay's clock; may be NULL
     void *stepped_user;
     void (*progress)(void *user, int64_t finished, int64_t total);    // after steps; may be NULL

@@ -12,7 +12,8 @@
 // file in place of the engine: what another calibration would have said of a run on another machine.
 // --runs replays each case several times; measured is then the median of each figure, beside how far the runs are apart:
 // a burst of what else a machine does is in one run only. --dry only tells what arrives and how small the cache is, as
-// options by which later replays, or a judgement with another calibration, have the same.
+// options by which later replays, or a judgement with another calibration, have the same. --trace records a replay, of
+// other requests than those to be judged (--seed, --prompt), as something to calibrate from.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@
 #include "engine/status.h"
 #include "sim/serve.h"
 #include "tests/bench/serving_report.h"
+#include "tests/bench/serving_trace.h"
 
 enum { CASES = 3, MAX_RUNS = 16 };
 enum { STEADY, SATURATED, PREEMPTION };
@@ -46,12 +48,12 @@ struct meter {
 };
 
 struct bench {
-    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *steps_file, *measured_file;
+    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *steps_file, *measured_file, *trace_file;
     struct results results;
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed, preemption_cache;
     double load, capacity;
-    bool virtual_clock, cold, dry, relative;  // relative: steps count from the end of the one before, as old files tell them
+    bool virtual_clock, cold, dry;
     struct plan_flags flags;
     struct model_config config;
     struct calibration *calibration;
@@ -193,6 +195,13 @@ static int replay(struct serving_result *out, struct bench *bench, const struct 
                                       .max_step_tokens = bench->chunk, .cache_tokens = setup->cache_tokens,
                                       .virtual_clock = bench->virtual_clock, .cold = bench->cold, .seed = 1,
                                       .stepped = on_step, .stepped_user = bench};
+    struct serving_trace *trace = NULL;
+    error = error || !bench->trace_file ? error : serving_trace_open(&trace, bench->trace_file);
+    if (trace) {
+        options.observer = serving_trace_observer(trace);
+        options.opened = serving_trace_begin;
+        options.opened_user = trace;
+    }
     bench->n_steps = 0;
     bench->meter = (struct meter){0};
     if (!error && strcmp(backend, "cuda") == 0 && nvml_open(&bench->meter.nvml, number, NULL, NULL) != 0) {
@@ -201,25 +210,22 @@ static int replay(struct serving_result *out, struct bench *bench, const struct 
     }
     error = error ? error : serving_run(out, &setup->workload, &options);
     nvml_close(bench->meter.nvml);
-    return error;
+    return serving_trace_close(trace, error);
 }
 
-// The steps of a case from --measured: how long each took and when it began, or, in old files, what came before it.
+// The steps of a case from --measured: how long each took and when it began.
 static int read_steps(struct bench *bench, const char *method, const char *name)
 {
     char line[512], of[64], by[64], kind[64];
-    double took_us, priced_us, pause_us, begin_us;
+    double took_us, begin_us;
     FILE *file = fopen(bench->measured_file, "re");
     if (!file) {
         return status_fail(-errno, "--measured %s: %s", bench->measured_file, strerror(errno));
     }
     bench->n_steps = 0;
     while (fgets(line, sizeof line, file)) {
-        int n = sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %lf %lf %lf", of, by, kind, &took_us, &priced_us,
-                       &pause_us, &begin_us);
-        if (n >= 6 && strcmp(of, name) == 0 && strcmp(by, method) == 0) {
-            bench->relative = n == 6;
-            begin_us = bench->relative ? pause_us : begin_us;
+        int n = sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %*f %*f %lf", of, by, kind, &took_us, &begin_us);
+        if (n == 5 && strcmp(of, name) == 0 && strcmp(by, method) == 0) {
             on_step(bench, 1e-6 * begin_us, 1e-6 * (begin_us + took_us));
         }
     }
@@ -230,7 +236,7 @@ static int read_steps(struct bench *bench, const char *method, const char *name)
 // What lets a simulation whose clock shows now_s end a step when it ended.
 static double took_until(const struct bench *bench, int64_t step, double now_s)
 {
-    return bench->steps[step].end_s - (bench->relative ? 0 : now_s);
+    return bench->steps[step].end_s - now_s;
 }
 
 static double take_measured(void *user, double now_s, const struct work *work, int32_t n_seqs, double priced_s)
@@ -291,7 +297,7 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     enum step_kind kind = prompts == 0 ? DECODE : prompts == n_seqs ? PROMPT : MIXED;
     const struct step *step = &bench->steps[at];
     double measured_s = step->end_s - step->begin_s, before_s = at > 0 ? step->begin_s - bench->steps[at - 1].end_s : 1;
-    double pause_s = bench->relative ? step->begin_s : before_s < 1e-3 ? before_s : 0;
+    double pause_s = before_s < 1e-3 ? before_s : 0;
     struct report_steps *steps = &judge->steps;
     steps->measured_s[kind] += measured_s;
     steps->priced_s[kind] += priced_s;
@@ -300,7 +306,7 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     if (bench->steps_out) {
         fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
                 step_kind_name(kind), n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
-                1e6 * priced_s, 1e6 * pause_s, 1e6 * (bench->relative ? now_s + pause_s : step->begin_s));
+                1e6 * priced_s, 1e6 * pause_s, 1e6 * step->begin_s);
     }
     return took_until(bench, at, now_s);
 }
@@ -476,6 +482,9 @@ static int run(struct bench *bench)
     int32_t n_table;
     char list[256], *rest = NULL;
     int error = check_cases(bench->cases);
+    if (!error && bench->trace_file && (strchr(bench->methods, ',') || strchr(bench->cases, ',') || bench->runs > 1)) {
+        error = status_fail(-EINVAL, "--trace: expected one method, one case and one run");
+    }
     error = error ? error : plan_flags_resolve(&bench->flags);
     error = error ? error : device_table_load(&table, &n_table, NULL);
     error = error ? error : calibrated_open(&bench->calibration, &bench->calibration_file, bench->device_name, NULL);
@@ -542,6 +551,7 @@ int main(int argc, char **argv)
         {"dry", OPTION_FLAG, &bench.dry, 0, 0, NULL, "run nothing: print --capacity and --cache as simulated"},
         {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
         {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
+        {"trace", OPTION_TEXT, &bench.trace_file, 0, 0, "FILE", "write the stages of the one replay, to calibrate from"},
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
