@@ -14,7 +14,7 @@
 #include "sim/calibration_internal.h"
 
 // Curves that another device reached miss by more: an H100's on an H200's peaks were 9% off that one's steps in the
-// median and 27% at the 95th percentile (bench_sim_traces --borrowed).
+// median and 29% at the 95th percentile (bench_sim_traces --borrowed).
 static const double BORROWED_OFF = 0.3;
 enum { MEMORY_ENTRIES = 2048 };
 

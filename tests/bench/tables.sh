@@ -138,12 +138,12 @@ function errors(words,    i, j, k, part, f, name, names, n_names, seen, levels, 
     for (i = 1; i <= n; i++) {
         split(row[order[i]], f, "\t")
         if (f[10] !~ /^sim_error\.st(ep|age)/ || f[7] !~ "^(" part[1] ")$" || f[3] !~ "^(" part[2] ")$" || f[8] !~ "^(" part[3] ")$") continue
-        name = f[8] " | " f[7]
-        if (!(name in seen)) { seen[name] = 1; names[++n_names] = name }
+        name = f[3] " | " f[8] " | " f[7]
+        if (!(name in seen) && f[10] ~ /\.calibrated$/) { seen[name] = 1; names[++n_names] = name }
         value[name, f[10]] = f[11]
     }
-    print "| shapes | methods | decode steps | prefill steps | all steps | stages of more than 1% of a step |"
-    print "| --- | --- | --- | --- | --- | --- |"
+    print "| device | shapes | methods | decode steps | prefill steps | all steps | stages of more than 1% of a step |"
+    print "| --- | --- | --- | --- | --- | --- | --- |"
     for (i = 1; i <= n_names; i++) {
         line = "| " names[i] " |"
         for (j = 1; j <= n_levels; j++) {
