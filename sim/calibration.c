@@ -172,6 +172,14 @@ static double work_factor(const struct calibration_curve *curve, int32_t rows, i
     return seen && curve->stage == STAGE_ATTENTION ? 1 : (other + shared) / (rows + shared);
 }
 
+// The same at the only level that is near. Beyond the most rows that were measured more of them are what longer contexts
+// are: more to read for a kernel that is long enough already.
+static double outer_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
+{
+    return rows > other && curve->phase == PHASE_DECODE && !reads_weights(curve->stage) ? 1
+                                                                                        : work_factor(curve, rows, other);
+}
+
 // How far works may be from the one asked for: of products as little as tells weights of one shape from another's.
 static double near_octaves(const struct calibration_curve *curve)
 {
@@ -221,7 +229,7 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
     }
     if (low == 0 || high == INT32_MAX || low == high) {
         int32_t at = low == 0 ? high : low;
-        struct level level = level_at(curve, at, work * work_factor(curve, rows, at), skip, linear);
+        struct level level = level_at(curve, at, work * outer_factor(curve, rows, at), skip, linear);
         *efficiency = level.efficiency;
         *provenance = low != high                          ? PROVENANCE_EXTRAPOLATED
                       : level.nearest <= MEASURED_OCTAVES ? PROVENANCE_MEASURED
@@ -379,7 +387,7 @@ bool calibration_stretch(struct calibration_stretch *out, const struct calibrati
                                         .to_work = exp2((quarter + 1) / 4), .floor_s = curve->floor_s};
     if (low == 0 || high == INT32_MAX || low == high) {
         int32_t at = low == 0 ? high : low;
-        add_line(out, curve, at, work_factor(curve, rows, at), query->work, 1);
+        add_line(out, curve, at, outer_factor(curve, rows, at), query->work, 1);
     } else {
         double share = log2((double)rows / low) / log2((double)high / low);
         add_line(out, curve, low, work_factor(curve, rows, low), query->work, 1 - share);

@@ -211,8 +211,34 @@ static struct calibration_error pooled_error(struct calibration_curve *curve, st
     return error_of(errors, n);
 }
 
-static void fit_curve(struct calibration_curve *curve, struct fit_point *points, bool pooled, double *errors)
+// The points of a curve that are an octave of work apart, of each number of rows: between neighbours any floor predicts
+// well. kept, kept_points [n_points].
+static struct calibration_curve thin(const struct calibration_curve *curve, const struct fit_point *points,
+                                     struct calibration_point *kept, struct fit_point *kept_points)
 {
+    struct calibration_curve thinned = *curve;
+    thinned.points = kept;
+    thinned.n_points = 0;
+    for (int32_t i = 0; i < curve->n_points; i++) {
+        const struct calibration_point *point = &curve->points[i];
+        const struct calibration_point *last = thinned.n_points > 0 ? &kept[thinned.n_points - 1] : NULL;
+        if (!last || last->rows != point->rows || point->work >= 2 * last->work) {
+            kept_points[thinned.n_points] = points[i];
+            kept[thinned.n_points++] = *point;
+        }
+    }
+    return thinned;
+}
+
+static int fit_curve(struct calibration_curve *curve, struct fit_point *points, bool pooled, double *errors)
+{
+    struct calibration_point *kept = calloc((size_t)curve->n_points, sizeof *kept);
+    struct fit_point *kept_points = calloc((size_t)curve->n_points, sizeof *kept_points);
+    if (!kept || !kept_points) {
+        free(kept);
+        free(kept_points);
+        return status_fail(-ENOMEM, "no memory for %d points", curve->n_points);
+    }
     for (int32_t i = 0; i < curve->n_points; i++) {
         errors[i] = fabs((points[i].roof_s + points[i].launch_s) / points[i].measured_s - 1);
     }
@@ -222,10 +248,12 @@ static void fit_curve(struct calibration_curve *curve, struct fit_point *points,
     }
     double shortest_s = shortest(curve, points), best_floor_s = 0, best = INFINITY;
     // A few points say nothing of a floor: predicting one from the others, some share always happens to fit.
-    int shares = curve->n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1;
+    struct calibration_curve thinned = thin(curve, points, kept, kept_points);
+    int shares = thinned.n_points >= FLOOR_POINTS ? FLOOR_SHARES : 1;
     double medians[FLOOR_SHARES];
     for (int share = 0; share < shares; share++) {
-        medians[share] = try_floor(curve, points, shortest_s * share / FLOOR_SHARES, true, errors).median;
+        double floor_s = shortest_s * share / FLOOR_SHARES;
+        medians[share] = try_floor(&thinned, kept_points, floor_s, true, errors).median;
         best = medians[share] < best ? medians[share] : best;
     }
     // The lowest of those that are about as good: where all times are alike, any floor fits, and a high one would say
@@ -236,6 +264,9 @@ static void fit_curve(struct calibration_curve *curve, struct fit_point *points,
     }
     curve->calibrated = pooled ? pooled_error(curve, points, best_floor_s, errors)
                                : try_floor(curve, points, best_floor_s, false, errors);
+    free(kept);
+    free(kept_points);
+    return 0;
 }
 
 // One curve from its sorted samples [n]. scratch [n].
@@ -261,9 +292,9 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
         points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, means, scratch);
         out->n_points++;
     }
-    fit_curve(out, points, by_scores(out->stage) && out->phase != PHASE_PREFILL, scratch);
+    int error = fit_curve(out, points, by_scores(out->stage) && out->phase != PHASE_PREFILL, scratch);
     free(points);
-    return 0;
+    return error;
 }
 
 static int make_curves(struct calibration *out, struct calibration_fit *fit, double *scratch)

@@ -20,6 +20,9 @@ const char *bound_name(enum bound bound)
     return names[bound];
 }
 
+// Of a step: a stage that takes less says nothing of where its time comes from.
+static const double LEAST_SHARE = 0.01;
+
 static bool is_decode(const struct work *work)
 {
     return work->new_tokens == 1 && work->logit_rows == 1;
@@ -266,7 +269,10 @@ int predict_step_heated(struct step_prediction *out, const struct device *device
         }
         step.seconds += step.stages[s].seconds;
         step.off_s = hypot(step.off_s, step.stages[s].off_s);
-        step.provenance = provenance_weaker(step.provenance, step.stages[s].provenance);
+    }
+    for (int s = 0; s < STAGE_COUNT; s++) {
+        bool counts = step.stages[s].seconds >= LEAST_SHARE * step.seconds;
+        step.provenance = counts ? provenance_weaker(step.provenance, step.stages[s].provenance) : step.provenance;
     }
     free(batch.parts);
     if (!error) {
