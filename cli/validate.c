@@ -402,7 +402,8 @@ static const char notes[] =
     "long whatever they do, which is most of short rows. \"in tiles\": the ratio if sparse attention multiplies in\n"
     "tiles of 64 heads, as the measured kernels do on Hopper: eight devices with 8 or 16 heads each save nothing\n"
     "there. What is left of long rows is the reach of kernels (the indexer's products 44%% of the fp8 peak, sparse\n"
-    "attention 59%% of bf16). Attention over fp8 caches converts while it reads, and stays short of bandwidth.\n"
+    "attention 59%% of bf16; calibrated, latents go by dense attention, whose products are as full). Attention over\n"
+    "fp8 caches converts while it reads, and stays short of bandwidth.\n"
     "IndexCache's absolute figures are a server's: its decode steps take several times what their kernels do, which\n"
     "ratios of two such steps show less.\n";
 

@@ -52,12 +52,19 @@ static bool skips_prompt(const struct plan *plan, enum stage stage, int32_t laye
                      : layer >= plan_first_cross_layer(plan) && stage != STAGE_KV_WRITE && stage != STAGE_INDEX_PROJECT;
 }
 
+// Whose speed is that of attention over all keys. A latent is the key of every head: their products fill tiles as those
+// of dense attention do, whatever was selected, which a few heads that share a key do not.
+static bool attends_whole(const struct plan *plan, int32_t layer)
+{
+    return plan->shape.mla.kv_lora_rank > 0 || plan->layers[layer].attention == ATTENTION_FULL;
+}
+
 static enum calibration_layer layer_kind(const struct plan *plan, enum stage stage, int32_t layer,
                                          struct predict_state state)
 {
     bool inside = layer >= 0, bounds = plan->index.score == INDEX_PAGE_BOUND;    // embed and head are in none
     bool indexes = inside && plan_runs_indexer(plan, layer);
-    bool whole = inside && plan->layers[layer].attention == ATTENTION_FULL;
+    bool whole = inside && attends_whole(plan, layer);
     struct calibration_beside beside = {.window = inside && plan->layers[layer].attention == ATTENTION_WINDOW,
                                         .keys = indexes && !bounds,
                                         .bounds = indexes && bounds,
@@ -89,7 +96,7 @@ bool predict_foreign(const struct device *device)
 struct predict_term predict_term_of(const struct device *device, const struct plan *plan, enum stage stage,
                                     int32_t layer, struct predict_state state)
 {
-    bool whole = stage == STAGE_ATTENTION && plan->layers[layer].attention == ATTENTION_FULL;
+    bool whole = stage == STAGE_ATTENTION && attends_whole(plan, layer);
     bool selects = plan->index.budget_tokens > 0 && !whole;
     enum dtype dtype = stage_dtype(plan, stage);
     enum dtype rate_dtype = dtype == DTYPE_FP8 && stage == STAGE_ATTENTION ? DTYPE_BF16 : dtype;    // keys are widened
