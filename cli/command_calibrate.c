@@ -31,8 +31,8 @@ static const struct table_column profile_columns[] = {
     {"prefill_overhead_us", "prefill overhead us", 1},
     {"decode_overhead_us", "decode overhead us", 1},
     {"per_sequence_us", "per sequence us", 2},
-    {"settle_us_per_gb", "after prompts us/GB", 0}, {"settle_ms", "for ms", 0}, {"settle_sequences", "below sequences", 0},
-    {"mark_us", "a mark us", 2}, {"chunk_mark_us", "in prefill us", 2},
+    {"settle_us_per_gb", "after prompts us/GB", 0}, {"settle_ms", "for ms", 0},
+    {"settle_sequences", "below sequences", 0}, {"mark_us", "a mark us", 2}, {"chunk_mark_us", "in prefill us", 2},
     {"steps", "steps", 0},
 };
 
@@ -184,7 +184,8 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
                      profile->overhead_per_seq_s > 0 ? 1e6 * profile->overhead_per_seq_s : NAN);
         table_number(profiles, "settle_us_per_gb", profile->settle_s > 0 ? 1e15 * profile->settle_s_per_byte : NAN);
         table_number(profiles, "settle_ms", profile->settle_s > 0 ? 1e3 * profile->settle_s : NAN);
-        table_number(profiles, "settle_sequences", profile->settle_seqs > 0 ? (double)profile->settle_seqs : (double)NAN);
+        table_number(profiles, "settle_sequences",
+                     profile->settle_seqs > 0 ? (double)profile->settle_seqs : (double)NAN);
         const double *mark_s = profile->mark_s;
         table_number(profiles, "mark_us", mark_s[PHASE_DECODE] > 0 ? 1e6 * mark_s[PHASE_DECODE] : NAN);
         table_number(profiles, "chunk_mark_us", mark_s[PHASE_PREFILL] > 0 ? 1e6 * mark_s[PHASE_PREFILL] : NAN);
@@ -201,10 +202,10 @@ static int print_all(const struct calibrate *calibrate, const struct calibration
         printf("\n");
         table_print(stages, stdout);
         printf("\nerror: |predicted / measured - 1| over points (an eighth of an octave of work each); calibrated:\n"
-               "each point predicted from the others. rows as in decode: one per sequence. overhead: of a step outside\n"
-               "its stages. after prompts: what a step that decodes takes longer at first, decaying. a mark: what telling a\n"
-               "stage's time adds to it where a GPU replays steps; taken off again. host, beside selections: what a replayed\n"
-               "step takes longer than its stages, for each layer that selects.\n");
+               "each point predicted from the others. rows as in decode: one per sequence. overhead: of a step\n"
+               "outside its stages. after prompts: what a step that decodes takes longer at first, decaying. a mark:\n"
+               "what telling a stage's time adds to it where a GPU replays steps; taken off again. host, beside\n"
+               "selections: what a replayed step takes longer than its stages, for each layer that selects.\n");
     }
     if (!error && dropped > 0) {
         fprintf(stderr, "clsa calibrate: %lld samples were of no use: without cost, duration or a whole step\n",

@@ -61,8 +61,8 @@ int html_open(struct html **out, const char *path, const char *title)
     fputs(
         "</title>\n<style>\nbody{font:14px sans-serif;margin:2em;color:#222}\nh2{font-size:16px;margin-top:2em}\n"
         "table{border-collapse:collapse}\ntd,th{padding:2px 10px;border-bottom:1px solid #ddd;text-align:right;"
-        "white-space:nowrap}\ntd.text,th.text{text-align:left}\npre{white-space:pre-wrap}\nsvg{font:11px sans-serif;overflow:visible}\n"
-        "</style></head><body>\n<h1>",
+        "white-space:nowrap}\ntd.text,th.text{text-align:left}\npre{white-space:pre-wrap}\n"
+        "svg{font:11px sans-serif;overflow:visible}\n</style></head><body>\n<h1>",
         stream);
     put_escaped(stream, title);
     fputs("</h1>\n", stream);

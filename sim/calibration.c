@@ -241,7 +241,8 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
     struct level above = level_at(curve, high, work * work_factor(curve, rows, high), skip, linear);
     double share = log2((double)rows / low) / log2((double)high / low);
     *efficiency = between(below.efficiency, above.efficiency, share, linear);
-    bool near = (below.inside || below.nearest <= MEASURED_OCTAVES) && (above.inside || above.nearest <= MEASURED_OCTAVES);
+    bool near =
+        (below.inside || below.nearest <= MEASURED_OCTAVES) && (above.inside || above.nearest <= MEASURED_OCTAVES);
     *provenance = near ? PROVENANCE_INTERPOLATED : PROVENANCE_EXTRAPOLATED;
     return true;
 }
@@ -317,7 +318,8 @@ static const struct calibration_curve *find_curve(const struct calibration_profi
                                                   const struct calibration_query *query, int *best_score)
 {
     const struct calibration_curve *best = NULL;
-    enum phase phase = query->phase == PHASE_MIXED && !has_phase(profile, query->stage, PHASE_MIXED) ? PHASE_DECODE : query->phase;
+    enum phase phase =
+        query->phase == PHASE_MIXED && !has_phase(profile, query->stage, PHASE_MIXED) ? PHASE_DECODE : query->phase;
     int32_t unit_tokens = calibration_depends_on_unit(query->stage) ? query->unit_tokens : 0;
     enum calibration_layer layer = known_layer(profile, query, phase);
     *best_score = -1;
@@ -350,7 +352,7 @@ bool calibration_ask(struct calibration_answer *out, const struct calibration_pr
         out->provenance = PROVENANCE_EXTRAPOLATED;
     }
     // A point that stands alone is predicted from ones that say nothing of it: more than all of a time is "unknown".
-    out->off_share = best->calibrated.n > 1 && best->calibrated.p95 < 1 ? best->calibrated.p95 : best->calibrated.n > 1 ? 1 : NAN;
+    out->off_share = best->calibrated.n > 1 ? fmin(best->calibrated.p95, 1) : NAN;
     out->off_share *= out->provenance == PROVENANCE_EXTRAPOLATED ? 2 : 1;
     return true;
 }
@@ -361,7 +363,8 @@ static void add_line(struct calibration_stretch *out, const struct calibration_c
 {
     work *= factor;
     int32_t behind = point_behind(curve, rows, work);
-    const struct calibration_point *below = point_at(curve, behind - 1, -1, -1), *above = point_at(curve, behind, -1, 1);
+    const struct calibration_point *below = point_at(curve, behind - 1, -1, -1),
+                                   *above = point_at(curve, behind, -1, 1);
     below = below && below->rows == rows ? below : NULL;
     above = above && above->rows == rows ? above : NULL;
     const struct calibration_point *one = below ? below : above;

@@ -31,15 +31,15 @@ struct calibration_error {
 };
 
 // What a layer's stages are beside. Of kv_write: in window layers attention may have written already; where indexers
-// run their keys are written too, or, without keys, the bounds of pages. Above a shared memory (beside window layers) it
-// writes index keys alone, for all rows, and index_project runs once for keys and once for queries.
+// run their keys are written too, or, without keys, the bounds of pages. Above a shared memory (beside window layers)
+// it writes index keys alone, for all rows, and index_project runs once for keys and once for queries.
 //
 // SELECTING: layers that have none of it, and products, in steps in which every row selects: attention that waits for
 // memory leaves a GPU more of its power for the products of long prompts than attention that multiplies (a tenth on an
-// H200), and short products of decode were measured to take up to a tenth longer. Prompts that multiply without end heat
-// a GPU until it lowers its clocks: an H200 after some 40 ms, and then products take 6 to 13% longer, attention over all
-// tokens up to 30%. Steps of prompts before that (cool) count as SELECTING, too, whose clocks were never seen to fall,
-// and so does their attention, over all tokens or a window.
+// H200), and short products of decode were measured to take up to a tenth longer. Prompts that multiply without end
+// heat a GPU until it lowers its clocks: an H200 after some 40 ms, and then products take 6 to 13% longer, attention
+// over all tokens up to 30%. Steps of prompts before that (cool) count as SELECTING, too, whose clocks were never seen
+// to fall, and so does their attention, over all tokens or a window.
 //
 // TAKING: selections of rows that see no more than they may select. LIGHTNING: attention of prompts over what DSA's
 // indexer selects, whose many heads agree less from row to row: neighbours share a fifth less of what is read.
@@ -70,8 +70,8 @@ struct calibration_curve {
     enum stage stage;         // HOST, of DECODE: what a step that is replayed takes longer than its stages, for each
                               // layer that selects, by the work of its selection: kernels that are launched ahead wait
                               // on a GPU's multiprocessors for those before them, which still have blocks to start
-    enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step that also
-                              // has more
+    enum phase phase;         // PREFILL: several rows of a sequence; DECODE: one of each; MIXED: the same in a step
+                              // that also has more
     int32_t unit_tokens;      // of what was selected; 0: the stage does not depend on a selection
     enum calibration_layer layer;    // of index_project MEMORY or ANY; of products SELECTING or ANY, of attention those
                               // or LIGHTNING; of index_select TAKING or ANY; of kv_write the first six; of others ANY
@@ -110,7 +110,8 @@ void calibration_free(struct calibration *calibration);    // NULL-safe
 
 // The type whose multiply-adds a stage is made of.
 enum dtype calibration_dtype(enum stage stage, enum dtype weight, enum dtype kv, enum dtype index);
-// How much longer such a step of n_seqs sequences takes that reads `bytes`, since_s after the last with prompts; seconds.
+// How much longer such a step of n_seqs sequences takes that reads `bytes`, since_s after the last with prompts;
+// seconds.
 double calibration_settling_s(const struct calibration_profile *profile, double bytes, int32_t n_seqs, double since_s);
 // Heat grows by the time of steps of many rows and shrinks by all other; fewer rows wait for weights, not for products.
 // All 0: none yet. A step does not change it before calibration_heat_step; one of few rows never.
@@ -143,8 +144,8 @@ struct calibration_query {
 };
 struct calibration_answer {
     double floor_s, efficiency;
-    double off_share;              // 95% of the curve's points left out are predicted within, at most 1; beyond them twice
-                                   // that. NaN: too few to tell
+    double off_share;              // 95% of the curve's points left out are predicted within, at most 1; beyond them
+                                   // twice that. NaN: too few to tell
     enum provenance provenance;    // MEASURED | INTERPOLATED | EXTRAPOLATED
 };
 bool calibration_ask(struct calibration_answer *out, const struct calibration_profile *profile,

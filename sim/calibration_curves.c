@@ -1,11 +1,11 @@
 // sim/calibration_curves.c - from collected samples to efficiency curves.
 //
-// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point, or its mean. The floor
-// of a curve is, of eight shares of its shortest time, the lowest under which points left out are predicted about as well as
-// under the best; 0 below five points. That is asked with efficiencies that go straight between points, which need the
-// floor more than their logarithms do: these take a constant time for an efficiency that grows, which another device's
-// would not. A curve's residuals are those of its points left out. The floor has seen all points: with few of them
-// residuals are flattered a little.
+// Sorted by curve, rows and work, samples are cut into bins, and each bin's median becomes a point, or its mean. The
+// floor of a curve is, of eight shares of its shortest time, the lowest under which points left out are predicted about
+// as well as under the best; 0 below five points. That is asked with efficiencies that go straight between points,
+// which need the floor more than their logarithms do: these take a constant time for an efficiency that grows, which
+// another device's would not. A curve's residuals are those of its points left out. The floor has seen all points: with
+// few of them residuals are flattered a little.
 #include "sim/calibration_internal.h"
 
 #include <errno.h>
@@ -49,8 +49,8 @@ double calibration_mean(const double *values, int64_t n)
     return sum / (double)n;
 }
 
-// On a GPU the same shape took 13 us in most layers and 50 to 90 in some, step after step: by the scores, which no shape
-// tells. A step is their sum, so that the mean counts.
+// On a GPU the same shape took 13 us in most layers and 50 to 90 in some, step after step: by the scores, which no
+// shape tells. A step is their sum, so that the mean counts.
 static bool by_scores(enum stage stage)
 {
     return stage == STAGE_INDEX_SELECT;
@@ -63,8 +63,10 @@ static double work_of(const struct fit_sample *sample)
 
 static int compare_curve(const struct fit_sample *a, const struct fit_sample *b)
 {
-    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, (int32_t)a->kind, a->unit_tokens, (int32_t)a->dtype};
-    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, (int32_t)b->kind, b->unit_tokens, (int32_t)b->dtype};
+    const int32_t left[] = {a->profile, (int32_t)a->stage, (int32_t)a->phase, (int32_t)a->kind, a->unit_tokens,
+                            (int32_t)a->dtype};
+    const int32_t right[] = {b->profile, (int32_t)b->stage, (int32_t)b->phase, (int32_t)b->kind, b->unit_tokens,
+                             (int32_t)b->dtype};
     for (int i = 0; i < 6; i++) {
         if (left[i] != right[i]) {
             return left[i] < right[i] ? -1 : 1;
@@ -129,8 +131,8 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
 }
 
 // Where times go by the scores, a point's few steps of few layers are a draw of them: its time is the mean of all that
-// was measured of about its number of rows, at about its work each, but of the point `left_out` (-1: none). Many need no
-// others, which may be behind a knee.
+// was measured of about its number of rows, at about its work each, but of the point `left_out` (-1: none). Many need
+// no others, which may be behind a knee.
 static void pool(const struct calibration_curve *curve, struct fit_point *points, int32_t left_out)
 {
     for (int32_t i = 0; i < curve->n_points; i++) {
@@ -139,7 +141,8 @@ static void pool(const struct calibration_curve *curve, struct fit_point *points
         for (int32_t j = 0; j < curve->n_points; j++) {
             const struct calibration_point *other = &curve->points[j];
             double rows = log2((double)other->rows / at->rows), each = log2(other->work / at->work) - rows;
-            if (j != left_out && (j == i || at->samples < MANY) && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
+            if (j != left_out && (j == i || at->samples < MANY) && fabs(rows) <= POOLED_ROWS &&
+                fabs(each) <= POOLED_WORK) {
                 sum += (double)other->samples * log(points[j].measured_s);
                 weight += (double)other->samples;
             }
@@ -354,9 +357,10 @@ int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit
 {
     *out = NULL;
     if (fit->error) {
-        return fit->error == -ENOMEM ? status_fail(-ENOMEM, "no memory for the samples of these traces")
-                                     : status_fail(-EINVAL, "more than %d devices and backends; calibrate from fewer traces",
-                                                   CALIBRATION_MAX_PROFILES);
+        return fit->error == -ENOMEM
+                   ? status_fail(-ENOMEM, "no memory for the samples of these traces")
+                   : status_fail(-EINVAL, "more than %d devices and backends; calibrate from fewer traces",
+                                 CALIBRATION_MAX_PROFILES);
     }
     if (fit->n_samples == 0) {
         return status_fail(-EINVAL, "no stage with bytes and a duration in a whole step: nothing to calibrate from");

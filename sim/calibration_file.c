@@ -74,8 +74,8 @@ static json_t *write_error(const struct calibration_error *error)
 
 const char *calibration_layer_name(enum calibration_layer layer)
 {
-    static const char *const names[LAYER_KINDS] = {"any", "window", "indexed", "bounded", "memory", "selecting", "taking",
-                                                  "lightning"};
+    static const char *const names[LAYER_KINDS] = {"any",    "window",    "indexed", "bounded",
+                                                   "memory", "selecting", "taking",  "lightning"};
     return names[layer];
 }
 
@@ -144,7 +144,8 @@ int calibration_save(const struct calibration *calibration, const char *path)
                              calibration->date, "command", calibration->command, "traces", traces, "profiles",
                              profiles);
     struct output_file file;
-    int error = complete && root ? 0 : status_fail(-EINVAL, "%s: a name or a text is not UTF-8, or memory is out", path);
+    int error =
+        complete && root ? 0 : status_fail(-EINVAL, "%s: a name or a text is not UTF-8, or memory is out", path);
     error = error ? error : output_file_open(&file, path);
     if (!error) {
         if (json_dumpf(root, file.stream, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) != 0 ||
@@ -264,12 +265,14 @@ static int read_points(struct calibration_curve *out, const struct place *place,
         int error = json_array_size(from) == 4 ? 0 : wrong(place, "a point must be [rows, work, efficiency, samples]");
         error = error ? error : read_int(&point->rows, place, "rows", json_array_get(from, 0), 1, 1 << 30);
         error = error ? error : read_number(&point->work, place, "work", json_array_get(from, 1), 1, 1e30);
-        error = error ? error : read_number(&point->efficiency, place, "efficiency", json_array_get(from, 2), 1e-30, 1e30);
+        error =
+            error ? error : read_number(&point->efficiency, place, "efficiency", json_array_get(from, 2), 1e-30, 1e30);
         error = error ? error : read_count(&point->samples, place, "samples", json_array_get(from, 3), 1, MAX_COUNT);
         if (error) {
             return error;
         }
-        if (i > 0 && (point[-1].rows > point->rows || (point[-1].rows == point->rows && point[-1].work >= point->work))) {
+        if (i > 0 &&
+            (point[-1].rows > point->rows || (point[-1].rows == point->rows && point[-1].work >= point->work))) {
             return wrong(place, "points must ascend by rows, then by work (point %zu)", i);
         }
     }
@@ -292,7 +295,8 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
         out->layer = strcmp(kind, calibration_layer_name(named)) == 0 ? named : out->layer;
     }
     if (!error && layer && out->layer == LAYER_ANY) {
-        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\", \"selecting\", \"taking\" or \"lightning\"");
+        error = wrong(place, "\"layer\" must be \"window\", \"indexed\", \"bounded\", \"memory\", \"selecting\", "
+                             "\"taking\" or \"lightning\"");
     }
     error = error ? error : read_text(stage, sizeof stage, place, "\"stage\"", json_object_get(object, "stage"));
     error = error ? error : read_text(phase, sizeof phase, place, "\"phase\"", json_object_get(object, "phase"));
@@ -306,9 +310,11 @@ static int read_curve(struct calibration_curve *out, const struct place *place, 
                      dtype);
     }
     error = read_int(&out->unit_tokens, place, "\"unit_tokens\"", json_object_get(object, "unit_tokens"), 0, 1 << 30);
-    error = error ? error : read_number(&out->floor_s, place, "\"floor_s\"", json_object_get(object, "floor_s"), 0, 1e6);
+    error =
+        error ? error : read_number(&out->floor_s, place, "\"floor_s\"", json_object_get(object, "floor_s"), 0, 1e6);
     error = error ? error : read_error(&out->roofline, place, "\"roofline\"", json_object_get(object, "roofline"));
-    error = error ? error : read_error(&out->calibrated, place, "\"calibrated\"", json_object_get(object, "calibrated"));
+    error =
+        error ? error : read_error(&out->calibrated, place, "\"calibrated\"", json_object_get(object, "calibrated"));
     return error ? error : read_points(out, place, json_object_get(object, "points"));
 }
 
@@ -364,8 +370,11 @@ static int read_settling(struct calibration_profile *out, const struct place *pl
     int error = check_keys(place, object, "\"settling\"", keys);
     error = error ? error : read_number(&out->settle_s_per_byte, place, "\"seconds_per_byte\"",
                                         json_object_get(object, "seconds_per_byte"), 0, 1);
-    error = error ? error : read_number(&out->settle_s, place, "\"seconds\"", json_object_get(object, "seconds"), 0, 1e6);
-    return error ? error : read_int(&out->settle_seqs, place, "\"sequences\"", json_object_get(object, "sequences"), 0, 1 << 20);
+    error =
+        error ? error : read_number(&out->settle_s, place, "\"seconds\"", json_object_get(object, "seconds"), 0, 1e6);
+    return error
+               ? error
+               : read_int(&out->settle_seqs, place, "\"sequences\"", json_object_get(object, "sequences"), 0, 1 << 20);
 }
 
 static int read_overhead(struct calibration_profile *out, const struct place *place, json_t *object)
@@ -373,7 +382,8 @@ static int read_overhead(struct calibration_profile *out, const struct place *pl
     static const char *const keys[] = {"steps", "seconds", NULL};
     const char *parts[6] = {"prefill", "decode"};    // ends with a NULL
     json_t *warm = json_object_get(object, "warm");
-    json_t *per_sequence = json_object_get(object, "decode_per_sequence"), *settling = json_object_get(object, "settling");
+    json_t *per_sequence = json_object_get(object, "decode_per_sequence"),
+           *settling = json_object_get(object, "settling");
     int n = 2;
     if (per_sequence) {
         parts[n++] = "decode_per_sequence";
@@ -393,9 +403,12 @@ static int read_overhead(struct calibration_profile *out, const struct place *pl
     for (int phase = 0; !error && phase < PHASE_MIXED; phase++) {
         json_t *one = json_object_get(object, phase_name((enum phase)phase));
         error = check_keys(place, one, "\"overhead\"", keys);
-        error = error ? error : read_count(&out->n_steps[phase], place, "\"steps\"", json_object_get(one, "steps"), 0, MAX_COUNT);
-        error = error ? error
-                      : read_number(&out->overhead_s[phase], place, "\"seconds\"", json_object_get(one, "seconds"), 0, 1e6);
+        error = error
+                    ? error
+                    : read_count(&out->n_steps[phase], place, "\"steps\"", json_object_get(one, "steps"), 0, MAX_COUNT);
+        error =
+            error ? error
+                  : read_number(&out->overhead_s[phase], place, "\"seconds\"", json_object_get(one, "seconds"), 0, 1e6);
     }
     return error;
 }
@@ -404,10 +417,15 @@ static int read_profile(struct calibration_profile *out, struct place *place, js
 {
     static const char *const keys[] = {"device", "backend", "models", "threads", "rates", "overhead", "curves", NULL};
     int error = check_keys(place, object, "the profile", keys);
-    error = error ? error : read_text(out->device, sizeof out->device, place, "\"device\"", json_object_get(object, "device"));
-    error = error ? error : read_text(out->backend, sizeof out->backend, place, "\"backend\"", json_object_get(object, "backend"));
-    error = error ? error : read_text(out->models, sizeof out->models, place, "\"models\"", json_object_get(object, "models"));
-    error = error ? error : read_int(&out->threads, place, "\"threads\"", json_object_get(object, "threads"), 0, 1 << 20);
+    error = error ? error
+                  : read_text(out->device, sizeof out->device, place, "\"device\"", json_object_get(object, "device"));
+    error =
+        error ? error
+              : read_text(out->backend, sizeof out->backend, place, "\"backend\"", json_object_get(object, "backend"));
+    error = error ? error
+                  : read_text(out->models, sizeof out->models, place, "\"models\"", json_object_get(object, "models"));
+    error =
+        error ? error : read_int(&out->threads, place, "\"threads\"", json_object_get(object, "threads"), 0, 1 << 20);
     error = error ? error : read_rates(&out->rates, place, json_object_get(object, "rates"));
     error = error ? error : read_overhead(out, place, json_object_get(object, "overhead"));
     out->rates.threads = out->threads;
@@ -421,19 +439,23 @@ static int read_all(struct calibration *out, struct place *place, json_t *root)
     json_t *traces = json_object_get(root, "traces"), *profiles = json_object_get(root, "profiles");
     int32_t version;
     if (!format || strcmp(format, FORMAT) != 0) {
-        return status_fail(-EINVAL, "%s: not a calibration (\"format\": \"%s\"); clsa calibrate makes one", place->where,
-                           FORMAT);
+        return status_fail(-EINVAL, "%s: not a calibration (\"format\": \"%s\"); clsa calibrate makes one",
+                           place->where, FORMAT);
     }
     int error = check_keys(place, root, "the file", keys);
-    error = error ? error : read_int(&version, place, "\"version\"", json_object_get(root, "version"), VERSION, VERSION);
+    error =
+        error ? error : read_int(&version, place, "\"version\"", json_object_get(root, "version"), VERSION, VERSION);
     error = error ? error : read_text(out->date, sizeof out->date, place, "\"date\"", json_object_get(root, "date"));
-    error = error ? error : read_text(out->command, sizeof out->command, place, "\"command\"", json_object_get(root, "command"));
+    error = error
+                ? error
+                : read_text(out->command, sizeof out->command, place, "\"command\"", json_object_get(root, "command"));
     if (error) {
         return error;
     }
     size_t n_traces = json_array_size(traces), n_profiles = json_array_size(profiles);
     if (!json_is_array(traces) || n_traces > MAX_TRACES || n_profiles < 1 || n_profiles > CALIBRATION_MAX_PROFILES) {
-        return wrong(place, "expected up to %d \"traces\" and 1 to %d \"profiles\"", MAX_TRACES, CALIBRATION_MAX_PROFILES);
+        return wrong(place, "expected up to %d \"traces\" and 1 to %d \"profiles\"", MAX_TRACES,
+                     CALIBRATION_MAX_PROFILES);
     }
     out->traces = calloc(n_traces + 1, sizeof *out->traces);
     out->profiles = calloc(n_profiles, sizeof *out->profiles);

@@ -199,8 +199,8 @@ static void on_stage(void *user, const struct stage_sample *sample)
         const struct sample_source *source = &from->source;
         *slot = ++fit->n_pending;
         fit->samples[fit->n_samples + *slot - 1] = (struct fit_sample){
-            .profile = from->profile, .source = from->number, .layer = sample->layer, .stage = sample->stage, .phase = PHASE_DECODE,
-            .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
+            .profile = from->profile, .source = from->number, .layer = sample->layer, .stage = sample->stage,
+            .phase = PHASE_DECODE, .unit_tokens = calibration_depends_on_unit(sample->stage) ? source->unit_tokens : 0,
             .lightning = source->index_dtype == DTYPE_FP8,
             .dtype = calibration_dtype(sample->stage, source->weight_dtype, source->kv_dtype, source->index_dtype),
         };

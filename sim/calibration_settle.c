@@ -26,7 +26,8 @@ static const double SHORTEST_S = 2e-3, LONGEST_S = 0.3;  // of settle_s; tried i
                                                          // where runs are shorter none has shown what it settles to
 static const double LEAST_EXPLAINED = 0.1;               // of the variance within runs
 static const double LEAST_SHARE = 0.02, MOST_SHARE = 0.5;    // of a run's first step: less is not worth a figure; more
-                                                         // was never seen, and would leave little to lay a curve through
+                                                         // was never seen, and would leave little to lay a curve
+                                                         // through
 static const double MOST = 1.5;                          // times a run's median: longer is a hiccup
 static const int32_t SEQS[] = {0, 33, 25, 17, 13, 11, 9, 8, 7, 6};    // of settle_seqs
 
@@ -45,7 +46,9 @@ struct run {
 double calibration_settling_s(const struct calibration_profile *profile, double bytes, int32_t n_seqs, double since_s)
 {
     double share = profile->settle_seqs > 1 ? 1 - (double)(n_seqs - 1) / (profile->settle_seqs - 1) : 1;
-    return profile->settle_s > 0 && share > 0 ? share * profile->settle_s_per_byte * bytes * exp(-since_s / profile->settle_s) : 0;
+    return profile->settle_s > 0 && share > 0
+               ? share * profile->settle_s_per_byte * bytes * exp(-since_s / profile->settle_s)
+               : 0;
 }
 
 static bool follows(const struct fit_step *before, const struct fit_step *step)
@@ -79,7 +82,8 @@ static int64_t find_runs(struct run *runs, struct settling *out, double *values,
         if (!usable(&fit->steps[begin], profile)) {
             continue;
         }
-        while (end < fit->n_steps && usable(&fit->steps[end], profile) && follows(&fit->steps[end - 1], &fit->steps[end])) {
+        while (end < fit->n_steps && usable(&fit->steps[end], profile) &&
+               follows(&fit->steps[end - 1], &fit->steps[end])) {
             end++;
         }
         for (int64_t i = begin; i < end; i++) {
@@ -147,7 +151,8 @@ static void fit_profile(struct calibration_profile *profile, const struct run *r
     double longest_s = n_runs > 0 ? fmin(LONGEST_S, calibration_median(values, n_runs)) : 0;
     for (int i = 0; i < TIMES * (int)(sizeof SEQS / sizeof SEQS[0]) && n_runs >= LEAST_RUNS; i++) {
         struct calibration_profile tried = {.settle_s_per_byte = 1,
-                                            .settle_s = SHORTEST_S * pow(LONGEST_S / SHORTEST_S, (double)(i % TIMES) / (TIMES - 1)),
+                                            .settle_s = SHORTEST_S *
+                                                        pow(LONGEST_S / SHORTEST_S, (double)(i % TIMES) / (TIMES - 1)),
                                             .settle_seqs = SEQS[i / TIMES]};
         struct moments sum = take_moments(runs, n_runs, steps, &tried);
         double slope = sum.decay_decay > 0 ? sum.decay_time / sum.decay_decay : 0;
@@ -169,9 +174,10 @@ static void take_off(struct calibration_fit *fit, const struct calibration_profi
         const struct fit_step *step = &fit->steps[sample->step];
         const struct calibration_profile *profile = &profiles[sample->profile];
         if (profile->settle_s > 0 && usable(step, sample->profile)) {
-            double more_s = calibration_settling_s(profile, (double)step->bytes, step->n_seqs, 1e-9 * (double)step->since_ns);
+            double more_s =
+                calibration_settling_s(profile, (double)step->bytes, step->n_seqs, 1e-9 * (double)step->since_ns);
             double left = 1 - more_s / (1e-9 * (double)step->duration_ns);
-            left = left > 1 - MOST_SHARE ? left : 1 - MOST_SHARE;    // a step that was faster than all others says little of them
+            left = left > 1 - MOST_SHARE ? left : 1 - MOST_SHARE;    // a step faster than all others says little
             sample->duration_ns = (int64_t)(left * (double)sample->duration_ns);
             sample->duration_ns = sample->duration_ns > 0 ? sample->duration_ns : 1;
         }

@@ -9,10 +9,10 @@
 // Shapes (one source, size and context) give one such equation each. Of steps that decode, which are replayed whole,
 // per_seq is the median slope between shapes of one source and context (Theil and Sen), mark the median of what then
 // remains per stage of the smallest batches with rest 0, and rest the median of what is left. What remains of one shape
-// then is what its layers that select wait (HOST). Steps with prompts launch their kernels one by one: rest is what those
-// with marks take outside of stages, and mark the median of what then remains. A mark is of the run that was recorded,
-// its program and its host, and found for each source by itself: one H200's were 4.8 us on one day, 3.6 us on another.
-// It is taken off each stage, so that stages mean what they take in steps as they are run.
+// then is what its layers that select wait (HOST). Steps with prompts launch their kernels one by one: rest is what
+// those with marks take outside of stages, and mark the median of what then remains. A mark is of the run that was
+// recorded, its program and its host, and found for each source by itself: one H200's were 4.8 us on one day, 3.6 us on
+// another. It is taken off each stage, so that stages mean what they take in steps as they are run.
 #include "sim/calibration_internal.h"
 
 #include <stdlib.h>
@@ -117,8 +117,8 @@ static double overhead_of(const struct fit_step *steps, int64_t n, bool mean, do
     return *n_steps == 0 ? 0 : mean ? calibration_mean(scratch, *n_steps) : calibration_median(scratch, *n_steps);
 }
 
-// What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages. Told by shapes of
-// the fewest sequences: with many, kernels that are launched ahead wait.
+// What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages. Told by shapes
+// of the fewest sequences: with many, kernels that are launched ahead wait.
 static double mark_of(const struct shape *shapes, int64_t n, double rest_s, double per_seq_s, double *values)
 {
     int32_t fewest = shapes[0].n_seqs;
@@ -149,7 +149,8 @@ static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fi
         }
         if (s > first) {
             // Steps that decode are replayed whole: nothing passes between their stages.
-            double rest_s = steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, false, values, &n_staged);
+            double rest_s =
+                steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, false, values, &n_staged);
             double mark_s = mark_of(shapes + first, s - first, rest_s, per_seq_s, values);
             marks[steps[begin].source] = mark_s;
             for (int64_t i = first; i < s; i++) {
@@ -200,7 +201,8 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     if (replayed) {
         for (int64_t i = 0; i < n_shapes; i++) {
             const struct shape *shape = &shapes[i];
-            values[i] = shape->whole_s - (shape->stages_s - shape->n_stages * shape->mark_s) - shape->n_seqs * per_seq_s;
+            values[i] =
+                shape->whole_s - (shape->stages_s - shape->n_stages * shape->mark_s) - shape->n_seqs * per_seq_s;
         }
         double rest_s = calibration_median(values, n_shapes);
         profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;

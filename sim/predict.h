@@ -42,7 +42,8 @@ int predict_stage(struct stage_prediction *out, const struct device *device, con
                   int32_t layer, const struct work *work, int32_t n_seqs);
 int predict_step(struct step_prediction *out, const struct device *device, const struct plan *plan,
                  const struct work *work, int32_t n_seqs);
-// The same where steps with prompts before it have left heat (struct calibration_heat); by itself a step begins with none.
+// The same where steps with prompts before it have left heat (struct calibration_heat); by itself a step begins with
+// none.
 int predict_step_heated(struct step_prediction *out, const struct device *device, const struct plan *plan,
                         const struct work *work, int32_t n_seqs, double heat_s);
 

@@ -98,8 +98,8 @@ static void compare_engine(const char *method, enum dtype kv_dtype)
         square += (double)text[0].logits[i] * (double)text[0].logits[i];
         error_square += e * e;
     }
-    CHECK_MESSAGE(error || error_square <= bound * square, "%s: normalised mean square error of the logits %.3g", method,
-                  error_square / square);
+    CHECK_MESSAGE(error || error_square <= bound * square, "%s: normalised mean square error of the logits %.3g",
+                  method, error_square / square);
     if (!error) {
         printf("%-12s %s logits of a generation: normalised mean square error %.2g\n", method, dtype_name(kv_dtype),
                error_square / square);

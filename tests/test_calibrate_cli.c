@@ -47,7 +47,8 @@ static void calibrates(void)
         CHECK(json_is_number(json_object_get(row, "roofline_error_median")));
         attention += strcmp(json_string_value(json_object_get(row, "stage")), "attention") == 0;
     }
-    CHECK(attention == 4);    // full in prefill and decode; selected only with one row per sequence, in decode and after a prompt
+    // Full in prefill and decode; selected only with one row per sequence, in decode and after a prompt.
+    CHECK(attention == 4);
     json_decref(root);
 }
 
@@ -56,12 +57,12 @@ static void predicts(void)
 {
     const char *figures;
     double bare = decode_ms("sim --model tiny --method clsa --context 96 --output 8 --threads 1 --json", &figures);
-    double fitted = decode_ms("sim --model tiny --method clsa --device bench --context 96 --output 8 --calibration c.json "
-                              "--json", &figures);
+    double fitted = decode_ms("sim --model tiny --method clsa --device bench --context 96 --output 8 "
+                              "--calibration c.json --json", &figures);
     CHECK_MESSAGE(fitted > 2 * bare && bare > 0, "%g ms calibrated, %g ms roofline", fitted, bare);
     CHECK_MESSAGE(strcmp(figures, "datasheet") != 0 && strcmp(figures, "roofline") != 0, "%s", figures);
-    double foreign = decode_ms("sim --model tiny --method clsa --device h100 --context 96 --output 8 --calibration c.json "
-                               "--json", &figures);
+    double foreign = decode_ms("sim --model tiny --method clsa --device h100 --context 96 --output 8 "
+                               "--calibration c.json --json", &figures);
     CHECK(foreign > 0 && strcmp(figures, "extrapolated") == 0);
     expect_done("sim --model tiny --method dsa --device bench --context 96 --output 8 --calibration c.json --stages");
     CHECK(strstr(output, "calibrated") && strstr(output, "host"));

@@ -32,8 +32,15 @@ static void tell_batch(const struct sample_sink *sink, int64_t *step, int32_t n_
                 double seconds = true_s(bytes[part]);
                 whole_s += seconds + (marked ? mark_s : 0);
                 struct stage_sample stage = {
-                    .step = *step, .phase = PHASE_DECODE, .stage = part ? STAGE_FFN : reading, .layer = layer,
-                    .n_seqs = n_seqs, .n_tokens = n_seqs, .context_tokens = context, .bytes = bytes[part], .flops = 1000,
+                    .step = *step,
+                    .phase = PHASE_DECODE,
+                    .stage = part ? STAGE_FFN : reading,
+                    .layer = layer,
+                    .n_seqs = n_seqs,
+                    .n_tokens = n_seqs,
+                    .context_tokens = context,
+                    .bytes = bytes[part],
+                    .flops = 1000,
                     .duration_ns = (int64_t)(1e9 * (seconds + mark_s) * (1 + 0.002 * (check_uniform() - 0.5))),
                 };
                 if (marked) {
@@ -85,7 +92,8 @@ static struct calibration *calibrate(double mark_s, double beside_s, bool all_ma
 static double predicted_s(const struct calibration *calibration, enum stage stage, int32_t rows, int64_t bytes)
 {
     struct calibration_answer answer = {0};
-    struct calibration_query query = {.stage = stage, .phase = PHASE_DECODE, .rows = rows, .work = (double)bytes + 1000};
+    struct calibration_query query = {
+        .stage = stage, .phase = PHASE_DECODE, .rows = rows, .work = (double)bytes + 1000};
     CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
     return answer.floor_s + (double)bytes / BYTES_PER_S / answer.efficiency;
 }
@@ -96,8 +104,8 @@ static void test_marks(void)
     per_seq_s = 1e-6 * (1 + check_uniform());
     struct calibration *calibration = calibrate(mark_s, 0, false, true);
     const struct calibration_profile *profile = &calibration->profiles[0];
-    CHECK_MESSAGE(fabs(profile->mark_s[PHASE_DECODE] / mark_s - 1) <= 0.05, "a mark: %g us, truly %g", 1e6 * profile->mark_s[PHASE_DECODE],
-                  1e6 * mark_s);
+    CHECK_MESSAGE(fabs(profile->mark_s[PHASE_DECODE] / mark_s - 1) <= 0.05, "a mark: %g us, truly %g",
+                  1e6 * profile->mark_s[PHASE_DECODE], 1e6 * mark_s);
     CHECK(fabs(profile->overhead_s[PHASE_DECODE]) <= 1e-6 && profile->n_steps[PHASE_DECODE] > 0);
     CHECK_MESSAGE(fabs(profile->overhead_per_seq_s / per_seq_s - 1) <= 0.25, "per sequence: %g us, truly %g",
                   1e6 * profile->overhead_per_seq_s, 1e6 * per_seq_s);
@@ -139,15 +147,16 @@ static void test_overhead(void)
     calibration_free(calibration);
 }
 
-// After each prompt a CPU's steps read slower and slower less so: `share` more at first, for settle_s. Some prompts lost
-// their stages: they are of no use, but they ended when they did.
+// After each prompt a CPU's steps read slower and slower less so: `share` more at first, for settle_s. Some prompts
+// lost their stages: they are of no use, but they ended when they did.
 static struct calibration *calibrate_settling(double share, double settle_s)
 {
     struct calibration_fit *fit = NULL;
     struct calibration *calibration = NULL;
     struct device rates = {.name = "cpu", .bytes_per_s = {BYTES_PER_S, PROVENANCE_MEASURED, "made up"}};
     rates.flops_per_s[DTYPE_F32] = (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
-    struct sample_source source = {.threads = 1, .n_layers = 1, .device = "cpu", .backend = "cpu", .model = "m", .method = "dense"};
+    struct sample_source source = {
+        .threads = 1, .n_layers = 1, .device = "cpu", .backend = "cpu", .model = "m", .method = "dense"};
     CHECK(calibration_fit_open(&fit) == 0);
     struct sample_sink sink = calibration_fit_sink(fit);
     sink.source(sink.user, &source);
@@ -160,7 +169,8 @@ static struct calibration *calibrate_settling(double share, double settle_s)
             bool prompt = i == 0;
             int64_t bytes = 8000000000 + 100000000 * (int64_t)n_seqs;    // 4 ms
             double more = prompt ? 0 : share * exp(-(now_s - prompt_end_s) / settle_s);
-            double seconds = (prompt ? 10 : 1) * (double)bytes / BYTES_PER_S * (1 + more) * (1 + 0.01 * (check_uniform() - 0.5));
+            double seconds =
+                (prompt ? 10 : 1) * (double)bytes / BYTES_PER_S * (1 + more) * (1 + 0.01 * (check_uniform() - 0.5));
             seconds *= check_range(0, 50) ? 1 : 3;    // a hiccup
             int64_t ns = (int64_t)(1e9 * seconds);
             enum phase phase = prompt ? PHASE_PREFILL : PHASE_DECODE;
@@ -229,7 +239,8 @@ static void test_seen(void)
     struct plan plan;
     CHECK(plan_build(&plan, plan_find_model("tiny"), "token", NULL) == 0);
     struct device device = {.name = "gpu", .bytes_per_s = {BYTES_PER_S, PROVENANCE_MEASURED, "made up"}};
-    device.flops_per_s[DTYPE_F32] = device.flops_per_s[DTYPE_BF16] = (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
+    device.flops_per_s[DTYPE_F32] = device.flops_per_s[DTYPE_BF16] =
+        (struct device_figure){1e15, PROVENANCE_MEASURED, "made up"};
     struct calibration_fit *fit = NULL;
     struct calibration *calibration = NULL;
     CHECK(calibration_fit_open(&fit) == 0 && calibration_fit_trace(fit, "made up") == 0);
@@ -241,9 +252,17 @@ static void test_seen(void)
             struct work work = {context - rows, rows, 0};
             struct stage_cost cost;
             CHECK(stage_cost(&cost, &plan, STAGE_ATTENTION, 1, &work, 1) == 0);
-            struct stage_sample sample = {.source = source.id, .step = step, .phase = PHASE_PREFILL, .stage = STAGE_ATTENTION, .layer = 1,
-                                          .n_seqs = 1, .n_tokens = rows, .context_tokens = context, .bytes = cost.bytes,
-                                          .flops = cost.flops, .duration_ns = llround(1e9 * seen_s(context, rows))};
+            struct stage_sample sample = {.source = source.id,
+                                          .step = step,
+                                          .phase = PHASE_PREFILL,
+                                          .stage = STAGE_ATTENTION,
+                                          .layer = 1,
+                                          .n_seqs = 1,
+                                          .n_tokens = rows,
+                                          .context_tokens = context,
+                                          .bytes = cost.bytes,
+                                          .flops = cost.flops,
+                                          .duration_ns = llround(1e9 * seen_s(context, rows))};
             struct stage_sample full = sample;    // of a layer that attends in full, as Quest's first ones
             full.layer = 0;
             full.flops *= 10;
@@ -257,8 +276,12 @@ static void test_seen(void)
             select.duration_ns = llround(1e6 * seen_s(context, rows) * context);
             sink.stage(sink.user, &select);
             sink.stage(sink.user, &sample);
-            sink.step(sink.user, &(struct step_sample){.source = source.id, .step = step, .phase = PHASE_PREFILL, .n_seqs = 1,
-                                                       .n_tokens = rows, .context_tokens = context,
+            sink.step(sink.user, &(struct step_sample){.source = source.id,
+                                                       .step = step,
+                                                       .phase = PHASE_PREFILL,
+                                                       .n_seqs = 1,
+                                                       .n_tokens = rows,
+                                                       .context_tokens = context,
                                                        .duration_ns = sample.duration_ns});
         }
     }
@@ -266,13 +289,14 @@ static void test_seen(void)
     calibration_fit_close(fit);
     device.calibration = &calibration->profiles[0];
     const struct calibration_curve *full_curve = &calibration->profiles[0].curves[1];
-    CHECK(calibration->profiles[0].n_curves == 3 && full_curve->stage == STAGE_ATTENTION && full_curve->unit_tokens == 0);
+    CHECK(calibration->profiles[0].n_curves == 3 && full_curve->stage == STAGE_ATTENTION &&
+          full_curve->unit_tokens == 0);
     for (int32_t context = 900; context <= 4000; context += 310) {
         struct work both[2] = {{context - 32, 32, 0}, {300, 1, 1}};
         struct stage_prediction alone;
         CHECK(predict_stage(&alone, &device, &plan, STAGE_ATTENTION, 1, both, 1) == 0);
-        CHECK_MESSAGE(fabs(alone.seconds / seen_s(context, 32) - 1) < 0.1, "context %d: %g s, not %g", context, alone.seconds,
-                      seen_s(context, 32));
+        CHECK_MESSAGE(fabs(alone.seconds / seen_s(context, 32) - 1) < 0.1, "context %d: %g s, not %g", context,
+                      alone.seconds, seen_s(context, 32));
         // Two prompts go by the mean of what their rows see; a row that decodes beside them is priced by itself.
         struct work two[2] = {{context - 32, 32, 0}, {context - 32, 32, 0}};
         struct stage_prediction pair, mixed;
@@ -288,8 +312,8 @@ static void test_seen(void)
         CHECK(predict_stage(&alone, &device, &plan, STAGE_INDEX_SELECT, 1, many, 1) == 0);
         CHECK(predict_stage(&mixed, &device, &plan, STAGE_INDEX_SELECT, 1, many, 65) == 0);
         double more = (double)mixed.cost.bytes / (double)alone.cost.bytes;
-        CHECK_MESSAGE(fabs(mixed.seconds / (more * alone.seconds) - 1) < 0.1, "context %d: %g s, not %g times %g", context,
-                      mixed.seconds, more, alone.seconds);
+        CHECK_MESSAGE(fabs(mixed.seconds / (more * alone.seconds) - 1) < 0.1, "context %d: %g s, not %g times %g",
+                      context, mixed.seconds, more, alone.seconds);
     }
     calibration_free(calibration);
 }
@@ -319,8 +343,10 @@ static void test_waiting(void)
     const struct calibration_profile *profile = &calibration->profiles[0];
     int64_t bytes = 100000 * 8 * (int64_t)8192;
     CHECK(calibration_waits(profile));
-    CHECK_MESSAGE(fabs(1e6 * profile->mark_s[PHASE_DECODE] - 2) <= 0.2, "a mark: %g us", 1e6 * profile->mark_s[PHASE_DECODE]);
-    double waits_s = predicted_s(calibration, STAGE_HOST, 8, bytes), stage_s = predicted_s(calibration, reading, 8, bytes);
+    CHECK_MESSAGE(fabs(1e6 * profile->mark_s[PHASE_DECODE] - 2) <= 0.2, "a mark: %g us",
+                  1e6 * profile->mark_s[PHASE_DECODE]);
+    double waits_s = predicted_s(calibration, STAGE_HOST, 8, bytes),
+           stage_s = predicted_s(calibration, reading, 8, bytes);
     CHECK_MESSAGE(fabs(1e6 * waits_s - 5) <= 1.5, "waits %g us", 1e6 * waits_s);
     CHECK_MESSAGE(fabs(stage_s / true_s(bytes) - 1) <= 0.03, "%g us, truly %g", 1e6 * stage_s, 1e6 * true_s(bytes));
     waits_s = predicted_s(calibration, STAGE_HOST, 2, bytes / 4);

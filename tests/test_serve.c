@@ -26,8 +26,8 @@ static struct plan random_plan(void)
     return plan;
 }
 
-// Curves for all stages, with efficiencies that change with work and rows, and for some kinds of layers, which go by what
-// the whole step holds.
+// Curves for all stages, with efficiencies that change with work and rows, and for some kinds of layers, which go by
+// what the whole step holds.
 static const struct calibration_profile *random_calibration(void)
 {
     static const struct {

@@ -421,7 +421,8 @@ __global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 1 : 3)
     }
     attend_state<HD, HALVES> s;
     const int tokens = item_tokens(a, item), tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-    attend<HD, HALVES, FP8>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster, finish);
+    attend<HD, HALVES, FP8>(a, s, smem_address(mine), item, tokens, rank * WARPS + warp, tiles, WARPS * cluster,
+                            finish);
     save_state<HD, HALVES>(s, a.s.group, (float *)mine, memory.ml + warp * a.s.group);
     if (cluster > 1) {
         __syncwarp();
@@ -525,8 +526,9 @@ extern "C" int attention_launch(const attention_params *p, cudaStream_t stream)
     if ((p->view.dtype != DTYPE_BF16 && !pages) || a.s.group > MAX_GROUP || a.s.group * a.s.parts != p->n_heads ||
         (!window && (int64_t)p->rows.n * sets * p->selection.stride > INT32_MAX)) {
         return status_fail(
-            -ENOTSUP, "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 or fp8 pages, bf16 rings, groups to %d",
-            p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
+            -ENOTSUP,
+            "attention: %d rows of %d query heads over %d KV heads in %d sets; bf16 or fp8 pages, bf16 rings, groups "
+            "to %d", p->rows.n, p->n_heads, p->n_kv_heads, sets, MAX_GROUP);
     }
     if (p->over == ATTEND_ALL) {
         return attention_all_launch(p, stream);

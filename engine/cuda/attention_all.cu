@@ -37,7 +37,8 @@ enum {
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
     MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
-    MERGE_DIMS = 32,                  // of a head that a block then has: 32 states at a time in as many loads as 8 with all
+    MERGE_DIMS = 32,                  // of a head that a block then has: 32 states at a time in as many loads as 8 with
+                                      // all
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
 
@@ -355,7 +356,8 @@ int attention_all_launch(const attention_params *p, cudaStream_t stream)
     const bool fp8 = p->view.dtype == DTYPE_FP8;
     a.s = shape_of(p->rows.n, p->n_heads, p->n_kv_heads, p->head_dim,
                    p->view.head_stride == p->head_dim * (fp8 ? 1 : 2), fp8);
-    if (a.s.whole && (p->view.token_stride != a.s.row_bytes || p->view.scale_offset != 2 * p->n_kv_heads * p->head_dim)) {
+    if (a.s.whole &&
+        (p->view.token_stride != a.s.row_bytes || p->view.scale_offset != 2 * p->n_kv_heads * p->head_dim)) {
         return status_fail(-ENOTSUP, "attention: fp8 tokens of %lld bytes; %d", (long long)p->view.token_stride,
                            a.s.row_bytes);
     }

@@ -108,8 +108,9 @@ static __device__ __forceinline__ void add_values(all_state<HD, NT> &s, const ui
 // 16 tokens: scores, softmax, values. `valid` of them count. FP8: `scales` of tokens g and g + 8.
 template <int HD, int NT, bool FP8>
 static __device__ __forceinline__ void attend_tokens(const all_arguments &a, all_state<HD, NT> &s,
-                                                     const uint32_t (&q)[NT][HD / 16][2], uint32_t keys, uint32_t values,
-                                                     int valid, float scale, const uint32_t (&scales)[2])
+                                                     const uint32_t (&q)[NT][HD / 16][2], uint32_t keys,
+                                                     uint32_t values, int valid, float scale,
+                                                     const uint32_t (&scales)[2])
 {
     const int lane = threadIdx.x % 32, g = lane / 4;
     float c[NT][4] = {};

@@ -38,8 +38,8 @@ static void close_context(struct backend_context *c)
     cuda_step_close(c);
     cudaFreeHost(c->mirror_host);
     cudaFreeHost(c->results_host.nan_row);
-    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->next_x, c->next_squares, c->attention,
-                            c->widened, c->widened_pages, c->maxima, c->results.nan_row};
+    void *const device[] = {c->mirror_device, c->normed, c->inner, c->inner_up, c->next_x, c->next_squares,
+                            c->attention, c->widened, c->widened_pages, c->maxima, c->results.nan_row};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) {
         cudaFree(device[i]);
     }
@@ -60,7 +60,8 @@ int cuda_choose_device(int32_t device, char *name, size_t bytes)
     int count = 0;
     cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess || count == 0) {
-        return status_fail(-ENODEV, "no CUDA device: %s", found == cudaSuccess ? "none found" : cudaGetErrorString(found));
+        return status_fail(-ENODEV, "no CUDA device: %s",
+                           found == cudaSuccess ? "none found" : cudaGetErrorString(found));
     }
     if (device < 0 || device >= count) {
         return status_fail(-EINVAL, "CUDA device %d: this machine has devices 0 to %d", device, count - 1);
@@ -72,8 +73,8 @@ int cuda_choose_device(int32_t device, char *name, size_t bytes)
         return error;
     }
     if (properties.major != COMPUTE_MAJOR) {
-        return status_fail(-ENODEV, "%s: compute capability %d.%d: needs 9.0 (H100, H200)", properties.name, properties.major,
-                           properties.minor);
+        return status_fail(-ENODEV, "%s: compute capability %d.%d: needs 9.0 (H100, H200)", properties.name,
+                           properties.major, properties.minor);
     }
     snprintf(name, bytes, "%.120s", properties.name);
     return 0;
@@ -89,7 +90,8 @@ static int check_plan(const struct plan *plan)
         return status_fail(-EINVAL, "the cuda backend runs heads of 16, 32, 64 or 128; this model has %d", dim);
     }
     if (plan->shape.hidden % 8 != 0 || plan->shape.ffn % 8 != 0) {
-        return status_fail(-EINVAL, "the cuda backend runs hidden and ffn sizes in multiples of 8; this model has %d and %d",
+        return status_fail(-EINVAL,
+                           "the cuda backend runs hidden and ffn sizes in multiples of 8; this model has %d and %d",
                            plan->shape.hidden, plan->shape.ffn);
     }
     return 0;
@@ -121,7 +123,8 @@ static int64_t selected_workspace(const struct backend_context *c, int32_t max_s
     struct prefill_selected_params p = {
         .rows = {.n = c->max_rows, .max_pages = (max_context - 1) / plan->page_tokens + 1}, .n_seqs = max_seqs,
         .view = {.dtype = DTYPE_BF16, .page_tokens = plan->page_tokens},    // fp8 is widened
-        .selection = {.sets = index->sets, .unit_tokens = index->unit_tokens, .stride = budget < units ? budget : units},
+        .selection = {.sets = index->sets, .unit_tokens = index->unit_tokens,
+                      .stride = budget < units ? budget : units},
         .n_heads = plan->shape.n_heads, .n_kv_heads = plan->shape.n_kv_heads, .head_dim = plan->shape.head_dim};
     return prefill_selected_workspace_bytes(&p);
 }
@@ -175,7 +178,8 @@ static int take_scratch(struct backend_context *c, int32_t max_seqs, int32_t max
     int64_t results = (shape->n_layers + rows) * (int64_t)sizeof(int32_t);
     error = error ? error : cuda_take((void **)&c->results.nan_row, results, "scratch");
     error = error ? error : cuda_status(cudaMemset(c->results.nan_row, 0, (size_t)results), "scratch");
-    error = error ? error : cuda_status(cudaMallocHost((void **)&c->results_host.nan_row, (size_t)results), "pinned memory");
+    error = error ? error : cuda_status(cudaMallocHost((void **)&c->results_host.nan_row, (size_t)results),
+                                        "pinned memory");
     c->results.token = c->results.nan_row + shape->n_layers;
     c->results_host.token = c->results_host.nan_row + shape->n_layers;
     c->logits_host = malloc((size_t)shape->vocab * sizeof *c->logits_host);
@@ -316,7 +320,8 @@ static int weight_load(struct backend_context *c, struct matrix *out, const stru
     }
     error = upload(c, data, staged ? staged : host->data, vector + n * 2);
     free(staged);
-    *out = (struct matrix){.data = data, .dtype = vector ? DTYPE_F32 : DTYPE_BF16, .n_rows = host->n_rows, .n_cols = host->n_cols};
+    *out = (struct matrix){.data = data, .dtype = vector ? DTYPE_F32 : DTYPE_BF16, .n_rows = host->n_rows,
+                           .n_cols = host->n_cols};
     return error;
 }
 
@@ -372,7 +377,8 @@ static const char *unfit_devices(int count)
     for (int device = 0; device < count; device++) {
         struct cudaDeviceProp properties;
         int major = 0, minor = 0;
-        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major == COMPUTE_MAJOR) {
+        if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+            major == COMPUTE_MAJOR) {
             return NULL;    // whoever opens it is told what is wrong
         }
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
@@ -396,8 +402,9 @@ const char *clsa_cuda_absent(void)
         return "no NVIDIA driver";
     }
     if (cudaRuntimeGetVersion(&needed) == cudaSuccess && driver / 1000 < needed / 1000) {
-        snprintf(reason, sizeof reason, "the NVIDIA driver knows CUDA %d.%d; this plug-in needs one for CUDA %d.0 or later: update "
-                 "it", driver / 1000, driver % 1000 / 10, needed / 1000);
+        snprintf(reason, sizeof reason,
+                 "the NVIDIA driver knows CUDA %d.%d; this plug-in needs one for CUDA %d.0 or later: update it",
+                 driver / 1000, driver % 1000 / 10, needed / 1000);
         return reason;
     }
     return cudaGetErrorString(found);

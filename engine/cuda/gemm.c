@@ -35,8 +35,9 @@ struct gemm {
     cublasStatus_t (*create)(cublasLtHandle_t *);
     cublasStatus_t (*destroy)(cublasLtHandle_t);
     cublasStatus_t (*matmul)(cublasLtHandle_t, cublasLtMatmulDesc_t, const void *, const void *, cublasLtMatrixLayout_t,
-                             const void *, cublasLtMatrixLayout_t, const void *, const void *, cublasLtMatrixLayout_t, void *,
-                             cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t);
+                             const void *, cublasLtMatrixLayout_t, const void *, const void *, cublasLtMatrixLayout_t,
+                             void *, cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t *, void *, size_t,
+                             cudaStream_t);
     cublasStatus_t (*heuristic)(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
                                 cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int,
                                 cublasLtMatmulHeuristicResult_t *, int *);
@@ -47,7 +48,8 @@ struct gemm {
     cublasStatus_t (*layout_destroy)(cublasLtMatrixLayout_t);
     cublasStatus_t (*preference_create)(cublasLtMatmulPreference_t *);
     cublasStatus_t (*preference_destroy)(cublasLtMatmulPreference_t);
-    cublasStatus_t (*preference_set)(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *, size_t);
+    cublasStatus_t (*preference_set)(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, const void *,
+                                     size_t);
 };
 
 static bool find(struct gemm *gemm, void *function, const char *name)
@@ -66,7 +68,8 @@ struct gemm *gemm_open(void)
     gemm->library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
     if (!gemm->library ||
         !find(gemm, &gemm->create, "cublasLtCreate") || !find(gemm, &gemm->destroy, "cublasLtDestroy") ||
-        !find(gemm, &gemm->matmul, "cublasLtMatmul") || !find(gemm, &gemm->heuristic, "cublasLtMatmulAlgoGetHeuristic") ||
+        !find(gemm, &gemm->matmul, "cublasLtMatmul") ||
+        !find(gemm, &gemm->heuristic, "cublasLtMatmulAlgoGetHeuristic") ||
         !find(gemm, &gemm->desc_create, "cublasLtMatmulDescCreate") ||
         !find(gemm, &gemm->desc_destroy, "cublasLtMatmulDescDestroy") ||
         !find(gemm, &gemm->desc_set, "cublasLtMatmulDescSetAttribute") ||
@@ -111,10 +114,12 @@ struct product {
 static bool describe(struct gemm *gemm, struct product *p, int32_t n, int32_t n_in, int32_t n_out, bool f32)
 {
     cublasOperation_t transposed = CUBLAS_OP_T;
+    uint64_t in = (uint64_t)n_in, out = (uint64_t)n_out;
     return gemm->desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
-           gemm->desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
-           gemm->layout_create(&p->weight, CUDA_R_16BF, (uint64_t)n_in, (uint64_t)n_out, n_in) == CUBLAS_STATUS_SUCCESS &&
-           gemm->layout_create(&p->x, CUDA_R_16BF, (uint64_t)n_in, (uint64_t)n, n_in) == CUBLAS_STATUS_SUCCESS &&
+           gemm->desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                          sizeof transposed) == CUBLAS_STATUS_SUCCESS &&
+           gemm->layout_create(&p->weight, CUDA_R_16BF, in, out, n_in) == CUBLAS_STATUS_SUCCESS &&
+           gemm->layout_create(&p->x, CUDA_R_16BF, in, (uint64_t)n, n_in) == CUBLAS_STATUS_SUCCESS &&
            gemm->layout_create(&p->out, f32 ? CUDA_R_32F : CUDA_R_16BF, (uint64_t)n_out, (uint64_t)n, n_out) ==
                CUBLAS_STATUS_SUCCESS;
 }

@@ -403,7 +403,8 @@ extern "C" int kv_widen_launch(const kv_widen_params *p, cudaStream_t stream)
     if (p->head_dim % 16 != 0 || p->from.page_tokens != p->to.page_tokens) {
         return status_fail(-ENOTSUP, "kv widen: heads of %d; a multiple of 16", p->head_dim);
     }
-    const int vectors = 2 * p->n_kv_heads * p->head_dim / 16, threads = vectors < THREADS ? (vectors + 31) / 32 * 32 : THREADS;
+    const int vectors = 2 * p->n_kv_heads * p->head_dim / 16;
+    const int threads = vectors < THREADS ? (vectors + 31) / 32 * 32 : THREADS;
     return launch("kv widen", kv_widen_kernel, blocks_of(p->n_tokens, (unsigned)threads), stream, *p);
 }
 

@@ -236,7 +236,8 @@ static __device__ void copy_pages(const stream_arguments &a, walk w, uint32_t st
             int pieces = __popc(__ballot_sync(FULL_MASK, mine));
             barrier_wait(empty + stage * 8, parity);
             if (lane == 0) {
-                barrier_arrive_expect(full + stage * 8, (uint32_t)(pieces * a.s.piece_tokens * (a.s.key_bytes + (fp8 ? 4 : 0))));
+                barrier_arrive_expect(full + stage * 8,
+                                      (uint32_t)(pieces * a.s.piece_tokens * (a.s.key_bytes + (fp8 ? 4 : 0))));
             }
             __syncwarp();
             if (mine) {
@@ -406,14 +407,16 @@ static __device__ __forceinline__ void pool_tile(const index_score_params &p, co
 }
 
 template <int GROUPS, bool FP8, int KC, int NT, bool GATED>
-__global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1) stream_kernel(const __grid_constant__ stream_arguments a)
+__global__ void __launch_bounds__((GROUPS * WARPS + 1) * 32, 1)
+    stream_kernel(const __grid_constant__ stream_arguments a)
 {
     extern __shared__ __align__(128) uint8_t stages[];
     __shared__ shared_queries<KC, NT> queries;    // fp8
     __shared__ float pool[GROUPS][2][WARPS][8];
     __shared__ __align__(8) uint64_t barriers[2 * MAX_STAGES];
     const index_score_params &p = a.p;
-    const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / 32 / WARPS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / 32 / WARPS;
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const uint32_t full = smem_address(barriers), empty = full + MAX_STAGES * 8;
     if (threadIdx.x == 0) {
         for (int i = 0; i < a.s.stages; i++) {
@@ -524,7 +527,8 @@ __global__ void __launch_bounds__(WARPS * 32) unit_kernel(const __grid_constant_
             }
             int set = 2 * t + i;
             if (g == 0 && set < p.sets && (!GATED || i == 0)) {
-                scores[(int64_t)set * p.stride + unit] = mean ? pooled[i] / (float)(end - unit * p.unit_tokens) : pooled[i];
+                scores[(int64_t)set * p.stride + unit] =
+                    mean ? pooled[i] / (float)(end - unit * p.unit_tokens) : pooled[i];
             }
         }
     }
@@ -544,7 +548,7 @@ static int launch_stream(const index_score_params &p, cudaStream_t stream)
     a.s.stages = STAGE_SMEM / a.s.stage_bytes;
     a.s.stages = a.s.stages > MAX_STAGES ? MAX_STAGES : a.s.stages;
     constexpr int GROUPS = NT == 1 && !FP8 ? 2 : 1;    // many heads need the registers of both, fp8 gained nothing
-    a.s.stages -= a.s.stages % GROUPS;                 // a stage always comes back to the same warps: see attention_all.cu
+    a.s.stages -= a.s.stages % GROUPS;    // a stage always comes back to the same warps: see attention_all.cu
     a.s.longs = multiprocessors();
     if (a.s.piece_tokens < 8 || p.keys.page_stride % 16 != 0 || p.keys.scale_offset % 16 != 0) {
         return status_fail(-ENOTSUP, "index scores: pages of %d tokens; a multiple of 8", p.keys.page_tokens);
@@ -578,8 +582,10 @@ template <bool FP8, int KC> static int launch_heads(const index_score_params &p,
     if (p.score == INDEX_DOT) {
         return launch_kernel<FP8, KC, 1, false>(p, stream);
     }
-    return p.heads <= 8 ? launch_kernel<FP8, KC, 1, true>(p, stream) : p.heads <= 16 ? launch_kernel<FP8, KC, 2, true>(p, stream)
-         : p.heads <= 32 ? launch_kernel<FP8, KC, 4, true>(p, stream) : launch_kernel<FP8, KC, 8, true>(p, stream);
+    return p.heads <= 8    ? launch_kernel<FP8, KC, 1, true>(p, stream)
+           : p.heads <= 16 ? launch_kernel<FP8, KC, 2, true>(p, stream)
+           : p.heads <= 32 ? launch_kernel<FP8, KC, 4, true>(p, stream)
+                           : launch_kernel<FP8, KC, 8, true>(p, stream);
 }
 
 // Whether the launch goes to the kernels for a prompt's rows: they need whole warps of keys in a page, rows of keys
@@ -587,7 +593,8 @@ template <bool FP8, int KC> static int launch_heads(const index_score_params &p,
 static bool is_prefill(const index_score_params *p)
 {
     const bool fp8 = p->keys.dtype == DTYPE_FP8, tokens = p->unit_tokens == 1;
-    const bool panels = fp8 ? p->keys.dim == 128 && p->keys.scale_offset % 16 == 0 : p->keys.dim == 64 || p->keys.dim == 128;
+    const bool panels = fp8 ? p->keys.dim == 128 && p->keys.scale_offset % 16 == 0
+                            : p->keys.dim == 64 || p->keys.dim == 128;
     const bool keys = panels && p->keys.page_tokens % 16 == 0 && p->keys.page_stride % 16 == 0 &&
                       (uintptr_t)p->keys.data % 16 == 0;
     const bool scores = !tokens || (p->stride % 4 == 0 && (uintptr_t)p->scores % 16 == 0);

@@ -86,10 +86,11 @@ struct attention_params {
     const int32_t *first_row;         // ATTEND_WINDOW: [n_seqs]
     const int32_t *context;           // ATTEND_WINDOW: [n_seqs] tokens before this step
     int32_t window_tokens;
-    bool finishes;                    // ATTEND_WINDOW, one row per sequence: q and fresh_k are as projected. They are normed
-    struct head_finish finish;        // and turned on the way, and the row's key and value also go to its ring
-    bool early;                       // everything but q and fresh_* is older than the kernel before this one, which let
-                                      // this one begin only once it had waited itself: keys are read before q is there
+    bool finishes;                    // ATTEND_WINDOW, one row per sequence: q and fresh_k are as projected. They are
+    struct head_finish finish;        // normed and turned on the way, and the row's key and value also go to its ring
+    bool early;                       // everything but q and fresh_* is older than the kernel before this one, which
+                                      // let this one begin only once it had waited itself: keys are read before q is
+                                      // there
     int32_t n_heads, n_kv_heads, head_dim;
     void *out;                        // [rows.n][n_heads*head_dim] bf16
     float *lse;                       // [rows.n][n_heads]; may be NULL
@@ -104,7 +105,8 @@ struct prefill_attention_params {
     const struct batch_seq *seqs;     // [n_seqs] host memory, read during the call
     int32_t n_seqs;
     const void *q;                    // [rows.n][n_heads*head_dim] bf16
-    enum attend_over over;            // ATTEND_ALL: the pages hold this step's keys already. ATTEND_WINDOW: the ring does not
+    enum attend_over over;            // ATTEND_ALL: the pages hold this step's keys already. ATTEND_WINDOW: the ring
+                                      // does not
     struct kv_view view;              // bf16; a ring has at least window_tokens slots
     const void *fresh_k, *fresh_v;    // ATTEND_WINDOW: [rows.n][n_kv_heads*head_dim] bf16
     int32_t window_tokens;
@@ -254,7 +256,8 @@ int rms_norm_launch(const struct norm_params *params, cudaStream_t stream);
 int embed_launch(float *out, const void *table, const int32_t *token, int32_t n, int32_t hidden, float scale,
                  cudaStream_t stream);
 // out[i] = in[source[i]], rows of row_bytes (a multiple of 4).
-int take_rows_launch(void *out, const void *in, const int32_t *source, int32_t n, int64_t row_bytes, cudaStream_t stream);
+int take_rows_launch(void *out, const void *in, const int32_t *source, int32_t n, int64_t row_bytes,
+                     cudaStream_t stream);
 // out = silu(gate) * up, all bf16.
 int swiglu_launch(void *out, const void *gate, const void *up, int64_t n, cudaStream_t stream);
 // out[i] = scale * in[i], in place; the gates of an indexer.

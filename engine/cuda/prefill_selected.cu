@@ -480,7 +480,8 @@ static bool covered(const prefill_selected_params *p)
     const int64_t key_bytes = p->head_dim * 2;
     const bool whole_keys =
         v->page_stride % key_bytes == 0 && v->token_stride % key_bytes == 0 && v->head_stride % key_bytes == 0;
-    return is_hopper() && v->dtype == DTYPE_BF16 && whole_keys && (p->head_dim == 64 || p->head_dim == 128) && s.group >= 1 &&
+    return is_hopper() && v->dtype == DTYPE_BF16 && whole_keys && (p->head_dim == 64 || p->head_dim == 128) &&
+        s.group >= 1 &&
            s.group <= 16 && s.group * s.parts == p->n_heads;
 }
 

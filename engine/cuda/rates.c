@@ -28,7 +28,8 @@ static int multiply(struct bench *b)
 {
     const int64_t matrix_bytes = (int64_t)PRODUCT * PRODUCT * 2;
     char *at = b->memory;
-    return gemm_run(b->gemm, at, at + matrix_bytes, at + 2 * matrix_bytes, PRODUCT, PRODUCT, PRODUCT, false, false, b->stream);
+    return gemm_run(b->gemm, at, at + matrix_bytes, at + 2 * matrix_bytes, PRODUCT, PRODUCT, PRODUCT, false, false,
+                    b->stream);
 }
 
 static int idle(struct bench *b)
@@ -86,7 +87,8 @@ static int fill(struct bench *b)
     }
     int error = 0;
     for (int64_t at = 0; at < READ_BYTES && !error; at += (int64_t)sizeof block) {
-        error = cuda_status(cudaMemcpyAsync((char *)b->memory + at, block, sizeof block, cudaMemcpyHostToDevice, b->stream), "rates");
+        char *to = (char *)b->memory + at;
+        error = cuda_status(cudaMemcpyAsync(to, block, sizeof block, cudaMemcpyHostToDevice, b->stream), "rates");
     }
     return error;
 }

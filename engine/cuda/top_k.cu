@@ -13,8 +13,8 @@
 // Measured on an H100: 2048 of 131072, 1 / 8 / 32 rows 12.0 / 15.3 / 37.0 us (torch.topk 52 / 65 / 100); 16 of 1024
 // blocks for each of 4 sets, 1 / 8 rows 4.9 / 4.9 us. Clusters of 8 run 30 at once; since 32 rows are cut among 7
 // blocks each instead of taking two waves, on an H200 11.4 / 14.7 / 28.2 us (35.3 in two waves).
-// 128 scores ranked each against each at most, not 1024: 128 of 576 units for each of 20 sets, one always kept, 1 / 8 / 32
-// rows 7.0 / 8.5 / 14.4 us instead of 8.8 / 11.8 / 19.8.
+// 128 scores ranked each against each at most, not 1024: 128 of 576 units for each of 20 sets, one always kept,
+// 1 / 8 / 32 rows 7.0 / 8.5 / 14.4 us instead of 8.8 / 11.8 / 19.8.
 #include "engine/cuda/cluster.cuh"
 #include "engine/cuda/kernels.h"
 #include "engine/cuda/top_k_keys.cuh"
@@ -355,7 +355,8 @@ static __device__ __forceinline__ bool load_all(const warp_part &w, uint32_t (&k
         if (w.cache) {
 #pragma unroll
             for (int i = 0; i < KEYS; i += RUN) {
-                *(uint4 *)(w.cache + unit_of<KEYS>(piece, i) - w.first) = make_uint4(key[i], key[i + 1], key[i + 2], key[i + 3]);
+                *(uint4 *)(w.cache + unit_of<KEYS>(piece, i) - w.first) =
+                    make_uint4(key[i], key[i + 1], key[i + 2], key[i + 3]);
             }
         }
     }
@@ -423,7 +424,8 @@ static __device__ __forceinline__ void write_units(const warp_part &w, uint32_t 
             equal += key[i] == value;
         }
     });
-    uint2 before = warps_before(sh, make_uint2(__reduce_add_sync(FULL_MASK, above), __reduce_add_sync(FULL_MASK, equal)));
+    uint2 before = warps_before(
+        sh, make_uint2(__reduce_add_sync(FULL_MASK, above), __reduce_add_sync(FULL_MASK, equal)));
     for (int i = 0; i < rank; i++) {
         before.x += sh.above[i];
         before.y += sh.equal[i];
@@ -439,7 +441,8 @@ static __host__ __device__ __forceinline__ int part_length(int n, int warps)
 
 // cache_units: of shared memory, per warp.
 template <int THREADS, int KEYS, int PER_SM>
-__global__ void __launch_bounds__(THREADS, PER_SM) top_k_kernel(const __grid_constant__ top_k_params p, int blocks, int cache_units)
+__global__ void __launch_bounds__(THREADS, PER_SM)
+    top_k_kernel(const __grid_constant__ top_k_params p, int blocks, int cache_units)
 {
     extern __shared__ __align__(16) uint32_t inbox[];    // [2][blocks][BINS]
     __shared__ top_k_shared sh;
@@ -518,7 +521,8 @@ static int launch_top_k(const top_k_params *p, int64_t lists, int blocks, int ca
     shape.threads = THREADS;
     shape.cluster = (unsigned)blocks;
     shape.smem_bytes = (size_t)2 * shape.cluster * BINS * 4 + (size_t)cache_bytes;
-    return launch("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape, stream, *p, (int)shape.cluster, cache_bytes / (THREADS / 32) / 4);
+    return launch("top-k", top_k_kernel<THREADS, KEYS, PER_SM>, shape, stream, *p, (int)shape.cluster,
+                  cache_bytes / (THREADS / 32) / 4);
 }
 
 // The widest clusters of which all lists' run at once, but no wider than leaves each thread a few scores.

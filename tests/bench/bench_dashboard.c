@@ -2,13 +2,13 @@
 // it.
 //
 // `clsa top` runs on pseudo-terminals whose output is read at once and not interpreted (tests/bench/pty.h). Parts:
-//   open        a trace of --events begins and ends of slices, as `clsa profile` writes them: until its first frame, and
-//               until all of it is shown (--speed max); then zooming and panning over it, key by key
+//   open        a trace of --events begins and ends of slices, as `clsa profile` writes them: until its first frame,
+//               and until all of it is shown (--speed max); then zooming and panning over it, key by key
 //   idle        CPU time of the dashboard when nothing happens, at 10 frames/s; from a key to the end of its frame
 //   live        with an engine in the process: CPU time of the dashboard's thread in each view, frames per second, and
 //               from a key to the end of its frame
-//   attached    an engine in this process that listens, as `clsa run --listen` does: decode rate while `clsa top --attach`
-//               looks on against the turns before and after, in which nobody does; and what the looker uses
+//   attached    an engine in this process that listens, as `clsa run --listen` does: decode rate while `clsa top
+//               --attach` looks on against the turns before and after, in which nobody does; and what the looker uses
 // Prints each figure beside its target (TARGETS), appends rows to tests/bench/results.tsv; run from the top of the
 // checkout.
 #include <errno.h>
@@ -149,7 +149,8 @@ static int write_trace(struct bench *bench)
         return error;
     }
     struct sample_sink sink = trace_writer_sink(writer);
-    struct sample_source source = {.method = "clsa", .model = "bench-100m", .backend = "cpu", .n_layers = 10, .top_k = 256,
+    struct sample_source source = {.method = "clsa", .model = "bench-100m", .backend = "cpu", .n_layers = 10,
+                                   .top_k = 256,
                                    .unit_tokens = 1, .index_sets = 1, .window_tokens = 128, .page_tokens = 16,
                                    .threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN)};
     processor_name(source.device, sizeof source.device);

@@ -176,7 +176,8 @@ static int run_prompt(struct bench *record, int32_t tokens)
             return error;
         }
     }
-    return error ? error : status_fail(-EAGAIN, "a prompt of %d tokens did not end beside %d sequences", tokens, before);
+    return error ? error : status_fail(-EAGAIN, "a prompt of %d tokens did not end beside %d sequences", tokens,
+                                       before);
 }
 
 // The i-th value that is run in this pass.
@@ -280,8 +281,8 @@ static int run_pass(struct bench *record, const struct plan *plan)
         if (record->pass > 0) {
             snprintf(number, sizeof number, "-%d", record->pass + 1);
         }
-        snprintf(path, sizeof path, "%s/%s-%s%s.pftrace", record->folder, g == HELD ? "held" : record->name, plan->method,
-                 number);
+        snprintf(path, sizeof path, "%s/%s-%s%s.pftrace", record->folder, g == HELD ? "held" : record->name,
+                 plan->method, number);
         error = trace_writer_open(&writer, &options);
         error = error ? error : run_grid(record, plan, writer, grid);
         int close_error = trace_writer_close(writer);
@@ -331,7 +332,8 @@ static int run_engine(struct bench *record, const struct plan *plan, struct mode
     }
     struct engine_stats stats = engine_stats(record->engine);
     if (gpu && !error) {
-        fprintf(stderr, "%s: %.1f MB of device memory in use, weights %.1f, cache %.1f of %d tokens, chunk %d, %d sequences\n",
+        fprintf(stderr,
+                "%s: %.1f MB of device memory in use, weights %.1f, cache %.1f of %d tokens, chunk %d, %d sequences\n",
                 plan->method, 1e-6 * (double)engine_device_bytes(record->engine), 1e-6 * (double)stats.weight_bytes,
                 1e-6 * (double)stats.kv_bytes_allocated, stats.cache_tokens, options.max_step_tokens, options.max_seqs);
     }

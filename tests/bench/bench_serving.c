@@ -10,10 +10,10 @@
 // Then the simulator is run once more with the time that each step took, so that it takes the very same decisions, and
 // each step's price is held against that time: --steps writes all of them, one line a step. --measured takes such a
 // file in place of the engine: what another calibration would have said of a run on another machine.
-// --runs replays each case several times; measured is then the median of each figure, beside how far the runs are apart:
-// a burst of what else a machine does is in one run only. --dry only tells what arrives and how small the cache is, as
-// options by which later replays, or a judgement with another calibration, have the same. --trace records a replay, of
-// other requests than those to be judged (--seed, --prompt), as something to calibrate from.
+// --runs replays each case several times; measured is then the median of each figure, beside how far the runs are
+// apart: a burst of what else a machine does is in one run only. --dry only tells what arrives and how small the cache
+// is, as options by which later replays, or a judgement with another calibration, have the same. --trace records a
+// replay, of other requests than those to be judged (--seed, --prompt), as something to calibrate from.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -48,7 +48,8 @@ struct meter {
 };
 
 struct bench {
-    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *steps_file, *measured_file, *trace_file;
+    const char *model, *methods, *device, *device_name, *calibration_file, *cases, *steps_file, *measured_file,
+        *trace_file;
     struct results results;
     int32_t requests, prompt, output, max_seqs, chunk, threads, runs;
     int64_t seed, preemption_cache;
@@ -133,8 +134,10 @@ static int shrink_cache(const struct bench *bench, struct setup *setup)
     int64_t longest = longest_request(&setup->workload);
     if (bench->preemption_cache > 0) {
         setup->cache_tokens = bench->preemption_cache;
-        return longest <= setup->cache_tokens ? 0 : status_fail(-EINVAL, "--cache %lld: expected room for a request of %lld tokens",
-                                                                (long long)setup->cache_tokens, (long long)longest);
+        return longest <= setup->cache_tokens
+                   ? 0
+                   : status_fail(-EINVAL, "--cache %lld: expected room for a request of %lld tokens",
+                                 (long long)setup->cache_tokens, (long long)longest);
     }
     for (;;) {
         struct serve_result result;
@@ -224,13 +227,16 @@ static int read_steps(struct bench *bench, const char *method, const char *name)
     }
     bench->n_steps = 0;
     while (fgets(line, sizeof line, file)) {
-        int n = sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %*f %*f %lf", of, by, kind, &took_us, &begin_us);
+        int n =
+            sscanf(line, "%63s %63s %63s %*d %*d %*d %*d %*d %*d %lf %*f %*f %lf", of, by, kind, &took_us, &begin_us);
         if (n == 5 && strcmp(of, name) == 0 && strcmp(by, method) == 0) {
             on_step(bench, 1e-6 * begin_us, 1e-6 * (begin_us + took_us));
         }
     }
     fclose(file);
-    return bench->n_steps > 0 ? 0 : status_fail(-EINVAL, "--measured %s: no steps of %s, %s", bench->measured_file, method, name);
+    return bench->n_steps > 0
+               ? 0
+               : status_fail(-EINVAL, "--measured %s: no steps of %s, %s", bench->measured_file, method, name);
 }
 
 // What lets a simulation whose clock shows now_s end a step when it ended.
@@ -258,8 +264,12 @@ static int rerun(struct serving_result *out, struct bench *bench, const struct s
     int error = read_steps(bench, setup->plan->method, name);
     error = error ? error : serve_run(&result, &setup->workload, &options);
     if (!error) {
-        *out = (struct serving_result){.metrics = result.metrics, .records = result.records, .n_records = result.n_records,
-                                       .steps = result.steps, .busy_s = result.busy_s, .peak_running = result.peak_running,
+        *out = (struct serving_result){.metrics = result.metrics,
+                                       .records = result.records,
+                                       .n_records = result.n_records,
+                                       .steps = result.steps,
+                                       .busy_s = result.busy_s,
+                                       .peak_running = result.peak_running,
                                        .peak_kv_bytes = result.peak_kv_bytes};
         const struct calibration_profile *profile = bench->calibrated.calibration;
         snprintf(out->source.device, sizeof out->source.device, "%s", profile ? profile->device : bench->device_name);
@@ -304,9 +314,9 @@ static double on_clock(void *user, double now_s, const struct work *work, int32_
     steps->pause_s += pause_s;
     steps->errors[kind][steps->n[kind]++] = fabs(priced_s / measured_s - 1);
     if (bench->steps_out) {
-        fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\t%.1f\n", judge->name, judge->method,
-                step_kind_name(kind), n_seqs, rows, logits, prompts, (long long)contexts, deepest, 1e6 * measured_s,
-                1e6 * priced_s, 1e6 * pause_s, 1e6 * step->begin_s);
+        fprintf(bench->steps_out, "%s\t%s\t%s\t%d\t%d\t%d\t%d\t%lld\t%d\t%.1f\t%.1f\t%.1f\t%.1f\n", judge->name,
+                judge->method, step_kind_name(kind), n_seqs, rows, logits, prompts, (long long)contexts, deepest,
+                1e6 * measured_s, 1e6 * priced_s, 1e6 * pause_s, 1e6 * step->begin_s);
     }
     return took_until(bench, at, now_s);
 }
@@ -331,8 +341,8 @@ static int judge_run(struct judge *judge, const struct setup *setup)
     error = error ? error : serve_run(&result, &setup->workload, &options);
     if (!error && result.steps != bench->n_steps) {
         // An arrival fell to the other side of a step's end: from there on, steps of one are held against others.
-        printf("  steps: the engine took %lld, the simulator with their times %lld; not judged\n", (long long)bench->n_steps,
-               (long long)result.steps);
+        printf("  steps: the engine took %lld, the simulator with their times %lld; not judged\n",
+               (long long)bench->n_steps, (long long)result.steps);
         memcpy(judge->steps.n, before.n, sizeof before.n);
         memcpy(judge->steps.measured_s, before.measured_s, sizeof before.measured_s);
         memcpy(judge->steps.priced_s, before.priced_s, sizeof before.priced_s);
@@ -350,7 +360,8 @@ static int run_once(struct report_values *out, struct serving_result *measured, 
                     const struct setup *setup, struct model_file *file)
 {
     struct bench *bench = judge->bench;
-    int error = bench->measured_file ? rerun(measured, bench, setup, judge->name) : replay(measured, bench, setup, file);
+    int error =
+        bench->measured_file ? rerun(measured, bench, setup, judge->name) : replay(measured, bench, setup, file);
     if (!error) {
         *out = report_values_of(&measured->metrics, measured->peak_running, measured->peak_kv_bytes);
         bench->source = measured->source;
@@ -391,8 +402,8 @@ static int run_case(struct bench *bench, struct setup *setup, struct model_file 
             values[m] = report_values_of(&simulated[m].metrics, simulated[m].peak_running, simulated[m].peak_kv_bytes);
         }
         char command[160];
-        snprintf(command, sizeof command, "bench_serving --prompt %d --output %d --requests %d --runs %d%s%s", bench->prompt,
-                 bench->output, bench->requests, bench->runs, bench->measured_file ? " --measured" : "",
+        snprintf(command, sizeof command, "bench_serving --prompt %d --output %d --requests %d --runs %d%s%s",
+                 bench->prompt, bench->output, bench->requests, bench->runs, bench->measured_file ? " --measured" : "",
                  bench->cold ? " --cold" : "");
         const struct report report = {.results = &bench->results, .device = bench->source.device, .command = command,
                                       .model = bench->model, .method = setup->plan->method, .name = case_names[c],
@@ -427,7 +438,8 @@ static int tell_options(const struct bench *bench, struct setup *setup, double r
     setup->cache_tokens = longest_request(&setup->workload) * bench->max_seqs;
     error = shrink_cache(bench, setup);
     if (!error) {
-        printf("%s --capacity %.17g --cache %lld\n", setup->plan->method, requests_per_s, (long long)setup->cache_tokens);
+        printf("%s --capacity %.17g --cache %lld\n", setup->plan->method, requests_per_s,
+               (long long)setup->cache_tokens);
     }
     workload_close(&setup->workload);
     return error;
@@ -488,7 +500,9 @@ static int run(struct bench *bench)
     error = error ? error : plan_flags_resolve(&bench->flags);
     error = error ? error : device_table_load(&table, &n_table, NULL);
     error = error ? error : calibrated_open(&bench->calibration, &bench->calibration_file, bench->device_name, NULL);
-    error = error ? error : choice_device(&bench->calibrated, table, n_table, bench->calibration, bench->device_name, bench->threads);
+    error = error ? error
+                  : choice_device(&bench->calibrated, table, n_table, bench->calibration, bench->device_name,
+                                  bench->threads);
     bench->bare = bench->calibrated;    // the same rates
     bench->bare.calibration = NULL;
     error = error ? error : open_file(&bench->steps_out, bench->steps_file, "we", "steps");
@@ -551,11 +565,13 @@ int main(int argc, char **argv)
         {"dry", OPTION_FLAG, &bench.dry, 0, 0, NULL, "run nothing: print --capacity and --cache as simulated"},
         {"measured", OPTION_TEXT, &bench.measured_file, 0, 0, "FILE", "of --steps: no engine runs"},
         {"steps", OPTION_TEXT, &bench.steps_file, 0, 0, "FILE", "write every step"},
-        {"trace", OPTION_TEXT, &bench.trace_file, 0, 0, "FILE", "write the stages of the one replay, to calibrate from"},
+        {"trace", OPTION_TEXT, &bench.trace_file, 0, 0, "FILE",
+         "write the stages of the one replay, to calibrate from"},
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
-    const struct command_spec command = {"bench_serving", "The engine under load beside its simulation.", NULL, 0, 0, options};
+    const struct command_spec command = {"bench_serving", "The engine under load beside its simulation.", NULL, 0, 0,
+                                         options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);

@@ -540,8 +540,8 @@ int main(int argc, char **argv)
         RESULTS_OPTIONS(bench.results),
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };
-    const struct command_spec command = {"bench_sim_traces", "Prediction errors on recorded shapes not calibrated with.",
-                                         NULL, 0, 0, options};
+    const struct command_spec command = {
+        "bench_sim_traces", "Prediction errors on recorded shapes not calibrated with.", NULL, 0, 0, options};
     int32_t n_positional;
     int error = options_parse(&command, argc, argv, &n_positional);
     error = error ? error : run(&bench);

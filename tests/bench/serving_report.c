@@ -8,8 +8,10 @@
 
 static const struct {
     const char *name, *unit;
-} rows[REPORT_ROWS] = {{"output_tokens_per_s", "tokens/s"}, {"ttft_mean", "ms"}, {"ttft_p95", "ms"}, {"tpot_mean", "ms"},
-                       {"tpot_p95", "ms"}, {"preemptions", "times"}, {"peak_sequences", "sequences"}, {"peak_kv", "MB"}};
+} rows[REPORT_ROWS] = {{"output_tokens_per_s", "tokens/s"}, {"ttft_mean", "ms"}, {"ttft_p95", "ms"},
+                       {"tpot_mean", "ms"},
+                       {"tpot_p95", "ms"}, {"preemptions", "times"}, {"peak_sequences", "sequences"},
+                       {"peak_kv", "MB"}};
 static const char *const mode_names[MODES] = {"measured", "roofline", "calibrated"};
 
 const char *step_kind_name(enum step_kind kind)
@@ -81,17 +83,18 @@ void report_side_by_side(const struct report *report, const struct report_values
             snprintf(apart, sizeof apart, "%.3g", spread);
         }
         printf("%-10s %-10s %20s %12.4g %10s %12.4g %9s %12.4g %9s\n", "", "", rows[r].name, measured, apart,
-               values[ROOFLINE].rows[r], error_text(roofline, values[ROOFLINE].rows[r], measured), values[CALIBRATED].rows[r],
-               error_text(calibrated, values[CALIBRATED].rows[r], measured));
+               values[ROOFLINE].rows[r], error_text(roofline, values[ROOFLINE].rows[r], measured),
+               values[CALIBRATED].rows[r], error_text(calibrated, values[CALIBRATED].rows[r], measured));
         snprintf(quantity, sizeof quantity, "serving.%s.%s", report->name, rows[r].name);
         append_spread(report, quantity, measured, spread, rows[r].unit);
         for (int m = ROOFLINE; m < MODES && measured > 0; m++) {
-            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", report->name, rows[r].name, mode_names[m]);
+            snprintf(quantity, sizeof quantity, "sim_error.serving.%s.%s.%s", report->name, rows[r].name,
+                     mode_names[m]);
             append(report, quantity, 100 * (values[m].rows[r] / measured - 1), "%");
         }
     }
-    printf("%-10s %-10s %20s %12s %10s %12s %9s %12s\n", "", "", "verdict", saturation_name(values[MEASURED].verdict), "",
-           saturation_name(values[ROOFLINE].verdict), "", saturation_name(values[CALIBRATED].verdict));
+    printf("%-10s %-10s %20s %12s %10s %12s %9s %12s\n", "", "", "verdict", saturation_name(values[MEASURED].verdict),
+           "", saturation_name(values[ROOFLINE].verdict), "", saturation_name(values[CALIBRATED].verdict));
 }
 
 void report_memory(const struct report *report, const struct serving_result *measured,
@@ -104,8 +107,10 @@ void report_memory(const struct report *report, const struct serving_result *mea
         return;
     }
     printf("device memory: %.1f MB in use, weights %.1f, KV cache %.1f, other %.1f; predicted %.1f MB, %+.2f%%\n",
-           1e-6 * (double)measured->device_bytes, 1e-6 * (double)measured->weight_bytes, 1e-6 * (double)measured->kv_bytes,
-           1e-6 * (double)(measured->device_bytes - measured->weight_bytes - measured->kv_bytes), 1e-6 * predicted, off);
+           1e-6 * (double)measured->device_bytes, 1e-6 * (double)measured->weight_bytes,
+           1e-6 * (double)measured->kv_bytes,
+           1e-6 * (double)(measured->device_bytes - measured->weight_bytes - measured->kv_bytes), 1e-6 * predicted,
+           off);
     snprintf(quantity, sizeof quantity, "serving.%s.device_memory", report->name);
     append(report, quantity, 1e-6 * (double)measured->device_bytes, "MB");
     snprintf(quantity, sizeof quantity, "sim_error.serving.%s.device_memory", report->name);
@@ -139,7 +144,8 @@ void report_steps(const struct report *report, struct report_steps *steps)
         double median = 100 * errors[n / 2], p95 = 100 * errors[(int64_t)ceil(0.95 * (double)n) - 1];
         char quantity[96];
         printf("  %-8s %7lld steps, %8.3f s; predicted %+6.1f%% in all, each off by %5.1f%% (median), %5.1f%% (P95)\n",
-               kind, (long long)n, steps->measured_s[k], 100 * (steps->priced_s[k] / steps->measured_s[k] - 1), median, p95);
+               kind, (long long)n, steps->measured_s[k], 100 * (steps->priced_s[k] / steps->measured_s[k] - 1), median,
+               p95);
         snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s", report->name, kind);
         append(report, quantity, median, "%");
         snprintf(quantity, sizeof quantity, "sim_error.serving.%s.step.%s.p95", report->name, kind);

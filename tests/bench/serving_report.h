@@ -40,6 +40,6 @@ void report_energy(const struct report *report, double joules, double span_s, do
 struct report_steps {
     int64_t n[KINDS];
     double measured_s[KINDS], priced_s[KINDS], pause_s;    // pause: between steps that follow each other
-    double *errors[KINDS];                                 // [n] |priced / measured - 1|, which are sorted; owned by the caller
+    double *errors[KINDS];                                 // [n] |priced / measured - 1|; sorted here, the caller's
 };
 void report_steps(const struct report *report, struct report_steps *steps);

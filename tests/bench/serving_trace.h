@@ -1,5 +1,5 @@
-// tests/bench/serving_trace.h - a replay's steps and stages as a trace, to calibrate from what a service is like: clocks,
-// caches and pauses are then those that its steps meet.
+// tests/bench/serving_trace.h - a replay's steps and stages as a trace, to calibrate from what a service is like:
+// clocks, caches and pauses are then those that its steps meet.
 #pragma once
 
 #include "engine/observer.h"

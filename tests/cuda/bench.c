@@ -17,15 +17,16 @@ void bench_report(const char *name, int32_t sequences, int64_t bytes, int (*body
 {
     struct timing t = time_graph(body, context, calls);
     double floor_us = bandwidth_bytes_per_us > 0 ? (double)bytes / bandwidth_bytes_per_us : 0;
-    printf("%-44s %4d %10.2f us  +-%4.1f%%  floor %9.2f us  %5.1f%%  %6.0f GB/s\n", name, sequences, t.median_us, t.spread_percent,
-           floor_us, 100 * floor_us / t.median_us, (double)bytes / t.median_us / 1e3);
+    printf("%-44s %4d %10.2f us  +-%4.1f%%  floor %9.2f us  %5.1f%%  %6.0f GB/s\n", name, sequences, t.median_us,
+           t.spread_percent, floor_us, 100 * floor_us / t.median_us, (double)bytes / t.median_us / 1e3);
     fflush(stdout);
     if (tsv_file) {
         time_t now = time(NULL);
         char date[32];
         strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-        fprintf(tsv_file, "%s\tCOMMIT\t%s\tDRIVER\tcuda_kernels bench\tpaper-4b\t-\t%d\t%d\tkernel.%s\t%.2f\t%.2f\t%.2f\tus\n", date,
-                device_name, CONTEXT, sequences, name, t.median_us, t.median_us * t.spread_percent / 100, floor_us);
+        fprintf(tsv_file, "%s\tCOMMIT\t%s\tDRIVER\tcuda_kernels bench\tpaper-4b\t-\t%d\t%d\tkernel.%s\t%.2f\t%.2f\t%.2f"
+                "\tus\n", date, device_name, CONTEXT, sequences, name, t.median_us,
+                t.median_us * t.spread_percent / 100, floor_us);
     }
 }
 
@@ -50,7 +51,8 @@ static void bench_stream(void)
     struct stream_case c = {device_random((int64_t)4 << 30, 1)};
     struct timing t = time_graph(run_stream, &c, 4);
     bandwidth_bytes_per_us = (double)c.data.bytes / t.median_us;
-    printf("%-44s      %10.2f us  +-%4.1f%%  %.0f GB/s\n", "read stream, 4 GiB", t.median_us, t.spread_percent, bandwidth_bytes_per_us / 1e3);
+    printf("%-44s      %10.2f us  +-%4.1f%%  %.0f GB/s\n", "read stream, 4 GiB", t.median_us, t.spread_percent,
+           bandwidth_bytes_per_us / 1e3);
     cudaFree(c.data.device);
 }
 
@@ -126,9 +128,11 @@ static void fill_scales(const struct kv_view *view, int32_t n_pages)
 
 static struct kv_view bench_view(void *data, int32_t page_tokens, bool head_major, bool fp8)
 {
-    int64_t head = HEAD_DIM * (fp8 ? 1 : 2), token = 2 * KV_HEADS * head, run = fp8 ? (token + 2 * KV_HEADS + 15) / 16 * 16 : token;
+    int64_t head = HEAD_DIM * (fp8 ? 1 : 2), token = 2 * KV_HEADS * head;
+    int64_t run = fp8 ? (token + 2 * KV_HEADS + 15) / 16 * 16 : token;
     return (struct kv_view){
-        .data = data, .dtype = fp8 ? DTYPE_FP8 : DTYPE_BF16, .page_tokens = page_tokens, .page_stride = run * page_tokens,
+        .data = data, .dtype = fp8 ? DTYPE_FP8 : DTYPE_BF16, .page_tokens = page_tokens,
+        .page_stride = run * page_tokens,
         .token_stride = head_major ? head : run, .head_stride = head_major ? 2 * head * page_tokens : head,
         .value_offset = head_major ? head * page_tokens : KV_HEADS * head,
         .scale_offset = head_major ? token * page_tokens : token, .scale_token_stride = head_major ? 2 : run,
@@ -148,8 +152,10 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
     struct paged paged = paged_new(tokens, n, unit_tokens > PAGE ? unit_tokens : PAGE);
     struct kv_view view = bench_view(NULL, paged.page_tokens, unit_tokens > 1, fp8);
     const int64_t token_bytes = view.page_stride / view.page_tokens, width = HEADS * HEAD_DIM;
-    struct buffer kv = device_random(paged.n_pages * paged.page_tokens * token_bytes, 1), q = device_random(n * width * 2, 1);
-    struct buffer out = device_random(n * width * 2, 1), work = device_random(attention_workspace_bytes(n, HEADS, KV_HEADS, HEAD_DIM, sets ? sets : 1), 1);
+    struct buffer kv = device_random(paged.n_pages * paged.page_tokens * token_bytes, 1);
+    struct buffer q = device_random(n * width * 2, 1), out = device_random(n * width * 2, 1);
+    int64_t work_bytes = attention_workspace_bytes(n, HEADS, KV_HEADS, HEAD_DIM, sets ? sets : 1);
+    struct buffer work = device_random(work_bytes, 1);
     int32_t budget = sets ? TOP_K / unit_tokens : 1, all_sets = sets ? sets : 1;
     struct attention_case c = {.units = buffer_new((int64_t)lists * n * all_sets * budget * 4), .lists = lists};
     struct buffer count = buffer_new((int64_t)n * all_sets * 4);
@@ -170,9 +176,10 @@ static void bench_attention(const char *name, int32_t n, int32_t sets, int32_t u
         fill_scales(&view, paged.n_pages);
     }
     c.p = (struct attention_params){
-        .rows = paged.rows, .q = q.device, .view = view, .over = sets ? ATTEND_SELECTED : ATTEND_ALL, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
-        .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device,
-        .selection = {.unit = c.units.device, .count = count.device, .sets = all_sets, .unit_tokens = unit_tokens, .stride = budget}};
+        .rows = paged.rows, .q = q.device, .view = view, .over = sets ? ATTEND_SELECTED : ATTEND_ALL, .n_heads = HEADS,
+        .n_kv_heads = KV_HEADS, .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device,
+        .selection = {.unit = c.units.device, .count = count.device, .sets = all_sets, .unit_tokens = unit_tokens,
+                      .stride = budget}};
     int64_t bytes = n * (sets ? TOP_K * token_bytes * (sets > KV_HEADS ? sets / KV_HEADS : 1) : CONTEXT * token_bytes);
     bench_report(name, n, bytes, run_attention, &c, sets ? 32 : n >= 8 ? 3 : 6);
     struct buffer *all[] = {&c.units, &count};
@@ -240,19 +247,22 @@ static void bench_window(const char *name, int32_t n)
     struct paged paged = paged_new(tokens, n, PAGE);
     struct window_case c = {.layer_bytes = n * WINDOW * token_bytes};
     c.layers = 1 + (int)(ROTATE_BYTES / c.layer_bytes);
-    struct buffer kv = device_random(c.layer_bytes * c.layers, 1), q = device_random(n * width * 2, 1), out = device_random(n * width * 2, 1);
-    struct buffer fresh = device_random(n * token_bytes, 1), work = device_random(attention_workspace_bytes(n, HEADS, KV_HEADS, HEAD_DIM, 1), 1);
+    struct buffer kv = device_random(c.layer_bytes * c.layers, 1), q = device_random(n * width * 2, 1);
+    struct buffer out = device_random(n * width * 2, 1), fresh = device_random(n * token_bytes, 1);
+    struct buffer work = device_random(attention_workspace_bytes(n, HEADS, KV_HEADS, HEAD_DIM, 1), 1);
     struct buffer context = buffer_new(4 * n);
     for (int32_t i = 0; i < n; i++) {
         ((int32_t *)context.host)[i] = tokens[i] - 1;
     }
     buffer_up(&context);
     c.p = (struct attention_params){
-        .rows = paged.rows, .q = q.device, .over = ATTEND_WINDOW, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = HEAD_DIM,
-        .out = out.device, .workspace = work.device, .fresh_k = fresh.device, .fresh_v = fresh.device, .slot = paged.seq.device,
-        .first_row = paged.seq.device, .context = context.device, .window_tokens = WINDOW,
+        .rows = paged.rows, .q = q.device, .over = ATTEND_WINDOW, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
+        .head_dim = HEAD_DIM, .out = out.device, .workspace = work.device, .fresh_k = fresh.device,
+        .fresh_v = fresh.device, .slot = paged.seq.device, .first_row = paged.seq.device, .context = context.device,
+        .window_tokens = WINDOW,
         .view = {.data = kv.device, .dtype = DTYPE_BF16, .page_tokens = WINDOW, .page_stride = token_bytes * WINDOW,
-                 .token_stride = token_bytes, .head_stride = HEAD_DIM * 2, .value_offset = KV_HEADS * HEAD_DIM * 2, .ring = true}};
+                 .token_stride = token_bytes, .head_stride = HEAD_DIM * 2, .value_offset = KV_HEADS * HEAD_DIM * 2,
+                 .ring = true}};
     bench_report(name, n, c.layer_bytes, run_window, &c, 32);
     buffer_free(&context);
     cudaFree(kv.device);
@@ -293,7 +303,8 @@ static void bench_index(const char *name, int32_t n, enum index_score score, enu
     c.copies = 1 + (int)(ROTATE_BYTES / c.bytes);
     int32_t sets = score == INDEX_DOT ? heads : 1;
     struct buffer keys = device_random(c.bytes * c.copies, 1), q = device_random((int64_t)n * heads * 128 * 2, 1);
-    struct buffer gate = device_random((int64_t)n * heads * 4, 1), scores = device_random((int64_t)n * sets * CONTEXT * 4, 1);
+    struct buffer gate = device_random((int64_t)n * heads * 4, 1);
+    struct buffer scores = device_random((int64_t)n * sets * CONTEXT * 4, 1);
     c.p = (struct index_score_params){
         .rows = paged.rows, .n = n, .q = q.device, .gate = gate.device, .score = score, .heads = heads, .sets = sets,
         .unit_tokens = unit_tokens, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / unit_tokens,
@@ -336,9 +347,10 @@ static void bench_top_k(const char *name, int32_t n, int32_t units, int32_t k, i
     struct buffer scores = buffer_new(c.floats * c.copies * 4), unit = buffer_new((int64_t)n * sets * k * 4);
     struct buffer count = buffer_new((int64_t)n * sets * 4), nan = buffer_new(4);
     fill_f32(&scores, 1);
-    c.p = (struct top_k_params){.rows = paged.rows, .n = n, .scores = scores.device, .stride = units, .sets = sets, .unit_tokens = unit_tokens,
-                                .k = k, .max_units = units, .nan_row = nan.device,
-                                .out = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = unit_tokens, .stride = k}};
+    c.p = (struct top_k_params){.rows = paged.rows, .n = n, .scores = scores.device, .stride = units, .sets = sets,
+                                .unit_tokens = unit_tokens, .k = k, .max_units = units, .nan_row = nan.device,
+                                .out = {.unit = unit.device, .count = count.device, .sets = sets,
+                                        .unit_tokens = unit_tokens, .stride = k}};
     bench_report(name, n, c.floats * 4, run_top_k, &c, 32);
     struct buffer *all[] = {&scores, &unit, &count, &nan};
     for (size_t i = 0; i < 4; i++) {
@@ -372,7 +384,8 @@ static void bench_bounds(const char *name, int32_t n)
     struct buffer bounds = device_random(bytes, 1), q = device_random((int64_t)n * HEADS * HEAD_DIM * 2, 1);
     struct buffer scores = device_random((int64_t)n * HEADS * (CONTEXT / 16) * 4, 1);
     struct bound_case c = {.p = {.rows = paged.rows, .n = n, .q = q.device, .n_heads = HEADS, .n_kv_heads = KV_HEADS,
-                                 .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device, .stride = CONTEXT / 16,
+                                 .head_dim = HEAD_DIM, .max_context = CONTEXT, .scores = scores.device,
+                                 .stride = CONTEXT / 16,
                                  .bounds = {.data = bounds.device, .page_tokens = PAGE, .unit_tokens = 16,
                                             .page_stride = PAGE / 16 * unit_bytes}}};
     bench_report(name, n, bytes + (int64_t)n * HEADS * (CONTEXT / 16) * 4, run_bounds, &c, 12);
@@ -395,7 +408,8 @@ int bench(const char *filter, const char *tsv)
     if (tsv_file) {
         setvbuf(tsv_file, NULL, _IOLBF, 1 << 12);    // a run that is cut short leaves what it measured
     }
-    printf("%s, %d multiprocessors, L2 %d MB\n", properties.name, properties.multiProcessorCount, properties.l2CacheSize >> 20);
+    printf("%s, %d multiprocessors, L2 %d MB\n", properties.name, properties.multiProcessorCount,
+           properties.l2CacheSize >> 20);
     bench_stream();
     static const int32_t rows[] = {1, 8, 16, 32, 64}, batches[] = {1, 8, 32};
     for (int i = 0; i < 5; i++) {

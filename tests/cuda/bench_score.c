@@ -162,8 +162,8 @@ static void bench_layer(const struct method *method, int64_t buffer_bytes, FILE 
         time_t now = time(NULL);
         char date[32];
         strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
-        fprintf(tsv, "%s\tCOMMIT\t%s\tDRIVER\tcuda_kernels bench\tpaper-4b\t-\t%d\t1\tkernel.rows_%s_%d_mb\t%.2f\t0\t0\t"
-                     "ms\n",
+        fprintf(tsv, "%s\tCOMMIT\t%s\tDRIVER\tcuda_kernels bench\tpaper-4b\t-\t%d\t1\tkernel.rows_%s_%d_mb\t%.2f\t0"
+                     "\t0\tms\n",
                 date, device, CONTEXT, method->name, (int)(buffer_bytes >> 20), both_ms);
     }
     memory_free(&m);

@@ -137,7 +137,8 @@ struct paged paged_new(const int32_t *tokens, int32_t n_seqs, int32_t page_token
         ((int32_t *)p.seq.host)[s] = s;
         ((int32_t *)p.position.host)[s] = tokens[s] - 1;
         for (int32_t i = 0; i < most; i++) {
-            ((int32_t *)p.pages.host)[s * most + i] = i < (tokens[s] + page_tokens - 1) / page_tokens ? order[next++] : -1;
+            bool there = i < (tokens[s] + page_tokens - 1) / page_tokens;
+            ((int32_t *)p.pages.host)[s * most + i] = there ? order[next++] : -1;
         }
     }
     free(order);
@@ -179,7 +180,8 @@ struct timing time_graph(int (*body)(void *, int, cudaStream_t), void *context, 
     gpu_must(cudaStreamCreate(&stream), "stream");
     gpu_must(cudaEventCreate(&begin), "event");
     gpu_must(cudaEventCreate(&end), "event");
-    gpu_must(cudaProfilerStart(), "profiler");    // ncu --profile-from-start off: one call of every row, without replays
+    // ncu --profile-from-start off: one call of every row, without replays.
+    gpu_must(cudaProfilerStart(), "profiler");
     if (body(context, 0, stream)) {    // sets attributes that a capture may not
         check_failed(__FILE__, __LINE__, "launch: %s", status_text());
     }
@@ -204,8 +206,8 @@ struct timing time_graph(int (*body)(void *, int, cudaStream_t), void *context, 
         gpu_must(cudaEventElapsedTime(&ms[i], begin, end), "elapsed");
     }
     qsort(ms, REPLAYS, sizeof ms[0], compare_float);
-    struct timing t = {.median_us = (double)ms[REPLAYS / 2] * 1000 / calls,
-                       .spread_percent = 100.0 * (double)(ms[REPLAYS * 3 / 4] - ms[REPLAYS / 4]) / (double)ms[REPLAYS / 2]};
+    double quartiles_apart = (double)(ms[REPLAYS * 3 / 4] - ms[REPLAYS / 4]), median = (double)ms[REPLAYS / 2];
+    struct timing t = {.median_us = median * 1000 / calls, .spread_percent = 100.0 * quartiles_apart / median};
     cudaGraphExecDestroy(exec);
     cudaGraphDestroy(graph);
     cudaEventDestroy(begin);

@@ -26,7 +26,7 @@ void buffer_down(const struct buffer *buffer);           // and checks the senti
 
 void fill_bf16(const struct buffer *buffer, float scale);    // normal values, host and device
 void fill_f32(const struct buffer *buffer, float scale);
-struct buffer device_random(int64_t bytes, float scale);     // bf16 on the device only, a random block repeated: for timing
+struct buffer device_random(int64_t bytes, float scale);     // bf16 on the device only, a random block repeated
 static inline float at_bf16(const struct buffer *buffer, int64_t i)
 {
     return bf16_to_f32(((const uint16_t *)buffer->host)[i]);
@@ -61,7 +61,7 @@ int test_top_k(void);
 int test_top_k_rows(void);
 void gpu_begin(void);    // seeds the helpers
 extern bool gpu_small;    // a small run: for tools that make kernels a hundred times slower
-extern bool gpu_tiny;     // a smaller one, for those that make them many thousand times slower; gpu_small is set as well
+extern bool gpu_tiny;     // a smaller one, for those that make them many thousand times slower; then gpu_small, too
 int32_t gpu_tokens(int32_t tokens, int32_t tiny);    // `tokens`, in a tiny run `tiny` at most
 int gpu_failures(void);  // of the helpers: sentinels, launches
 int bench(const char *filter, const char *tsv);

@@ -193,8 +193,8 @@ static void check_far(int32_t heads, int32_t dim)
     fill_bf16(&x, 1);
     ((int32_t *)at.host)[0] = position;
     buffer_up(&at);
-    struct qkv_finish_params p = {.rows = {.n = 1, .position = at.device}, .q = x.device, .n_heads = heads, .head_dim = dim,
-                                  .eps = 1e-5f, .theta = 10000};
+    struct qkv_finish_params p = {.rows = {.n = 1, .position = at.device}, .q = x.device, .n_heads = heads,
+                                  .head_dim = dim, .eps = 1e-5f, .theta = 10000};
     CHECK_MESSAGE(qkv_finish_launch(&p, 0) == 0, "%s", status_text());
     expect_heads(expected, &x, heads, dim, NULL, position, 0, 10000);
     check_buffer("a far position", &x, expected, heads * dim, true);

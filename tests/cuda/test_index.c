@@ -207,8 +207,9 @@ static void check_row(const struct index_case *c, const struct index_data *d, in
             }
             expected[u] = pooled;
         }
-        // Few scores have no mean error: one alone that cancels to 1/20 of its kind or less is off by 0.4 to 2.6% in fp8
-        // (an H200, one run in nine), which agrees with sums that drop what lies 13 bits below their largest product.
+        // Few scores have no mean error: one alone that cancels to 1/20 of its kind or less is off by 0.4 to 2.6% in
+        // fp8 (an H200, one run in nine), which agrees with sums that drop what lies 13 bits below their largest
+        // product.
         double scale = sqrt(c->dim) * 1e-3, nmse = units < 16 ? 1 : fp8 ? 1e-5 : 1e-8;
         check_close(c->name, scores, expected, units, fp8 ? 20 * scale : scale, fp8 ? 1e-2 : 1e-3, nmse);
     }

@@ -286,7 +286,8 @@ int test_prefill_selected(void)
 {
     check_begin();
     static const struct selected_case cases[] = {
-        {20, 4, 128, 64, false, 1, 1, 37, 4, {{0, 50}, {1000, 3}, {77, 1}, {300, 29}}, "37 tokens, four sequences", false},
+        {20, 4, 128, 64, false, 1, 1, 37, 4, {{0, 50}, {1000, 3}, {77, 1}, {300, 29}}, "37 tokens, four sequences",
+         false},
         {20, 4, 128, 64, false, 1, 1, 2048, 1, {{5000, 40}}, "2048 tokens", false},
         {20, 4, 128, 64, false, 1, 1, 200, 1, {{0, 300}}, "200 tokens, early rows", false},
         {5, 1, 64, 48, false, 1, 1, 700, 2, {{70001, 14}, {33000, 2}}, "700 tokens, more than one range", false},
@@ -294,7 +295,8 @@ int test_prefill_selected(void)
         {16, 1, 128, 64, true, 1, 1, 100, 2, {{500, 9}, {31, 5}}, "tokens, group 16, head-major", false},
         {24, 2, 64, 64, false, 2, 1, 60, 2, {{200, 11}, {12, 30}}, "tokens, group 12, two sets", false},
         {8, 1, 128, 64, false, 1, 1, 90, 16, {{5, 1}, {50, 1}, {60, 1}, {70, 2}, {80, 1}, {90, 1}, {95, 1}, {99, 1},
-         {120, 1}, {130, 1}, {140, 1}, {150, 1}, {160, 3}, {170, 1}, {180, 1}, {190, 1}}, "tokens, sixteen sequences", false},
+         {120, 1}, {130, 1}, {140, 1}, {150, 1}, {160, 3}, {170, 1}, {180, 1}, {190, 1}}, "tokens, sixteen sequences",
+         false},
         {2, 1, 64, 64, false, 1, 1, 9, 1, {{300, 9000}}, "tokens, more than one slice", false},
         {20, 4, 128, 64, false, 1, 1, 37, 2, {{0, 50}, {1000, 30}}, "37 tokens, behind 64 GiB", true},
         {20, 4, 128, 128, true, 4, 128, 3, 2, {{900, 40}, {0, 200}}, "blocks, behind 64 GiB", true},

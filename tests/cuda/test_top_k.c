@@ -18,7 +18,9 @@ static int ascending(const void *a, const void *b)
     return (*(const int32_t *)a > *(const int32_t *)b) - (*(const int32_t *)a < *(const int32_t *)b);
 }
 
-enum shape_of_scores { NORMAL, EQUAL, ZERO, ONE_BIN, PLATEAU, ASCENDING, DESCENDING, HUGE_RANGE, FEW_VALUES, SIGNED_ZERO, N_SHAPES };
+enum shape_of_scores {
+    NORMAL, EQUAL, ZERO, ONE_BIN, PLATEAU, ASCENDING, DESCENDING, HUGE_RANGE, FEW_VALUES, SIGNED_ZERO, N_SHAPES
+};
 
 static float draw(enum shape_of_scores shape, int32_t i, int32_t n)
 {
@@ -53,9 +55,10 @@ static void check_case(enum shape_of_scores shape, const int32_t *units, int32_t
     buffer_up(&scores);
     buffer_up(&nan);
     struct top_k_params p = {.rows = paged.rows, .n = n, .scores = scores.device, .stride = most, .sets = sets,
-                             .unit_tokens = unit_tokens, .k = k, .keep_local = local, .keep_sink = sink, .max_units = most,
-                             .nan_row = nan.device,
-                             .out = {.unit = unit.device, .count = count.device, .sets = sets, .unit_tokens = unit_tokens, .stride = k}};
+                             .unit_tokens = unit_tokens, .k = k, .keep_local = local, .keep_sink = sink,
+                             .max_units = most, .nan_row = nan.device,
+                             .out = {.unit = unit.device, .count = count.device, .sets = sets,
+                                     .unit_tokens = unit_tokens, .stride = k}};
     CHECK_MESSAGE(top_k_launch(&p, 0) == 0, "%s", status_text());
     buffer_down(&unit);
     buffer_down(&count);
@@ -75,13 +78,14 @@ static void check_case(enum shape_of_scores shape, const int32_t *units, int32_t
         }
         qsort(expected, (size_t)take, sizeof *expected, ascending);
         const int32_t *got = (const int32_t *)unit.host + (int64_t)list * k;
-        CHECK_MESSAGE(((int32_t *)count.host)[list] == take, "top-k: %d of %d units", ((int32_t *)count.host)[list], take);
+        CHECK_MESSAGE(((int32_t *)count.host)[list] == take, "top-k: %d of %d units", ((int32_t *)count.host)[list],
+                      take);
         int32_t at = 0;
         while (at < take && got[at] == expected[at]) {
             at++;
         }
-        CHECK_MESSAGE(at == take, "top-k: scores of shape %d, k %d of %d, %d lists: [%d] is %d, expected %d", (int)shape, k, m, n * sets, at,
-                      got[at], expected[at]);
+        CHECK_MESSAGE(at == take, "top-k: scores of shape %d, k %d of %d, %d lists: [%d] is %d, expected %d",
+                      (int)shape, k, m, n * sets, at, got[at], expected[at]);
     }
     free(sorted);
     free(expected);
@@ -95,14 +99,16 @@ static void check_case(enum shape_of_scores shape, const int32_t *units, int32_t
 static void check_nan(void)
 {
     struct paged paged = paged_new((int32_t[]){3000, 3000}, 2, 64);
-    struct buffer scores = buffer_new(6000 * 4), unit = buffer_new(2 * 64 * 4), count = buffer_new(2 * 4), nan = buffer_new(4);
+    struct buffer scores = buffer_new(6000 * 4), unit = buffer_new(2 * 64 * 4);
+    struct buffer count = buffer_new(2 * 4), nan = buffer_new(4);
     fill_f32(&scores, 1);
     ((float *)scores.host)[4321] = NAN;
     buffer_up(&scores);
     buffer_up(&nan);
-    struct top_k_params p = {.rows = paged.rows, .n = 2, .scores = scores.device, .stride = 3000, .sets = 1, .unit_tokens = 1,
-                             .k = 64, .max_units = 3000, .nan_row = nan.device,
-                             .out = {.unit = unit.device, .count = count.device, .sets = 1, .unit_tokens = 1, .stride = 64}};
+    struct top_k_params p = {.rows = paged.rows, .n = 2, .scores = scores.device, .stride = 3000, .sets = 1,
+                             .unit_tokens = 1, .k = 64, .max_units = 3000, .nan_row = nan.device,
+                             .out = {.unit = unit.device, .count = count.device, .sets = 1, .unit_tokens = 1,
+                                     .stride = 64}};
     CHECK(top_k_launch(&p, 0) == 0);
     buffer_down(&nan);
     buffer_down(&unit);
@@ -160,7 +166,8 @@ int test_top_k(void)
         check_case(NORMAL, (int32_t[]){1000000}, 1, 2048, 1, 1, 0, 0);
         check_case(FEW_VALUES, (int32_t[]){1000000}, 1, 2048, 1, 1, 0, 0);
         check_case(NORMAL, (int32_t[]){131072}, 1, 60000, 1, 1, 0, 0);
-        check_case(NORMAL, (int32_t[]){131072, 131071, 70001, 3, 131072, 131072, 131072, 131072, 131072, 131072}, 10, 2048, 1, 1, 1, 1);
+        check_case(NORMAL, (int32_t[]){131072, 131071, 70001, 3, 131072, 131072, 131072, 131072, 131072, 131072}, 10,
+                   2048, 1, 1, 1, 1);
     }
     return check_end();
 }

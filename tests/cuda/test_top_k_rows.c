@@ -202,8 +202,8 @@ int test_top_k_rows(void)
             continue;
         }
         check_case((struct rows_case){s, 66, 1, gpu_tokens(9000, 3000), gpu_tokens(2048, 500), 1, 1, 0, 0, true});
-        check_case((struct rows_case){s, 64, gpu_tokens(17000, 1100), gpu_tokens(35000, 4000), gpu_tokens(1000, 300), 1, 1,
-                                      17, 4, true});
+        check_case((struct rows_case){s, 64, gpu_tokens(17000, 1100), gpu_tokens(35000, 4000), gpu_tokens(1000, 300), 1,
+                                      1, 17, 4, true});
         check_case((struct rows_case){s, 4, 100, gpu_tokens(8192, 2000), 128, 20, 16, 1, 0, true});
         check_case((struct rows_case){s, 260, 1, 1024, 16, 4, 128, 1, 0, false});
         check_case((struct rows_case){s, 1030, 1, 500, 100, 1, 8, 3, 2, false});
