@@ -172,12 +172,12 @@ static double work_factor(const struct calibration_curve *curve, int32_t rows, i
     return seen && curve->stage == STAGE_ATTENTION ? 1 : (other + shared) / (rows + shared);
 }
 
-// The same at the only level that is near. Beyond the most rows that were measured more of them are what longer contexts
-// are: more to read for a kernel that is long enough already.
+// The same at the only level that is near. Beyond the most rows that were measured more of them are what longer
+// contexts are: more to read for a kernel that is long enough already.
 static double outer_factor(const struct calibration_curve *curve, int32_t rows, int32_t other)
 {
-    return rows > other && curve->phase == PHASE_DECODE && !reads_weights(curve->stage) ? 1
-                                                                                        : work_factor(curve, rows, other);
+    bool longer = rows > other && curve->phase == PHASE_DECODE && !reads_weights(curve->stage);
+    return longer ? 1 : work_factor(curve, rows, other);
 }
 
 // How far works may be from the one asked for: of products as little as tells weights of one shape from another's.
