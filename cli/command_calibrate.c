@@ -20,7 +20,7 @@ enum { MAX_RATES = 64 };
 
 struct calibrate {
     const char *out, *device_name, *devices_file, *commit;
-    bool json, means;
+    bool json, means, undisturbed;
 };
 
 static const struct table_column profile_columns[] = {
@@ -240,8 +240,13 @@ static int run(const struct calibrate *calibrate, char **paths, int32_t n)
                                : status_fail(-EINVAL, "--out FILE is missing: where the calibration goes");
     error = error || !calibrate->device_name ? error : check_name(calibrate->device_name);
     error = error ? error : read_traces(fit, paths, n);
-    if (!error && calibrate->means) {
-        calibration_fit_means(fit);
+    if (!error && calibrate->means && calibrate->undisturbed) {
+        error = status_fail(-EINVAL, "--means, --undisturbed: expected at most one of them");
+    }
+    if (!error) {
+        calibration_fit_by(fit, calibrate->means         ? CALIBRATION_BY_MEAN
+                                : calibrate->undisturbed ? CALIBRATION_BY_LOWER_QUARTILE
+                                                         : CALIBRATION_BY_MEDIAN);
     }
     error = error ? error : fit_all(&calibration, calibrate, fit);
     error = error ? error : calibration_save(calibration, calibrate->out);
@@ -264,6 +269,8 @@ int command_calibrate(int argc, char **argv)
          "a table of your own, in the form of sim/devices.json"},
         {"means", OPTION_FLAG, &calibrate.means, 0, 0, NULL,
          "of samples, not medians: what steps take with a busy machine's disturbances"},
+        {"undisturbed", OPTION_FLAG, &calibrate.undisturbed, 0, 0, NULL,
+         "lower quartiles of samples: what stages take where a machine's neighbours leave it alone"},
         {"json", OPTION_FLAG, &calibrate.json, 0, 0, NULL, "print JSON"},
         {NULL, OPTION_END, NULL, 0, 0, NULL, NULL},
     };

@@ -16,7 +16,7 @@
 enum { CALIBRATION_TEXT_BYTES = 256, CALIBRATION_DATE_BYTES = 32 };
 
 // Samples whose work differs by less than an eighth of an octave, and from 16 rows on their rows by less than a
-// thirty-second, as their medians (or means, calibration_fit_means).
+// thirty-second, as their medians (or as calibration_fit_by says).
 struct calibration_point {
     int32_t rows;         // or what they see: the fewest of its thirty-second of an octave
     double work;          // bytes + flops of one layer's stage
@@ -179,9 +179,11 @@ struct sample_sink calibration_fit_sink(struct calibration_fit *fit);
 int32_t calibration_fit_profiles(const struct calibration_fit *fit);
 const struct sample_source *calibration_fit_source(const struct calibration_fit *fit, int32_t profile);
 int64_t calibration_fit_dropped(const struct calibration_fit *fit);
-// Points and overheads become means of their samples instead of medians: what a service is to expect where a machine is
-// disturbed now and then, whose waiting is made of all of a step's time. Before calibration_fit_finish.
-void calibration_fit_means(struct calibration_fit *fit);
+// What points and overheads are of their samples: medians if nothing is said; means, what a service is to expect where a
+// machine is disturbed now and then, whose waiting is made of all of a step's time; lower quartiles, what stages take
+// where a machine's neighbours leave it alone. Before calibration_fit_finish.
+enum calibration_by { CALIBRATION_BY_MEDIAN, CALIBRATION_BY_MEAN, CALIBRATION_BY_LOWER_QUARTILE };
+void calibration_fit_by(struct calibration_fit *fit, enum calibration_by by);
 // `rates` [profiles]. *out is owned by the caller. -EINVAL without a usable sample, or without a rate that is needed.
 int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
                            const char *date, const char *command);

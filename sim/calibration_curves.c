@@ -49,6 +49,15 @@ double calibration_mean(const double *values, int64_t n)
     return sum / (double)n;
 }
 
+double calibration_center(double *values, int64_t n, enum calibration_by by)
+{
+    if (by == CALIBRATION_BY_LOWER_QUARTILE) {
+        sort_doubles(values, n);
+        return values[(n - 1) / 4];
+    }
+    return by == CALIBRATION_BY_MEAN ? calibration_mean(values, n) : calibration_median(values, n);
+}
+
 // On a GPU the same shape took 13 us in most layers and 50 to 90 in some, step after step: by the scores, which no
 // shape tells. A step is their sum, so that the mean counts.
 static bool by_scores(enum stage stage)
@@ -104,13 +113,13 @@ static int price_samples(struct calibration_fit *fit, const struct device *rates
 }
 
 // A point while its curve is fitted. What was measured is the roofline's time times the median ratio: robust, and exact
-// for one shape; or the mean ratio, where disturbances are to count. The curve is laid through time_s.
+// for one shape; or another center of the ratios, as asked for. The curve is laid through time_s.
 struct fit_point {
     double roof_s, measured_s, time_s, launch_s;
 };
 
 static struct fit_point reduce(struct calibration_point *out, const struct fit_sample *samples, int64_t n,
-                               bool means, double *scratch)
+                               enum calibration_by by, double *scratch)
 {
     struct fit_point point = {.launch_s = samples[0].launch_s};
     for (int64_t i = 0; i < n; i++) {
@@ -124,8 +133,8 @@ static struct fit_point reduce(struct calibration_point *out, const struct fit_s
     for (int64_t i = 0; i < n; i++) {
         scratch[i] = 1e-9 * (double)samples[i].duration_ns / samples[i].roof_s;
     }
-    bool mean = means || by_scores(samples->stage);
-    point.measured_s = point.roof_s * (mean ? calibration_mean(scratch, n) : calibration_median(scratch, n));
+    by = by == CALIBRATION_BY_MEDIAN && by_scores(samples->stage) ? CALIBRATION_BY_MEAN : by;
+    point.measured_s = point.roof_s * calibration_center(scratch, n, by);
     point.time_s = point.measured_s;
     return point;
 }
@@ -273,7 +282,7 @@ static int fit_curve(struct calibration_curve *curve, struct fit_point *points, 
 }
 
 // One curve from its sorted samples [n]. scratch [n].
-static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, bool means,
+static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, enum calibration_by by,
                       double *scratch)
 {
     int32_t n_points = 0;
@@ -292,7 +301,7 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
     for (int64_t begin = 0, end; begin < n; begin = end) {
         for (end = begin + 1; end < n && compare_samples(&samples[begin], &samples[end]) == 0; end++) {
         }
-        points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, means, scratch);
+        points[out->n_points] = reduce(&out->points[out->n_points], &samples[begin], end - begin, by, scratch);
         out->n_points++;
     }
     int error = fit_curve(out, points, by_scores(out->stage) && out->phase != PHASE_PREFILL, scratch);
@@ -314,7 +323,7 @@ static int make_curves(struct calibration *out, struct calibration_fit *fit, dou
             return status_fail(-ENOMEM, "no memory for curves");
         }
         profile->curves = grown;
-        int error = make_curve(&grown[profile->n_curves++], &fit->samples[begin], end - begin, fit->means, scratch);
+        int error = make_curve(&grown[profile->n_curves++], &fit->samples[begin], end - begin, fit->by, scratch);
         if (error) {
             return error;
         }

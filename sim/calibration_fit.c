@@ -57,9 +57,9 @@ static void drop_pending(struct calibration_fit *fit)
     memset(fit->slots, 0, sizeof fit->slots);
 }
 
-void calibration_fit_means(struct calibration_fit *fit)
+void calibration_fit_by(struct calibration_fit *fit, enum calibration_by by)
 {
-    fit->means = true;
+    fit->by = by;
 }
 
 int calibration_fit_trace(struct calibration_fit *fit, const char *name)

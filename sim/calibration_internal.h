@@ -67,7 +67,7 @@ struct calibration_fit {
     int64_t slots[STAGE_COUNT][PLAN_MAX_LAYERS + 1];    // 1 + number among the pending; 0: none
     struct fit_step *steps;
     int64_t n_steps, step_capacity;
-    bool means;                      // calibration_fit_means
+    enum calibration_by by;
     int error;                       // the first failure of a sink's slot; -ENOMEM or -EINVAL
 };
 
@@ -79,6 +79,7 @@ bool calibration_curve_at(const struct calibration_curve *curve, int32_t rows, d
 // Of values [n], n > 0, which it sorts. Of an even number the mean of the two in the middle.
 double calibration_median(double *values, int64_t n);
 double calibration_mean(const double *values, int64_t n);
+double calibration_center(double *values, int64_t n, enum calibration_by by);    // sorts values
 
 // Finds how steps that decode settle after prompts (settle_s_per_byte, settle_s of profiles [of the fit]), and takes it
 // off their samples. Steps are still as they came. -ENOMEM

@@ -105,7 +105,8 @@ static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phas
 }
 
 // What steps that told their stages took besides. Stages may overlap more than they leave gaps: then nothing.
-static double overhead_of(const struct fit_step *steps, int64_t n, bool mean, double *scratch, int64_t *n_steps)
+static double overhead_of(const struct fit_step *steps, int64_t n, enum calibration_by by, double *scratch,
+                          int64_t *n_steps)
 {
     *n_steps = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -114,7 +115,7 @@ static double overhead_of(const struct fit_step *steps, int64_t n, bool mean, do
             scratch[(*n_steps)++] = rest_ns > 0 ? 1e-9 * (double)rest_ns : 0;
         }
     }
-    return *n_steps == 0 ? 0 : mean ? calibration_mean(scratch, *n_steps) : calibration_median(scratch, *n_steps);
+    return *n_steps == 0 ? 0 : calibration_center(scratch, *n_steps, by);
 }
 
 // What marks add to each stage of one source's steps; `rest_s` and `per_seq_s` pass outside of stages. Told by shapes
@@ -150,7 +151,7 @@ static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fi
         if (s > first) {
             // Steps that decode are replayed whole: nothing passes between their stages.
             double rest_s =
-                steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, false, values, &n_staged);
+                steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, CALIBRATION_BY_MEDIAN, values, &n_staged);
             double mark_s = mark_of(shapes + first, s - first, rest_s, per_seq_s, values);
             marks[steps[begin].source] = mark_s;
             for (int64_t i = first; i < s; i++) {
@@ -210,7 +211,7 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
         profile->overhead_per_seq_s = per_seq_s;
         profile->n_steps[phase] = n;
     } else {
-        profile->overhead_s[phase] = overhead_of(steps, n, fit->means, scratch, &profile->n_steps[phase]);
+        profile->overhead_s[phase] = overhead_of(steps, n, fit->by, scratch, &profile->n_steps[phase]);
     }
     free(shapes);
     free(marks);

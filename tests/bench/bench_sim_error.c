@@ -2,11 +2,12 @@
 // with.
 //
 // Runs contexts and batches of two kinds in turns: those of the grid go into a calibration, those between are held out
-// and predicted. Turns, and medians over rounds, because the machine may be shared and its speed drifts. A held-out
+// and predicted. Turns, and lower quartiles over rounds, because the machine may be shared and its speed drifts. A held-out
 // datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of calibrated
-// prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the medians of
-// every stage of every layer and of what is outside stages: on a busy machine nearly every step, but few stages, lose a
-// time slice to somebody else. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|,
+// prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the lower
+// quartiles of every stage of every layer and of what is outside stages: on a busy machine nearly every step loses a
+// time slice to somebody else, or memory bandwidth for some seconds; few stages do in most of their steps. Calibrated is
+// with lower quartiles (clsa calibrate --undisturbed), too. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|,
 // of the bare roofline and calibrated; where a processor settles after prompts, of what steps take so long after them.
 // Beside them stands how far two measurements are apart, of odd and of even rounds: less cannot be asked of a prediction.
 // Steps with rows of both phases and batches that are no longer whole are left out: their shapes are not in the samples.
@@ -182,11 +183,11 @@ static void collect(struct datum *out, const struct held_step *first, int32_t ha
     }
 }
 
-// What can be measured of a step: how long after prompts it began, all of it, what is outside stages, or one stage of one
-// layer.
+// What can be measured of a step: how long after prompts it began, all of it (the median), what is outside stages, or one
+// stage of one layer (the lower quartile, as is calibrated from: undisturbed).
 enum { SINCE = -3, WHOLE = -2, OVERHEAD = -1 };
 
-static double median_s(const struct datum *datum, int stage, int32_t layer)
+static double center_s(const struct datum *datum, int stage, int32_t layer)
 {
     static double values[MAX_STEPS];
     for (int32_t i = 0; i < datum->n; i++) {
@@ -196,7 +197,8 @@ static double median_s(const struct datum *datum, int stage, int32_t layer)
                     : stage == OVERHEAD ? step->overhead_s
                                         : step->layers[stage][layer + 1];
     }
-    return median_of(values, datum->n);
+    sort_doubles(values, datum->n);
+    return stage == WHOLE || stage == SINCE ? median_of(values, datum->n) : values[(datum->n - 1) / 4];
 }
 
 // What was measured of a datum.
@@ -208,12 +210,12 @@ static void reduce(struct measured *out, const struct held_step *first, int32_t 
 {
     static struct datum datum;
     collect(&datum, first, half);
-    *out = (struct measured){.whole_s = median_s(&datum, WHOLE, 0),
-                             .undisturbed_s = median_s(&datum, OVERHEAD, 0),
-                             .since_s = median_s(&datum, SINCE, 0)};
+    *out = (struct measured){.whole_s = center_s(&datum, WHOLE, 0),
+                             .undisturbed_s = center_s(&datum, OVERHEAD, 0),
+                             .since_s = center_s(&datum, SINCE, 0)};
     for (int s = 0; s < STAGE_HOST; s++) {
         for (int32_t layer = -1; layer < MAX_LAYERS; layer++) {
-            out->stages_s[s] += first->layers[s][layer + 1] > 0 ? median_s(&datum, s, layer) : 0;
+            out->stages_s[s] += first->layers[s][layer + 1] > 0 ? center_s(&datum, s, layer) : 0;
         }
         out->undisturbed_s += out->stages_s[s];
     }
@@ -375,6 +377,7 @@ static int judge_all(struct bench *bench, const struct plan *plans, struct calib
         }
         snprintf(rates[p].name, sizeof rates[p].name, "%s", host);
     }
+    calibration_fit_by(bench->fit, CALIBRATION_BY_LOWER_QUARTILE);
     int error = calibration_fit_finish(calibration, bench->fit, rates, "", "bench_sim_error");
     for (int32_t i = 0; i < n_held && !error; i++) {
         bool seen = false;
