@@ -11,6 +11,11 @@
 # All is run twice, the second time in reverse: FOLDER/{held,grid}-METHOD.pftrace and ...-2.pftrace. BUILD names the
 # folder of bench_record, MODEL and DEVICE are as its own, LIMIT seconds (default: 60) are what a method may take: cut
 # short, its second run is lost, not the first. PASSES (default: 2) are the runs.
+#
+# `fresh` turned out to be of kernels that the grids had not seen. Before anything was calibrated with it: of its
+# contexts, in each method's order, the first, third and fifth calibrate, and of them nothing but what had changed in
+# steps that decode: index_score, index_select and attention over all tokens. There they take the place of older
+# samples whose rows are at most an octave and whose work each at most half an octave away. All others judge.
 set -u
 what=${1:-} folder=${2:-} build=${BUILD:-build} rc=0
 declare -A held fresh grid
