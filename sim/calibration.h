@@ -184,6 +184,10 @@ int64_t calibration_fit_dropped(const struct calibration_fit *fit);
 // where a machine's neighbours leave it alone. Before calibration_fit_finish.
 enum calibration_by { CALIBRATION_BY_MEDIAN, CALIBRATION_BY_MEAN, CALIBRATION_BY_LOWER_QUARTILE };
 void calibration_fit_by(struct calibration_fit *fit, enum calibration_by by);
+// What follows is of newer kernels: of its stages only those count for which `renews` is true, and where they are near
+// older samples of the same curve (an octave of rows, half an octave of work each), those are left out.
+typedef bool calibration_renews(enum stage stage, enum phase phase, int32_t unit_tokens);
+void calibration_fit_newer(struct calibration_fit *fit, calibration_renews *renews);
 // `rates` [profiles]. *out is owned by the caller. -EINVAL without a usable sample, or without a rate that is needed.
 int calibration_fit_finish(struct calibration **out, struct calibration_fit *fit, const struct device *rates,
                            const char *date, const char *command);

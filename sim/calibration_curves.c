@@ -309,6 +309,47 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
     return error;
 }
 
+static bool replaced(const struct fit_sample *older, const struct fit_sample *newer, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        double rows = log2((double)newer[i].rows / older->rows), each = log2(work_of(&newer[i]) / work_of(older)) - rows;
+        if (compare_curve(&newer[i], older) == 0 && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Leaves out older samples that newer kernels' are near. A few newer samples stand for many of the same place.
+static int renew(struct calibration_fit *fit)
+{
+    int64_t n_newer = 0, n_places = 0, kept = 0;
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        n_newer += fit->samples[i].newer;
+    }
+    struct fit_sample *places = n_newer > 0 ? calloc((size_t)n_newer, sizeof *places) : NULL;
+    if (!places) {
+        return n_newer > 0 ? status_fail(-ENOMEM, "no memory for newer samples") : 0;
+    }
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        bool seen = !fit->samples[i].newer;
+        for (int64_t j = 0; j < n_places && !seen; j++) {
+            seen = compare_samples(&places[j], &fit->samples[i]) == 0;
+        }
+        if (!seen) {
+            places[n_places++] = fit->samples[i];
+        }
+    }
+    for (int64_t i = 0; i < fit->n_samples; i++) {
+        if (fit->samples[i].newer || !replaced(&fit->samples[i], places, n_places)) {
+            fit->samples[kept++] = fit->samples[i];
+        }
+    }
+    fit->n_samples = kept;
+    free(places);
+    return 0;
+}
+
 static int make_curves(struct calibration *out, struct calibration_fit *fit, double *scratch)
 {
     qsort(fit->samples, (size_t)fit->n_samples, sizeof *fit->samples, compare_samples);
@@ -358,6 +399,7 @@ static int fill(struct calibration *out, struct calibration_fit *fit, const stru
     int error = calibration_settle(out->profiles, fit);
     calibration_take_steps(out->profiles, fit, scratch);
     error = error ? error : price_samples(fit, rates);
+    error = error ? error : renew(fit);
     return error ? error : make_curves(out, fit, scratch);
 }
 

@@ -62,6 +62,11 @@ void calibration_fit_by(struct calibration_fit *fit, enum calibration_by by)
     fit->by = by;
 }
 
+void calibration_fit_newer(struct calibration_fit *fit, calibration_renews *renews)
+{
+    fit->renews = renews;
+}
+
 int calibration_fit_trace(struct calibration_fit *fit, const char *name)
 {
     if (fit->n_traces == MAX_TRACES || strlen(name) >= CALIBRATION_TEXT_BYTES) {
@@ -337,6 +342,8 @@ static void complete(struct calibration_fit *fit, const struct step_sample *step
         bool sum = step->phase == PHASE_MIXED && pending[i].phase == PHASE_PREFILL &&
                    (by_context || pending[i].stage == STAGE_WINDOW_ATTENTION || pending[i].stage == STAGE_ATTENTION);
         bool waiting = pending[i].stage == STAGE_HOST;
+        pending[i].newer = fit->renews != NULL;
+        sum = sum || (fit->renews && !fit->renews(pending[i].stage, pending[i].phase, pending[i].unit_tokens));
         if ((pending[i].duration_ns > 0 || waiting) && pending[i].bytes > 0 && !sum) {
             pending[kept++] = pending[i];
         }
@@ -394,7 +401,7 @@ static void on_step(void *user, const struct step_sample *step)
         .profile = from->profile, .source = from->number, .graph = from->source.graph,
         .phase = phase, .n_seqs = step->n_seqs, .n_tokens = step->n_tokens, .bin = (int32_t)floor(8 * log2(context)),
         .duration_ns = step->duration_ns, .stages_ns = fit->pending_stage_ns, .n_stages = fit->pending_stages,
-        .since_ns = since_ns,
+        .since_ns = since_ns, .newer = fit->renews != NULL,
     };
     complete(fit, step, from->source.graph, phase, cool);
 }

@@ -22,6 +22,7 @@ struct fit_sample {
     double row_tokens, seen_tokens;  // its rows, and what they see, summed over its parts
     int32_t parts;                   // samples that were put together
     bool taking, lightning;          // no row sees more than it may select; index keys are fp8
+    bool newer;                      // calibration_fit_newer
     bool marked;                     // on a GPU, where most steps of its kind have no marks between their stages
     enum phase step_phase;           // of its step: DECODE, or PREFILL for all others
     int64_t step;                    // of the fit's, as they came
@@ -38,6 +39,7 @@ struct fit_step {
     int64_t duration_ns, stages_ns, bytes;
     int64_t since_ns;                // its begin after the end of the last step with prompts; -1: none was seen
     int32_t n_stages;                // 0: it told none, and on a GPU has no marks
+    bool newer;                      // calibration_fit_newer: its marks count, no more
     bool graph;
 };
 
@@ -68,6 +70,7 @@ struct calibration_fit {
     struct fit_step *steps;
     int64_t n_steps, step_capacity;
     enum calibration_by by;
+    calibration_renews *renews;      // calibration_fit_newer; NULL: not yet
     int error;                       // the first failure of a sink's slot; -ENOMEM or -EINVAL
 };
 

@@ -37,6 +37,7 @@ static int compare_steps(const void *left, const void *right)
 // Steps of one shape: medians of those without stages, and of the sums of those with; seconds.
 struct shape {
     int32_t source, bin, n_seqs;
+    bool newer;                          // calibration_fit_newer
     double whole_s, stages_s, n_stages, mark_s;
 };
 
@@ -44,7 +45,7 @@ struct shape {
 static bool reduce(struct shape *out, const struct fit_step *steps, int64_t n, double *scratch)
 {
     int64_t n_whole = 0, n_staged = 0;
-    *out = (struct shape){.source = steps->source, .bin = steps->bin, .n_seqs = steps->n_seqs};
+    *out = (struct shape){.source = steps->source, .bin = steps->bin, .n_seqs = steps->n_seqs, .newer = steps->newer};
     for (int64_t i = 0; i < n; i++) {
         if (steps[i].n_stages == 0) {
             scratch[n_whole++] = 1e-9 * (double)steps[i].duration_ns;
@@ -80,7 +81,7 @@ static double per_sequence(const struct shape *shapes, int64_t n, double *slopes
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = i + 1; j < n && shapes[j].source == shapes[i].source && found < most; j++) {
             const struct shape *a = &shapes[i], *b = &shapes[j];
-            if (b->n_seqs > a->n_seqs && b->bin - a->bin <= 2 && a->bin - b->bin <= 2) {
+            if (!a->newer && b->n_seqs > a->n_seqs && b->bin - a->bin <= 2 && a->bin - b->bin <= 2) {
                 slopes[found++] = ((b->whole_s - b->stages_s) - (a->whole_s - a->stages_s)) / (b->n_seqs - a->n_seqs);
             }
         }
@@ -105,12 +106,12 @@ static void unmark(struct calibration_fit *fit, int32_t profile, enum phase phas
 }
 
 // What steps that told their stages took besides. Stages may overlap more than they leave gaps: then nothing.
-static double overhead_of(const struct fit_step *steps, int64_t n, enum calibration_by by, double *scratch,
+static double overhead_of(const struct fit_step *steps, int64_t n, bool newer, enum calibration_by by, double *scratch,
                           int64_t *n_steps)
 {
     *n_steps = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (steps[i].n_stages > 0) {
+        if (steps[i].n_stages > 0 && steps[i].newer == newer) {
             int64_t rest_ns = steps[i].duration_ns - steps[i].stages_ns;
             scratch[(*n_steps)++] = rest_ns > 0 ? 1e-9 * (double)rest_ns : 0;
         }
@@ -150,8 +151,9 @@ static double find_marks(struct shape *shapes, int64_t n_shapes, const struct fi
         }
         if (s > first) {
             // Steps that decode are replayed whole: nothing passes between their stages.
-            double rest_s =
-                steps->phase == PHASE_DECODE ? 0 : overhead_of(steps + begin, end - begin, CALIBRATION_BY_MEDIAN, values, &n_staged);
+            double rest_s = steps->phase == PHASE_DECODE ? 0
+                                                         : overhead_of(steps + begin, end - begin, steps[begin].newer,
+                                                                       CALIBRATION_BY_MEDIAN, values, &n_staged);
             double mark_s = mark_of(shapes + first, s - first, rest_s, per_seq_s, values);
             marks[steps[begin].source] = mark_s;
             for (int64_t i = first; i < s; i++) {
@@ -200,18 +202,22 @@ static void take_phase(struct calibration_profile *profile, struct calibration_f
     profile->mark_s[phase] = find_marks(shapes, n_shapes, steps, n, per_seq_s, marks, values);
     unmark(fit, steps->profile, phase, marks, profile->mark_s[phase]);
     if (replayed) {
+        int64_t older = 0;
         for (int64_t i = 0; i < n_shapes; i++) {
             const struct shape *shape = &shapes[i];
-            values[i] =
-                shape->whole_s - (shape->stages_s - shape->n_stages * shape->mark_s) - shape->n_seqs * per_seq_s;
+            double stages_s = shape->stages_s - shape->n_stages * shape->mark_s;
+            values[older] = shape->whole_s - stages_s - shape->n_seqs * per_seq_s;
+            older += !shape->newer;
         }
-        double rest_s = calibration_median(values, n_shapes);
+        double rest_s = older > 0 ? calibration_median(values, older) : 0;
         profile->overhead_s[phase] = rest_s > 0 ? rest_s : 0;
         tell_waiting(fit, steps->profile, shapes, n_shapes, profile->overhead_s[phase], per_seq_s);
         profile->overhead_per_seq_s = per_seq_s;
-        profile->n_steps[phase] = n;
+        for (int64_t i = 0; i < n; i++) {
+            profile->n_steps[phase] += !steps[i].newer;
+        }
     } else {
-        profile->overhead_s[phase] = overhead_of(steps, n, fit->by, scratch, &profile->n_steps[phase]);
+        profile->overhead_s[phase] = overhead_of(steps, n, false, fit->by, scratch, &profile->n_steps[phase]);
     }
     free(shapes);
     free(marks);

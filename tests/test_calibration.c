@@ -386,6 +386,47 @@ static void check_grouping(void)
     calibration_fit_close(fit);
 }
 
+static bool renews_scores(enum stage stage, enum phase phase, int32_t unit_tokens)
+{
+    return stage == STAGE_INDEX_SCORE && phase == PHASE_DECODE && unit_tokens == 1;
+}
+
+static double time_s(const struct calibration *calibration, enum stage stage, int32_t rows, double work)
+{
+    struct calibration_query query = {stage, PHASE_DECODE, stage == STAGE_FFN ? 0 : 1, rows, DTYPE_BF16, work,
+                                      LAYER_ANY};
+    struct calibration_answer answer;
+    CHECK(calibration_ask(&answer, &calibration->profiles[0], &query));
+    return answer.floor_s + work / BYTES_PER_S / answer.efficiency;
+}
+
+// Newer kernels take half as long. Older samples near theirs go, those farther away, of other rows and of other stages
+// stay; of newer ones nothing else counts, nor what their steps take outside of stages.
+static void check_newer(void)
+{
+    struct calibration_fit *fit = open_fit();
+    for (int i = 0; i < 5; i++) {    // each as much work for a row
+        feed(fit, STAGE_INDEX_SCORE, 1, 1, 1000000, 0, 100e-6, 5000);
+        feed(fit, STAGE_INDEX_SCORE, 1, 1, 1350000, 0, 135e-6, 5000);
+        feed(fit, STAGE_INDEX_SCORE, 1, 1, 4000000, 0, 400e-6, 5000);
+        feed(fit, STAGE_INDEX_SCORE, 8, 8, 8000000, 0, 800e-6, 5000);
+        feed(fit, STAGE_FFN, 1, 1, 1000000, 0, 100e-6, 5000);
+    }
+    calibration_fit_newer(fit, renews_scores);
+    feed(fit, STAGE_INDEX_SCORE, 1, 1, 1000000, 0, 50e-6, 90000);
+    feed(fit, STAGE_FFN, 1, 1, 1000000, 0, 50e-6, 90000);
+    feed(fit, STAGE_FFN, 1, 1, 9000000, 0, 50e-6, 90000);
+    struct calibration *calibration = finish(fit);
+    const struct calibration_profile *profile = &calibration->profiles[0];
+    CHECK(profile->n_curves == 2 && profile->curves[0].n_points + profile->curves[1].n_points == 4);
+    CHECK(fabs(time_s(calibration, STAGE_INDEX_SCORE, 1, 1e6) - 50e-6) < 1e-9);
+    CHECK(fabs(time_s(calibration, STAGE_INDEX_SCORE, 1, 4e6) - 400e-6) < 1e-9);
+    CHECK(fabs(time_s(calibration, STAGE_INDEX_SCORE, 8, 8e6) - 800e-6) < 1e-9);
+    CHECK(fabs(time_s(calibration, STAGE_FFN, 1, 1e6) - 100e-6) < 1e-9);
+    CHECK(fabs(profile->overhead_s[PHASE_DECODE] - 5e-6) < 1e-9 && profile->n_steps[PHASE_DECODE] == 25);
+    calibration_free(calibration);
+}
+
 // A whole model's stages at an efficiency of a half: a step then takes twice its roofline, plus the overhead.
 static void check_prediction(void)
 {
@@ -502,6 +543,7 @@ int main(void)
     check_kinds();
     check_states();
     check_grouping();
+    check_newer();
     check_prediction();
     return check_end();
 }

@@ -26,7 +26,7 @@
 #include "traces/trace.h"
 #include "tests/bench/results.h"
 
-enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024, MAX_SAMPLES = 4096 };
+enum { MAX_DATA = 4096, MAX_STEPS = 64, MAX_PLANS = 32, MAX_SEQS = 1024, MAX_SAMPLES = 4096, MAX_PLACES = 256 };
 
 struct datum {
     int32_t plan;
@@ -50,7 +50,7 @@ struct measured {
 };
 
 struct bench {
-    struct option_list fit_paths, held_paths;
+    struct option_list fit_paths, newer_paths, held_paths;
     const char *device_name, *save, *borrowed, *shapes;
     struct results results;
     bool each, fitting;                      // fitting: the traces that are read are those to calibrate from
@@ -433,8 +433,85 @@ static void report_all(const struct bench *bench)
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-static int fit(struct calibration **out, const struct bench *bench, const struct device *device,
-               const struct option_list *paths)
+// Which steps of traces of newer kernels calibrate: those that decode at every other context of their method, from the
+// shortest. contexts: [n] of methods that were seen, ascending.
+struct newer {
+    struct sample_sink to;
+    struct bench *bench;                 // whose plans tell methods apart
+    struct { int32_t plan, context_tokens; } places[MAX_PLACES];
+    int32_t n_places;
+    struct stage_sample *stages;         // [n_stages] of the step that is told
+    int32_t n_stages;
+    bool telling;                        // else contexts are collected
+};
+
+static void newer_source(void *user, const struct sample_source *source)
+{
+    struct newer *newer = user;
+    on_source(newer->bench, source);
+    if (newer->telling) {
+        newer->to.source(newer->to.user, source);
+    }
+}
+
+static void newer_stage(void *user, const struct stage_sample *sample)
+{
+    struct newer *newer = user;
+    if (newer->n_stages < MAX_SAMPLES) {
+        newer->stages[newer->n_stages++] = *sample;
+    }
+}
+
+static void newer_step(void *user, const struct step_sample *sample)
+{
+    struct newer *newer = user;
+    int32_t plan = newer->bench->of_source, shorter = 0;
+    bool seen = false;
+    for (int32_t i = 0; i < newer->n_places && sample->phase == PHASE_DECODE; i++) {
+        // From batch to batch it grows by a few tokens, of short ones by more than near() takes for the same.
+        bool same = fabs(log((double)newer->places[i].context_tokens / sample->context_tokens)) < 0.1;
+        seen = seen || (same && newer->places[i].plan == plan);
+        shorter += !same && newer->places[i].plan == plan && newer->places[i].context_tokens < sample->context_tokens;
+    }
+    if (!newer->telling && !seen && sample->phase == PHASE_DECODE && newer->n_places < MAX_PLACES) {
+        newer->places[newer->n_places].plan = plan;
+        newer->places[newer->n_places++].context_tokens = sample->context_tokens;
+    }
+    if (newer->telling && seen && shorter % 2 == 0) {
+        for (int32_t i = 0; i < newer->n_stages; i++) {
+            newer->to.stage(newer->to.user, &newer->stages[i]);
+        }
+        newer->to.step(newer->to.user, sample);
+    }
+    newer->n_stages = 0;
+}
+
+// Tells the sink `to` those steps of the newer traces; `fit` (may be NULL) of which trace they are.
+static int read_newer(struct bench *bench, const struct sample_sink *to, struct calibration_fit *fit)
+{
+    static struct newer newer;
+    static struct stage_sample stages[MAX_SAMPLES];
+    struct sample_sink sink = {.user = &newer, .source = newer_source, .stage = newer_stage, .step = newer_step};
+    newer = (struct newer){.to = *to, .bench = bench, .stages = stages};
+    int error = 0;
+    for (int32_t i = 0; i < 2 * bench->newer_paths.n && !error; i++) {
+        const char *path = bench->newer_paths.items[i % bench->newer_paths.n], *slash = strrchr(path, '/');
+        newer.telling = i >= bench->newer_paths.n;
+        error = newer.telling && fit ? calibration_fit_trace(fit, slash ? slash + 1 : path) : 0;
+        error = error ? error : trace_read(path, &sink, NULL);
+    }
+    return error;
+}
+
+// What newer kernels had changed (split.sh).
+static bool renews(enum stage stage, enum phase phase, int32_t unit_tokens)
+{
+    return phase == PHASE_DECODE && (stage == STAGE_INDEX_SCORE || stage == STAGE_INDEX_SELECT ||
+                                     (stage == STAGE_ATTENTION && unit_tokens == 0));
+}
+
+static int fit(struct calibration **out, struct bench *bench, const struct device *device,
+               const struct option_list *paths, bool newer)
 {
     static struct device rates[64];
     struct calibration_fit *fit;
@@ -451,6 +528,11 @@ static int fit(struct calibration **out, const struct bench *bench, const struct
         error = calibration_fit_trace(fit, slash ? slash + 1 : paths->items[i]);
         error = error ? error : trace_read(paths->items[i], &sink, NULL);
     }
+    if (newer && !error) {
+        struct sample_sink sink = calibration_fit_sink(fit);
+        calibration_fit_newer(fit, renews);
+        error = read_newer(bench, &sink, fit);
+    }
     for (int32_t p = 0; p < 64; p++) {
         rates[p] = *device;
     }
@@ -464,7 +546,7 @@ static int read_held(struct bench *bench, const struct device *device, const cha
 {
     struct option_list one = {.n = 1, .items = {path}};
     struct calibration *own = NULL;
-    int error = fit(&own, bench, device, &one);
+    int error = fit(&own, bench, device, &one, false);
     if (!error) {
         memcpy(bench->mark_s, own->profiles[0].mark_s, sizeof bench->mark_s);
         bench->heat = (struct calibration_heat){0, 0};
@@ -488,12 +570,13 @@ static int run(struct bench *bench)
     error = error ? error : device_find(&device, bench->device_name, 0);
     if (!error) {
         error = bench->borrowed ? calibration_load(&calibration, bench->borrowed)
-                                : fit(&calibration, bench, &device, &bench->fit_paths);
+                                : fit(&calibration, bench, &device, &bench->fit_paths, true);
     }
     bench->fitting = true;
     for (int32_t i = 0; i < bench->fit_paths.n && !error; i++) {
         error = trace_read(bench->fit_paths.items[i], &sink, NULL);
     }
+    error = error ? error : read_newer(bench, &sink, NULL);
     bench->fitting = false;
     for (int32_t i = 0; i < bench->held_paths.n && !error; i++) {
         bench->reading = i;
@@ -531,6 +614,7 @@ int main(int argc, char **argv)
     static struct bench bench = {.results = {.commit = "-"}};
     const struct option_spec options[] = {
         {"fit", OPTION_LIST, &bench.fit_paths, 0, 0, "TRACE", "to calibrate from"},
+        {"newer", OPTION_LIST, &bench.newer_paths, 0, 0, "TRACE", "of newer kernels: every other context calibrates them"},
         {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
         {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
         {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},
