@@ -10,7 +10,8 @@
 // of that size, and what was outside of stages. Errors are |predicted / measured - 1|, of the bare roofline and
 // calibrated; where a shape is in several of the traces to judge by, "again" is how far its last reading is from its
 // first, which no model can be expected to tell. All of it for all methods together and for each. With --borrowed
-// another device's calibration takes the place of --fit: how far its curves carry. Appends to --results.
+// another device's calibration takes the place of --fit: how far its curves carry. --newer are traces of newer kernels,
+// half of whose contexts calibrate what had changed, by the rule in split.sh; the others may judge. Appends to --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
