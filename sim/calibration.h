@@ -179,9 +179,9 @@ struct sample_sink calibration_fit_sink(struct calibration_fit *fit);
 int32_t calibration_fit_profiles(const struct calibration_fit *fit);
 const struct sample_source *calibration_fit_source(const struct calibration_fit *fit, int32_t profile);
 int64_t calibration_fit_dropped(const struct calibration_fit *fit);
-// What points and overheads are of their samples: medians if nothing is said; means, what a service is to expect where a
-// machine is disturbed now and then, whose waiting is made of all of a step's time; lower quartiles, what stages take
-// where a machine's neighbours leave it alone. Before calibration_fit_finish.
+// What points and overheads are of their samples: medians if nothing is said; means, what a service is to expect where
+// a machine is disturbed now and then, whose waiting is made of all of a step's time; lower quartiles, what stages
+// take where a machine's neighbours leave it alone. Before calibration_fit_finish.
 enum calibration_by { CALIBRATION_BY_MEDIAN, CALIBRATION_BY_MEAN, CALIBRATION_BY_LOWER_QUARTILE };
 void calibration_fit_by(struct calibration_fit *fit, enum calibration_by by);
 // What follows is of newer kernels: of its stages only those count for which `renews` is true, and where they are near

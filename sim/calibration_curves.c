@@ -282,8 +282,8 @@ static int fit_curve(struct calibration_curve *curve, struct fit_point *points, 
 }
 
 // One curve from its sorted samples [n]. scratch [n].
-static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n, enum calibration_by by,
-                      double *scratch)
+static int make_curve(struct calibration_curve *out, const struct fit_sample *samples, int64_t n,
+                      enum calibration_by by, double *scratch)
 {
     int32_t n_points = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -312,7 +312,8 @@ static int make_curve(struct calibration_curve *out, const struct fit_sample *sa
 static bool replaced(const struct fit_sample *older, const struct fit_sample *newer, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        double rows = log2((double)newer[i].rows / older->rows), each = log2(work_of(&newer[i]) / work_of(older)) - rows;
+        double rows = log2((double)newer[i].rows / older->rows);
+        double each = log2(work_of(&newer[i]) / work_of(older)) - rows;
         if (compare_curve(&newer[i], older) == 0 && fabs(rows) <= POOLED_ROWS && fabs(each) <= POOLED_WORK) {
             return true;
         }

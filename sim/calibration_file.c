@@ -2,8 +2,8 @@
 //
 // {"format": "clsa calibration", "version": 1, "date", "command", "traces": [name, ...], "profiles": [{"device",
 // "backend", "models", "threads", "rates": as in sim/devices.json, "overhead": {"decode": {"steps", "seconds"},
-// "prefill": {...}, "decode_per_sequence" (may be missing), "settling": {"seconds_per_byte", "seconds",
-// "sequences"} (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
+// "prefill": {...}, "decode_per_sequence" (may be missing), "warm" (warm_s; may be missing), "settling":
+// {"seconds_per_byte", "seconds", "sequences"} (may be missing)}, "curves": [{"stage", "phase", "unit_tokens", "layer"
 // (a calibration_layer_name; missing: any), "dtype", "floor_s", "points": [[rows, work, efficiency, samples], ...],
 // "roofline": {"points", "median", "p95"}, "calibrated": {...}}]}]}. Numbers keep all their
 // bits. An unknown or missing key, a number out of range, points out of order or a curve that occurs twice is an error

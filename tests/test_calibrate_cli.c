@@ -78,6 +78,7 @@ static void wrong_input(void)
     expect_refused("calibrate nowhere.pftrace --out d.json", "nowhere.pftrace");
     expect_refused("calibrate c.json --out d.json", "c.json");
     expect_refused("calibrate a.pftrace --out d.json --device-name a,b", "--device-name");
+    expect_refused("calibrate a.pftrace --out d.json --means --undisturbed", "--undisturbed");
     expect_refused("sim --model tiny --calibration a.pftrace", "a.pftrace");
     expect_refused("sim --model tiny --calibration nowhere.json", "nowhere.json");
     expect_refused("compare --model tiny --text ab --context 32 --output 2 --calibration a.pftrace", "a.pftrace");

@@ -37,8 +37,8 @@ enum {
                                       // start 4 banks apart
     SMEM_BYTES = 227 * 1024,
     MERGE_THREADS = 1024,             // where few blocks merge many states; else a quarter of it
-    MERGE_DIMS = 32,                  // of a head that a block then has: 32 states at a time in as many loads as 8 with
-                                      // all
+    MERGE_DIMS = 32,                  // of a head that a block then has: 32 states at a time, in as many loads as 8
+                                      // states with all dimensions
     MERGE_BATCH = 8                   // states that a thread loads at once
 };
 

@@ -24,8 +24,8 @@ struct all_shape {
     int32_t tile_tokens;    // what one stage holds
     int32_t tile_subs;      // warps of one KV head that share a tile; the others take the tiles between
     int32_t groups;         // of such warps: tiles go round them
-    int32_t copy_tokens;    // neighbouring tokens that surely lie side by side; 16-byte copies look up that many at
-                            // once
+    int32_t copy_tokens;    // neighbouring tokens that surely lie side by side: as many are looked up at once by
+                            // 16-byte copies
     int32_t page_shift;     // log2 of page_tokens, or -1 if it is no power of two
     int32_t row_bytes;      // of one token in shared memory, pad included
     int32_t stages;         // a multiple of `groups`: a stage always goes to the same warps

@@ -2,15 +2,16 @@
 // with.
 //
 // Runs contexts and batches of two kinds in turns: those of the grid go into a calibration, those between are held out
-// and predicted. Turns, and lower quartiles over rounds, because the machine may be shared and its speed drifts. A held-out
-// datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of calibrated
-// prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the lower
-// quartiles of every stage of every layer and of what is outside stages: on a busy machine nearly every step loses a
-// time slice to somebody else, or memory bandwidth for some seconds; few stages do in most of their steps. Calibrated is
-// with lower quartiles (clsa calibrate --undisturbed), too. Stages are summed over layers in the same manner. Errors are |predicted / measured - 1|,
-// of the bare roofline and calibrated; where a processor settles after prompts, of what steps take so long after them.
-// Beside them stands how far two measurements are apart, of odd and of even rounds: less cannot be asked of a prediction.
-// Steps with rows of both phases and batches that are no longer whole are left out: their shapes are not in the samples.
+// and predicted. Turns, and lower quartiles over rounds, because the machine may be shared and its speed drifts. A
+// held-out datum is one decode batch at one context, or the last chunk of a prompt: whole chunks are those of
+// calibrated prompts, too. Its step is measured twice: as the median of whole steps, and undisturbed, as the sum of the
+// lower quartiles of every stage of every layer and of what is outside stages: on a busy machine nearly every step
+// loses a time slice to somebody else, or memory bandwidth for some seconds; few stages do in most of their steps.
+// Calibrated is with lower quartiles (clsa calibrate --undisturbed), too. Stages are summed over layers in the same
+// manner. Errors are |predicted / measured - 1|, of the bare roofline and calibrated; where a processor settles after
+// prompts, of what steps take so long after them. Beside them stands how far two measurements are apart, of odd and of
+// even rounds: less cannot be asked of a prediction. Steps with rows of both phases and batches that are no longer
+// whole are left out: their shapes are not in the samples.
 // Appends to tests/bench/results.tsv (--results); run from the top of the checkout. Some minutes.
 #include <errno.h>
 #include <math.h>
@@ -34,8 +35,9 @@ static const struct {
     int32_t context, batch;
     bool held_out;
 } shapes[] = {
-    // Last chunks of 512 rows and of few; of about the same behind other contexts. A product's time goes in steps of its
-    // tiles' rows, so that the grid is a quarter of an octave wide; attention of few rows depends on how many keys they see.
+    // Last chunks of 512 rows and of few; of about the same behind other contexts. A product's time goes in steps of
+    // its tiles' rows, so that the grid is a quarter of an octave wide; attention of few rows depends on how many keys
+    // they see.
     {96, 1, false},   {128, 1, false},  {144, 1, true},   {160, 1, false},  {192, 1, true},   {224, 1, false},
     {256, 1, false},  {288, 1, true},   {320, 1, false},  {384, 1, true},   {420, 1, true},   {448, 1, false},
     {512, 1, false},  {540, 1, false},  {560, 1, true},   {600, 1, false},  {700, 1, true},   {800, 1, true},
@@ -86,7 +88,8 @@ static void on_step(void *user, const struct step_sample *sample)
 {
     const struct held_step *run = user;
     bool whole = sample->phase == PHASE_DECODE && sample->n_seqs == shapes[run->shape].batch;
-    bool chunk = sample->phase == PHASE_PREFILL && sample->n_seqs == 1 && sample->context_tokens == shapes[run->shape].context;
+    bool chunk = sample->phase == PHASE_PREFILL && sample->n_seqs == 1 &&
+                 sample->context_tokens == shapes[run->shape].context;
     if ((whole || chunk) && n_held < MAX_STEPS) {
         current.method = run->method;
         current.shape = run->shape;
@@ -183,8 +186,8 @@ static void collect(struct datum *out, const struct held_step *first, int32_t ha
     }
 }
 
-// What can be measured of a step: how long after prompts it began, all of it (the median), what is outside stages, or one
-// stage of one layer (the lower quartile, as is calibrated from: undisturbed).
+// What can be measured of a step: how long after prompts it began, all of it (the median), what is outside stages, or
+// one stage of one layer (the lower quartile, as is calibrated from: undisturbed).
 enum { SINCE = -3, WHOLE = -2, OVERHEAD = -1 };
 
 static double center_s(const struct datum *datum, int stage, int32_t layer)
@@ -197,8 +200,11 @@ static double center_s(const struct datum *datum, int stage, int32_t layer)
                     : stage == OVERHEAD ? step->overhead_s
                                         : step->layers[stage][layer + 1];
     }
+    if (stage == WHOLE || stage == SINCE) {
+        return median_of(values, datum->n);
+    }
     sort_doubles(values, datum->n);
-    return stage == WHOLE || stage == SINCE ? median_of(values, datum->n) : values[(datum->n - 1) / 4];
+    return values[(datum->n - 1) / 4];
 }
 
 // What was measured of a datum.
@@ -265,9 +271,11 @@ static int judge(const struct held_step *first, const struct plan *plan, const s
     note(&phase_errors[first->phase][mode], step.seconds, measured.undisturbed_s);
     if (each) {
         bool decode = first->phase == PHASE_DECODE;
-        printf("%-8s %-8s %d x %4d tokens, to context %5d: measured %8.3f ms, undisturbed %8.3f ms, %s %8.3f ms, %+6.1f%%\n",
-               plan->method, phase_name(first->phase), decode ? shapes[first->shape].batch : 1, decode ? 1 : first->n_tokens,
-               first->context_tokens, 1e3 * measured.whole_s, 1e3 * measured.undisturbed_s, mode_names[mode],
+        printf("%-8s %-8s %d x %4d tokens, to context %5d: measured %8.3f ms, undisturbed %8.3f ms, %s %8.3f ms, "
+               "%+6.1f%%\n",
+               plan->method, phase_name(first->phase), decode ? shapes[first->shape].batch : 1,
+               decode ? 1 : first->n_tokens, first->context_tokens, 1e3 * measured.whole_s,
+               1e3 * measured.undisturbed_s, mode_names[mode],
                1e3 * step.seconds, 100 * (step.seconds / measured.undisturbed_s - 1));
     }
     for (int s = 0; s < STAGE_HOST; s++) {

@@ -11,7 +11,8 @@
 // calibrated; where a shape is in several of the traces to judge by, "again" is how far its last reading is from its
 // first, which no model can be expected to tell. All of it for all methods together and for each. With --borrowed
 // another device's calibration takes the place of --fit: how far its curves carry. --newer are traces of newer kernels,
-// half of whose contexts calibrate what had changed, by the rule in split.sh; the others may judge. Appends to --results.
+// half of whose contexts calibrate what had changed, by the rule in split.sh; the others may judge. Appends to
+// --results.
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -615,7 +616,8 @@ int main(int argc, char **argv)
     static struct bench bench = {.results = {.commit = "-"}};
     const struct option_spec options[] = {
         {"fit", OPTION_LIST, &bench.fit_paths, 0, 0, "TRACE", "to calibrate from"},
-        {"newer", OPTION_LIST, &bench.newer_paths, 0, 0, "TRACE", "of newer kernels: every other context calibrates them"},
+        {"newer", OPTION_LIST, &bench.newer_paths, 0, 0, "TRACE",
+         "of newer kernels: every other context calibrates them"},
         {"held", OPTION_LIST, &bench.held_paths, 0, 0, "TRACE", "to judge by"},
         {"device-name", OPTION_TEXT, &bench.device_name, 0, 0, "NAME", "whose rates (clsa devices)"},
         {"borrowed", OPTION_TEXT, &bench.borrowed, 0, 0, "FILE", "a calibration of another device, instead of --fit"},

@@ -66,20 +66,20 @@ for method in ${*:-clsa dense token indexcache dsa quest block yoco clsa-block};
         echo "split.sh: $method is no method" >&2
         exit 2
     fi
-    if [ "$what" = held ]; then
-        read -r contexts batches prompts <<< "${held[$method]}"
-    elif [ "$what" = fresh ]; then
-        read -r contexts batches prompts <<< "${fresh[$method]}"
-    elif [ "$what" = decode ]; then
-        read -r contexts batches prompts <<< "${grid[$method]}"
-        contexts=1024,4096,9216,18432,$contexts prompts=64
-    elif [ "$what" = chunks ]; then
+    case $what in
+    held) of=${held[$method]} ;;
+    fresh) of=${fresh[$method]} ;;
+    *) of=${grid[$method]} ;;
+    esac
+    read -r contexts batches prompts <<< "$of"
+    case $what in
+    grid) [ "$prompts" = all ] && prompts=$short,$long || prompts=$long ;;
+    decode) contexts=1024,4096,9216,18432,$contexts prompts=64 ;;
+    chunks)
         contexts=8256,8900,32968,49300,50100,91000 batches=1 prompts=64
         [ "$method" = token ] && contexts=8256,8900,41160,49300,50100,91000    # 33524 tokens judge it
-    else
-        read -r contexts batches prompts <<< "${grid[$method]}"
-        [ "$prompts" = all ] && prompts=$short,$long || prompts=$long
-    fi
+        ;;
+    esac
     timeout -s INT -k 10 "${LIMIT:-60}" "$build/bench_record" --model "${MODEL:-paper-4b}" --device "${DEVICE:-cuda}" \
         --methods "$method" --folder "$folder" --name "$what" --steps 9 --every 3 --passes "${PASSES:-2}" \
         --contexts "$contexts" --batches "$batches" --prompts "$prompts" || rc=1
